@@ -1,0 +1,82 @@
+"""What is checked, and how: ``nox`` runs the default sessions, ``nox --list`` shows all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+SUPPORTED = ["3.11", "3.12", "3.13"]
+TYPED = ["rear", "tools", "bench", "noxfile.py"]
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = [f"tests-{RUNNING}", "lint", "types", "docs"]
+# Nox would make missing interpreters an error where CI is set, and might download them.
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install once per virtual environment and project file: pip needs seconds to find that there is nothing to do."""
+    wanted = "\0".join([str(ROOT), *requirements, (ROOT / "pyproject.toml").read_text()])
+    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    stamp = Path(session.virtualenv.location, "installed.sha256")
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    session.install("--quiet", *requirements)
+    stamp.write_text(digest)
+
+
+def pytest(session: nox.Session, *arguments: str, crash: str) -> None:
+    """Run pytest. Its status 5, nothing collected, fails too: a suite without tests proves nothing."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", *arguments, *session.posargs, env={"REAR_CRASH": crash})
+
+
+@nox.session(python=sorted({*SUPPORTED, RUNNING}))
+def tests(session: nox.Session) -> None:
+    """All tests; those that crash at many points take a fixed-seed slice of them."""
+    pytest(session, crash="slice")
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """The tests that crash at many points, at every point. Takes long."""
+    pytest(session, "-m", "crash", "--timeout=3600", crash="full")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and formatting."""
+    install(session, "ruff")
+    session.run("python", "-m", "ruff", "check", ".")
+    session.run("python", "-m", "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    install(session, "-e", ".[types]")
+    # Mypy refuses a folder without Python files.
+    targets = [name for name in TYPED if (ROOT / name).is_file() or any((ROOT / name).rglob("*.py"))]
+    session.run("python", "-m", "mypy", "--strict", *targets)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a web site in ``site/``; warnings are errors."""
+    install(session, "-e", ".[docs]")
+    session.run("python", "-m", "mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks; arguments go on: ``nox -s bench -- merge --quick``."""
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench", *session.posargs)

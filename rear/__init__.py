@@ -1,0 +1,37 @@
+"""rear: many processes write many small files; what arrives on the shared file system is a few ordinary Zip archives.
+
+    from rear import rear_fs, rear_open
+
+    with rear_fs("/nfs/base"):
+        with rear_open("ar.zip/logs/a.txt", "w") as file:
+            file.write("hello")
+
+``rear.scavenge(base)`` merges what the workers wrote into the final archives. Importing this package is light: what only a
+scavenger needs is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rear._version import __version__
+from rear.errors import RearError
+from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
+
+if TYPE_CHECKING:
+    from rear.daemon import scavengerd
+    from rear.scavenger import scavenge
+
+__all__ = ["RearError", "RearFs", "__version__", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "scavenge":
+        from rear.scavenger import scavenge
+
+        return scavenge
+    if name == "scavengerd":
+        from rear.daemon import scavengerd
+
+        return scavengerd
+    raise AttributeError(f"module 'rear' has no attribute {name!r}")

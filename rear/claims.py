@@ -1,0 +1,276 @@
+"""Pairs on their way through a scavenge: claimed, released, buried. Each step renames single files, the journal first or last.
+
+A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying rename it last, so
+after a crash the other files are found where the journal is or where it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rear.errors import FutureVersionError, JournalError
+from rear.events import Event, LeftAlone, Refused
+from rear.journal import Journal, JournalWriter, parse_journal, read_journal, read_lines
+from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
+from rear.lease import Observations, Process, is_running
+from rear.records import Merged, Open, Pair
+from rear.storage import Storage
+
+_SEQUENCES_A_RECORD = 5_000
+_GRAVEYARD_LEASES = 10
+_GRAVEYARD_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class ClaimedPair:
+    """A pair in this leader's claim folder.
+
+    Attributes:
+        state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may come back).
+    """
+
+    pair: Pair
+    folder: Path
+    journal: Journal
+    state: str
+
+    @property
+    def temp_archive(self) -> Path:
+        """Path of the temp archive."""
+        return self.folder / f"{self.pair.stem}.zip"
+
+    @property
+    def opened(self) -> Open:
+        """The journal's first record."""
+        assert self.journal.opened is not None
+        return self.journal.opened
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether its worker ended it in good order, so that local headers alone are proof."""
+        closed = self.journal.closed
+        return closed is not None and closed.reason != "poisoned" and not self.journal.damage
+
+
+class Claims:
+    """The claim folder of one leader.
+
+    Args:
+        layout: the base.
+        leader: its name.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, leader: str, *, storage: Storage) -> None:
+        self._layout = layout
+        self._leader = leader
+        self._storage = storage
+        self._observations = Observations(layout, topic="workers", storage=storage)
+        self._buried = Observations(layout, topic="graveyard", storage=storage)
+
+    def adopt(self) -> None:
+        """Take over the pairs of leaders before: they are dead or deposed, and now their renames and unlinks find nothing."""
+        for leader in self._storage.names(self._layout.claims):
+            if leader == self._leader or not is_safe_component(leader):
+                continue
+            for pair in self._pairs(self._layout.claims / leader):
+                self._move(pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair))
+            self._remove_empty(self._layout.claims / leader)
+
+    def adopted(self) -> Iterator[ClaimedPair | Event]:
+        """Yield the pairs that are in the claim folder already."""
+        for pair in self._pairs(self._layout.claims / self._leader):
+            folder = self._layout.claim_folder(self._leader, pair)
+            # The leader before may have died between the renames of one claim.
+            self._move(pair, self._layout.inbox_folder(pair), folder)
+            yield self._read(pair, folder)
+
+    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Event]:
+        """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
+
+        Args:
+            remember: write down which beats were seen, for the next scavenge on this host.
+        """
+        for host in self._storage.names(self._layout.inbox):
+            if not is_safe_component(host):
+                yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
+                continue
+            names = self._storage.names(self._layout.inbox / host)
+            present = set(names)
+            for name in names:
+                pair = parse_pair(host, name)
+                if pair is None:
+                    yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
+                elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
+                    yield Refused(f".rear/inbox/{host}/{name}", "a temp archive without its journal; left as it is")
+                elif name.endswith(".journal"):
+                    reason = self._why_not(pair)
+                    yield pair if reason is None else reason
+        if remember:
+            self._observations.save()
+
+    def later_journals(self, pair: Pair) -> Iterator[Journal]:
+        """Yield the journals in the inbox that the worker of ``pair`` began after it."""
+        folder = self._layout.inbox_folder(pair)
+        for name in self._storage.names(folder):
+            other = parse_pair(pair.host, name) if name.endswith(".journal") else None
+            if other is not None and other.worker == pair.worker and other.rotation > pair.rotation:
+                journal = self._load(other, folder)
+                if isinstance(journal, Journal):
+                    yield journal
+
+    def _why_not(self, pair: Pair) -> Event | None:
+        journal = self._load(pair, self._layout.inbox_folder(pair))
+        if journal is None or isinstance(journal, Event):
+            return journal or LeftAlone(str(pair), "taken by somebody else")
+        opened = journal.opened
+        if opened is None:
+            return LeftAlone(str(pair), "its journal has no first record yet")
+        if journal.closed is not None:
+            return None
+        running = is_running(_process_of(opened))
+        if running is True:
+            return LeftAlone(str(pair), "its worker lives")
+        if running is False:
+            return None
+        unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
+        if unchanged >= opened.lease_seconds:
+            return None
+        return LeftAlone(
+            str(pair),
+            f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
+            f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
+        )
+
+    def claim(self, pair: Pair) -> ClaimedPair | Event:
+        """Take a pair from the inbox, or say why that is not possible."""
+        folder = self._layout.claim_folder(self._leader, pair)
+        self._move(pair, self._layout.inbox_folder(pair), folder)
+        return self._read(pair, folder)
+
+    def peek(self, pair: Pair) -> ClaimedPair | Event:
+        """Read a pair where it is, without taking it."""
+        return self._read(pair, self._layout.inbox_folder(pair))
+
+    def release(self, claimed: ClaimedPair) -> None:
+        """Put a pair back into the inbox: some of its members cannot be merged now."""
+        self._move(claimed.pair, claimed.folder, self._layout.inbox_folder(claimed.pair), journal_last=True)
+
+    def note(self, claimed: ClaimedPair, sequences: list[int], *, target: str, intent: str) -> None:
+        """Note on stable storage that members are in ``target``, so that they are never merged again."""
+        if not sequences:
+            return
+        path = claimed.folder / f"{claimed.pair.stem}.merged"
+        try:
+            writer = JournalWriter.resume(path, self._read_merged(path), storage=self._storage)
+        except FileNotFoundError:
+            writer = JournalWriter(self._storage.create(path), storage=self._storage)
+        try:
+            for start in range(0, len(sequences), _SEQUENCES_A_RECORD):
+                record = Merged(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
+                writer.append(record)
+                claimed.journal.take(record)
+            writer.sync()
+        finally:
+            writer.close()
+        self._storage.sync_directory(claimed.folder)
+
+    def bury(self, claimed: ClaimedPair) -> None:
+        """Move a pair, whose members are all accounted for, to the graveyard."""
+        self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
+
+    def clear_graveyard(self) -> Iterator[Pair]:
+        """Remove buried pairs to which no worker can write any more; yield those in which late members were found.
+
+        A pair of a worker that is gone goes at once, one of a worker that was only not seen waits out a retention longer than
+        any lease.
+        """
+        for pair in self._pairs(self._layout.graveyard):
+            folder = self._layout.graveyard_folder(pair)
+            journal = self._load(pair, folder)
+            if not isinstance(journal, Journal):
+                continue
+            if journal.pending():
+                self._move(pair, folder, self._layout.claim_folder(self._leader, pair))
+                yield pair
+            elif self._is_over(pair, journal):
+                for suffix in ("zip", "merged", "journal"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._storage.unlink(folder / f"{pair.stem}.{suffix}")
+        self._buried.save()
+
+    def _is_over(self, pair: Pair, journal: Journal) -> bool:
+        if journal.closed is not None or journal.opened is None or is_running(_process_of(journal.opened)) is False:
+            return True
+        seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
+        return seen >= max(_GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
+
+    def finish(self) -> None:
+        """Remove the claim folder, which is empty after a scavenge that ended well."""
+        self._remove_empty(self._layout.claims / self._leader)
+
+    def _pairs(self, folder: Path) -> list[Pair]:
+        pairs = []
+        for host in self._storage.names(folder):
+            if is_safe_component(host):
+                found = (parse_pair(host, name) for name in self._storage.names(folder / host) if name.endswith(".journal"))
+                pairs += [pair for pair in found if pair is not None]
+        return pairs
+
+    def _move(self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False) -> None:
+        self._storage.make_directories(target)
+        for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.rename(source / f"{pair.stem}.{suffix}", target / f"{pair.stem}.{suffix}")
+
+    def _load(self, pair: Pair, folder: Path) -> Journal | Event | None:
+        """Read a journal with what was noted about it; ``None`` when it has gone."""
+        try:
+            journal = read_journal(folder / f"{pair.stem}.journal", storage=self._storage)
+            journal.merged.update(self._read_merged(folder / f"{pair.stem}.merged").merged)
+        except FileNotFoundError:
+            return None
+        except (FutureVersionError, JournalError, OSError) as error:
+            return Refused(str(pair), f"its journal cannot be used: {error}; left as it is")
+        opened = journal.opened
+        if opened is not None and (opened.host, opened.worker, opened.rotation) != (pair.host, pair.worker, pair.rotation):
+            return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
+        return journal
+
+    def _read_merged(self, path: Path) -> Journal:
+        try:
+            descriptor = self._storage.open(path)
+        except FileNotFoundError:
+            return Journal()
+        try:
+            return parse_journal(read_lines(descriptor, storage=self._storage))
+        finally:
+            self._storage.close(descriptor)
+
+    def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Event:
+        journal = self._load(pair, folder)
+        if journal is None:
+            return LeftAlone(str(pair), "taken by somebody else")
+        if isinstance(journal, Event):
+            return journal
+        if journal.opened is None:
+            return Refused(str(pair), "its journal has no first record; left as it is")
+        if journal.closed is not None:
+            state = "closed"
+        else:
+            state = "stale" if is_running(_process_of(journal.opened)) is None else "crashed"
+        return ClaimedPair(pair, folder, journal, state)
+
+    def _remove_empty(self, folder: Path) -> None:
+        for host in self._storage.names(folder):
+            with contextlib.suppress(OSError):
+                self._storage.remove_directory(folder / host)
+        with contextlib.suppress(OSError):
+            self._storage.remove_directory(folder)
+
+
+def _process_of(opened: Open) -> Process:
+    return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)

@@ -1,0 +1,213 @@
+"""What the reading commands share: which archive and which members an argument means, and how their names are shown.
+
+An argument is the path of an archive, with a member or a pattern after it (``ar.zip/logs/*.txt``) where the command
+takes one. The archive is the first part of the path that is a file: nothing else can lie below a file. In a pattern
+``*`` and ``?`` match anything but ``/``, ``**`` matches that too, ``[a-z]`` one character of a set. A name without
+these selects the member of that name, or all members below it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from rear.archive import Archive
+from rear.errors import MemberNotFoundError, RearError, UsageError
+
+PATTERN_HELP: Final = (
+    "Patterns: '*' and '?' match anything but '/', '**' matches that too, '[...]' one character of a set; "
+    "a plain name selects that member, or all below it. Quote them, so that the shell leaves them alone."
+)
+_FLUSH_BYTES: Final = 64 << 10
+_BATCH: Final = 1_000
+_WILDCARD: Final = re.compile(r"\*\*/|\*\*+|\*|\?|\[")
+
+
+class Selection(NamedTuple):
+    """An archive, and what in it: a member's name, a pattern, or nothing for all of it."""
+
+    archive: str
+    member: str
+
+
+def split(argument: str) -> Selection:
+    """Split an argument after the archive that it begins with.
+
+    Raises:
+        FileNotFoundError: no part of it exists as a file.
+        UsageError: it is the path of a directory.
+    """
+    position = 0
+    while True:
+        position = argument.find("/", position + 1)
+        archive = argument if position < 0 else argument[:position]
+        if os.path.isfile(archive):
+            return Selection(archive, "" if position < 0 else argument[position + 1 :])
+        if not os.path.isdir(archive):
+            # Says why: it may exist, and the user may not look.
+            os.stat(archive)
+            raise OSError(errno.EINVAL, "neither a file nor a directory", archive)
+        if position < 0:
+            raise UsageError(f"{argument!r} is a directory, not an archive")
+
+
+def _translate(pattern: str) -> str:
+    parts, position = [], 0
+    while found := _WILDCARD.search(pattern, position):
+        parts.append(re.escape(pattern[position : found.start()]))
+        position = found.end()
+        wildcard = found.group()
+        if wildcard == "[":
+            # As in fnmatch: a bracket right after the opening one belongs to the set, and one without end is itself.
+            end = pattern.find("]", position + (2 if pattern[position : position + 1] in ("!", "^") else 1))
+            if end < 0:
+                parts.append(r"\[")
+                continue
+            members, position = pattern[position:end], end + 1
+            negated = members[0] in "!^"
+            escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members[negated:])
+            parts.append(f"(?!/)[{'^' if negated else ''}{escaped}]")
+        elif wildcard == "**/":
+            at_start = found.start() == 0 or pattern[found.start() - 1] == "/"
+            parts.append("(?:.*/)?" if at_start else ".*/")
+        else:
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(wildcard, ".*"))
+    return "".join(parts) + re.escape(pattern[position:])
+
+
+class Patterns:
+    """Decides which members are meant, and remembers which patterns met none.
+
+    Args:
+        patterns: what the user gave; none selects all members.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._unmatched = {pattern: self._compile(pattern) for pattern in patterns}
+        self._compiled = list(self._unmatched.items())
+
+    @staticmethod
+    def _compile(pattern: str) -> re.Pattern[str]:
+        if pattern.endswith("/"):
+            below = "/.*"
+        elif _WILDCARD.search(pattern):
+            below = "/?"
+        else:
+            below = "(?:/.*)?"
+        try:
+            return re.compile(_translate(pattern.rstrip("/")) + below, re.DOTALL)
+        except re.error as error:
+            raise UsageError(f"pattern {pattern!r}: {error}") from None
+
+    def __bool__(self) -> bool:
+        return bool(self._compiled)
+
+    def matches(self, name: str) -> bool:
+        """Whether a member is selected: by its literal name, or by a pattern."""
+        if not self._compiled:
+            return True
+        selected = False
+        for pattern, compiled in self._compiled:
+            if name == pattern or compiled.fullmatch(name):
+                self._unmatched.pop(pattern, None)
+                selected = True
+        return selected
+
+    def check(self, archive: str) -> None:
+        """Complain of patterns that met no member.
+
+        Raises:
+            MemberNotFoundError: names the first of them.
+        """
+        for pattern in self._unmatched:
+            raise MemberNotFoundError(f"{archive}: no member matches {pattern!r}")
+
+
+def positions(archive: Archive, patterns: Patterns) -> Iterator[int]:
+    """Yield the directory positions of the selected members."""
+    matches = patterns.matches
+    return (position for position, name in archive.names() if matches(name))
+
+
+def shown(text: str) -> str:
+    """Return text with everything escaped that a terminal might act on or cannot show; a backslash is doubled."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":
+        # A byte that is no UTF-8.
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class Lines:
+    """Writes lines to standard output, many at a time; what its encoding lacks is escaped. Use it as a context."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+        self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._lines: list[str] = []
+        self._length = 0
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def write(self, line: str) -> None:
+        """Write one line."""
+        self._lines.append(line)
+        self._length += len(line)
+        if self._length >= _FLUSH_BYTES:
+            self.flush()
+
+    def write_all(self, lines: Iterable[str]) -> None:
+        """Write many lines as they are."""
+        lines = iter(lines)
+        while batch := list(islice(lines, _BATCH)):
+            self._lines += batch
+            self.flush()
+
+    def write_escaped(self, lines: Iterable[str]) -> None:
+        """Write many lines as `shown` returns them."""
+        lines = iter(lines)
+        while batch := list(islice(lines, _BATCH)):
+            # Almost always none needs it, and one look at all of them is far cheaper than one at each.
+            together = "".join(batch)
+            if not together.isprintable() or "\\" in together:
+                batch = list(map(shown, batch))
+            self._lines += batch
+            self.flush()
+
+    def flush(self) -> None:
+        """Write out what is kept."""
+        if self._lines:
+            text = "\n".join([*self._lines, ""])
+            self._lines, self._length = [], 0
+            self._stream.buffer.write(text.encode(self._encoding, "backslashreplace"))
+            self._stream.flush()
+
+
+def report(error: RearError | OSError) -> int:
+    """Print an error that does not end the command as one line on standard error; return the exit status for it."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        text = f"{place}{error.strerror}"
+    line = f"rear: {shown(text) if not text.isprintable() else text}\n"
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    return error.exit_status if isinstance(error, RearError) else 3

@@ -1,0 +1,131 @@
+"""What a final archive holds already: which names are taken, and whether a member is the same as one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rear import directory as directories
+from rear.check import member_content
+from rear.directory import Directory
+from rear.errors import FormatError, ZipFormatError
+from rear.index import Index, IndexRow
+from rear.plan import Candidate, Existing
+from rear.storage import Storage
+from rear.zipformat import FLAG_ENCRYPTED, LOCAL, decode_local_header, local_header_length
+
+
+@dataclass(slots=True)
+class Target:
+    """A final archive, open for a merge; descriptor and directory are ``None`` when it does not exist yet."""
+
+    archive: str
+    path: Path
+    descriptor: int | None
+    directory: Directory | None
+
+
+class IndexedNames:
+    """Answers from the index which names a final archive has."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        """Return those of ``names`` that are taken."""
+        return {name: _existing(row) for name, row in self._index.find(names).items()}
+
+
+def _existing(row: IndexRow) -> Existing:
+    is_plain = row.mode is None or row.mode >> 12 in (0, 0o10)
+    end = row.target_end if row.target_end is not None else row.target_start
+    return Existing(row.crc, row.size, is_plain, row.target_start, end, (row.host, row.worker, row.sequence))
+
+
+class NoNames:
+    """The names of an archive that does not exist."""
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        return {}
+
+
+class DirectoryNames:
+    """Answers from the directory itself, for a dry run that may not make an index."""
+
+    def __init__(self, target: Target, storage: Storage) -> None:
+        self._target = target
+        self._storage = storage
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        wanted = set(names)
+        descriptor, directory = self._target.descriptor, self._target.directory
+        assert descriptor is not None and directory is not None
+        found = {}
+        for entry in directories.entries(descriptor, directory, storage=self._storage):
+            if entry.name in wanted:
+                start = entry.offset + directory.prefix
+                found[entry.name] = Existing(entry.crc, entry.size, entry.mode >> 12 in (0, 0o10), start, start, (None, None, None))
+        return found
+
+
+class Comparison:
+    """Compares a candidate's content with that of a member of equal size and CRC, byte by byte."""
+
+    def __init__(self, target: Target, storage: Storage) -> None:
+        self._target = target
+        self._storage = storage
+
+    def __call__(self, candidate: Candidate, existing: Existing) -> bool:
+        try:
+            with ExitStack() as stack:
+                mine = self._candidate(candidate, stack)
+                other = existing.candidate
+                theirs = self._member(existing) if other is None else self._candidate(other, stack)
+                return _equal(mine, theirs)
+        except FormatError:
+            # What cannot be read is not known to be the same: both are kept.
+            return False
+
+    def _candidate(self, candidate: Candidate, stack: ExitStack) -> Iterator[bytes]:
+        append = candidate.append
+        descriptor = stack.enter_context(opened(candidate.claimed.temp_archive, self._storage))
+        return member_content(
+            descriptor, append.data_offset, append.compressed_size, append.method, storage=self._storage
+        )
+
+    def _member(self, existing: Existing) -> Iterator[bytes]:
+        descriptor = self._target.descriptor
+        assert descriptor is not None
+        head = self._storage.read(descriptor, LOCAL.size, existing.target_start)
+        head = self._storage.read(descriptor, local_header_length(head), existing.target_start)
+        header = decode_local_header(head)
+        start = existing.target_start + header.length
+        if header.flags & FLAG_ENCRYPTED or header.has_descriptor:
+            # Encrypted, or of foreign making with its size behind the data: compared as what it is, different.
+            raise ZipFormatError("not comparable")
+        return member_content(descriptor, start, header.compressed_size, header.method, storage=self._storage)
+
+
+def _equal(left: Iterator[bytes], right: Iterator[bytes]) -> bool:
+    """Whether two streams hold the same bytes, however they are cut into pieces."""
+    mine = theirs = b""
+    while True:
+        mine, theirs = mine or next(left, b""), theirs or next(right, b"")
+        length = min(len(mine), len(theirs))
+        if mine[:length] != theirs[:length] or (length == 0 and (mine or theirs)):
+            return False
+        if length == 0:
+            return True
+        mine, theirs = mine[length:], theirs[length:]
+
+
+@contextmanager
+def opened(path: Path, storage: Storage, *, write: bool = False) -> Iterator[int]:
+    """Open a file and close it at the end of the block."""
+    descriptor = storage.open(path, write=write)
+    try:
+        yield descriptor
+    finally:
+        storage.close(descriptor)

@@ -1,0 +1,220 @@
+"""What happened, as values: the library yields them, and the terminal, the JSON stream and the log only read them.
+
+Every event has a ``kind`` (the class name in lower case with underscores) and a severity; `as_json` gives the object that
+``rear scavenge --json`` prints, one a line. Paths of archives are relative to the base, sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+Severity = Literal["info", "warning", "loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+    severity: ClassVar[Severity] = "info"
+
+    @property
+    def kind(self) -> str:
+        """Stable name of the event."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the event as a JSON object with ``kind`` and ``severity`` first."""
+        return {"kind": self.kind, "severity": self.severity, **self.as_fields()}
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of the event by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """A scavenge has begun: this process leads the base."""
+
+    base: str
+    leader: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Event):
+    """A temp archive was taken: ``state`` is ``closed`` (its worker ended it) or ``crashed`` (its worker is gone)."""
+
+    pair: str
+    state: str
+    members: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone(Event):
+    """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead."""
+
+    pair: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """Something cannot be worked on and was left as it is: ``subject`` names the file, ``reason`` what to do about it."""
+
+    severity: ClassVar[Severity] = "warning"
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    """What a merge into one final archive will do (all that ``--dry-run`` does)."""
+
+    archive: str
+    members: int
+    size_bytes: int
+    renamed: int
+    duplicates: int
+    ranges: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied(Event):
+    """Progress of one merge: bytes copied so far, of how many."""
+
+    archive: str
+    copied_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged(Event):
+    """A merge is committed: the final archive has ``members`` more."""
+
+    archive: str
+    members: int
+    size_bytes: int
+    archive_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed(Event):
+    """A member met another one of the same name and other content; both are kept."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    new_name: str
+    pair: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside(Event):
+    """A member was not merged, or was replaced, by the conflict policy; its bytes are in lost+found."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    pair: str
+    reason: str
+    lost_and_found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Torn(Event):
+    """The last member of a crashed worker was being written when it died; it had not been acknowledged."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    pair: str
+    source: str | None
+    offset: int
+    length: int
+    reason: str
+    lost_and_found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Event):
+    """A journaled member has no good bytes; what there is of it is in lost+found."""
+
+    severity: ClassVar[Severity] = "loss"
+    archive: str
+    name: str
+    pair: str
+    source: str | None
+    offset: int
+    length: int
+    reason: str
+    lost_and_found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged(Event):
+    """Part of a journal is unreadable; members recorded there alone are not known by name."""
+
+    severity: ClassVar[Severity] = "loss"
+    pair: str
+    start: int
+    length: int
+    reason: str
+    lost_and_found: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack(Event):
+    """A merge that had died before its commit was undone: the old archive is back, its members will be merged again."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledForward(Event):
+    """A merge that had died after its commit was completed."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledOver(Event):
+    """A final archive had reached its cap and was renamed; a new one begins."""
+
+    archive: str
+    renamed_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRebuilt(Event):
+    """The index of a final archive was missing or did not match it, and was made again from the archive."""
+
+    archive: str
+    members: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared(Event):
+    """A pair whose members are all accounted for was removed."""
+
+    pair: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Event):
+    """The scavenge is over: the totals."""
+
+    members: int
+    size_bytes: int
+    archives: int
+    renamed: int
+    duplicates: int
+    torn: int
+    lost: int
+    refused: int
+    left_alone: int
+    report: str | None

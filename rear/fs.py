@@ -1,0 +1,292 @@
+"""What users write with: `rear_fs`, `rear_open` and `rear_pickup`."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Any, Self
+
+from rear import codecs, context
+from rear.errors import BaseError, UsageError
+from rear.layout import Layout, Target, split_target
+from rear.memberfile import MemberFile, TextMemberFile, open_member
+from rear.payload import Payload
+from rear.pickup import Pickup, SourceFile
+from rear.records import Metadata
+from rear.storage import LOCAL, Storage, StrPath
+from rear.worker import Worker, WorkerOptions
+
+METADATA_LIMIT_BYTES = 60 << 10
+_FILE_MODE = 0o100644
+
+
+class RearFs:
+    """A base, open for writing by this process: each file goes into the process's own temp archive.
+
+    Use it as ``with rear_fs(base):`` or ``async with`` (asyncio and trio). Inside, `rear_open` and `rear_pickup` need no other
+    argument; contexts nest, and threads started inside use the one that was current there. Nothing is made on disk before
+    the first file is closed.
+
+    Args:
+        base: directory on the shared file system; made when the first file is closed.
+        rotation_span: seconds after which a new temp archive begins.
+        rotation_size: bytes after which a new temp archive begins.
+        success_only: a file whose ``with`` block raised is not archived.
+        compression: ``"deflate"``, ``"stored"`` or ``"zstd"`` (extra ``rear[zstd]``); skipped where content does not shrink.
+        sync: ``"interval"``: a closed file survives SIGKILL at once, and loss of power after at most ``sync_interval`` seconds;
+            ``"file"``: closing a file waits until it also survives loss of power.
+        sync_interval: seconds between two syncs.
+        lease_seconds: after this long without a sign of life another host may take over what this process left.
+        spool_size: bytes of one file that stay in memory; more goes to local disk.
+        install_builtins: make ``rear_open`` and ``rear_pickup`` builtins while the context is open.
+        storage: the file system; for tests.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        BaseError: the base is there, but is no directory.
+    """
+
+    def __init__(
+        self,
+        base: StrPath,
+        *,
+        rotation_span: float = 300.0,
+        rotation_size: int = 1 << 30,
+        success_only: bool = True,
+        compression: str = "deflate",
+        sync: str = "interval",
+        sync_interval: float = 1.0,
+        lease_seconds: float = 60.0,
+        spool_size: int = 8 << 20,
+        install_builtins: bool = False,
+        storage: Storage = LOCAL,
+    ) -> None:
+        options = WorkerOptions(rotation_span, rotation_size, sync, sync_interval, lease_seconds)
+        if not isinstance(spool_size, int) or spool_size < 0:
+            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
+        self._method = codecs.method_of(compression)
+        self._layout = Layout(base)
+        if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
+            raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
+        self._success_only = success_only
+        self._spool_size = spool_size
+        self._install_builtins = install_builtins
+        self._tokens: list[object] = []
+        self._names: set[int] = set()
+        self._open_files: weakref.WeakSet[MemberFile] = weakref.WeakSet()
+        self._worker = Worker(self._layout, options, on_first_pair=self._close_at_exit, storage=storage)
+
+    @property
+    def base(self) -> str:
+        """Absolute path of the base."""
+        return str(self._layout.base)
+
+    def open(
+        self,
+        path: StrPath,
+        mode: str = "w",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> IO[Any]:
+        """Open a member for writing; `rear_open` is this method of the innermost `rear_fs`.
+
+        Closing the file archives it, and returning from ``close()`` acknowledges it: it is kept from then on.
+
+        Args:
+            path: ``ar.zip/path/to/file``: everything up to the first part that ends in ``.zip`` is the final archive, relative to
+                the base, the rest is the name in it.
+            mode: ``w``, ``x``, ``w+`` or ``x+``, with ``b`` or ``t``, as for `open`. ``x`` refuses a name that this process wrote
+                before.
+            encoding: as for `open`.
+            errors: as for `open`.
+            newline: as for `open`.
+            metadata: a dict that JSON can hold, 60 KiB at most; it travels in the journal, in the member's extra field and into
+                the index.
+
+        Returns:
+            a text or binary file object.
+
+        Raises:
+            PathError: the path names no archive or no member, or leaves the base.
+            UsageError: mode or metadata cannot be used.
+            FileExistsError: mode ``x``, and the name was written before.
+        """
+        target = split_target(path)
+        kept = _check_metadata(metadata)
+        key = hash(target)
+        if "x" in mode and key in self._names:
+            raise FileExistsError(17, "this process wrote that name already", os.fspath(path))
+
+        def finish(file: MemberFile) -> None:
+            self._open_files.discard(file)
+            self._worker.append(
+                target, file.payload(self._method), mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=kept
+            )
+
+        def discard(file: MemberFile) -> None:
+            self._open_files.discard(file)
+            self._names.discard(key)
+
+        file = open_member(
+            os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
+            success_only=self._success_only, finish=finish, discard=discard,
+        )  # fmt: skip
+        self._names.add(key)
+        self._open_files.add(file.buffer if isinstance(file, TextMemberFile) else file)  # type: ignore[arg-type]
+        return file  # type: ignore[return-value]
+
+    def pickup(self, source: StrPath, path: StrPath) -> Pickup:
+        """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost `rear_fs`.
+
+        Use the result as ``with``: the source is read when the block ends, or call its ``close()``. It is removed only once its
+        archived bytes are on stable storage and were read back; time of change and permission bits are kept.
+
+        Args:
+            source: the file or directory; it need not exist before the block ends.
+            path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
+
+        Raises:
+            PathError: the path names no archive or no member, or leaves the base.
+
+        On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was read.
+        """
+        target = split_target(path)
+
+        def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None]) -> None:
+            name = f"{target.name}/{file.relative}" if file.relative else target.name
+            self._names.add(hash(Target(target.archive, name)))
+            self._worker.append(
+                Target(target.archive, name), payload,
+                mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
+            )  # fmt: skip
+
+        return Pickup(
+            source, target.name, method=self._method, spool_size=self._spool_size, success_only=self._success_only, sink=sink
+        )
+
+    def sync(self) -> None:
+        """Return when all files closed so far also survive a loss of power.
+
+        Raises:
+            OSError: that is not possible now; they are kept and tried again.
+        """
+        self._worker.sync()
+
+    def close(self) -> None:
+        """Archive files that are still open, and end the temp archive, so that a scavenger takes it at once.
+
+        Raises:
+            NotArchivedError: acknowledged files could not be brought to stable storage; it names them.
+        """
+        for file in list(self._open_files):
+            file.close()
+        _open_systems.discard(self)
+        self._worker.close()
+
+    def _close_at_exit(self) -> None:
+        _open_systems.add(self)
+        if "multiprocessing.process" in sys.modules:
+            from multiprocessing import process, util
+
+            # Children of multiprocessing leave by os._exit, past atexit, but run their finalizers.
+            if process.parent_process() is not None:
+                util.Finalize(None, _close_open_systems, exitpriority=100)
+
+    def __enter__(self) -> Self:
+        self._tokens.append(context.enter(self))
+        if self._install_builtins:
+            context.install_builtins()
+        return self
+
+    def _leave(self) -> None:
+        if self._tokens:
+            context.leave(self._tokens.pop(), self)
+            if self._install_builtins:
+                context.remove_builtins()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+        if not self._tokens:
+            self.close()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import anyio
+
+        self._leave()
+        # Closing waits for syncs: not in the event loop; and a cancelled task must still close.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.close)
+
+    def __repr__(self) -> str:
+        return f"<rear_fs {self.base!r}>"
+
+
+def _check_metadata(metadata: Metadata | None) -> Metadata | None:
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise UsageError(f"metadata is a {type(metadata).__name__}: it has to be a dict")
+    try:
+        encoded = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"metadata cannot be written as JSON: {error}") from None
+    if len(encoded) > METADATA_LIMIT_BYTES:
+        raise UsageError(f"metadata takes {len(encoded):,} bytes as JSON, {METADATA_LIMIT_BYTES:,} at most")
+    # A copy: the caller may change the dict before the file is closed.
+    kept: Metadata = json.loads(encoded)
+    return kept
+
+
+_open_systems: set[RearFs] = set()
+
+
+def _close_open_systems() -> None:
+    while _open_systems:
+        _open_systems.pop().close()
+
+
+atexit.register(_close_open_systems)
+
+rear_fs = RearFs
+
+
+def rear_open(
+    path: StrPath,
+    mode: str = "w",
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    metadata: Metadata | None = None,
+) -> IO[Any]:
+    """Open ``ar.zip/path/to/file`` for writing in the innermost `rear_fs`: see `RearFs.open`.
+
+    Raises:
+        NoContextError: outside any ``with rear_fs(base):``.
+    """
+    return context.current().open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
+
+
+def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
+    """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see `RearFs.pickup`.
+
+    Raises:
+        NoContextError: outside any ``with rear_fs(base):``.
+    """
+    return context.current().pickup(source, path)

@@ -1,0 +1,220 @@
+"""The intent: undo and redo record of one merge into one final archive.
+
+The file holds, in this order: a ``begin`` record, the bytes of the archive from its old central directory to its end, verbatim
+(nothing for an archive that did not exist), ``moves`` records that say which member of which temp archive goes where, a ``planned``
+record, and, once the merge is on stable storage, a ``commit`` record. All records are lines as in a journal. Until ``planned``
+is on stable storage the archive is untouched. See ``docs/format.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from rear.codecs import crc32
+from rear.directory import Directory
+from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
+from rear.journal import JournalWriter, decode_line, encode_line, read_lines
+from rear.layout import check_archive
+from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
+
+FORMAT_VERSION: Final = 1
+_MOVES_A_RECORD: Final = 500
+
+
+class Move(NamedTuple):
+    """One member's way: sequence number in its temp archive, name and place in the final archive.
+
+    ``target_end`` equals ``target_start`` for a member whose content was there already: nothing was copied.
+    """
+
+    pair: str
+    sequence: int
+    name: str
+    target_start: int
+    target_end: int
+
+
+@dataclass(slots=True)
+class Intent:
+    """What an intent file says."""
+
+    archive: str
+    leader: str
+    old: Directory | None
+    tail_start: int
+    tail_length: int
+    tail_crc: int
+    planned: bool = False
+    committed: bool = False
+    moves: list[Move] = field(default_factory=list)
+
+
+def write_intent(
+    path: StrPath,
+    *,
+    archive: str,
+    leader: str,
+    old: Directory | None,
+    archive_descriptor: int | None,
+    moves: Iterable[Move],
+    storage: Storage = LOCAL,
+) -> JournalWriter:
+    """Write an intent up to its ``planned`` record and bring it to stable storage; return its open file for the commit.
+
+    Args:
+        path: of the intent; its folder exists, the file does not.
+        archive: the final archive, relative to the base.
+        leader: who merges.
+        old: where the archive's directory stands; ``None`` when there is no archive yet.
+        archive_descriptor: the open archive, for the bytes to keep; ``None`` with ``old``.
+        moves: what is to be merged.
+        storage: the file system.
+
+    Raises:
+        OSError: it could not be written; the archive is untouched. ``FileExistsError``: somebody else merges into this archive.
+    """
+    descriptor = storage.create(path)
+    try:
+        tail_length = old.archive_length - old.offset if old else 0
+        tail_crc = _tail_crc(archive_descriptor, old.offset, tail_length, storage) if old and archive_descriptor is not None else 0
+        writer = JournalWriter(descriptor, storage=storage)
+        writer.write(
+            encode_line(
+                {
+                    "kind": "begin", "format_version": FORMAT_VERSION, "archive": archive, "leader": leader,
+                    "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
+                }  # fmt: skip
+            )
+        )
+        if old is not None and archive_descriptor is not None:
+            storage.copy_range(
+                archive_descriptor, descriptor, source_start=old.offset, target_start=writer.length, length=tail_length
+            )
+            writer.length += tail_length
+        for line in _encode_moves(moves):
+            writer.write(line)
+        writer.write(encode_line({"kind": "planned"}))
+        writer.sync()
+        return writer
+    except BaseException:
+        storage.close(descriptor)
+        with contextlib.suppress(OSError):
+            storage.unlink(path)
+        raise
+
+
+def commit_intent(writer: JournalWriter) -> None:
+    """Write the ``commit`` record and bring it to stable storage: from here on the merge is only ever completed."""
+    writer.write(encode_line({"kind": "commit"}))
+    writer.sync()
+
+
+def _tail_crc(descriptor: int, start: int, length: int, storage: Storage) -> int:
+    crc, position, end = 0, start, start + length
+    while position < end:
+        data = storage.read(descriptor, min(COPY_CHUNK_BYTES, end - position), position)
+        if not data:
+            break
+        crc = crc32(data, crc)
+        position += len(data)
+    return crc
+
+
+def _encode_directory(directory: Directory | None) -> dict[str, Any] | None:
+    if directory is None:
+        return None
+    return {
+        "archive_length": directory.archive_length, "offset": directory.offset, "length": directory.length,
+        "entries": directory.entries, "prefix": directory.prefix, "comment": directory.comment.hex(),
+    }  # fmt: skip
+
+
+def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
+    batch: list[Move] = []
+    for move in moves:
+        if batch and (batch[0].pair != move.pair or len(batch) == _MOVES_A_RECORD or len(move.name) > 256):
+            yield _encode_batch(batch)
+            batch = []
+        batch.append(move)
+    if batch:
+        yield _encode_batch(batch)
+
+
+def _encode_batch(batch: list[Move]) -> bytes:
+    return encode_line({"kind": "moves", "pair": batch[0].pair, "members": [list(move[1:]) for move in batch]})
+
+
+def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
+    """Read an intent; one that was not finished has ``planned`` false, and its archive is untouched.
+
+    Raises:
+        UnfinishedIntentError: not even its first record is there.
+        JournalError: it is damaged, or names a path outside the base.
+        FutureVersionError: a newer rear wrote it.
+        OSError: it cannot be read.
+    """
+    descriptor = storage.open(path)
+    try:
+        try:
+            _, line, complete = next(read_lines(descriptor, storage=storage))
+        except StopIteration:
+            raise UnfinishedIntentError(f"{path} is empty") from None
+        if not complete:
+            raise UnfinishedIntentError(f"the first record of {path} is torn")
+        intent = _decode_begin(decode_line(line), len(line) + 1)
+        for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
+            if not complete or not _take(intent, line):
+                break
+        if intent.planned:
+            _check_tail(descriptor, intent, storage)
+        return intent
+    finally:
+        storage.close(descriptor)
+
+
+def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
+    if payload.get("kind") != "begin":
+        raise JournalError("not an intent")
+    version = payload.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FutureVersionError(f"intent of format version {version}, this rear knows up to {FORMAT_VERSION}")
+    try:
+        old = payload["old"]
+        directory = None
+        if old is not None:
+            numbers = [old[key] for key in ("archive_length", "offset", "length", "entries", "prefix")]
+            directory = Directory(*map(int, numbers), comment=bytes.fromhex(old["comment"]))
+            if not 0 <= directory.offset <= directory.archive_length or min(numbers) < 0:
+                raise JournalError("impossible positions in an intent")
+        archive, leader = payload["archive"], payload["leader"]
+        tail_length, tail_crc = int(payload["tail_length"]), int(payload["tail_crc"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"an intent without {error}") from None
+    check_archive(archive)
+    if tail_length != (directory.archive_length - directory.offset if directory else 0):
+        raise JournalError("the lengths in an intent contradict each other")
+    return Intent(archive, str(leader), directory, tail_start, tail_length, tail_crc)
+
+
+def _check_tail(descriptor: int, intent: Intent, storage: Storage) -> None:
+    if _tail_crc(descriptor, intent.tail_start, intent.tail_length, storage) != intent.tail_crc:
+        raise JournalError(f"the kept directory of {intent.archive} does not pass its checksum")
+
+
+def _take(intent: Intent, line: bytes) -> bool:
+    """Add one record; false ends the reading: what follows a damaged record was never on stable storage."""
+    try:
+        payload = decode_line(line)
+    except JournalError:
+        return False
+    match payload.get("kind"):
+        case "moves":
+            intent.moves += [Move(payload["pair"], *member) for member in payload["members"]]
+        case "planned":
+            intent.planned = True
+        case "commit":
+            intent.committed = intent.planned
+    return True

@@ -1,0 +1,287 @@
+"""The write-ahead log beside a temp archive: codec, writer, reader.
+
+The worker alone writes the journal. What a scavenger has done with the members it notes in a file of its own beside it
+(``.merged``, same format): a worker that was only paused may still write at the end of its journal.
+
+One record a line: the CRC-32 of the payload in eight hexadecimal digits, a space, one JSON object, a newline. The payload holds
+the record's kind, so the checksum covers it. A reader goes on after the next newline when a line is damaged. A last line without
+newline is *torn*: its writer died there, and that is normal; any other line that fails its checksum is *damage*, reported in bytes.
+Unknown kinds and keys are ignored; a format version from the future is refused. See ``docs/format.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from rear.codecs import crc32
+from rear.errors import FutureVersionError, JournalError
+from rear.records import Abort, Append, Beat, Close, Merged, Open, Record
+from rear.storage import LOCAL, Storage, StrPath
+
+FORMAT_VERSION: Final = 1
+LINE_LIMIT_BYTES: Final = 2 << 20
+"""Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
+_READ_BYTES: Final = 1 << 20
+_KINDS: Final[dict[str, type[Any]]] = {
+    "open": Open, "append": Append, "abort": Abort, "beat": Beat, "close": Close, "merged": Merged,
+}  # fmt: skip
+_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode_line(payload: dict[str, Any]) -> bytes:
+    """Return one line: checksum, space, JSON, newline."""
+    # surrogateescape: the path of a source may hold bytes that are no UTF-8, and they come back as they were.
+    data = _encode_json(payload).encode("utf-8", "surrogateescape")
+    return b"%08x %b\n" % (crc32(data), data)
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """Return the payload of one line, given without its newline.
+
+    Raises:
+        JournalError: the checksum or the JSON is wrong.
+    """
+    if len(line) < 11 or line[8:9] != b" ":
+        raise JournalError("not a record")
+    try:
+        expected = int(line[:8], 16)
+    except ValueError:
+        raise JournalError("not a record") from None
+    data = line[9:]
+    if crc32(data) != expected:
+        raise JournalError(f"checksum {crc32(data):08x} instead of {expected:08x}")
+    try:
+        payload = json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"no JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise JournalError("not a JSON object")
+    return payload
+
+
+def encode_record(record: Record) -> bytes:
+    """Return a record as one line."""
+    payload = {"kind": _NAMES[type(record)]}
+    payload.update({key: value for key, value in record._asdict().items() if value is not None})
+    return encode_line(payload)
+
+
+class _Field(NamedTuple):
+    accepts: Callable[[Any], bool]
+    required: bool
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
+def _natural(value: Any) -> bool:
+    return _integer(value) and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_natural, value))
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_ACCEPTS: Final = {
+    "int": _natural, "str": _text, "float": _number, "tuple[int, ...]": _naturals, "Metadata": _object,
+}  # fmt: skip
+_SIGNED: Final = {"mtime_ns", "created_ns"}
+
+
+def _schema(kind: type[Any]) -> dict[str, _Field]:
+    schema = {}
+    for name, annotation in kind.__annotations__.items():
+        base, _, optional = (annotation if isinstance(annotation, str) else annotation.__forward_arg__).partition(" | ")
+        schema[name] = _Field(_integer if name in _SIGNED else _ACCEPTS[base], not optional)
+    return schema
+
+
+_SCHEMAS: Final = {name: _schema(kind) for name, kind in _KINDS.items()}
+
+
+def decode_record(payload: dict[str, Any]) -> Record | None:
+    """Return a payload as a record, or ``None`` for a kind that this version does not know.
+
+    Raises:
+        JournalError: a key is missing or has a value of another type.
+        FutureVersionError: an ``open`` record of a later format.
+    """
+    name = payload.get("kind")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(name, str):
+        return None
+    if kind is Open and _natural(payload.get("format_version")) and payload["format_version"] > FORMAT_VERSION:
+        raise FutureVersionError(
+            f"format version {payload['format_version']}, this rear knows up to {FORMAT_VERSION}: use the rear that wrote it"
+        )
+    values = {}
+    for key, (accepts, required) in _SCHEMAS[name].items():
+        value = payload.get(key)
+        if value is None and not required:
+            values[key] = None
+            continue
+        if not accepts(value):
+            raise JournalError(f"{name} record: {key} is {value!r:.80}")
+        values[key] = tuple(value) if isinstance(value, list) else value
+    record: Record = kind(**values)
+    return record
+
+
+class Damage(NamedTuple):
+    """Bytes of a file of records that are no record."""
+
+    start: int
+    length: int
+    reason: str
+
+
+def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield ``(offset, line, complete)`` of a file, with bounded memory; ``complete`` is false for a last line without newline.
+
+    A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
+    """
+    pending, offset, position = b"", start, start
+    while data := storage.read(descriptor, _READ_BYTES, position):
+        position += len(data)
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            yield offset, line, True
+            offset += len(line) + 1
+        if len(pending) > LINE_LIMIT_BYTES:
+            yield offset, pending, False
+            offset += len(pending)
+            pending = b""
+    if pending:
+        yield offset, pending, False
+
+
+@dataclass(slots=True)
+class Journal:
+    """What one journal says, after all its records were read."""
+
+    opened: Open | None = None
+    closed: Close | None = None
+    appends: dict[int, Append] = field(default_factory=dict)
+    aborted: set[int] = field(default_factory=set)
+    merged: dict[int, Merged] = field(default_factory=dict)
+    beats: int = 0
+    damage: list[Damage] = field(default_factory=list)
+    torn: Damage | None = None
+    length: int = 0
+
+    def pending(self) -> list[Append]:
+        """Members that are neither aborted nor merged, in the order in which they were written."""
+        return [
+            append
+            for sequence, append in self.appends.items()
+            if sequence not in self.aborted and sequence not in self.merged
+        ]
+
+    def take(self, record: Record) -> None:
+        """Add one record."""
+        match record:
+            case Append():
+                self.appends[record.sequence] = record
+            case Beat():
+                self.beats = max(self.beats, record.count)
+            case Abort():
+                self.aborted.add(record.sequence)
+            case Merged():
+                self.merged.update(dict.fromkeys(record.sequences, record))
+            case Close():
+                self.closed = record
+            case Open() if self.opened is None:
+                self.opened = record
+            case Open():
+                raise JournalError("a second open record")
+
+
+def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
+    """Read a journal to its end; damage is noted, not raised.
+
+    Raises:
+        FutureVersionError: a newer rear wrote it.
+        OSError: it cannot be read.
+    """
+    descriptor = storage.open(path)
+    try:
+        return parse_journal(read_lines(descriptor, storage=storage))
+    finally:
+        storage.close(descriptor)
+
+
+def parse_journal(lines: Iterable[tuple[int, bytes, bool]]) -> Journal:
+    """Build a journal from lines as `read_lines` yields them."""
+    journal = Journal()
+    for offset, line, complete in lines:
+        journal.length = offset + len(line) + complete
+        if not complete:
+            journal.torn = Damage(offset, len(line), "torn: no newline")
+            continue
+        try:
+            record = decode_record(decode_line(line))
+            if record is not None:
+                journal.take(record)
+        except FutureVersionError:
+            raise
+        except JournalError as error:
+            journal.damage.append(Damage(offset, len(line) + 1, str(error)))
+    if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
+        journal.damage.append(journal.torn)
+    return journal
+
+
+class JournalWriter:
+    """Appends records to a file of records that this process alone writes; one write call a record.
+
+    Args:
+        descriptor: the open file; closed by `close`.
+        length: its length in bytes, where the next record goes. A torn last line has to be ended first: see `resume`.
+    """
+
+    def __init__(self, descriptor: int, length: int = 0, *, storage: Storage = LOCAL) -> None:
+        self.descriptor = descriptor
+        self.length = length
+        self._storage = storage
+
+    @classmethod
+    def resume(cls, path: StrPath, journal: Journal, *, storage: Storage = LOCAL) -> JournalWriter:
+        """Open a journal whose owner is gone to add records; a torn last line is ended by a newline and so becomes damage."""
+        writer = cls(storage.open(path, write=True), journal.length, storage=storage)
+        if journal.torn is not None:
+            writer.write(b"\n")
+        return writer
+
+    def append(self, record: Record) -> None:
+        """Write one record. An error leaves the length as it was, so what the next record overwrites is never read."""
+        self.write(encode_record(record))
+
+    def write(self, line: bytes) -> None:
+        """Write one encoded line."""
+        self.length += self._storage.write(self.descriptor, [line], self.length)
+
+    def sync(self) -> None:
+        """Bring all records to stable storage."""
+        self._storage.sync(self.descriptor)
+
+    def close(self) -> None:
+        """Close the file, without a sync."""
+        self._storage.close(self.descriptor)

@@ -1,0 +1,189 @@
+"""Who leads a base: one scavenger at a time, by a lock that is only a hint and a record that other hosts can read.
+
+The lock excludes on one host and wherever locks work. Where they do not, the owner's record decides: its beat changes while the owner
+lives, and a scavenger takes over only from an owner that is provably gone, or whose beat has not changed over a lease of the taker's
+own clock. What a deposed leader may still do is bounded elsewhere: it finds its claims gone, and archives on which it was
+working get a new inode.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from typing import Any, Final
+
+from rear.errors import JournalError, NotLeaderError
+from rear.journal import decode_line, encode_line
+from rear.layout import Layout
+from rear.lease import Observations, Process, is_running, this_process
+from rear.storage import LOCAL, Storage
+
+LEASE_SECONDS: Final = 60.0
+_RECORD_BYTES: Final = 1024
+_BEATS_A_LEASE: Final = 4
+
+# POSIX locks do not exclude threads of one process from each other.
+_led_here: set[str] = set()
+_led_here_lock = threading.Lock()
+
+
+class Leadership:
+    """The right to scavenge one base; use it as a context manager.
+
+    Args:
+        layout: the base.
+        storage: the file system.
+
+    Attributes:
+        name: of this leader, unique for ever; its claim folder has this name.
+        is_uncertain: the leader before is not provably dead: it may come back and write to files that it has open.
+
+    Raises:
+        NotLeaderError: another scavenger leads; the message says who.
+        OSError: the lock cannot be made or written.
+    """
+
+    def __init__(self, layout: Layout, *, storage: Storage = LOCAL) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._process = this_process()
+        self.name = f"{self._process.host}-{self._process.pid}-{secrets.token_hex(6)}"
+        self.is_uncertain = False
+        self._beat = 0
+        self._stop = threading.Event()
+        self._key = str(layout.lock)
+        with _led_here_lock:
+            if self._key in _led_here:
+                raise NotLeaderError(f"{layout.base} is being scavenged by this process already")
+            _led_here.add(self._key)
+        try:
+            self._descriptor = self._open()
+            try:
+                self._take()
+            except BaseException:
+                storage.close(self._descriptor)
+                raise
+        except BaseException:
+            with _led_here_lock:
+                _led_here.discard(self._key)
+            raise
+        self._confirmed = storage.uptime()
+        self._thread = threading.Thread(target=self._keep_beating, name="rear leader", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> int:
+        self._storage.make_directories(self._layout.state)
+        try:
+            return self._storage.create(self._layout.lock)
+        except FileExistsError:
+            return self._storage.open(self._layout.lock, write=True)
+
+    def _take(self) -> None:
+        got_lock = self._storage.try_lock(self._descriptor)
+        owner = self._owner()
+        if not got_lock:
+            raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+        if owner is not None:
+            running = is_running(_process_of(owner))
+            if running is True:
+                raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+            if running is None:
+                self._wait_for_lease(owner)
+                self.is_uncertain = True
+        self._write()
+
+    def _wait_for_lease(self, owner: dict[str, Any]) -> None:
+        observations = Observations(self._layout, storage=self._storage, topic="leader")
+        unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
+        observations.save()
+        lease = float(owner.get("lease_seconds", LEASE_SECONDS))
+        if unchanged < lease:
+            raise NotLeaderError(
+                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows no sign "
+                f"of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
+            )
+
+    def _owner(self) -> dict[str, Any] | None:
+        data = self._storage.read(self._descriptor, _RECORD_BYTES, 0).rstrip(b" \0")
+        try:
+            owner = decode_line(data.removesuffix(b"\n"))
+        except JournalError:
+            return None
+        return owner if owner.get("leader") else None
+
+    def _write(self) -> None:
+        record = {
+            "kind": "leader", "leader": self.name, "beat": self._beat, "lease_seconds": LEASE_SECONDS,
+            **self._process._asdict(),
+        }  # fmt: skip
+        # One length for all, so that a shorter record never leaves the end of a longer one behind.
+        self._storage.write(self._descriptor, [encode_line(record).ljust(_RECORD_BYTES)], 0)
+        self._storage.sync(self._descriptor)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / _BEATS_A_LEASE):
+            begun = self._storage.uptime()
+            self._beat += 1
+            try:
+                self._write_if_mine()
+            except OSError:
+                continue
+            if self._storage.uptime() - begun < LEASE_SECONDS / 2:
+                self._confirmed = begun
+
+    def _write_if_mine(self) -> None:
+        if self._storage.uptime() - self._confirmed > LEASE_SECONDS / 2:
+            self.prove()
+        self._write()
+
+    def prove(self) -> None:
+        """Make sure, after a gap longer than half the lease, that nobody has taken over.
+
+        Call it right before a step that a deposed leader must not do.
+
+        Raises:
+            NotLeaderError: somebody has; stop at once and touch nothing.
+        """
+        begun = self._storage.uptime()
+        if begun - self._confirmed <= LEASE_SECONDS / 2:
+            return
+        owner = self._owner()
+        claims = self._storage.names(self._layout.claims)
+        if owner is None or owner.get("leader") != self.name or self.name not in claims:
+            raise NotLeaderError(f"{_describe(owner)} has taken over {self._layout.base} while this process was paused")
+        self._confirmed = begun
+
+    def release(self) -> None:
+        """Let others lead. Does nothing the second time."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        try:
+            owner = self._owner()
+            if owner is not None and owner.get("leader") == self.name:
+                self._storage.write(self._descriptor, [b" " * _RECORD_BYTES], 0)
+        finally:
+            self._storage.close(self._descriptor)
+            with _led_here_lock:
+                _led_here.discard(self._key)
+
+    def __enter__(self) -> Leadership:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+def _process_of(owner: dict[str, Any]) -> Process:
+    try:
+        return Process(*(owner.get(field) for field in Process._fields))  # type: ignore[arg-type]
+    except TypeError:
+        return Process("", os.getpid(), None, None, None)
+
+
+def _describe(owner: dict[str, Any] | None) -> str:
+    if owner is None:
+        return "another process"
+    return f"process {owner.get('pid')} on {owner.get('host')}"

@@ -1,0 +1,542 @@
+"""The file object that ``rear_open`` returns: a whole member, kept in memory or in a local spool until it is closed.
+
+Nothing of it is in any archive before `MemberFile.close` has called ``finish``, and then all of it is. A text file is
+an `io.TextIOWrapper` around the binary one. After a fork the file belongs to the parent alone: the child can neither
+use it nor archive it, and leaves the spool as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from weakref import ref
+
+from rear.errors import RearError, UsageError
+from rear.payload import Payload, open_spool, payload_of_bytes, payload_of_file
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_SPOOL_BUFFER_BYTES: Final = 1 << 16
+
+_process = object()
+"""Another one in each process that a fork made: cheaper to compare than process ids are to get."""
+
+
+def _begin_process() -> None:
+    global _process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_begin_process)
+
+
+class _Mode(NamedTuple):
+    binary: bool
+    readable: bool
+
+
+_modes: Final[dict[str, _Mode]] = {}
+
+
+def parse_mode(mode: str) -> _Mode:
+    """Return what a mode means, by the rules and in the words of ``open()``.
+
+    Raises:
+        UsageError: it means nothing, or reading or changing a file that exists.
+    """
+    if not isinstance(mode, str):
+        raise TypeError(f"rear_open() argument 'mode' must be str, not {type(mode).__name__}")
+    letters = set(mode)
+    if letters - set("rwxabt+") or len(letters) != len(mode):
+        raise UsageError(f"invalid mode: {mode!r}")
+    if {"t", "b"} <= letters:
+        raise UsageError("can't have text and binary mode at once")
+    if len(letters & set("rwxa")) != 1:
+        raise UsageError("must have exactly one of create/read/write/append mode")
+    if letters & set("ra"):
+        raise UsageError(
+            f"mode {mode!r}: rear_open writes whole new files ('w' or 'x'); to read what was archived, use `rear cat`"
+        )
+    parsed = _modes[mode] = _Mode("b" in letters, "+" in letters)
+    return parsed
+
+
+def open_member(
+    path: str,
+    mode: str,
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    spool_size: int,
+    success_only: bool,
+    finish: Callable[[MemberFile], None],
+    discard: Callable[[MemberFile], None] | None = None,
+) -> MemberFile | TextMemberFile:
+    """Return a new file for one member.
+
+    Args:
+        path: the target, as the file's ``name``.
+        mode: ``w``, ``x``, ``w+``, ``x+``, with ``b`` or ``t``, as ``open()`` means them.
+        encoding: as for ``open()``.
+        errors: as for ``open()``.
+        newline: as for ``open()``.
+        spool_size: up to this many bytes are held in memory, more in a local file without a name.
+        success_only: a ``with`` block that raises discards the file.
+        finish: archives the file; called once, by the first `MemberFile.close`.
+        discard: told instead when the file will not be archived.
+
+    Raises:
+        UsageError: the mode means nothing, or the options do not go with it.
+        LookupError: no such encoding or error handler.
+    """
+    parsed = _modes.get(mode) or parse_mode(mode)
+    if parsed.binary:
+        for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+            if value is not None:
+                raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
+    member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
+    try:
+        return TextMemberFile(member, encoding, errors, newline)
+    except BaseException:
+        member.forget()
+        raise
+
+
+class MemberFile(io.BufferedIOBase):
+    """A member as a binary file; see `open_member`."""
+
+    # On the class as long as they are true, which is all the life of most files.
+    _in_memory = True
+    _failure: OSError | None = None
+    #: A text file around this one: it may hold characters that are not here yet.
+    _text: ref[TextMemberFile] | None = None
+
+    def __init__(
+        self,
+        path: str,
+        mode: str,
+        readable: bool,
+        spool_size: int,
+        success_only: bool,
+        finish: Callable[[MemberFile], None],
+        discard: Callable[[MemberFile], None] | None,
+    ) -> None:
+        self.name = path
+        self.mode = mode
+        self._readable = readable
+        self._spool_size = spool_size
+        self._success_only = success_only
+        self._discard = discard
+        self._process = _process
+        self._file: io.BytesIO | io.BufferedRandom = _Memory()
+        # Whoever takes this out of the dictionary, which only one thread can, ends the file.
+        self._finish = finish
+
+    # -- the bytes
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write bytes and return how many.
+
+        Raises:
+            OSError: the local spool cannot take them. The file is incomplete then and will not be archived.
+        """
+        if self._process is not _process:
+            raise self._foreign()
+        if self._in_memory:
+            length = len(data) if type(data) is bytes else memoryview(data).nbytes
+            if self._file.tell() + length <= self._spool_size:
+                return self._file.write(data)
+        try:
+            if self._in_memory:
+                self._spill()
+            return self._file.write(data)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to ``size`` bytes, to the end by default."""
+        return self._reading().read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Read up to ``size`` bytes, with at most one access to the spool."""
+        return self._reading().read1(size)
+
+    def readinto(self, target: WriteableBuffer, /) -> int:
+        """Fill ``target`` and return how many bytes that were."""
+        return self._reading().readinto(target)
+
+    def readinto1(self, target: WriteableBuffer, /) -> int:
+        """Like `readinto`, with at most one access to the spool."""
+        file = self._reading()
+        return file.readinto(target) if isinstance(file, io.BytesIO) else file.readinto1(target)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Read up to the next newline, which is included."""
+        return self._reading().readline(-1 if size is None else size)
+
+    def __next__(self) -> bytes:
+        line = self._reading().readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """Return some of the bytes that come next, and stay where the file is."""
+        file = self._reading()
+        if isinstance(file, io.BytesIO):
+            position = file.tell()
+            data = file.read(max(size, io.DEFAULT_BUFFER_SIZE))
+            file.seek(position)
+            return data
+        return file.peek(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position, which may lie behind the end, and return it."""
+        file = self._usable()
+        if self._in_memory:
+            # BytesIO takes a position before the start for the start.
+            if whence == os.SEEK_CUR:
+                offset, whence = file.tell() + offset, os.SEEK_SET
+            elif whence == os.SEEK_END:
+                offset, whence = self._size_in_memory() + offset, os.SEEK_SET
+            if offset < 0 and whence == os.SEEK_SET:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        try:
+            return file.seek(offset, whence)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._usable().tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file with zeros to ``size`` bytes, by default where it is, and return the size."""
+        file = self._usable()
+        position = file.tell()
+        if size is None:
+            size = position
+        if size < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        try:
+            if self._in_memory:
+                if size > self._spool_size:
+                    file = self._spill()
+                elif size > (length := self._size_in_memory()):
+                    file.seek(length)
+                    file.write(bytes(size - length))
+                    file.seek(position)
+                    return size
+            return file.truncate(size)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def flush(self) -> None:
+        """Do nothing that could be seen: the file is archived when it is closed."""
+        file = self._usable()
+        try:
+            file.flush()
+        except OSError as error:
+            self._failure = error
+            raise
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        if self._in_memory:
+            return self._size_in_memory()
+        self.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def payload(self, method: int) -> Payload:
+        """Return all of the file as a payload; for ``finish``.
+
+        Raises:
+            OSError: the local spool cannot be written or read.
+        """
+        file = self._file
+        if isinstance(file, io.BytesIO):
+            return payload_of_bytes(file.getvalue(), method)
+        return payload_of_file(file, self.size, method, self._spool_size)
+
+    # -- what kind of file it is
+
+    def readable(self) -> bool:
+        """Whether the mode has a ``+``."""
+        self._check_open()
+        return self._readable
+
+    def writable(self) -> bool:
+        """Always."""
+        self._check_open()
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        self._check_open()
+        return True
+
+    def isatty(self) -> bool:
+        """Never."""
+        self._check_open()
+        return False
+
+    def fileno(self) -> int:
+        """Refuse: there is no file that another program could write to."""
+        self._check_open()
+        raise io.UnsupportedOperation(
+            f"{self.name} has no file descriptor: its bytes go into an archive. A program that needs one can write a"
+            " local file for rear_pickup"
+        )
+
+    def detach(self) -> Any:
+        """Refuse: there is no raw stream."""
+        raise io.UnsupportedOperation("detach")
+
+    def __repr__(self) -> str:
+        return f"<rear.{type(self).__name__} name={self.name!r} mode={self.mode!r}{' closed' if self.closed else ''}>"
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file was closed or discarded."""
+        return "_finish" not in self.__dict__
+
+    def close(self) -> None:
+        """Archive the file, the first time; in a forked child, only drop it.
+
+        Raises:
+            OSError: an earlier write to the local spool has failed, so the file is incomplete and was discarded; or
+                what ``finish`` raises.
+        """
+        if self._failure is not None and not self.closed:
+            failure = self._failure
+            self.discard()
+            reason = f"not archived: its local spool has failed ({failure.strerror})"
+            raise OSError(failure.errno, reason, self.name) from failure
+        if self._text is not None and (text := self._text()) is not None:
+            text.close()
+            return
+        finish = self.__dict__.pop("_finish", None)
+        if finish is None:
+            return
+        try:
+            if self._process is _process:
+                finish(self)
+        finally:
+            self._drop()
+
+    def discard(self) -> None:
+        """Drop the file: it will not be archived. Does nothing once it is closed."""
+        if self.__dict__.pop("_finish", None) is None:
+            return
+        try:
+            if self._discard is not None and self._process is _process:
+                self._discard(self)
+        finally:
+            self._drop()
+
+    def forget(self) -> None:
+        """Drop the file and tell no one."""
+        if self.__dict__.pop("_finish", None) is not None:
+            self._drop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and self._success_only:
+            self.discard()
+        else:
+            self.close()
+
+    def __del__(self) -> None:
+        # The collector may come here before it comes to the text file, which closes this one in the right order.
+        if "_finish" in self.__dict__ and self._text is None:
+            if self._process is _process:
+                _warn_unclosed(self, self.name, self.close)
+            else:
+                self._drop()
+
+    # -- helpers
+
+    def _usable(self) -> io.BytesIO | io.BufferedRandom:
+        if self._process is not _process:
+            raise self._foreign()
+        return self._file
+
+    def _reading(self) -> io.BytesIO | io.BufferedRandom:
+        if not self._readable:
+            self._check_open()
+            raise io.UnsupportedOperation("not readable")
+        return self._usable()
+
+    def _check_open(self) -> None:
+        if "_finish" not in self.__dict__ and self._file.closed:
+            raise ValueError("I/O operation on closed file.")
+
+    def _foreign(self) -> RearError:
+        return RearError(f"{self.name} was opened before a fork and belongs to the parent process")
+
+    def _note(self, error: OSError) -> None:
+        # A refused position harms no byte. Anything else may have happened while the buffer was written out.
+        if error.errno != errno.EINVAL:
+            self._failure = error
+
+    def _size_in_memory(self) -> int:
+        with cast("io.BytesIO", self._file).getbuffer() as view:
+            return len(view)
+
+    def _spill(self) -> io.BufferedRandom:
+        memory = cast("io.BytesIO", self._file)
+        position = memory.tell()
+        spool = io.BufferedRandom(_SpoolIO(open_spool(), "rb+"), _SPOOL_BUFFER_BYTES)
+        try:
+            with memory.getbuffer() as view:
+                spool.write(view)
+            spool.seek(position)
+        except BaseException:
+            cast("_SpoolIO", spool.raw).abandon()
+            raise
+        _spools.add(spool)
+        self._file = spool
+        self._in_memory = False
+        memory.close()
+        return spool
+
+    def _drop(self) -> None:
+        file = self._file
+        if not self._in_memory:
+            # What is still buffered need not reach a file that no one will read.
+            cast("_SpoolIO", cast("io.BufferedRandom", file).raw).abandon()
+            _spools.discard(cast("io.BufferedRandom", file))
+        file.close()
+
+
+_spools: Final[set[io.BufferedRandom]] = set()
+"""Spools of files that are open. Whatever is to be collected is closed in no particular order; what is in here is not
+closed before the file that it belongs to."""
+
+
+class _Memory(io.BytesIO):
+    """Bytes that the collector does not clear before the file that they belong to is closed."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        pass
+
+
+class _SpoolIO(io.FileIO):
+    """A spool file that does nothing more once it is abandoned or after a fork.
+
+    A forked child shares the file position with its parent, and would write the buffered bytes out when it drops its
+    copy of the file. So in the child everything seems to succeed.
+    """
+
+    def __init__(self, descriptor: int, mode: str) -> None:
+        super().__init__(descriptor, mode)
+        self._process: object = _process
+
+    def abandon(self) -> None:
+        self._process = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self._process is not _process:
+            return memoryview(data).nbytes
+        return super().write(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return super().seek(offset, whence) if self._process is _process else 0
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return super().truncate(size) if self._process is _process else 0
+
+
+class TextMemberFile(io.TextIOWrapper):
+    """A member as a text file; see `open_member`."""
+
+    _member: MemberFile | None = None
+
+    def __init__(self, member: MemberFile, encoding: str | None, errors: str | None, newline: str | None) -> None:
+        super().__init__(member, encoding, errors, newline)
+        self._member = member
+        member._text = ref(self)
+
+    @property
+    def mode(self) -> str:
+        """The mode as it was given."""
+        return "" if self._member is None else self._member.mode
+
+    def write(self, text: str, /) -> int:
+        """Write text and return its length in characters."""
+        member = self._member
+        # Otherwise a forked child would learn of it only once some thousand characters are together.
+        if member is not None and member._process is not _process:
+            raise member._foreign()
+        return super().write(text)
+
+    def close(self) -> None:
+        """Archive the file, the first time. When its last characters cannot be written, it is discarded.
+
+        Raises:
+            OSError: see `MemberFile.close`.
+        """
+        member = self._member
+        if member is None or member.closed:
+            return
+        if member._process is _process and member._failure is None:
+            try:
+                self.flush()
+            except BaseException:
+                member.discard()
+                raise
+        member._text = None
+        member.close()
+
+    def discard(self) -> None:
+        """Drop the file: it will not be archived. Does nothing once it is closed."""
+        if self._member is not None:
+            self._member.discard()
+
+    def detach(self) -> MemberFile:  # type: ignore[override]
+        """Return the binary file, which goes on alone."""
+        super().detach()
+        member, self._member = self._member, None
+        assert member is not None
+        member._text = None
+        return member
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and self._member is not None and self._member._success_only:
+            self.discard()
+        else:
+            self.close()
+
+    def __del__(self) -> None:
+        member = self._member
+        if member is not None and not member.closed:
+            if member._process is _process:
+                _warn_unclosed(self, member.name, self.close)
+            else:
+                self.close()
+
+
+def _warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:
+    try:
+        warnings.warn(f"unclosed file {name!r}", ResourceWarning, stacklevel=3, source=file)
+    finally:
+        close()

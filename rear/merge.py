@@ -1,0 +1,333 @@
+"""Merges into final archives: what is checked before, what is written in which order, and how a half-done one is completed.
+
+The order, and what a crash leaves in each gap, stands in ``docs/durability.md``. In short: intent, ranges, directory, sync, commit;
+then index, notes beside the journals, and the intent goes. Before the commit everything is undone, after it everything is completed.
+An archive that does not exist yet, or on which a leader that may still come back was working, is built as a new file and renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rear import directory as directories
+from rear.archive import Archive
+from rear.check import member_content
+from rear.claims import ClaimedPair, Claims
+from rear.codecs import crc32
+from rear.contents import Comparison, DirectoryNames, IndexedNames, NoNames, Target, opened
+from rear.directory import Directory
+from rear.errors import ZipFormatError
+from rear.events import Copied, Event, IndexRebuilt, Merged, Planned, Renamed, SetAside
+from rear.index import Index, IndexRow, rows_of
+from rear.intent import commit_intent, read_intent, write_intent
+from rear.journal import JournalWriter
+from rear.layout import Layout
+from rear.leader import Leadership
+from rear.lostfound import LostAndFound
+from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan
+from rear.recovery import Recovery, check_inside, check_vacant, fresh_path, group_sequences, install, read_intent_or_none
+from rear.storage import Storage
+from rear.zipformat import CENTRAL, LOCAL, Member, decode_local_header, encode_central_entry, encode_end, local_header_length
+
+log = logging.getLogger("rear")
+_PROGRESS_BYTES = 64 << 20
+
+
+class Merger:
+    """Merges members into final archives for one leader.
+
+    Args:
+        layout: the base.
+        leadership: asked before each step that a deposed leader must not do.
+        claims: notes what became of members.
+        recovery: undoes a merge that fails.
+        lost_and_found: takes what the conflict policy does not let in.
+        on_conflict: policy for members of one name and different content.
+        verify: read the merged bytes back and check them before the commit.
+        storage: the file system.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        leadership: Leadership,
+        claims: Claims,
+        recovery: Recovery,
+        lost_and_found: LostAndFound,
+        *,
+        on_conflict: Conflict,
+        verify: bool,
+        storage: Storage,
+    ) -> None:
+        self._layout = layout
+        self._leadership = leadership
+        self._claims = claims
+        self._recovery = recovery
+        self._lost_and_found = lost_and_found
+        self._on_conflict = on_conflict
+        self._verify = verify
+        self._storage = storage
+
+    def inspect(self, archive: str) -> Directory | None:
+        """Return where a final archive's directory is, ``None`` when there is no archive.
+
+        Raises:
+            ZipFormatError: it is no Zip file that can be appended to.
+            RearError, OSError: it cannot be used.
+        """
+        with self._open(archive) as target:
+            return target.directory
+
+    def plan(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
+        """Yield what a merge would do, and change nothing."""
+        with self._open(archive) as target:
+            index = Index.open(self._layout, archive, storage=self._storage)
+            if target.descriptor is None or self._is_current(index, target):
+                plan = self._make_plan(target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames())
+            else:
+                plan = self._make_plan(target, candidates, DirectoryNames(target, self._storage))
+            yield _planned(plan)
+
+    def merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
+        """Merge checked members into one final archive.
+
+        Raises:
+            RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
+        """
+        with self._open(archive) as target:
+            index = Index.open(self._layout, archive, storage=self._storage)
+            yield from self._bring_up_to_date(index, target)
+            names = IndexedNames(index) if target.descriptor is not None else NoNames()
+            plan = self._make_plan(target, candidates, names)
+            yield _planned(plan)
+            yield from self._put_aside(plan, target)
+            if plan.placements:
+                yield from self._write(plan, target, index)
+            self._note(plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, "")
+
+    @contextmanager
+    def _open(self, archive: str) -> Iterator[Target]:
+        path = self._layout.archive(archive)
+        check_inside(self._layout, path)
+        try:
+            descriptor = self._storage.open(path, write=True)
+        except FileNotFoundError:
+            yield Target(archive, path, None, None)
+            return
+        try:
+            directory = directories.locate(descriptor, storage=self._storage)
+            yield Target(archive, path, descriptor, directory)
+        finally:
+            self._storage.close(descriptor)
+
+    def _is_current(self, index: Index, target: Target) -> bool:
+        assert target.descriptor is not None and target.directory is not None
+        fingerprint = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
+        return index.matches(fingerprint, target.directory.entries)
+
+    def _bring_up_to_date(self, index: Index, target: Target) -> Iterator[Event]:
+        if target.descriptor is None or self._is_current(index, target):
+            return
+        reason = "it did not match the archive" if index.segments else "there was none"
+        with Archive.open(target.path, storage=self._storage) as archive:
+            index.rebuild(rows_of(archive), archive.fingerprint)
+            yield IndexRebuilt(target.archive, archive.directory.entries, reason)
+
+    def _make_plan(self, target: Target, candidates: list[Candidate], names: Names) -> MergePlan:
+        return make_plan(
+            target.archive, target.directory, candidates,
+            names=names, same_content=Comparison(target, self._storage), on_conflict=self._on_conflict,
+        )  # fmt: skip
+
+    def _put_aside(self, plan: MergePlan, target: Target) -> Iterator[Event]:
+        """Bring what the policy does not let in, or takes out, to lost+found before anything else happens."""
+        for candidate, name, reason in plan.aside:
+            append, pair = candidate.append, candidate.claimed.pair
+            note = {"archive": plan.archive, "name": name, "reason": reason, **append._asdict()}
+            member = Member(name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode)
+            with opened(candidate.claimed.temp_archive, self._storage) as descriptor:
+                item = self._lost_and_found.put_member(
+                    f"{pair.host}-{pair.stem}-{append.sequence}", descriptor, append.offset, append.length, member, note
+                )
+            self._claims.note(candidate.claimed, [append.sequence], target=item, intent="")
+            yield SetAside(plan.archive, name, str(pair), reason, item)
+        for name, existing in plan.replaced:
+            assert target.descriptor is not None
+            host, worker, sequence = existing.key
+            reason = "a later member has that name, and the last one is kept"
+            item_name = f"{host or 'unknown'}-{worker or 'unknown'}-{sequence or existing.target_start}-replaced"
+            length = existing.target_end - existing.target_start
+            item = self._lost_and_found.put_bytes(
+                item_name, target.descriptor, existing.target_start, length,
+                {"archive": plan.archive, "name": name, "reason": reason},
+            )  # fmt: skip
+            yield SetAside(plan.archive, name, "", reason, item)
+
+    # Writing.
+
+    def _write(self, plan: MergePlan, target: Target, index: Index) -> Iterator[Event]:
+        intent_path = self._layout.intent(plan.archive)
+        self._storage.make_directories(intent_path.parent)
+        before = None
+        if target.descriptor is not None and target.directory is not None:
+            before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
+        writer = write_intent(
+            intent_path, archive=plan.archive, leader=self._leadership.name, old=plan.old,
+            archive_descriptor=target.descriptor, moves=plan.moves(), storage=self._storage,
+        )  # fmt: skip
+        try:
+            self._storage.sync_directory(intent_path.parent)
+            with ExitStack() as stack:
+                descriptor = target.descriptor
+                if descriptor is None:
+                    descriptor = self._storage.create(fresh_path(intent_path))
+                    stack.callback(self._storage.close, descriptor)
+                yield from self._copy(plan, descriptor)
+                after = self._write_directory(plan, descriptor, writer, intent_path)
+                if self._verify:
+                    self._verify_merged(plan, descriptor)
+                self._storage.sync(descriptor)
+                fingerprint = directories.fingerprint(descriptor, after, storage=self._storage)
+            if target.descriptor is None:
+                check_vacant(target.path, storage=self._storage)
+            self._leadership.prove()
+            commit_intent(writer)
+        except BaseException:
+            self._storage.close(writer.descriptor)
+            self._recovery.undo(read_intent_or_none(intent_path, self._storage), intent_path)
+            raise
+        self._storage.close(writer.descriptor)
+        if target.descriptor is None:
+            install(fresh_path(intent_path), target.path, storage=self._storage)
+        yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
+        self._publish(plan, index, before, fingerprint)
+        moved = group_sequences(
+            (str(placed.candidate.claimed.pair), placed.candidate.append.sequence) for placed in plan.placements
+        )
+        self._note(plan.archive, moved, [placed.candidate for placed in plan.placements], intent_path.stem)
+        self._recovery.clear(intent_path)
+        for placed in plan.renamed:
+            yield Renamed(plan.archive, placed.candidate.append.name, placed.name, str(placed.candidate.claimed.pair))
+
+    def _copy(self, plan: MergePlan, descriptor: int) -> Iterator[Event]:
+        total = plan.size_bytes
+        copied = reported = 0
+        for placed in plan.placements:
+            if placed.header is not None:
+                copied += self._storage.write(descriptor, [placed.header], placed.target_start)
+        source: int | None = None
+        claimed: ClaimedPair | None = None
+        try:
+            for wanted in plan.ranges:
+                if wanted.claimed is not claimed:
+                    if source is not None:
+                        self._storage.close(source)
+                        source = None
+                    source = self._storage.open(wanted.claimed.temp_archive)
+                    claimed = wanted.claimed
+                assert source is not None
+                self._storage.copy_range(
+                    source, descriptor,
+                    source_start=wanted.source_start, target_start=wanted.target_start, length=wanted.length,
+                )  # fmt: skip
+                copied += wanted.length
+                if copied - reported >= _PROGRESS_BYTES:
+                    reported = copied
+                    yield Copied(plan.archive, copied, total)
+        finally:
+            if source is not None:
+                self._storage.close(source)
+
+    def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter, intent_path: Path) -> Directory:
+        """Write the old directory, as opaque bytes, and the new entries after it; cut the file there."""
+        position = plan.target_end
+        old_entries = 0
+        if plan.old is not None:
+            tail_start = read_intent(intent_path, storage=self._storage).tail_start
+            kept = Directory(plan.old.archive_length, tail_start, plan.old.length, plan.old.entries, 0, b"")
+            old_entries = plan.old.entries
+            gone = {(replaced.name, replaced.existing.target_start - plan.prefix) for replaced in plan.replaced}
+            for start, length, removed in self._kept_parts(intent.descriptor, kept, gone):
+                self._storage.copy_range(
+                    intent.descriptor, descriptor, source_start=start, target_start=position, length=length
+                )
+                position += length
+                old_entries -= removed
+        entries = b"".join(
+            encode_central_entry(placed.member, placed.target_start - plan.prefix) for placed in plan.placements
+        )
+        comment = plan.old.comment if plan.old else b""
+        count = old_entries + len(plan.placements)
+        length = position + len(entries) - plan.target_end
+        end = encode_end(
+            entries=count, directory_length=length, directory_offset=plan.target_end - plan.prefix, comment=comment
+        )
+        total = position + self._storage.write(descriptor, [entries, end], position)
+        self._storage.truncate(descriptor, total)
+        return Directory(total, plan.target_end, length, count, plan.prefix, comment)
+
+    def _kept_parts(
+        self, descriptor: int, kept: Directory, gone: set[tuple[str, int]]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(start, length, entries removed after it)`` of the old directory: one part, unless entries give way."""
+        if not gone:
+            yield kept.offset, kept.length, 0
+            return
+        start = position = kept.offset
+        for entry in directories.entries(descriptor, kept, storage=self._storage):
+            length = CENTRAL.size + len(entry.name_bytes) + len(entry.extra) + len(entry.comment)
+            if (entry.name, entry.offset) in gone:
+                yield start, position - start, 1
+                start = position + length
+            position += length
+        yield start, position - start, 0
+
+    def _verify_merged(self, plan: MergePlan, descriptor: int) -> None:
+        for placed in plan.placements:
+            append = placed.candidate.append
+            head = self._storage.read(descriptor, LOCAL.size, placed.target_start)
+            head = self._storage.read(descriptor, local_header_length(head), placed.target_start)
+            header = decode_local_header(head)
+            size = crc = 0
+            data_offset = placed.target_start + header.length
+            for piece in member_content(
+                descriptor, data_offset, append.compressed_size, append.method, storage=self._storage
+            ):
+                size += len(piece)
+                crc = crc32(piece, crc)
+            if (header.name, size, crc) != (placed.name.encode(), append.size, append.crc):
+                raise ZipFormatError(f"{placed.name} is not the same after the merge as before it; the merge was undone")
+
+    def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
+        rows = (_index_row(placed) for placed in plan.placements)
+        removed = [(replaced.name, replaced.existing.target_start) for replaced in plan.replaced]
+        try:
+            index.publish(rows, fingerprint, previous=before, removed=removed)
+        except OSError as error:
+            # Derived data: an index that does not match is made again when it is needed.
+            log.warning("the index of %s could not be written: %s", plan.archive, error)
+
+    def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
+        self._leadership.prove()
+        pairs = {str(candidate.claimed.pair): candidate.claimed for candidate in candidates}
+        for pair, numbers in sequences.items():
+            self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+
+
+def _planned(plan: MergePlan) -> Planned:
+    return Planned(
+        plan.archive, len(plan.placements), plan.size_bytes, len(plan.renamed), len(plan.duplicates), len(plan.ranges)
+    )
+
+
+def _index_row(placed: Placement) -> IndexRow:
+    append, pair = placed.candidate.append, placed.candidate.claimed.pair
+    return IndexRow(
+        placed.name, append.source, append.source_start, append.source_end, placed.target_start,
+        placed.target_start + placed.target_length, time.time_ns(), append.size, append.compressed_size, append.method, append.crc,
+        append.mtime_ns, append.mode, pair.host, pair.worker, append.sequence, append.metadata,
+    )  # fmt: skip

@@ -1,0 +1,274 @@
+"""One temp archive and its journal, open for appending by this process alone.
+
+The order of one append is: journal record, member bytes, acknowledgement. The first error of a write or a sync poisons the pair:
+what the kernel reported once it will not report again, so nothing after it can be believed. See ``docs/durability.md``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from rear.codecs import crc32, decode
+from rear.errors import FormatError
+from rear.journal import FORMAT_VERSION, JournalWriter
+from rear.layout import Layout, Target
+from rear.lease import Process
+from rear.payload import Payload
+from rear.records import Abort, Append, Beat, Close, Metadata, Open, Origin, Pair
+from rear.storage import COPY_CHUNK_BYTES, Storage
+from rear.zipformat import LOCAL, Member, encode_central_entry, encode_end, encode_local_header, local_header_length
+
+
+class Item:
+    """A member on its way: kept by the worker until it is proven on stable storage."""
+
+    __slots__ = ("metadata", "mode", "mtime_ns", "offset", "on_stable", "pair", "payload", "proven", "sequence", "source", "target")
+
+    def __init__(
+        self,
+        sequence: int,
+        target: Target,
+        payload: Payload,
+        *,
+        mtime_ns: int,
+        mode: int,
+        source: str | None,
+        metadata: Metadata | None,
+        on_stable: Callable[[], None] | None,
+    ) -> None:
+        self.sequence = sequence
+        self.target = target
+        self.payload = payload
+        self.mtime_ns = mtime_ns
+        self.mode = mode
+        self.source = source
+        self.metadata = metadata
+        self.on_stable = on_stable
+        self.pair: PairWriter | None = None
+        self.offset = 0
+        self.proven = False
+
+
+class PairWriter:
+    """Appends members to a new temp archive.
+
+    Args:
+        layout: the base.
+        pair: names of the two files, never used before.
+        opened: the journal's first record.
+        storage: the file system.
+
+    Raises:
+        OSError: a file could not be made, or the first record not written; what was made is removed again.
+    """
+
+    def __init__(self, layout: Layout, pair: Pair, opened: Open, *, storage: Storage) -> None:
+        self.pair = pair
+        self.path = layout.temp_archive(pair)
+        self.journal_path = layout.journal(pair)
+        self.length = 0
+        self.members = 0
+        #: When it was certainly this process's own, on the clock that goes on during sleep; before the first system call.
+        self._confirmed = self.created = storage.uptime()
+        self._opened = opened
+        self._storage = storage
+        self._directory = bytearray()
+        self._names_synced = False
+        self._beats = 0
+        # Beats go on while a large member is being appended, so the journal has a lock of its own.
+        self._journal_lock = threading.Lock()
+        storage.make_directories(self.path.parent)
+        self._journal = JournalWriter(storage.create(self.journal_path), storage=storage)
+        try:
+            self._descriptor = storage.create(self.path)
+            try:
+                self._journal.append(opened)
+            except OSError:
+                storage.close(self._descriptor)
+                storage.unlink(self.path)
+                raise
+        except OSError:
+            self._journal.close()
+            storage.unlink(self.journal_path)
+            raise
+
+    def append(self, item: Item) -> None:
+        """Write one member: its record, then header and data in one call.
+
+        Raises:
+            OSError: the pair is poisoned.
+            SourceError: the source changed while it was copied; the pair is as before, with an ``abort`` record.
+        """
+        payload, target = item.payload, item.target
+        member = Member(
+            target.name, payload.method, payload.crc, payload.compressed_size, payload.size, item.mtime_ns, item.mode
+        )
+        opened = self._opened
+        origin = Origin(
+            opened.cookie, item.sequence, target.archive, opened.host, opened.worker, item.mtime_ns, item.mode,
+            item.source, 0, item.metadata,
+        )  # fmt: skip
+        header = encode_local_header(member, origin)
+        length = len(header) + payload.compressed_size
+        record = Append(
+            item.sequence, item.source, 0, payload.size, self.length, length, target.archive, target.name,
+            payload.method, payload.crc, payload.compressed_size, payload.size, item.mtime_ns, item.mode, item.metadata,
+        )  # fmt: skip
+        before = self.length, self.members, len(self._directory)
+        try:
+            with self._journal_lock:
+                self._journal.append(record)
+            if payload.data is not None:
+                self._storage.write(self._descriptor, [header, payload.data], self.length)
+            else:
+                self._write_chunks(header, payload)
+            self._directory += encode_central_entry(member, self.length)
+            item.pair, item.offset = self, self.length
+            self.members += 1
+            self.length += length
+        except OSError:
+            raise
+        except BaseException:
+            # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place.
+            item.pair = None
+            self.length, self.members = before[:2]
+            del self._directory[before[2] :]
+            self.abort([item.sequence])
+            self._storage.truncate(self._descriptor, self.length)
+            raise
+
+    def _write_chunks(self, header: bytes, payload: Payload) -> None:
+        position = self.length + self._storage.write(self._descriptor, [header], self.length)
+        for chunk in payload.chunks():
+            position += self._storage.write(self._descriptor, [chunk], position)
+
+    def abort(self, sequences: list[int]) -> None:
+        """Record that members do not count here: not acknowledged, or proven in a later pair."""
+        with self._journal_lock:
+            for sequence in sequences:
+                self._journal.append(Abort(sequence))
+
+    def sync(self) -> None:
+        """Bring all that was appended before this call to stable storage; appends may go on meanwhile.
+
+        Raises:
+            OSError: the pair is poisoned.
+        """
+        self._journal.sync()
+        self._storage.sync(self._descriptor)
+        if not self._names_synced:
+            self._storage.sync_directory(self.path.parent)
+            self._names_synced = True
+
+    def beat(self) -> bool:
+        """Show other hosts that this process lives, by a record that reaches the server; false when the pair is lost.
+
+        Raises:
+            OSError: the pair is poisoned.
+        """
+        begun = self._storage.uptime()
+        self._beats += 1
+        with self._journal_lock:
+            self._journal.append(Beat(self._beats))
+        self._journal.sync()
+        if self._storage.uptime() - begun > self._opened.lease_seconds / 2:
+            # Writes and syncs succeed on files that another host has taken: only a listing tells.
+            return self.confirm()
+        self._confirmed = begun
+        return True
+
+    def seconds_since_confirmed(self) -> float:
+        """For how long nothing has shown that the pair is still this process's own."""
+        return self._storage.uptime() - self._confirmed
+
+    def confirm(self) -> bool:
+        """Look whether the pair is still this process's own, and remember when it was."""
+        begun = self._storage.uptime()
+        if not self.is_owned():
+            return False
+        self._confirmed = begun
+        return True
+
+    def is_owned(self) -> bool:
+        """Whether both files are still where this process made them; a scavenger that took them has renamed them.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        names = self._storage.names(self.path.parent)
+        return self.journal_path.name in names and self.path.name in names
+
+    def holds(self, item: Item) -> bool:
+        """Read a member back and tell whether its header, size and CRC are those that were written."""
+        payload, position = item.payload, item.offset
+        head = self._storage.read(self._descriptor, LOCAL.size, position)
+        try:
+            position += local_header_length(head)
+            plain = decode(payload.method, self._read_chunks(position, payload.compressed_size))
+            size = crc = 0
+            for piece in plain:
+                size += len(piece)
+                crc = crc32(piece, crc)
+        except FormatError:
+            return False
+        return (size, crc) == (payload.size, payload.crc)
+
+    def _read_chunks(self, position: int, length: int) -> Iterator[bytes]:
+        while length:
+            chunk = self._storage.read(self._descriptor, min(length, COPY_CHUNK_BYTES), position)
+            if not chunk:
+                return
+            yield chunk
+            position += len(chunk)
+            length -= len(chunk)
+
+    def close(self, reason: str) -> None:
+        """Make the temp archive a valid Zip by itself, sync it, and record that nothing follows.
+
+        Raises:
+            OSError: it stays without ``close`` record; a scavenger takes it over once this process is gone.
+        """
+        try:
+            directory_offset = self.length
+            end = encode_end(
+                entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset
+            )
+            total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
+            self._storage.truncate(self._descriptor, total)
+            self.sync()
+            with self._journal_lock:
+                self._journal.append(Close(reason, self.members, total))
+                self._journal.sync()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Close the descriptors and write nothing."""
+        for close in (self._journal.close, lambda: self._storage.close(self._descriptor)):
+            try:
+                close()
+            except OSError:
+                # After a sync the error of a close says nothing; without one the members are kept by the worker.
+                pass
+
+    def remove(self) -> None:
+        """Remove a pair that holds no member."""
+        self.release()
+        for path in (self.path, self.journal_path):
+            try:
+                self._storage.unlink(path)
+            except OSError:
+                # An empty pair of a live worker harms nobody; a scavenger clears it later.
+                pass
+
+
+def open_record(
+    process: Process, worker: str, rotation: int, *, cookie: int, uid: int, lease_seconds: float, created_ns: int,
+    repeats_from: int | None,
+) -> Open:  # fmt: skip
+    """Return the first record of a journal that ``process`` is about to write."""
+    return Open(
+        FORMAT_VERSION, process.host, worker, rotation, cookie, process.pid, process.process_start, process.boot_id,
+        process.pid_namespace, uid, lease_seconds, created_ns, repeats_from,
+    )  # fmt: skip

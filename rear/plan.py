@@ -1,0 +1,288 @@
+"""What one merge will do, decided before a byte is written: pure, from checked members and what the final archive holds.
+
+Every target offset is assigned here, so the copying can be done in any order, in parallel, or twice.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, NamedTuple, Protocol
+
+from rear.claims import ClaimedPair
+from rear.directory import Directory
+from rear.intent import Move
+from rear.records import Append, Origin
+from rear.zipformat import Member, encode_local_header
+
+Conflict = Literal["rename", "first", "last"]
+_NAMES_A_LOOKUP = 64
+
+
+class Candidate(NamedTuple):
+    """A whole member of a claimed temp archive that is to be merged."""
+
+    claimed: ClaimedPair
+    append: Append
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The identity of the member: the same in each pair in which its worker wrote it again."""
+        return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A member that has the name already: in the final archive, or earlier in the same merge (then ``candidate``)."""
+
+    crc: int
+    size: int
+    is_plain_file: bool
+    target_start: int
+    target_end: int
+    key: tuple[str | None, str | None, int | None]
+    candidate: Candidate | None = None
+
+
+class Names(Protocol):
+    """Answers which names of a final archive are taken."""
+
+    def find(self, names: Iterable[str], /) -> dict[str, Existing]:
+        """Return those of ``names`` that are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A member that will be copied: under which name, and where."""
+
+    candidate: Candidate
+    name: str
+    target_start: int
+    target_length: int
+    header: bytes | None
+
+    @property
+    def member(self) -> Member:
+        """What the final archive's directory says of it."""
+        append = self.candidate.append
+        return Member(
+            self.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
+        )
+
+
+class RangeCopy(NamedTuple):
+    """Bytes of a temp archive that are copied as they are."""
+
+    claimed: ClaimedPair
+    source_start: int
+    target_start: int
+    length: int
+
+
+class Aside(NamedTuple):
+    """A member that the conflict policy does not let in."""
+
+    candidate: Candidate
+    name: str
+    reason: str
+
+
+class Replaced(NamedTuple):
+    """A member of the final archive that gives way: its directory entry goes, its bytes stay and go to lost+found."""
+
+    name: str
+    existing: Existing
+
+
+@dataclass(slots=True)
+class MergePlan:
+    """One merge into one final archive."""
+
+    archive: str
+    old: Directory | None
+    placements: list[Placement]
+    ranges: list[RangeCopy]
+    duplicates: list[Move]
+    aside: list[Aside]
+    replaced: list[Replaced]
+    renamed: list[Placement]
+    target_end: int
+
+    @property
+    def target_start(self) -> int:
+        """Where the first new byte goes: where the old directory began."""
+        return self.old.offset if self.old else 0
+
+    @property
+    def prefix(self) -> int:
+        """What recorded offsets count from."""
+        return self.old.prefix if self.old else 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that will be added before the directory."""
+        return self.target_end - self.target_start
+
+    def moves(self) -> list[Move]:
+        """What the intent has to say, by temp archive."""
+        moves = [
+            Move(str(placed.candidate.claimed.pair), placed.candidate.append.sequence, placed.name,
+                 placed.target_start, placed.target_start + placed.target_length)
+            for placed in self.placements
+        ]  # fmt: skip
+        return sorted(moves + self.duplicates)
+
+
+def make_plan(
+    archive: str,
+    old: Directory | None,
+    candidates: list[Candidate],
+    *,
+    names: Names,
+    same_content: Callable[[Candidate, Existing], bool],
+    on_conflict: Conflict,
+) -> MergePlan:
+    """Decide names and offsets of a merge.
+
+    Args:
+        archive: the final archive, relative to the base.
+        old: where its directory is; ``None`` when it does not exist yet.
+        candidates: whole members for it; of one worker in the order of their sequence numbers.
+        names: which names the archive has.
+        same_content: compares a candidate with a member of equal size and CRC, byte by byte.
+        on_conflict: policy for members of one name and different content.
+    """
+    plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
+    resolver = _Resolver(plan, names, same_content, on_conflict)
+    resolver.known.update(names.find({candidate.append.name for candidate in candidates}))
+    for candidate in candidates:
+        resolver.take(candidate)
+    _assign_offsets(plan, resolver.accepted)
+    plan.duplicates = [
+        Move(str(candidate.claimed.pair), candidate.append.sequence, name, 0, 0) for candidate, name in resolver.duplicates
+    ]
+    return plan
+
+
+class _Resolver:
+    """Decides under which name each candidate goes, if at all."""
+
+    def __init__(
+        self, plan: MergePlan, names: Names, same_content: Callable[[Candidate, Existing], bool], on_conflict: Conflict
+    ) -> None:
+        self.known: dict[str, Existing] = {}
+        self.accepted: dict[str, Candidate] = {}
+        self.duplicates: list[tuple[Candidate, str]] = []
+        self._plan = plan
+        self._names = names
+        self._same_content = same_content
+        self._on_conflict = on_conflict
+        self._next_number: dict[str, int] = {}
+
+    def take(self, candidate: Candidate) -> None:
+        name = candidate.append.name
+        existing = self.known.get(name)
+        if existing is None:
+            self._accept(candidate, name)
+        elif self._is_same(candidate, existing):
+            self.duplicates.append((candidate, name))
+        elif self._on_conflict == "first":
+            self._plan.aside.append(Aside(candidate, name, "another member has that name, and the first one is kept"))
+        elif self._on_conflict == "last" and not _is_later(existing, candidate):
+            self._replace(candidate, name, existing)
+        elif self._on_conflict == "last":
+            self._plan.aside.append(Aside(candidate, name, "its worker wrote that name again later, and the last one is kept"))
+        else:
+            self._rename(candidate, name)
+
+    def _accept(self, candidate: Candidate, name: str) -> None:
+        append = candidate.append
+        self.accepted[name] = candidate
+        self.known[name] = Existing(
+            append.crc, append.size, stat.S_ISREG(append.mode), append.offset, append.offset + append.length,
+            candidate.key, candidate,
+        )  # fmt: skip
+
+    def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
+        if existing.key == candidate.key:
+            return True
+        append = candidate.append
+        if (existing.crc, existing.size, existing.is_plain_file) != (append.crc, append.size, stat.S_ISREG(append.mode)):
+            return False
+        return self._same_content(candidate, existing)
+
+    def _replace(self, candidate: Candidate, name: str, existing: Existing) -> None:
+        if existing.candidate is not None:
+            del self.accepted[name]
+            self._plan.aside.append(Aside(existing.candidate, name, "a later member has that name, and the last one is kept"))
+        else:
+            self._plan.replaced.append(Replaced(name, existing))
+        self._accept(candidate, name)
+
+    def _rename(self, candidate: Candidate, name: str) -> None:
+        first = self._next_number.get(name, 1)
+        for number in count(first):
+            new_name = numbered(name, number)
+            if new_name not in self.known and (number - first) % _NAMES_A_LOOKUP == 0:
+                ahead = [numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP)]
+                self.known.update(self._names.find([one for one in ahead if one not in self.known]))
+            existing = self.known.get(new_name)
+            if existing is None:
+                self._next_number[name] = number
+                return self._accept(candidate, new_name)
+            if self._is_same(candidate, existing):
+                self.duplicates.append((candidate, new_name))
+                return None
+        raise AssertionError("numbers do not end")
+
+
+def _is_later(existing: Existing, candidate: Candidate) -> bool:
+    """Whether one worker wrote ``existing`` after ``candidate``, which comes late from a pair that had failed."""
+    host, worker, sequence = existing.key
+    return (host, worker) == candidate.key[:2] and sequence is not None and sequence > candidate.append.sequence
+
+
+def numbered(name: str, number: int) -> str:
+    """Return ``dir/a~1.txt`` for ``dir/a.txt`` and 1."""
+    found = re.search(r"(?<=[^/])(\.[^./]*)?(/?)\Z", name)
+    at = found.start() if found else len(name)
+    return f"{name[:at]}~{number}{name[at:]}"
+
+
+def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
+    """Lay the members out one after the other; neighbours that need no new header become one range."""
+    position = plan.target_end
+    # Under "last" a name moves to the candidate that came last: the order of the temp archives makes the ranges long.
+    for name, candidate in accepted.items():
+        append = candidate.append
+        header = None if name == append.name else _header(candidate, name)
+        source, length = append.offset, append.length
+        if header is not None:
+            source, length = append.data_offset, append.compressed_size
+        start = position + len(header or b"")
+        last = plan.ranges[-1] if plan.ranges else None
+        if header is None and last and last.claimed is candidate.claimed and (
+            last.source_start + last.length == source and last.target_start + last.length == start
+        ):
+            plan.ranges[-1] = last._replace(length=last.length + length)
+        else:
+            plan.ranges.append(RangeCopy(candidate.claimed, source, start, length))
+        placed = Placement(candidate, name, position, start + length - position, header)
+        plan.placements.append(placed)
+        if header is not None:
+            plan.renamed.append(placed)
+        position = start + length
+    plan.target_end = position
+
+
+def _header(candidate: Candidate, name: str) -> bytes:
+    append, opened = candidate.append, candidate.claimed.opened
+    member = Member(name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode)
+    origin = Origin(
+        opened.cookie, append.sequence, append.archive, opened.host, opened.worker, append.mtime_ns, append.mode,
+        append.source, append.source_start, append.metadata,
+    )  # fmt: skip
+    return encode_local_header(member, origin)

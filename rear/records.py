@@ -1,0 +1,121 @@
+"""Values that pass between the modules: what a journal says, what a member is, where bytes go.
+
+All are immutable. ``source`` is where bytes come from and ``target`` where they go; offsets and lengths are in bytes, times in
+nanoseconds since the Unix epoch. The journal's records are named tuples because a worker makes one for each file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Metadata = dict[str, Any]
+
+
+class Open(NamedTuple):
+    """First record of a journal: who writes, and which temp archive."""
+
+    format_version: int
+    host: str
+    worker: str
+    rotation: int
+    cookie: int
+    pid: int
+    process_start: int | None
+    boot_id: str | None
+    pid_namespace: str | None
+    uid: int
+    lease_seconds: float
+    created_ns: int
+    #: Sequence number of the first member that is written here again because an earlier pair of this worker
+    #: failed or was lost. ``None``: nothing here can be in another pair.
+    repeats_from: int | None = None
+
+
+class Append(NamedTuple):
+    """One member is about to be written at ``offset`` of the temp archive: ``length`` bytes, local header included."""
+
+    sequence: int
+    source: str | None
+    source_start: int
+    source_end: int
+    offset: int
+    length: int
+    archive: str
+    name: str
+    method: int
+    crc: int
+    compressed_size: int
+    size: int
+    mtime_ns: int
+    mode: int
+    metadata: Metadata | None = None
+
+    @property
+    def data_offset(self) -> int:
+        """Where the member's compressed data begins in the temp archive."""
+        return self.offset + self.length - self.compressed_size
+
+
+class Abort(NamedTuple):
+    """The member of that sequence number was not acknowledged from this pair: its bytes here do not count."""
+
+    sequence: int
+
+
+class Beat(NamedTuple):
+    """The worker was alive when it wrote this; ``count`` grows by one each time."""
+
+    count: int
+
+
+class Close(NamedTuple):
+    """Last record of the worker: nothing follows. ``reason`` is ``rotation``, ``flush``, ``exit`` or ``poisoned``."""
+
+    reason: str
+    members: int
+    length: int
+
+
+class Merged(NamedTuple):
+    """Written by a scavenger: those members are in ``target`` (a final archive, or a file in lost+found)."""
+
+    sequences: tuple[int, ...]
+    target: str
+    intent: str
+
+
+Record = Open | Append | Abort | Beat | Close | Merged
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What rear's own extra field in a local header says of a member: where it came from and where it belongs."""
+
+    cookie: int
+    sequence: int
+    archive: str
+    host: str
+    worker: str
+    mtime_ns: int
+    mode: int
+    source: str | None = None
+    source_start: int = 0
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A temp archive and its journal, by the host, worker and rotation that their names carry."""
+
+    host: str
+    worker: str
+    rotation: int
+
+    @property
+    def stem(self) -> str:
+        """File name without ``.zip`` or ``.journal``."""
+        return f"{self.worker}-{self.rotation}"
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.stem}"

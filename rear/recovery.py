@@ -1,0 +1,181 @@
+"""Merges that were interrupted: undone before their commit, completed after it. Doing it again changes nothing.
+
+An archive on which a leader was working that may still come back gets a new inode, so that what that leader writes to its open
+file ends in an orphan.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rear.claims import ClaimedPair, Claims
+from rear.contents import opened
+from rear.errors import JournalError, RearError, UnfinishedIntentError
+from rear.events import Event, Refused, RolledBack, RolledForward
+from rear.intent import Intent, read_intent
+from rear.layout import Layout
+from rear.leader import Leadership
+from rear.storage import Storage
+
+
+class Recovery:
+    """Brings interrupted merges to an end, for one leader.
+
+    Args:
+        layout: the base.
+        leadership: says whether the leader before may come back.
+        claims: notes what became of members.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
+        self._layout = layout
+        self._leadership = leadership
+        self._claims = claims
+        self._storage = storage
+
+    def recover(self, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
+        """Undo or complete every merge that has an intent.
+
+        Args:
+            claimed: the pairs in the claim folder, by name.
+        """
+        folder = self._layout.intents
+        names = self._storage.names(folder)
+        for name in names:
+            if name.endswith(".intent"):
+                try:
+                    yield from self._recover_one(folder / name, claimed)
+                except (RearError, OSError) as error:
+                    yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
+        for name in names:
+            if name.endswith(".archive") and f"{name.removesuffix('.archive')}.intent" not in names:
+                self._storage.unlink(folder / name)
+
+    def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
+        intent = read_intent_or_none(path, self._storage)
+        if intent is not None and self._layout.intent(intent.archive) != path:
+            raise JournalError("it names another archive")
+        if intent is None or not intent.committed:
+            self.undo(intent, path)
+            if intent is not None:
+                yield RolledBack(intent.archive)
+            return
+        self._complete(intent, path)
+        moved = group_sequences((move.pair, move.sequence) for move in intent.moves)
+        for pair, sequences in moved.items():
+            if pair in claimed:
+                self._claims.note(claimed[pair], sequences, target=intent.archive, intent=path.stem)
+        self.clear(path)
+        yield RolledForward(intent.archive)
+
+    def _complete(self, intent: Intent, path: Path) -> None:
+        target = self._layout.archive(intent.archive)
+        check_inside(self._layout, target)
+        fresh = fresh_path(path)
+        if intent.old is not None:
+            if self._leadership.is_uncertain:
+                self._renew_inode(target, fresh, None, path)
+        elif fresh.name in self._storage.names(fresh.parent):
+            check_vacant(target, storage=self._storage)
+            install(fresh, target, storage=self._storage)
+
+    def undo(self, intent: Intent | None, path: Path) -> None:
+        """Bring back the old archive. Does nothing to an archive whose merge had not begun to write."""
+        if intent is not None and intent.planned and intent.old is not None:
+            target = self._layout.archive(intent.archive)
+            check_inside(self._layout, target)
+            if self._leadership.is_uncertain:
+                self._renew_inode(target, fresh_path(path), intent, path)
+            else:
+                with opened(target, self._storage, write=True) as descriptor:
+                    self._restore_tail(descriptor, intent, path)
+        fresh = fresh_path(path)
+        if fresh.name in self._storage.names(path.parent):
+            self._storage.unlink(fresh)
+        self.clear(path)
+
+    def _restore_tail(self, descriptor: int, intent: Intent, path: Path) -> None:
+        assert intent.old is not None
+        with opened(path, self._storage) as source:
+            self._storage.copy_range(
+                source, descriptor,
+                source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
+            )  # fmt: skip
+        self._storage.truncate(descriptor, intent.old.archive_length)
+        self._storage.sync(descriptor)
+
+    def _renew_inode(self, target: Path, fresh: Path, undo: Intent | None, path: Path) -> None:
+        """Give an archive a new inode: what a leader that comes back writes to its open file ends in an orphan."""
+        if fresh.name in self._storage.names(fresh.parent):
+            self._storage.unlink(fresh)
+        with opened(target, self._storage) as source:
+            descriptor = self._storage.create(fresh)
+            try:
+                length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
+                self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
+                if undo is not None:
+                    self._restore_tail(descriptor, undo, path)
+                else:
+                    self._storage.sync(descriptor)
+            finally:
+                self._storage.close(descriptor)
+        install(fresh, target, storage=self._storage)
+
+    def clear(self, path: Path) -> None:
+        """Remove an intent whose merge is undone or complete."""
+        self._storage.unlink(path)
+        self._storage.sync_directory(path.parent)
+
+
+def fresh_path(intent_path: Path) -> Path:
+    """Where a final archive is built that does not exist yet, or gets a new inode."""
+    return intent_path.with_suffix(".archive")
+
+
+def read_intent_or_none(path: Path, storage: Storage) -> Intent | None:
+    """Read an intent; ``None`` when it was never finished, so its archive is untouched."""
+    try:
+        return read_intent(path, storage=storage)
+    except UnfinishedIntentError:
+        return None
+
+
+def check_inside(layout: Layout, path: Path) -> None:
+    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
+
+    Raises:
+        RearError: it leads elsewhere; the message says where.
+    """
+    base = os.path.realpath(layout.base)
+    folder = os.path.realpath(path.parent)
+    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
+        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
+
+
+def check_vacant(path: Path, *, storage: Storage) -> None:
+    """Make the folder of a new archive, and refuse when somebody else has put a file in its place.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    storage.make_directories(path.parent)
+    if path.name in storage.names(path.parent):
+        raise FileExistsError(errno.EEXIST, "somebody else made this archive during the merge", str(path))
+
+
+def install(fresh: Path, path: Path, *, storage: Storage) -> None:
+    """Give a finished new file the name of the final archive."""
+    storage.rename(fresh, path)
+    storage.sync_directory(path.parent)
+
+
+def group_sequences(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Group ``(pair, sequence)`` by pair."""
+    grouped: dict[str, list[int]] = {}
+    for pair, sequence in pairs:
+        grouped.setdefault(pair, []).append(sequence)
+    return grouped

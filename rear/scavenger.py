@@ -1,0 +1,353 @@
+"""One scavenge of a base: the flow inbox → claim → check → plan → copy → commit → index → clear.
+
+It yields events and prints nothing. Whenever it stops, the next one goes on from what is on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rear.check import why_bad
+from rear.claims import ClaimedPair, Claims
+from rear.contents import opened
+from rear.errors import BaseError, NotLeaderError, RearError, UsageError
+from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, Planned, Refused, Started, Torn
+from rear.index import Index
+from rear.layout import Layout
+from rear.leader import Leadership
+from rear.lease import replace_file
+from rear.lostfound import LostAndFound
+from rear.merge import Merger
+from rear.plan import Candidate, Conflict
+from rear.records import Append, Pair
+from rear.recovery import Recovery
+from rear.rollover import Cap, roll_over
+from rear.storage import LOCAL, Storage, StrPath
+
+MEMBERS_A_ROUND = 200_000
+"""Journals of about this many members are held in memory at once."""
+_FLUSH_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScavengeOptions:
+    """How to scavenge; see `scavenge` for the meaning of each."""
+
+    verify: bool = False
+    dry_run: bool = False
+    flush: bool = False
+    flush_wait_seconds: float = 30.0
+    on_conflict: Conflict = "rename"
+    max_size: int | None = None
+    max_members: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_conflict not in ("rename", "first", "last"):
+            raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        Cap(self.max_size, self.max_members)
+
+
+def scavenge(
+    base: StrPath,
+    *,
+    verify: bool = False,
+    dry_run: bool = False,
+    flush: bool = False,
+    flush_wait_seconds: float = 30.0,
+    on_conflict: Conflict = "rename",
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Event]:
+    """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
+
+    Nothing happens before the first event is asked for; the last one is `Finished`.
+
+    Args:
+        base: directory on the shared file system.
+        verify: read and check every member before the merge, and the merged bytes before they count.
+        dry_run: only say what would be merged; nothing is changed.
+        flush: ask live workers to end their temp archives now, and wait for them.
+        flush_wait_seconds: how long to wait for them at most.
+        on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``), ``"first"`` and
+            ``"last"`` keep one and bring the other to lost+found.
+        max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
+        max_members: members above which the same happens.
+        storage: the file system.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        BaseError: there is no such base.
+        NotLeaderError: another scavenger is at work; nothing to do.
+        OSError: the base cannot be written.
+    """
+    options = ScavengeOptions(verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members)
+    layout = Layout(base)
+    if not os.path.isdir(layout.base):
+        what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
+        raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
+    return _run(layout, options, storage)
+
+
+def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
+    if not os.path.isdir(layout.state):
+        # Not made here: a scavenge in the wrong folder leaves no trace.
+        yield Refused(str(layout.base), "no worker has written here yet")
+        yield Finished(0, 0, 0, 0, 0, 0, 0, 1, 0, None)
+        return
+    with Leadership(layout, storage=storage) as leadership:
+        totals = _Totals()
+        run = _Scavenge(layout, options, leadership, storage)
+        for event in run.events():
+            totals.add(event)
+            yield event
+        yield totals.finish(layout, leadership.name, options, storage)
+
+
+class _Totals:
+    """Adds events up, and writes the report of a scavenge that did something."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._archives: set[str] = set()
+        self._members = self._size_bytes = self._duplicates = 0
+        self._findings: list[dict[str, Any]] = []
+        self._started_ns = time.time_ns()
+
+    def add(self, event: Event) -> None:
+        self._counts[event.kind] += 1
+        if isinstance(event, Merged):
+            self._archives.add(event.archive)
+            self._members += event.members
+            self._size_bytes += event.size_bytes
+        elif isinstance(event, Planned):
+            self._duplicates += event.duplicates
+        elif event.severity != "info":
+            self._findings.append(event.as_json())
+
+    def finish(self, layout: Layout, leader: str, options: ScavengeOptions, storage: Storage) -> Finished:
+        counts = self._counts
+        finished = Finished(
+            self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
+            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], None,
+        )  # fmt: skip
+        if options.dry_run or not (self._members or self._findings):
+            return finished
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
+        report = {
+            "version": 1, "leader": leader, "started_ns": self._started_ns, "finished_ns": time.time_ns(),
+            "summary": finished.as_json(), "archives": sorted(self._archives), "findings": self._findings,
+        }  # fmt: skip
+        storage.make_directories(layout.reports)
+        replace_file(layout.reports / name, json.dumps(report, indent=1).encode() + b"\n", storage=storage)
+        path = (layout.reports / name).relative_to(layout.base).as_posix()
+        return Finished(**{**finished.as_fields(), "report": path})
+
+
+class _Scavenge:
+    """The steps of one scavenge."""
+
+    def __init__(self, layout: Layout, options: ScavengeOptions, leadership: Leadership, storage: Storage) -> None:
+        self._layout = layout
+        self._options = options
+        self._leadership = leadership
+        self._storage = storage
+        self._claims = Claims(layout, leadership.name, storage=storage)
+        self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
+        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._cap = Cap(options.max_size, options.max_members)
+        self._merger = Merger(
+            layout, leadership, self._claims, self._recovery, self._lost_and_found,
+            on_conflict=options.on_conflict, verify=options.verify, storage=storage,
+        )  # fmt: skip
+
+    def events(self) -> Iterator[Event]:
+        yield Started(str(self._layout.base), self._leadership.name)
+        if self._options.dry_run:
+            yield from self._show_plan()
+            return
+        if self._options.flush:
+            self._ask_for_flush()
+        self._claims.adopt()
+        adopted: list[ClaimedPair] = []
+        for item in self._claims.adopted():
+            if isinstance(item, ClaimedPair):
+                adopted.append(item)
+            else:
+                yield item
+        yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
+        for pair in self._claims.clear_graveyard():
+            late = self._claims.claim(pair)
+            if isinstance(late, ClaimedPair):
+                adopted.append(late)
+            else:
+                yield late
+        yield from self._work_off(adopted)
+        for _ in self._claims.clear_graveyard():
+            pass
+        self._claims.finish()
+
+    def _work_off(self, adopted: list[ClaimedPair]) -> Iterator[Event]:
+        """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
+        batch, members = adopted, sum(len(claimed.journal.appends) for claimed in adopted)
+        for item in self._claims.waiting():
+            if isinstance(item, Event):
+                yield item
+                continue
+            claimed = self._claims.claim(item)
+            if isinstance(claimed, Event):
+                yield claimed
+                continue
+            batch.append(claimed)
+            members += len(claimed.journal.appends)
+            if members >= MEMBERS_A_ROUND:
+                yield from self._round(batch)
+                batch, members = [], 0
+        if batch:
+            yield from self._round(batch)
+
+    def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
+        batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
+        by_archive: dict[str, list[Candidate]] = {}
+        for claimed in batch:
+            for item in self._check(claimed, batch):
+                if isinstance(item, Candidate):
+                    by_archive.setdefault(item.append.archive, []).append(item)
+                else:
+                    yield item
+        for archive, candidates in by_archive.items():
+            try:
+                yield from self._merge(archive, candidates)
+            except NotLeaderError:
+                raise
+            except (RearError, OSError) as error:
+                yield Refused(archive, f"{error}; its {len(candidates):,} new members stay in the inbox")
+        for claimed in batch:
+            yield from self._clear(claimed)
+
+    def _check(self, claimed: ClaimedPair, batch: list[ClaimedPair]) -> Iterator[Candidate | Event]:
+        """Look up every journaled member at its offset; what is not whole goes to lost+found, by name."""
+        pending = claimed.journal.pending()
+        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
+        read_data = self._options.verify or not claimed.is_trusted
+        with contextlib.ExitStack() as stack:
+            descriptor, length = None, 0
+            if claimed.temp_archive.name in self._storage.names(claimed.folder):
+                try:
+                    descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
+                    length = self._storage.size(descriptor)
+                except OSError as error:
+                    yield Refused(str(claimed.pair), f"its temp archive cannot be read: {error}; left as it is")
+                    return
+            for append in pending:
+                if descriptor is None:
+                    reason: str | None = "its temp archive is missing"
+                else:
+                    reason = why_bad(
+                        descriptor, append, claimed.opened,
+                        archive_length=length, read_data=read_data, storage=self._storage,
+                    )  # fmt: skip
+                if reason is None:
+                    yield Candidate(claimed, append)
+                elif self._is_elsewhere(claimed, append, batch):
+                    self._claims.note(claimed, [append.sequence], target="a later temp archive", intent="")
+                else:
+                    yield self._put_away(claimed, append, reason, descriptor)
+
+    def _is_elsewhere(self, claimed: ClaimedPair, append: Append, batch: list[ClaimedPair]) -> bool:
+        """Whether the worker wrote a member again after this pair had failed: in another pair, or merged already."""
+        pair = claimed.pair
+        others = [other.journal for other in batch if other.pair.rotation > pair.rotation and _same_worker(other.pair, pair)]
+        others += self._claims.later_journals(pair)
+        if any(append.sequence in journal.appends and append.sequence not in journal.aborted for journal in others):
+            return True
+        key = (pair.host, pair.worker, append.sequence)
+        return bool(Index.open(self._layout, append.archive, storage=self._storage).find_origins([key]))
+
+    def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
+        is_last = claimed.journal.closed is None and append.sequence == max(claimed.journal.appends)
+        kind = Torn if is_last else Lost
+        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
+        item = self._lost_and_found.put_bytes(
+            f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}", descriptor, append.offset, append.length, note
+        )
+        self._claims.note(claimed, [append.sequence], target=item, intent="")
+        return kind(
+            append.archive, append.name, str(claimed.pair), append.source, append.offset, append.length, reason, item
+        )
+
+    def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
+        while candidates:
+            directory = self._merger.inspect(archive)
+            fitting = self._cap.fitting(candidates, directory)
+            if fitting == 0:
+                yield roll_over(self._layout, archive, storage=self._storage)
+                continue
+            yield from self._merger.merge(archive, candidates[:fitting])
+            candidates = candidates[fitting:]
+
+    def _clear(self, claimed: ClaimedPair) -> Iterator[Event]:
+        """Bury a pair whose members are all accounted for; put one back that has members left."""
+        if claimed.journal.pending():
+            self._claims.release(claimed)
+            return
+        if claimed.journal.damage:
+            # Members that only the damaged part names may be in the temp archive: it is kept as a whole.
+            item = self._lost_and_found.put_pair(claimed)
+            for damage in claimed.journal.damage:
+                yield Damaged(str(claimed.pair), damage.start, damage.length, damage.reason, item)
+            return
+        self._claims.bury(claimed)
+        yield Cleared(str(claimed.pair))
+
+    def _show_plan(self) -> Iterator[Event]:
+        by_archive: dict[str, list[Candidate]] = {}
+        for item in self._claims.waiting(remember=False):
+            peeked = item if isinstance(item, Event) else self._claims.peek(item)
+            if isinstance(peeked, Event):
+                yield peeked
+                continue
+            pending = peeked.journal.pending()
+            yield Claimed(str(peeked.pair), peeked.state, len(pending), sum(append.length for append in pending))
+            for append in pending:
+                by_archive.setdefault(append.archive, []).append(Candidate(peeked, append))
+        for archive, candidates in by_archive.items():
+            try:
+                yield from self._merger.plan(archive, candidates)
+            except (RearError, OSError) as error:
+                yield Refused(archive, str(error))
+
+    def _ask_for_flush(self) -> None:
+        """Leave a request that live workers see with their next beat, and wait until they have answered."""
+        folder = self._layout.flush_requests
+        self._storage.make_directories(folder)
+        for name in self._storage.names(folder):
+            # Requests of scavengers that died while waiting.
+            self._storage.unlink(folder / name)
+        request = folder / secrets.token_hex(8)
+        self._storage.close(self._storage.create(request))
+        try:
+            deadline = self._storage.uptime() + self._options.flush_wait_seconds
+            asked = set(self._live_pairs())
+            while asked and self._storage.uptime() < deadline:
+                time.sleep(_FLUSH_POLL_SECONDS)
+                asked &= set(self._live_pairs())
+        finally:
+            self._storage.unlink(request)
+
+    def _live_pairs(self) -> Iterator[str]:
+        for item in self._claims.waiting(remember=False):
+            if isinstance(item, LeftAlone):
+                yield item.pair
+
+
+def _same_worker(one: Pair, other: Pair) -> bool:
+    return (one.host, one.worker) == (other.host, other.worker)

@@ -1,0 +1,198 @@
+"""The one seam to the file system and the clock: nothing else in rear writes, syncs, renames, locks or deletes.
+
+Tests replace it to fail, stop or lose power at any operation, so keep it small. Every method raises ``OSError`` as the
+operating system does, with the path where there is one. Plain POSIX calls only: ``RENAME_NOREPLACE``, ``O_TMPFILE`` and links are
+missing on FUSE file systems.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+StrPath = str | os.PathLike[str]
+
+COPY_CHUNK_BYTES: Final = 1 << 20
+#: One copy_file_range call asks for at most this much, so that an interrupt is noticed on a slow server.
+RANGE_CHUNK_BYTES: Final = 1 << 30
+
+#: What copy_file_range says where it cannot be used (other file system, old kernel, FUSE), not where copying failed.
+_NO_COPY_RANGE: Final = frozenset(
+    {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EPERM, errno.ETXTBSY}
+)
+_NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
+
+
+class Storage:
+    """The local view of a file system, shared or not."""
+
+    def create(self, path: StrPath, mode: int = 0o644) -> int:
+        """Create a new file for reading and writing, fail if the name exists (``O_EXCL``), and return its descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+    def open(self, path: StrPath, *, write: bool = False) -> int:
+        """Open an existing regular file and return its descriptor.
+
+        A symbolic link as the last part is refused (``ELOOP``), as is what is no regular file (``EINVAL``): names in a shared
+        folder may have been laid out by anybody, and a FIFO would block for ever.
+        """
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def write(self, descriptor: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
+        """Write all buffers at ``offset``, in one system call unless the file system takes only part; return the length."""
+        written = os.pwritev(descriptor, buffers, offset)
+        total = sum(map(len, buffers))
+        while written < total:
+            rest = memoryview(b"".join(buffers))[written:]
+            written += os.pwrite(descriptor, rest, offset + written)
+        return total
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        """Read ``length`` bytes at ``offset``; fewer only at the end of the file."""
+        data = os.pread(descriptor, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        missing = length - len(data)
+        while missing and data:
+            data = os.pread(descriptor, missing, offset + length - missing)
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def size(self, descriptor: int) -> int:
+        """Return the size of an open file in bytes."""
+        return os.fstat(descriptor).st_size
+
+    def copy_range(
+        self, source: int, target: int, *, source_start: int, target_start: int, length: int
+    ) -> None:
+        """Copy ``length`` bytes between two open files, inside the kernel or the server where that is possible.
+
+        Running it again gives the same result.
+
+        Raises:
+            OSError: the copy failed, or (``EIO``) the source ended early.
+        """
+        copied = self._copy_in_kernel(source, target, source_start, target_start, length)
+        while copied < length:
+            data = os.pread(source, min(COPY_CHUNK_BYTES, length - copied), source_start + copied)
+            if not data:
+                raise OSError(errno.EIO, f"the source ended {length - copied:,} bytes early")
+            self.write(target, [data], target_start + copied)
+            copied += len(data)
+
+    @staticmethod
+    def _copy_in_kernel(source: int, target: int, source_start: int, target_start: int, length: int) -> int:
+        copied = 0
+        if not hasattr(os, "copy_file_range"):
+            return copied
+        while copied < length:
+            try:
+                count = os.copy_file_range(
+                    source, target, min(RANGE_CHUNK_BYTES, length - copied), source_start + copied, target_start + copied
+                )
+            except OSError as error:
+                if error.errno not in _NO_COPY_RANGE:
+                    raise
+                break
+            # Zero is the end of the source, or a file system (procfs, some FUSE) that copies nothing and says so.
+            if count == 0:
+                break
+            copied += count
+        return copied
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """Cut or extend an open file to ``length`` bytes."""
+        os.ftruncate(descriptor, length)
+
+    def sync(self, descriptor: int) -> None:
+        """Bring data and size of an open file to stable storage. An error is final: what was written may be gone."""
+        os.fsync(descriptor)
+
+    def sync_directory(self, path: StrPath) -> None:
+        """Bring the names in a directory to stable storage, where the file system knows how to."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: StrPath, target: StrPath) -> None:
+        """Rename a file; one of several processes that rename the same file wins, the others get ``ENOENT``."""
+        os.rename(source, target)
+
+    def unlink(self, path: StrPath) -> None:
+        """Remove a file's name."""
+        os.unlink(path)
+
+    def remove_directory(self, path: StrPath) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
+        """Make a directory and its parents, and bring each new name to stable storage."""
+        folder = Path(path)
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                # Another process made it first; a file of that name is an error of the next step.
+                if not folder.is_dir():
+                    raise
+            if sync:
+                self.sync_directory(folder.parent)
+
+    def names(self, path: StrPath) -> list[str]:
+        """Return the sorted names in a directory, none when it does not exist: unlike ``stat``, NFS is honest here."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def try_lock(self, descriptor: int) -> bool:
+        """Take the POSIX lock of an open file without waiting; ``False`` when another process has it.
+
+        A hint that saves time, nothing more: some mounts lock nothing across hosts, and an NFS server may keep a dead lock.
+        """
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                return True
+            raise
+        return True
+
+    def uptime(self) -> float:
+        """Return seconds of a clock that no one sets and that goes on while the machine sleeps."""
+        return time.clock_gettime(_UPTIME_CLOCK)
+
+
+# CLOCK_BOOTTIME also counts a suspended virtual machine; macOS's CLOCK_MONOTONIC does that by itself.
+_UPTIME_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+LOCAL: Final = Storage()

@@ -1,0 +1,537 @@
+"""One process that writes: its rolling temp archives, and what it keeps until that is proven on stable storage.
+
+A member is *acknowledged* when `Worker.append` returns: it is then in a file of the operating system and survives SIGKILL of this
+process. It is *proven* when a sync that began later has succeeded on a pair that was still this worker's own. Until then it is
+kept in memory (small ones) or in its spool file, and when the pair fails or is lost it is written again to a new pair, under its
+old sequence number, by which a scavenger recognises a second copy.
+
+One background thread syncs, beats, rolls over and answers flush requests; it starts with the first member. Lock order: `_sync_lock`
+(one sync, close or read-back at a time) before `_lock` (appends and the choice of the pair; never held while a sync of the
+background thread waits for a server).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rear.errors import NotArchivedError, RearError, SourceError, UsageError
+from rear.layout import Layout, Target
+from rear.lease import Process, this_process
+from rear.pairwriter import Item, PairWriter, open_record
+from rear.payload import Payload
+from rear.records import Metadata, Pair
+from rear.storage import LOCAL, Storage
+
+log = logging.getLogger("rear")
+
+RETAINED_LIMIT_BYTES = 32 << 20
+"""More than this is not kept for a second try: the append that exceeds it waits for a sync."""
+_BEATS_A_LEASE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker behaves; see `rear.rear_fs` for the meaning of each."""
+
+    rotation_span: float = 300.0
+    rotation_size: int = 1 << 30
+    sync: str = "interval"
+    sync_interval: float = 1.0
+    lease_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("rotation_span", "rotation_size", "sync_interval", "lease_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+                raise UsageError(f"{name} is {value!r}: it has to be a number greater than 0")
+        if self.sync not in ("interval", "file"):
+            raise UsageError(f"sync is {self.sync!r}: it has to be 'interval' or 'file'")
+
+
+class Worker:
+    """Appends members to temp archives that this process alone owns. Safe from many threads and across ``fork``.
+
+    Args:
+        layout: the base; nothing is made there before the first member.
+        options: rotation, sync and lease.
+        on_first_pair: called once in each process before its first files are made.
+        storage: the file system.
+    """
+
+    def __init__(
+        self, layout: Layout, options: WorkerOptions, *, on_first_pair: Callable[[], None], storage: Storage = LOCAL
+    ) -> None:
+        self.layout = layout
+        self.options = options
+        self._on_first_pair = on_first_pair
+        self._storage = storage
+        self._closed = False
+        self._begin()
+        _workers.add(self)
+
+    def _begin(self) -> None:
+        self._process: Process | None = None
+        self._name = ""
+        self._rotation = 0
+        self._sequence = 0
+        self._pair: PairWriter | None = None
+        self._rolling: list[tuple[PairWriter, str]] = []
+        self._failed: list[PairWriter] = []
+        self._retained: list[Item] = []
+        self._retained_bytes = 0
+        self._stable: list[Item] = []
+        self._answered_flushes: set[str] = set()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._wake = threading.Event()
+        self._lock = threading.RLock()
+        self._sync_lock = threading.RLock()
+
+    def forget_parent(self) -> None:
+        """In a child of ``fork``: leave the parent's files alone and begin with nothing."""
+        inherited = [pair for pair in (self._pair, *self._failed, *(pair for pair, _ in self._rolling)) if pair]
+        self._begin()
+        for pair in inherited:
+            pair.release()
+
+    def append(
+        self,
+        target: Target,
+        payload: Payload,
+        *,
+        mtime_ns: int,
+        mode: int,
+        source: str | None = None,
+        metadata: Metadata | None = None,
+        on_stable: Callable[[], None] | None = None,
+    ) -> None:
+        """Append one member; returning acknowledges it.
+
+        Args:
+            target: final archive and name.
+            payload: its bytes; closed by the worker when they are no longer needed.
+            mtime_ns: time of last change, nanoseconds since the epoch.
+            mode: ``st_mode`` of the file.
+            source: path that it was picked up from, for the journal.
+            metadata: travels in journal, extra field and index.
+            on_stable: called, by any thread, once the bytes are on stable storage and were read back.
+
+        Raises:
+            OSError: neither the current pair nor a new one took the member; with the path of its archive. Earlier members
+                are untouched, and the worker goes on with the next one.
+            SourceError: the source changed meanwhile.
+            RearError: the worker is closed.
+        """
+        item: Item | None = None
+        try:
+            with self._lock:
+                if self._closed:
+                    raise RearError(
+                        f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed"
+                    )
+                self._sequence += 1
+                item = Item(
+                    self._sequence, target, payload,
+                    mtime_ns=mtime_ns, mode=mode, source=source, metadata=metadata, on_stable=on_stable,
+                )  # fmt: skip
+                self._place(item)
+                self._retain(item)
+                must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
+                if not must_wait:
+                    self._confirm(item)
+                if self._pair is not None and self._pair.length >= self.options.rotation_size:
+                    self._roll_over("rotation")
+            if must_wait:
+                self._sync_until(item)
+        except BaseException as error:
+            self._withdraw(item, payload)
+            if isinstance(error, OSError):
+                raise self._explain(error, target) from error
+            raise
+
+    def sync(self) -> None:
+        """Bring everything acknowledged so far to stable storage.
+
+        Raises:
+            OSError: that is not possible now; it is kept and tried again.
+        """
+        with self._lock:
+            last = self._retained[-1] if self._retained else None
+        if last is not None:
+            self._sync_until(last)
+
+    def roll_over(self, reason: str = "flush") -> None:
+        """End the current temp archive, so that a scavenger can take it; the background thread closes it."""
+        with self._lock:
+            self._roll_over(reason)
+
+    def close(self) -> None:
+        """Close everything, so that a scavenger can take it at once. Does nothing the second time.
+
+        Raises:
+            NotArchivedError: acknowledged members could not be proven on stable storage, by name.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._stopping = True
+            self._roll_over("exit")
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._sync_lock:
+            try:
+                self._finish_rolling()
+                if self._retained:
+                    with self._lock:
+                        self._renew(None)
+                        self._roll_over("exit")
+                    self._finish_rolling()
+            except OSError as error:
+                names = [f"{item.target.archive}/{item.target.name}" for item in self._retained]
+                if names:
+                    raise NotArchivedError(_list_unproven(names, error)) from error
+                log.warning("%s: %s", self.layout.base, error)
+
+    # Everything below down to the background thread runs with _lock held.
+
+    def _retain(self, item: Item) -> None:
+        self._retained.append(item)
+        self._retained_bytes += item.payload.compressed_size
+        if len(self._retained) == 1:
+            self._wake.set()
+
+    def _withdraw(self, item: Item | None, payload: Payload) -> None:
+        """Forget a member that is not acknowledged after all."""
+        with self._lock:
+            if item is not None and item in self._retained:
+                self._retained.remove(item)
+                self._retained_bytes -= payload.compressed_size
+                if item.pair is not None:
+                    # Written well, but the caller is told otherwise (Ctrl-C while waiting for a sync).
+                    with contextlib.suppress(OSError):
+                        item.pair.abort([item.sequence])
+        payload.close()
+
+    def _explain(self, error: OSError, target: Target) -> OSError:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        path = str(self.layout.base / target.archive / target.name)
+        return OSError(error.errno, f"{reason}: this member was not archived, earlier ones are safe", path)
+
+    def _place(self, item: Item) -> None:
+        if self._pair is not None:
+            try:
+                self._pair.append(item)
+                return
+            except OSError as error:
+                self._give_up(self._pair, error, item)
+        self._renew(item)
+
+    def _new_pair(self, repeats_from: int | None) -> PairWriter:
+        if self._process is None:
+            self._on_first_pair()
+            self._process = this_process()
+            # Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the random part.
+            self._name = f"{self._process.pid}-{self._process.process_start or 0:x}-{secrets.token_hex(8)}"
+        pair = Pair(self._process.host, self._name, self._rotation)
+        self._rotation += 1
+        opened = open_record(
+            self._process, self._name, pair.rotation,
+            cookie=secrets.randbits(62) | 1, uid=os.getuid(), lease_seconds=float(self.options.lease_seconds),
+            created_ns=time.time_ns(), repeats_from=repeats_from,
+        )  # fmt: skip
+        writer = PairWriter(self.layout, pair, opened, storage=self._storage)
+        self._start_thread()
+        return writer
+
+    def _renew(self, item: Item | None) -> None:
+        """Begin a new pair with all that has no place, and ``item``.
+
+        Raises:
+            OSError: that failed as well. What was acknowledged stays kept, and is tried again with the next member.
+        """
+        self._roll_over("rotation")
+        homeless = [kept for kept in self._retained if kept.pair is None]
+        repeated = []
+        first = homeless[0].sequence if homeless else item.sequence if item and self._failed else None
+        pair = self._new_pair(first)
+        try:
+            for kept in homeless:
+                if self._repeat(pair, kept):
+                    repeated.append(kept)
+            if repeated:
+                pair.sync()
+                if not pair.is_owned():
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(pair.path))
+            self._settle_failed(repeated)
+            self._prove(pair, repeated)
+            if item is not None:
+                pair.append(item)
+        except OSError as error:
+            self._give_up(pair, error, item)
+            raise
+        except BaseException:
+            # The source of the item failed, not the pair.
+            self._pair = pair
+            raise
+        self._pair = pair
+        self._wake.set()
+
+    def _repeat(self, pair: PairWriter, kept: Item) -> bool:
+        try:
+            pair.append(kept)
+        except SourceError as error:
+            # A pickup whose source has changed since: the copy in the failed pair is all there is, and stays valid.
+            log.error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
+            self._retained.remove(kept)
+            self._retained_bytes -= kept.payload.compressed_size
+            kept.payload.close()
+            return False
+        return True
+
+    def _give_up(self, pair: PairWriter, error: OSError, item: Item | None = None) -> None:
+        """Never again write a member to this pair or sync it: its members that are not proven need another place."""
+        log.warning("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
+        if pair is self._pair:
+            self._pair = None
+        self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
+        for kept in self._retained:
+            if kept.pair is pair:
+                kept.pair = None
+        if pair.members == 0:
+            pair.remove()
+            return
+        if item is not None:
+            with contextlib.suppress(OSError):
+                # Without this record a scavenger finds the bytes torn, or the same member in a later pair.
+                pair.abort([item.sequence])
+        self._failed.append(pair)
+
+    def _settle_failed(self, repeated: list[Item]) -> None:
+        """Close pairs that failed: their proven members count, those that were repeated elsewhere do not."""
+        failed, self._failed = self._failed, []
+        for pair in failed:
+            try:
+                pair.abort([item.sequence for item in repeated])
+                pair.close("poisoned")
+            except OSError as error:
+                log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+                pair.release()
+
+    def _confirm(self, item: Item) -> None:
+        """After a gap longer than half the lease, prove that a member's pair is still ours before acknowledging it."""
+        pair = item.pair
+        assert pair is not None
+        if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+            self._lose(pair)
+            self._renew(None)
+
+    def _lose(self, pair: PairWriter) -> None:
+        """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
+        log.warning("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
+        if pair is self._pair:
+            self._pair = None
+        self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
+        for kept in self._retained:
+            if kept.pair is pair:
+                kept.pair = None
+        pair.release()
+
+    def _roll_over(self, reason: str) -> None:
+        if self._pair is not None:
+            self._rolling.append((self._pair, reason))
+            self._pair = None
+            self._wake.set()
+
+    def _prove(self, pair: PairWriter, items: list[Item]) -> None:
+        """Let go of members of ``pair``: a sync that began after them has succeeded."""
+        proven = {item.sequence for item in items if item.pair is pair}
+        if not proven:
+            return
+        self._retained = [item for item in self._retained if item.sequence not in proven]
+        for item in items:
+            if item.sequence in proven:
+                item.proven = True
+                self._retained_bytes -= item.payload.compressed_size
+                if item.on_stable is None:
+                    item.payload.close()
+                else:
+                    self._stable.append(item)
+
+    # Everything below takes _sync_lock first, then _lock for moments.
+
+    def _sync_until(self, item: Item) -> None:
+        """Return when a member is proven; many threads share one sync."""
+        with self._sync_lock:
+            if not item.proven and item.pair is not None:
+                self._sync_pair(item.pair)
+            with self._lock:
+                if not item.proven and item.pair is None:
+                    self._renew(None)
+            self._tell_stable()
+
+    def _sync_pair(self, pair: PairWriter) -> None:
+        """Sync a pair and prove what it held before; a pair that fails or is no longer ours is replaced.
+
+        Raises:
+            OSError: its members found no place in a new pair either.
+        """
+        with self._lock:
+            items = [item for item in self._retained if item.pair is pair]
+        try:
+            pair.sync()
+        except OSError as error:
+            with self._lock:
+                self._give_up(pair, error)
+                self._renew(None)
+            return
+        with self._lock:
+            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+                self._lose(pair)
+                self._renew(None)
+            self._prove(pair, items)
+
+    def _tell_stable(self) -> None:
+        """Read back what sources were waiting for, and tell them; before the pair is closed."""
+        with self._lock:
+            stable, self._stable = self._stable, []
+        for item in stable:
+            try:
+                if item.pair is None or item.on_stable is None or not item.pair.holds(item):
+                    raise RearError("the archived bytes are not those that were read")
+                item.on_stable()
+            except (OSError, RearError) as error:
+                log.error("%s stays in place: %s", item.source, error)
+            item.payload.close()
+
+    def _finish_rolling(self) -> None:
+        """Sync and close pairs that have rolled over.
+
+        Raises:
+            OSError: members of one of them found no place.
+        """
+        while self._rolling:
+            pair, reason = self._rolling[0]
+            self._sync_pair(pair)
+            self._tell_stable()
+            with self._lock:
+                if not any(rolling is pair for rolling, _ in self._rolling):
+                    continue
+                del self._rolling[0]
+            try:
+                pair.close(reason)
+            except OSError as error:
+                # All its members are proven; a scavenger takes it over once this process is gone.
+                log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+
+    # The background thread.
+
+    def _start_thread(self) -> None:
+        if self._thread is not None or self._closed:
+            return
+        thread = threading.Thread(target=self._run, name=f"rear {self._name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is shutting down: close() does it all.
+            return
+        self._thread = thread
+
+    def _run(self) -> None:
+        beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE
+        beaten = synced = self._storage.uptime()
+        while not self._stopping:
+            pair, dirty = self._pair, bool(self._retained)
+            if not self._rolling:
+                self._wake.wait(self._idle_seconds(pair, dirty, beaten, synced, beat_seconds))
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                now = self._storage.uptime()
+                if pair is not None and now - max(beaten, pair.created) >= beat_seconds:
+                    beaten = now
+                    self._beat(pair)
+                # An append of gigabytes holds the lock for long; beats must go on.
+                if not self._lock.acquire(timeout=beat_seconds / 2):
+                    self._wake.set()
+                    continue
+                try:
+                    if self._pair is not None and now - self._pair.created >= self.options.rotation_span:
+                        self._roll_over("rotation")
+                finally:
+                    self._lock.release()
+                with self._sync_lock:
+                    self._finish_rolling()
+                    if now - synced >= self.options.sync_interval:
+                        synced = now
+                        self._sync_all()
+            except OSError as error:
+                log.error("%s: %s; acknowledged members are kept and tried again", self.layout.base, error)
+                self._wake.wait(self.options.sync_interval)
+
+    def _idle_seconds(
+        self, pair: PairWriter | None, dirty: bool, beaten: float, synced: float, beat_seconds: float
+    ) -> float | None:
+        due = []
+        if dirty:
+            due.append(synced + self.options.sync_interval)
+        if pair is not None:
+            due += [max(beaten, pair.created) + beat_seconds, pair.created + self.options.rotation_span]
+        return max(0.0, min(due) - self._storage.uptime()) if due else None
+
+    def _sync_all(self) -> None:
+        with self._lock:
+            last = self._retained[-1] if self._retained else None
+        if last is not None:
+            self._sync_until(last)
+
+    def _beat(self, pair: PairWriter) -> None:
+        try:
+            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2:
+                owned = pair.confirm() and pair.beat()
+            else:
+                owned = pair.beat()
+        except OSError as error:
+            with self._lock:
+                if pair is self._pair:
+                    self._give_up(pair, error)
+                    self._renew(None)
+            return
+        if not owned:
+            with self._lock:
+                if pair is self._pair:
+                    self._lose(pair)
+                    self._renew(None)
+            return
+        requests = set(self._storage.names(self.layout.flush_requests)) - self._answered_flushes
+        if requests:
+            self._answered_flushes |= requests
+            self.roll_over("flush")
+
+
+def _list_unproven(names: list[str], error: OSError) -> str:
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return f"{len(names)} acknowledged members could not be brought to stable storage ({error}): {shown}"
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for worker in list(_workers):
+        worker.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
