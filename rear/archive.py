@@ -174,8 +174,8 @@ class Archive:
             local = decode_local_header(header)
         except ZipFormatError as error:
             self._fail(entry, str(error))
-        expected = (entry.name_bytes, entry.method, entry.flags & FLAG_ENCRYPTED)
-        actual = (local.name, local.method, local.flags & FLAG_ENCRYPTED)
+        expected: tuple[object, ...] = (entry.name_bytes, entry.method, entry.flags & FLAG_ENCRYPTED)
+        actual: tuple[object, ...] = (local.name, local.method, local.flags & FLAG_ENCRYPTED)
         if not local.has_descriptor:
             expected += (entry.crc, entry.compressed_size, entry.size)
             actual += (local.crc, local.compressed_size, local.size)

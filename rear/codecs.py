@@ -92,7 +92,8 @@ def decode(method: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
     Raises:
         ZipFormatError: the stream is malformed, ends early, or is followed by other bytes. Zstandard and LZMA streams
-            that end early may pass: whoever decodes compares size and CRC.
+            that end early may pass, and so may a few bytes after a Deflate64 or Zstandard stream, whose decoders do not
+            tell: whoever decodes compares size and CRC.
         UnsupportedError: no codec for the method is installed.
     """
     if method == STORED:

@@ -42,6 +42,13 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NothingYet(Event):
+    """No worker has ever written to this base."""
+
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed(Event):
     """A temp archive was taken: ``state`` is ``closed`` (its worker ended it) or ``crashed`` (its worker is gone)."""
 

@@ -72,7 +72,6 @@ class Index:
         self._layout = layout
         self._folder = layout.index(archive)
         self._storage = storage
-        self._foreign: set[str] = set()
 
     @classmethod
     def open(cls, layout: Layout, archive: str, *, storage: Storage = LOCAL) -> Index:
@@ -177,7 +176,6 @@ class Index:
         names = self._storage.names(self._folder)
         for _ in range(_ATTEMPTS):
             self.segments, self.problems = [], []
-            self._foreign = set()
             self._load_newest(names)
             if not self.problems:
                 return
@@ -203,11 +201,7 @@ class Index:
         path = self._folder / segment_name(number)
         try:
             segment = read_segment(path, storage=self._storage)
-        except FutureVersionError as error:
-            self._foreign.add(path.name)
-            self.problems.append(str(error))
-            return None
-        except (IndexFormatError, OSError) as error:
+        except (FutureVersionError, IndexFormatError, OSError) as error:
             self.problems.append(str(error))
             return None
         if key is not None and segment.key != key:
@@ -318,8 +312,17 @@ class Index:
         live = {segment.path.name for segment in self.segments}
         for name in self._storage.names(self._folder):
             number = _number(name)
-            if number is not None and number <= newest and name not in live and name not in self._foreign:
+            if number is not None and number <= newest and name not in live and not self._is_of_the_future(name):
                 self._unlink(name)
+
+    def _is_of_the_future(self, name: str) -> bool:
+        try:
+            read_segment(self._folder / name, storage=self._storage)
+        except FutureVersionError:
+            return True
+        except (IndexFormatError, OSError):
+            pass
+        return False
 
     def _unlink(self, name: str) -> None:
         try:

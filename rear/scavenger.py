@@ -19,7 +19,7 @@ from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims
 from rear.contents import opened
 from rear.errors import BaseError, NotLeaderError, RearError, UsageError
-from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, Planned, Refused, Started, Torn
+from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, NothingYet, Planned, Refused, Started, Torn
 from rear.index import Index
 from rear.layout import Layout
 from rear.leader import Leadership
@@ -100,8 +100,8 @@ def scavenge(
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
     if not os.path.isdir(layout.state):
         # Not made here: a scavenge in the wrong folder leaves no trace.
-        yield Refused(str(layout.base), "no worker has written here yet")
-        yield Finished(0, 0, 0, 0, 0, 0, 0, 1, 0, None)
+        yield NothingYet(str(layout.base))
+        yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
         return
     with Leadership(layout, storage=storage) as leadership:
         totals = _Totals()

@@ -40,6 +40,8 @@ BELOW_LIMIT: Final = 1_000
 #: Measured with 1M rows, half of 200,000 names found: IN lists of 500 0.65 s, a temporary table 1.1 s, 5,000 6.8 s.
 _NAMES_AT_ONCE: Final = 500
 _HEADER_BYTES: Final = 100
+#: The second: a message about a damaged file may quote bytes of it.
+_READ_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
 class IndexRow(NamedTuple):
@@ -269,7 +271,7 @@ def read_segment(path: Path, *, storage: Storage = LOCAL) -> Segment:
             return _read_segment(connection, path)
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except _READ_ERRORS as error:
         raise _translated(error, path) from error
 
 
@@ -320,7 +322,7 @@ class SegmentReader:
         self._hidden = ""
         try:
             self._connection = _connect(_uri(segment.path))
-        except sqlite3.Error as error:
+        except _READ_ERRORS as error:
             raise _translated(error, segment.path) from error
         try:
             # Opens the file now, and the pages that all questions begin with: later it may have another name or none.
@@ -328,7 +330,7 @@ class SegmentReader:
             for other in newer:
                 if other.removed:
                     self._hide(other)
-        except sqlite3.Error as error:
+        except _READ_ERRORS as error:
             self.close()
             raise _translated(error, segment.path) from error
         except BaseException:
@@ -371,7 +373,7 @@ class SegmentReader:
                 if count >= limit:
                     raise IndexFormatError(f"{self._segment.path}: more rows than the segment has")
                 yield values
-        except sqlite3.Error as error:
+        except _READ_ERRORS as error:
             raise _translated(error, self._segment.path) from error
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[IndexRow]:
@@ -414,7 +416,7 @@ class SegmentReader:
                 [(key[2], _stored(key[0]), _stored(key[1])) for key in keys if 0 <= key[2] <= INTEGER_LIMIT],
             )
             self._connection.commit()
-        except sqlite3.Error as error:
+        except _READ_ERRORS as error:
             raise _translated(error, self._segment.path) from error
         # CROSS JOIN keeps the order: members are read once, in sequence.
         sql = (
@@ -526,7 +528,7 @@ class SegmentWriter:
                 raise IndexFormatError(f"{path}: {found:,} or more rows instead of {members:,}")
             self._connection.commit()
             self._connection.execute("DETACH other")
-        except sqlite3.Error as error:
+        except _READ_ERRORS as error:
             raise _translated(error, path) from error
 
     def finish(

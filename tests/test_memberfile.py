@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def test_modes_that_write(mode: str) -> None:
         assert file.name == "ar.zip/a.txt"
         assert isinstance(file, io.BufferedIOBase if "b" in mode else io.TextIOWrapper)
         assert (file.writable(), file.readable(), file.seekable(), file.isatty()) == (True, "+" in mode, True, False)
-        file.write(b"data" if "b" in mode else "data")
+        data: Any = b"data" if "b" in mode else "data"
+        file.write(data)
         if "+" not in mode:
             for read in (file.read, file.readline, file.readlines, file.__next__):
                 with pytest.raises(io.UnsupportedOperation):
@@ -89,7 +90,7 @@ def test_modes_that_write(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["", "rw", "wbt", "ww", "w++", "wU", "q", "b", "+", "wx", "xa"])
 def test_modes_that_mean_nothing(mode: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as theirs:
+    with pytest.raises(ValueError, match=r"mode|one of") as theirs:
         open(tmp_path / "x", mode)
     with pytest.raises(UsageError) as ours:
         Sink().open(mode)
@@ -103,9 +104,9 @@ def test_modes_that_need_an_old_file(mode: str) -> None:
 
 
 @pytest.mark.parametrize("option", [{"encoding": "utf-8"}, {"errors": "strict"}, {"newline": ""}])
-def test_binary_takes_no_text_options(option: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as theirs:
-        open(tmp_path / "x", "wb", **option)  # type: ignore[call-overload]
+def test_binary_takes_no_text_options(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="binary mode") as theirs:
+        open(tmp_path / "x", "wb", **option)
     with pytest.raises(UsageError) as ours:
         Sink().open("wb", **option)
     assert str(ours.value) == str(theirs.value)
@@ -134,11 +135,12 @@ def test_text_is_encoded_as_open_does(newline: str | None, encoding: str, tmp_pa
     text = "eins\nzwei\r\ndrei ü\n" * 1000
     sink = Sink()
     with sink.open("w+", encoding=encoding, newline=newline, spool_size=5000) as ours:
-        with open(tmp_path / "x", "w+", encoding=encoding, newline=newline) as theirs:
-            for file in (ours, theirs):
-                file.write(text)
-                file.seek(0)
-            assert ours.read() == theirs.read()
+        theirs = open(tmp_path / "x", "w+", encoding=encoding, newline=newline)
+        for file in (ours, theirs):
+            file.write(text)
+            file.seek(0)
+        assert ours.read() == theirs.read()
+        theirs.close()
     assert sink.contents == [(tmp_path / "x").read_bytes()]
 
 
@@ -169,8 +171,11 @@ def _run(file: Any, step: tuple[Any, ...]) -> object:
         if name == "iterate":
             return list(file)
         result = getattr(file, name)(*values)
-    except (OSError, ValueError) as error:
-        return "invalid" if not isinstance(error, io.UnsupportedOperation) else "unsupported"
+    except (io.UnsupportedOperation, TypeError):
+        # From Python 3.12 on, a file for writing cannot even be asked to read(None).
+        return "unsupported"
+    except (OSError, ValueError):
+        return "invalid"
     # A real file may say None or something of its own here.
     return None if name == "flush" else result
 
@@ -258,19 +263,25 @@ def test_other_buffers_are_counted_in_bytes() -> None:
     assert sink.contents == [np.arange(20, dtype="<u8").tobytes()]
 
 
-def test_a_hole_takes_no_memory() -> None:
+@pytest.mark.parametrize("how", ["seek", "truncate"])
+def test_a_hole_takes_no_memory(how: str) -> None:
     payloads = []
+
+    def finish(file: MemberFile) -> None:
+        payloads.append(file.payload(DEFLATED))
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for hole in (lambda file: file.seek((1 << 29) - 1) and file.write(b"x"), lambda file: file.truncate(1 << 29)):
-        with open_member(
-            "a.zip/b", "wb", spool_size=1 << 20, success_only=True,
-            finish=lambda file: payloads.append(file.payload(DEFLATED)),
-        ) as file:  # fmt: skip
-            hole(file)
-    assert [payload.size for payload in payloads] == [1 << 29] * 2
+    file = MemberFile("a.zip/b", "wb", False, 1 << 20, True, finish, None)
+    if how == "seek":
+        file.seek((1 << 29) - 1)
+        file.write(b"x")
+    else:
+        file.truncate(1 << 29)
+    file.close()
+    (payload,) = payloads
+    assert payload.size == 1 << 29
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
-    for payload in payloads:
-        payload.close()
+    payload.close()
 
 
 # -- users of files
@@ -396,14 +407,16 @@ def test_detach_gives_the_binary_file() -> None:
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, GeneratorExit])
 def test_an_exception_discards(mode: str, error: type[BaseException], spool_size: int) -> None:
     sink = Sink()
-    with pytest.raises(error), sink.open(mode, spool_size=spool_size) as file:
-        file.write("half" if mode == "w" else b"half")
+    file = sink.open(mode, spool_size=spool_size)
+    file.write("half" if mode == "w" else b"half")
+    with pytest.raises(error), file:
         raise error
     assert file.closed
     file.close()
     assert (sink.contents, sink.discarded) == ([], ["ar.zip/a.txt"])
-    with pytest.raises(error), sink.open(mode, success_only=False) as file:
-        file.write("half" if mode == "w" else b"half")
+    file = sink.open(mode, spool_size=spool_size, success_only=False)
+    file.write("half" if mode == "w" else b"half")
+    with pytest.raises(error), file:
         raise error
     assert sink.contents == [b"half"]
 
@@ -411,9 +424,15 @@ def test_an_exception_discards(mode: str, error: type[BaseException], spool_size
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_closing_inside_the_block_archives(mode: str) -> None:
     sink = Sink()
-    with pytest.raises(ZeroDivisionError), sink.open(mode) as file:
-        file.close()
-        raise ZeroDivisionError
+    file = sink.open(mode)
+
+    def close_and_fail() -> None:
+        with file:
+            file.close()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        close_and_fail()
     assert (sink.contents, sink.discarded) == ([b""], [])
 
 
@@ -439,12 +458,11 @@ def test_closing_the_binary_file_below_takes_the_text_along() -> None:
 
 
 @pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object = None) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(memberfile, "open_spool", fail)
-    yield
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -492,7 +510,7 @@ def test_a_forgotten_file_is_archived_with_a_warning(mode: str, in_a_cycle: bool
         file.itself = file
         if mode == "w":
             file.buffer.itself = [file.buffer, file]
-    with pytest.warns(ResourceWarning, match=r"unclosed file 'ar.zip/a.txt'"):
+    with pytest.warns(ResourceWarning, match=r"unclosed file 'ar.zip/a.txt'"):  # noqa: PT031
         del file
         gc.collect()
     assert sink.contents == [b"forgottenforgotten"]
@@ -503,7 +521,7 @@ def test_a_forgotten_file_that_cannot_be_archived_is_loud(monkeypatch: pytest.Mo
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
     file = Sink(OSError(28, "No space left on device")).open("w")
-    with pytest.warns(ResourceWarning):
+    with pytest.warns(ResourceWarning):  # noqa: PT031
         del file
         gc.collect()
     assert [type(error) for error in seen] == [OSError]
@@ -550,46 +568,46 @@ def test_a_forked_child_cannot_disturb_the_parent(mode: str, spool_size: int) ->
     sink = Sink()
     piece = "some text\n" if mode == "w+" else b"some text\n"
     file = sink.open(mode, spool_size=spool_size)
+    files = {"open": file}
     file.write(piece * 20_000)
 
-    def child() -> None:
-        nonlocal file
+    def use() -> None:
         uses: list[Callable[[], object]] = [lambda: file.write(piece), lambda: file.seek(0), lambda: file.truncate(3)]
         if mode == "w+b":
             uses += [file.read, file.readline, file.flush, file.tell, lambda: file.readinto(bytearray(5))]
-        for use in uses:
+        for one in uses:
             with pytest.raises(RearError, match="before a fork"):
-                use()
+                one()
         with file:
             pass
         assert file.closed
-        file.close()
-        del file
-        gc.collect()
         assert (sink.contents, sink.discarded) == ([], [])
         with sink.open(mode) as own:
             own.write(piece)
         assert sink.contents == [b"some text\n"]
 
-    def drop() -> None:
-        nonlocal file
-        del file
-        gc.collect()
-        assert sink.contents == []
-
     def discard() -> None:
         file.discard()
         assert sink.discarded == []
 
-    _in_child(child)
-    file.write(piece)
-    _in_child(drop)
-    _in_child(discard)
+    for child in (use, discard):
+        _in_child(child)
+        file.write(piece)
+    del use, discard, child, file
+
+    def forget() -> None:
+        files.clear()
+        gc.collect()
+        assert not memberfile._spools
+        assert sink.contents == []
+
+    _in_child(forget)
+    file = files["open"]
     file.write(piece)
     file.seek(0)
-    assert file.read() == piece * 20_002
+    assert file.read() == piece * 20_003
     file.close()
-    assert sink.contents == [b"some text\n" * 20_002]
+    assert sink.contents == [b"some text\n" * 20_003]
 
 
 def test_types() -> None:

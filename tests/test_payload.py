@@ -9,14 +9,16 @@ import socket
 import stat
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rear import payload as payload_module
-from rear.codecs import DEFLATED, METHOD_NAMES, STORED, ZSTANDARD, decode
+from rear.codecs import DEFLATED, METHOD_NAMES, STORED, ZSTANDARD, compress, crc32, decode
 from rear.errors import SourceError
 from rear.payload import Payload, payload_of_bytes, payload_of_file, payload_of_source
 
@@ -41,10 +43,10 @@ def check(payload: Payload, plain: bytes) -> None:
         assert payload.retained_bytes == 0
 
 
-def spool(data: bytes) -> tempfile._TemporaryFileWrapper[bytes]:
-    file = tempfile.TemporaryFile()
+def spool(data: bytes) -> BinaryIO:
+    file = cast(BinaryIO, tempfile.TemporaryFile())
     file.write(data)
-    return file  # type: ignore[return-value]
+    return file
 
 
 @pytest.mark.parametrize("method", METHODS, ids=METHOD_NAMES.get)
@@ -75,10 +77,12 @@ def test_a_buffer_may_change_afterwards() -> None:
 
 def test_noise_is_not_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
-    real = payload_module.compress
-    monkeypatch.setattr(
-        payload_module, "compress", lambda data, method: lengths.append(len(data)) or real(data, method)
-    )
+
+    def measure(data: bytes, method: int) -> bytes:
+        lengths.append(len(data))
+        return compress(data, method)
+
+    monkeypatch.setattr(payload_module, "compress", measure)
     payload_of_bytes(NOISE * 8, DEFLATED)
     assert sum(lengths) <= len(NOISE * 8) // 16
 
@@ -136,7 +140,7 @@ def test_spools_have_no_name_and_are_closed(tmp_path: Path) -> None:
 
 def test_a_large_file_takes_little_memory() -> None:
     size = 512 << 20
-    with tempfile.TemporaryFile() as file:
+    with spool(b"") as file:
         file.truncate(size)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for method in (DEFLATED, STORED):
@@ -218,10 +222,17 @@ def _replace(path: Path) -> None:
     other.rename(path)
 
 
-CHANGES = {
-    "grow": _grow, "cut": lambda path: os.truncate(path, 10), "touch": _touch, "replace": _replace,
-    "remove": lambda path: path.unlink(),
-}  # fmt: skip
+def _cut(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "grow": _grow,
+    "cut": _cut,
+    "touch": _touch,
+    "replace": _replace,
+    "remove": os.unlink,
+}
 
 
 @pytest.mark.parametrize("size", [5000, 3 << 20])
@@ -232,7 +243,6 @@ def test_a_source_that_changes_while_it_is_read(
 ) -> None:
     path = tmp_path / "s"
     path.write_bytes((TEXT * 4)[:size])
-    real = payload_module.crc32
     changed = False
 
     def hook(data: bytes, value: int = 0) -> int:
@@ -240,7 +250,7 @@ def test_a_source_that_changes_while_it_is_read(
         if not changed:
             changed = True
             CHANGES[change](path)
-        return real(data, value)
+        return crc32(data, value)
 
     monkeypatch.setattr(payload_module, "crc32", hook)
     with pytest.raises(SourceError, match=str(path)):

@@ -1,0 +1,5 @@
+"""``python -m rear``: the command line."""
+
+from rear.cli import main
+
+main()

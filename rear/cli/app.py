@@ -1,0 +1,43 @@
+"""The commands of ``rear``, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rear._version import __version__
+from rear.cli import cat, demo, get, ls, scavenge
+
+app = typer.Typer(
+    name="rear",
+    help="Many small files of many processes, in a few ordinary Zip archives.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="scavenge")(scavenge.scavenge)
+app.command(name="ls")(ls.ls)
+app.command(name="cat")(cat.cat)
+app.command(name="get")(get.get)
+app.command(name="demo")(demo.demo)
+
+scavenger_app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+scavenger_app.command(name="rear-scavenger")(scavenge.scavenger)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rear {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Many small files of many processes, in a few ordinary Zip archives."""

@@ -1,0 +1,135 @@
+"""``rear scavenge``: merge what the workers wrote into the final archives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rear.cli.quantities import seconds, size_bytes
+
+LOSS = 1
+
+Base = Annotated[
+    str, typer.Argument(envvar="REAR_BASE", help="The base that the workers write to.", show_default="the current folder")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
+]
+Flush = Annotated[bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")]
+FlushWait = Annotated[str, typer.Option(help="How long --flush waits for them.", metavar="DURATION")]
+Every = Annotated[
+    str | None, typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")]
+OnConflict = Annotated[
+    Literal["rename", "first", "last"],
+    typer.Option(help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found."),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(help="Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.", metavar="SIZE", show_default=False),
+]
+MaxMembers = Annotated[
+    int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
+]
+UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
+
+
+def scavenge(
+    base: Base = ".",
+    verify: Verify = False,
+    flush: Flush = False,
+    flush_wait: FlushWait = "30s",
+    every: Every = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    on_conflict: OnConflict = "rename",
+    max_size: MaxSize = None,
+    max_members: MaxMembers = None,
+    until_eof: UntilEof = False,
+) -> None:
+    """Merge what the workers wrote into the final archives.
+
+    Temp archives that their workers have ended are merged at once; those of crashed workers are checked member by member
+    first; live workers are left alone. Several scavengers may be started anywhere: one works, the others leave.
+
+    Example: rear scavenge --verify /nfs/base
+    """
+    options: dict[str, Any] = {
+        "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
+        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size), "max_members": max_members,
+    }  # fmt: skip
+    style = "json" if json else "quiet" if quiet else "plain"
+    if every is None:
+        raise typer.Exit(_once(base, options, style))
+    raise typer.Exit(_repeat(base, options, style, seconds(every), until_eof))
+
+
+def scavenger(
+    directory: Annotated[str, typer.Option("-d", "--directory", envvar="REAR_BASE", help="The base.")] = ".",
+    verify: Verify = False,
+    flush: Flush = False,
+    every: Every = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge what the workers wrote into the final archives: ``rear scavenge`` under its older name."""
+    scavenge(directory, verify=verify, flush=flush, every=every, json=json, quiet=quiet)
+
+
+def _once(base: str, options: dict[str, Any], style: str, stop: threading.Event | None = None) -> int:
+    """Scavenge once; return 1 when something was lost or had to be left, else 0."""
+    import rear
+    from rear.events import Event
+    from rear.tui import show
+
+    def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            yield event
+            if stop is not None and stop.is_set():
+                return
+
+    with closing(rear.scavenge(base, **options)) as events:  # type: ignore[type-var]
+        return LOSS if show(until_stopped(events), style) else 0
+
+
+def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float, until_eof: bool) -> int:
+    """Scavenge again and again until SIGTERM or SIGINT, or the end of standard input, by which a parent says that it has gone."""
+    from rear.errors import NotLeaderError
+
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    if until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    worst = 0
+    while not stop.is_set():
+        try:
+            worst = max(worst, _once(base, options, style, stop))
+        except NotLeaderError as error:
+            # The other one may end before this one does.
+            if style == "plain":
+                print(f"rear: {error}", file=sys.stderr)
+        stop.wait(pause_seconds)
+    return worst
+
+
+def _wait_for_eof(stop: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    stop.set()

@@ -1,0 +1,175 @@
+"""Events for people: lines on standard error while it runs, a summary at the end. ``--json`` for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+from rear.events import (
+    Claimed,
+    Copied,
+    Damaged,
+    Event,
+    Finished,
+    IndexRebuilt,
+    LeftAlone,
+    Lost,
+    Merged,
+    NothingYet,
+    Planned,
+    Refused,
+    Renamed,
+    RolledBack,
+    RolledForward,
+    RolledOver,
+    SetAside,
+    Torn,
+)
+
+LINES_OF_A_KIND = 20
+"""After this many findings of one kind the rest are counted; the JSON report names them all."""
+
+
+def show(events: Iterable[Event], style: str) -> bool:
+    """Show events as they come.
+
+    Args:
+        events: of one scavenge.
+        style: ``plain``, ``quiet`` (only what needs attention) or ``json`` (all, on standard output).
+
+    Returns:
+        whether something was lost, or had to be left as it is.
+    """
+    needs_attention = False
+    if style == "json":
+        for event in events:
+            print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
+            needs_attention |= _needs_attention(event)
+        return needs_attention
+    lines = _Lines(quiet=style == "quiet")
+    for event in events:
+        needs_attention |= _needs_attention(event)
+        lines.show(event)
+    lines.finish()
+    return needs_attention
+
+
+def _needs_attention(event: Event) -> bool:
+    return event.severity == "loss" or isinstance(event, Refused)
+
+
+class _Lines:
+    """Prints events with Rich, which leaves colours out where nobody sees them."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._status = self._console.status("looking around")
+        self._shown: dict[str, int] = {}
+        self._left_alone: dict[str, int] = {}
+        if self._console.is_terminal and not quiet:
+            self._status.start()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Copied):
+            self._status.update(f"{_plain(event.archive)}: {_size(event.copied_bytes)} of {_size(event.size_bytes)}")
+            return
+        if isinstance(event, LeftAlone):
+            self._left_alone[event.reason] = self._left_alone.get(event.reason, 0) + 1
+            return
+        style, text = _describe(event)
+        if not text or (self._quiet and event.severity == "info"):
+            return
+        count = self._shown[event.kind] = self._shown.get(event.kind, 0) + 1
+        if count <= LINES_OF_A_KIND or isinstance(event, Finished):
+            self._print(style, text)
+
+    def _print(self, style: str, text: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(_plain(text), style=style))
+
+    def finish(self) -> None:
+        self._status.stop()
+        for kind, count in self._shown.items():
+            if count > LINES_OF_A_KIND:
+                self._print("dim", f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}")
+        if not self._quiet:
+            for reason, count in self._left_alone.items():
+                self._print("dim", f"{count:,} temp archive{'s' * (count != 1)} left alone: {reason}")
+
+
+def _plain(text: str) -> str:
+    """Return text in which nothing can move the cursor or colour the screen."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _size(size: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(size)
+
+
+def _describe(event: Event) -> tuple[str, str]:
+    match event:
+        case NothingYet():
+            return "", f"{event.base}: no worker has written here yet, nothing to do"
+        case Claimed(state="closed"):
+            return "dim", f"{event.pair}: {event.members:,} members, {_size(event.size_bytes)}"
+        case Claimed():
+            return "yellow", f"{event.pair}: its worker {_GONE[event.state]}; {event.members:,} members are checked one by one"
+        case Planned():
+            notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (event.duplicates > 0)
+            extra = f" ({', '.join(notes)})" if notes else ""
+            return "dim", f"{event.archive}: {event.members:,} members, {_size(event.size_bytes)} to come{extra}"
+        case Merged():
+            return "green", f"{event.archive}: {event.members:,} members merged, the archive has {_size(event.archive_size_bytes)}"
+        case Renamed():
+            return "yellow", f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
+        case SetAside():
+            return "yellow", f"{event.archive}: {event.name} is in {event.lost_and_found}: {event.reason}"
+        case Torn():
+            return "yellow", (
+                f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: {event.reason}; "
+                f"kept as {event.lost_and_found}"
+            )
+        case Lost():
+            return "bold red", (
+                f"LOST {event.archive}: {event.name} (source {event.source or 'none'}, {event.pair} bytes {event.offset:,} to "
+                f"{event.offset + event.length:,}): {event.reason}; what there is: {event.lost_and_found}"
+            )
+        case Damaged():
+            return "bold red", (
+                f"DAMAGED journal of {event.pair}, bytes {event.start:,} to {event.start + event.length:,}: {event.reason}; "
+                f"kept whole as {event.lost_and_found}"
+            )
+        case Refused():
+            return "red", f"{event.subject}: {event.reason}"
+        case RolledBack():
+            return "yellow", f"{event.archive}: a merge that had died before its commit was undone"
+        case RolledForward():
+            return "yellow", f"{event.archive}: a merge that had died after its commit was completed"
+        case RolledOver():
+            return "", f"{event.archive}: full, renamed {event.renamed_to}"
+        case IndexRebuilt():
+            return "dim", f"{event.archive}: index of {event.members:,} members made again: {event.reason}"
+        case Finished():
+            return _describe_end(event)
+    return "", ""
+
+
+_GONE = {"crashed": "is gone", "stale": "shows no sign of life"}
+
+
+def _describe_end(event: Finished) -> tuple[str, str]:
+    parts = [f"{event.members:,} members ({_size(event.size_bytes)}) merged into {event.archives:,} archive{'s' * (event.archives != 1)}"]
+    counts = {
+        "renamed": event.renamed, "there already": event.duplicates, "torn": event.torn, "LOST": event.lost,
+        "left as they are": event.refused,
+    }  # fmt: skip
+    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+    report = f"; report: {event.report}" if event.report else ""
+    return "bold red" if event.lost else "bold", ", ".join(parts) + report
