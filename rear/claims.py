@@ -1,19 +1,20 @@
 """Pairs on their way through a scavenge: claimed, released, buried. Each step renames single files, the journal first or last.
 
-A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying rename it last, so
-after a crash the other files are found where the journal is or where it came from.
+A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying rename it last.
+Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is removed in the order temp archive,
+journal, notes: without its notes a journal would tell of members that nobody has seen.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rear.errors import FutureVersionError, JournalError
 from rear.events import Event, LeftAlone, Refused
-from rear.journal import Journal, JournalWriter, parse_journal, read_journal, read_lines
+from rear.journal import Journal, JournalWriter, parse_journal, read_journal, read_lines, skim_journal
 from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
 from rear.lease import Observations, Process, is_running
 from rear.records import Merged, Open, Pair
@@ -76,17 +77,29 @@ class Claims:
         for leader in self._storage.names(self._layout.claims):
             if leader == self._leader or not is_safe_component(leader):
                 continue
-            for pair in self._pairs(self._layout.claims / leader):
+            for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
                 self._move(pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair))
             self._remove_empty(self._layout.claims / leader)
 
     def adopted(self) -> Iterator[ClaimedPair | Event]:
-        """Yield the pairs that are in the claim folder already."""
-        for pair in self._pairs(self._layout.claims / self._leader):
+        """Yield the pairs that are in the claim folder already, each with all its files."""
+        whole = set(self._pairs(self._layout.claims / self._leader))
+        for pair in whole:
             folder = self._layout.claim_folder(self._leader, pair)
-            # The leader before may have died between the renames of one claim.
+            # The leader before may have died between the renames of a claim, or of a burial.
             self._move(pair, self._layout.inbox_folder(pair), folder)
+            self._move(pair, self._layout.graveyard_folder(pair), folder)
             yield self._read(pair, folder)
+        for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
+            if pair not in whole:
+                yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
+
+    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Event]:
+        if f"{pair.stem}.zip" in self._storage.names(folder):
+            yield Refused(f".rear/claims/{self._leader}/{pair}.zip", "a temp archive without its journal; left as it is")
+        else:
+            # The last file of a pair that was being removed.
+            self._storage.unlink(folder / f"{pair.stem}.merged")
 
     def waiting(self, *, remember: bool = True) -> Iterator[Pair | Event]:
         """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
@@ -123,7 +136,7 @@ class Claims:
                     yield journal
 
     def _why_not(self, pair: Pair) -> Event | None:
-        journal = self._load(pair, self._layout.inbox_folder(pair))
+        journal = self._load(pair, self._layout.inbox_folder(pair), read=skim_journal)
         if journal is None or isinstance(journal, Event):
             return journal or LeftAlone(str(pair), "taken by somebody else")
         opened = journal.opened
@@ -178,15 +191,22 @@ class Claims:
             writer.close()
         self._storage.sync_directory(claimed.folder)
 
-    def bury(self, claimed: ClaimedPair) -> None:
-        """Move a pair, whose members are all accounted for, to the graveyard."""
-        self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
+    def clear(self, claimed: ClaimedPair) -> None:
+        """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""
+        if claimed.state == "stale":
+            self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
+        else:
+            self._remove(claimed.pair, claimed.folder)
+
+    def _remove(self, pair: Pair, folder: Path) -> None:
+        for suffix in ("zip", "journal", "merged"):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(folder / f"{pair.stem}.{suffix}")
 
     def clear_graveyard(self) -> Iterator[Pair]:
-        """Remove buried pairs to which no worker can write any more; yield those in which late members were found.
+        """Remove buried pairs to which no worker can write any more; claim and yield those in which late members are found.
 
-        A pair of a worker that is gone goes at once, one of a worker that was only not seen waits out a retention longer than
-        any lease.
+        A pair whose worker is now known to be gone goes at once, others wait out a retention longer than any lease.
         """
         for pair in self._pairs(self._layout.graveyard):
             folder = self._layout.graveyard_folder(pair)
@@ -197,9 +217,7 @@ class Claims:
                 self._move(pair, folder, self._layout.claim_folder(self._leader, pair))
                 yield pair
             elif self._is_over(pair, journal):
-                for suffix in ("zip", "merged", "journal"):
-                    with contextlib.suppress(FileNotFoundError):
-                        self._storage.unlink(folder / f"{pair.stem}.{suffix}")
+                self._remove(pair, folder)
         self._buried.save()
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
@@ -212,13 +230,15 @@ class Claims:
         """Remove the claim folder, which is empty after a scavenge that ended well."""
         self._remove_empty(self._layout.claims / self._leader)
 
-    def _pairs(self, folder: Path) -> list[Pair]:
-        pairs = []
-        for host in self._storage.names(folder):
-            if is_safe_component(host):
-                found = (parse_pair(host, name) for name in self._storage.names(folder / host) if name.endswith(".journal"))
-                pairs += [pair for pair in found if pair is not None]
-        return pairs
+    def _pairs(self, folder: Path, suffixes: tuple[str, ...] = ("journal",)) -> list[Pair]:
+        """Return the pairs of which ``folder`` has a file with one of the suffixes, in the order of their names."""
+        pairs: dict[Pair, None] = {}
+        for host in filter(is_safe_component, self._storage.names(folder)):
+            for name in self._storage.names(folder / host):
+                pair = parse_pair(host, name) if name.endswith(suffixes) else None
+                if pair is not None:
+                    pairs[pair] = None
+        return list(pairs)
 
     def _move(self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False) -> None:
         self._storage.make_directories(target)
@@ -226,10 +246,12 @@ class Claims:
             with contextlib.suppress(FileNotFoundError):
                 self._storage.rename(source / f"{pair.stem}.{suffix}", target / f"{pair.stem}.{suffix}")
 
-    def _load(self, pair: Pair, folder: Path) -> Journal | Event | None:
+    def _load(
+        self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal
+    ) -> Journal | Event | None:
         """Read a journal with what was noted about it; ``None`` when it has gone."""
         try:
-            journal = read_journal(folder / f"{pair.stem}.journal", storage=self._storage)
+            journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
             journal.merged.update(self._read_merged(folder / f"{pair.stem}.merged").merged)
         except FileNotFoundError:
             return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -33,6 +33,8 @@ _DEFLATE_LEVEL: Final = 1
 _ZSTANDARD_LEVEL: Final = 3
 
 crc32 = isal_zlib.crc32
+#: The stubs call this exception class an instance.
+_ISAL_ERROR: Final = cast(type[Exception], isal_zlib.error)
 
 
 class Compressor(Protocol):
@@ -109,9 +111,14 @@ def decode(method: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 class _Decompressor(Protocol):
     # bz2, lzma and ISA-L agree on these.
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
@@ -168,7 +175,7 @@ def _decode_incrementally(method: int, chunks: Iterable[bytes]) -> Iterator[byte
                     raise ZipFormatError(f"the {METHOD_NAMES[method]} stream ends early")
             elif not plain:
                 raise ZipFormatError(f"the {METHOD_NAMES[method]} stream makes no progress")
-    except (isal_zlib.error, OSError, ValueError, EOFError) as error:
+    except (_ISAL_ERROR, OSError, ValueError, EOFError) as error:
         if isinstance(error, ZipFormatError):
             raise
         raise ZipFormatError(f"malformed {METHOD_NAMES[method]} stream: {error}") from error

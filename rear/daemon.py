@@ -46,7 +46,7 @@ class scavengerd:  # noqa: N801  (a context manager that reads like a function, 
         max_size: int | None = None,
         max_members: int | None = None,
     ) -> None:
-        if not isinstance(every, (int, float)) or not every > 0:
+        if not every > 0:
             raise UsageError(f"every is {every!r}: it has to be a number of seconds greater than 0")
         self._base = os.path.abspath(base)
         self._every = every

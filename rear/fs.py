@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
 
-from rear import codecs, context
+from rear import codecs
+from rear.context import current, enter, install_builtins, leave, remove_builtins
 from rear.errors import BaseError, UsageError
 from rear.layout import Layout, Target, split_target
 from rear.memberfile import MemberFile, TextMemberFile, open_member
@@ -68,7 +69,7 @@ class RearFs:
         storage: Storage = LOCAL,
     ) -> None:
         options = WorkerOptions(rotation_span, rotation_size, sync, sync_interval, lease_seconds)
-        if not isinstance(spool_size, int) or spool_size < 0:
+        if spool_size < 0:
             raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
         self._method = codecs.method_of(compression)
         self._layout = Layout(base)
@@ -162,10 +163,10 @@ class RearFs:
         target = split_target(path)
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None]) -> None:
-            name = f"{target.name}/{file.relative}" if file.relative else target.name
-            self._names.add(hash(Target(target.archive, name)))
+            member = Target(target.archive, file.name)
+            self._names.add(hash(member))
             self._worker.append(
-                Target(target.archive, name), payload,
+                member, payload,
                 mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
             )  # fmt: skip
 
@@ -202,16 +203,16 @@ class RearFs:
                 util.Finalize(None, _close_open_systems, exitpriority=100)
 
     def __enter__(self) -> Self:
-        self._tokens.append(context.enter(self))
+        self._tokens.append(enter(self))
         if self._install_builtins:
-            context.install_builtins()
+            install_builtins()
         return self
 
     def _leave(self) -> None:
         if self._tokens:
-            context.leave(self._tokens.pop(), self)
+            leave(self._tokens.pop(), self)
             if self._install_builtins:
-                context.remove_builtins()
+                remove_builtins()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -280,7 +281,8 @@ def rear_open(
     Raises:
         NoContextError: outside any ``with rear_fs(base):``.
     """
-    return context.current().open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
+    system: RearFs = current()
+    return system.open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
 
 
 def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
@@ -289,4 +291,5 @@ def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
     Raises:
         NoContextError: outside any ``with rear_fs(base):``.
     """
-    return context.current().pickup(source, path)
+    system: RearFs = current()
+    return system.pickup(source, path)

@@ -186,7 +186,8 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
         directory = None
         if old is not None:
             numbers = [old[key] for key in ("archive_length", "offset", "length", "entries", "prefix")]
-            directory = Directory(*map(int, numbers), comment=bytes.fromhex(old["comment"]))
+            length, offset, directory_length, entries, prefix = map(int, numbers)
+            directory = Directory(length, offset, directory_length, entries, prefix, bytes.fromhex(old["comment"]))
             if not 0 <= directory.offset <= directory.archive_length or min(numbers) < 0:
                 raise JournalError("impossible positions in an intent")
         archive, leader = payload["archive"], payload["leader"]

@@ -64,9 +64,9 @@ class Abort(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """The worker was alive when it wrote this; ``count`` grows by one each time."""
+    """The worker was alive when it wrote this; ``number`` grows by one each time."""
 
-    count: int
+    number: int
 
 
 class Close(NamedTuple):

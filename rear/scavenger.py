@@ -191,8 +191,6 @@ class _Scavenge:
             else:
                 yield late
         yield from self._work_off(adopted)
-        for _ in self._claims.clear_graveyard():
-            pass
         self._claims.finish()
 
     def _work_off(self, adopted: list[ClaimedPair]) -> Iterator[Event]:
@@ -295,7 +293,7 @@ class _Scavenge:
             candidates = candidates[fitting:]
 
     def _clear(self, claimed: ClaimedPair) -> Iterator[Event]:
-        """Bury a pair whose members are all accounted for; put one back that has members left."""
+        """Remove a pair whose members are all accounted for; put one back that has members left."""
         if claimed.journal.pending():
             self._claims.release(claimed)
             return
@@ -305,7 +303,7 @@ class _Scavenge:
             for damage in claimed.journal.damage:
                 yield Damaged(str(claimed.pair), damage.start, damage.length, damage.reason, item)
             return
-        self._claims.bury(claimed)
+        self._claims.clear(claimed)
         yield Cleared(str(claimed.pair))
 
     def _show_plan(self) -> Iterator[Event]:

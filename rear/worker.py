@@ -450,7 +450,7 @@ class Worker:
     def _run(self) -> None:
         beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE
         beaten = synced = self._storage.uptime()
-        while not self._stopping:
+        while True:
             pair, dirty = self._pair, bool(self._retained)
             if not self._rolling:
                 self._wake.wait(self._idle_seconds(pair, dirty, beaten, synced, beat_seconds))

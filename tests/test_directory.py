@@ -200,7 +200,9 @@ def test_prefix_needs_the_first_member_where_it_should_be(file: File) -> None:
         locate(file.holds(bytes(damaged)))
 
 
-def with_zip64(*, extensible: bytes = b"", prefix: bytes = b"", volumes: int = 1, lie: int = 0, needed: int = 45) -> bytes:
+def with_zip64(
+    *, extensible: bytes = b"", prefix: bytes = b"", volumes: int = 1, lie: int = 0, needed: int = 45
+) -> bytes:
     member = Member("m", 0, 0, 0, 0, 0, 0o644)
     head, entry = encode_local_header(member, None), encode_central_entry(member, 0)
     record = struct.pack(

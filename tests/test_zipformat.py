@@ -213,7 +213,9 @@ def test_times() -> None:
 
 
 def test_zip64_field_that_is_too_short_is_not_read_beyond() -> None:
-    data = bytearray(encode_central_entry(MEMBER._replace(size=LIMIT_32 + 5, compressed_size=LIMIT_32 + 5), LIMIT_32 + 9))
+    data = bytearray(
+        encode_central_entry(MEMBER._replace(size=LIMIT_32 + 5, compressed_size=LIMIT_32 + 5), LIMIT_32 + 9)
+    )
     entry, _ = decode_central_entry(bytes(data))
     assert (entry.size, entry.offset) == (LIMIT_32 + 5, LIMIT_32 + 9)
     position = data.index(struct.pack("<2H", ZIP64, 24))

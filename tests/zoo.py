@@ -19,7 +19,7 @@ CONTENTS = {
     "logs/numbers": b"".join(b"%d\n" % number for number in range(30_000)),
     "logs/noise.bin": random.Random(5).randbytes(70_000),
 }
-STUB = b"#!/bin/sh\nexec unzip -q \"$0\"\n" + b"#" * 3000 + b"\n"
+STUB = b'#!/bin/sh\nexec unzip -q "$0"\n' + b"#" * 3000 + b"\n"
 WRITERS = (
     "zipfile", "zipfile-stored", "zipfile-bzip2", "zipfile-lzma", "zipfile-zip64", "zipfile-comment", "zipfile-stream",
     "zip", "zip-zip64", "zip-stream", "zip-prefix", "zip-prefix-adjusted",
