@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 from rear import directory as directories
 from rear.check import member_content
 from rear.directory import Directory
-from rear.errors import FormatError, ZipFormatError
+from rear.errors import FormatError, RearError, ZipFormatError
 from rear.index import Index, IndexRow
+from rear.layout import Layout
 from rear.plan import Candidate, Existing
 from rear.storage import Storage
 from rear.zipformat import FLAG_ENCRYPTED, LOCAL, decode_local_header, local_header_length
@@ -25,6 +27,46 @@ class Target:
     path: Path
     descriptor: int | None
     directory: Directory | None
+
+    def is_mirrored_by(self, index: Index, *, storage: Storage) -> bool:
+        """Whether an index tells of exactly what the archive's directory says."""
+        if self.descriptor is None or self.directory is None:
+            return False
+        fingerprint = directories.fingerprint(self.descriptor, self.directory, storage=storage)
+        return index.matches(fingerprint, self.directory.entries)
+
+
+@contextmanager
+def open_target(layout: Layout, archive: str, *, storage: Storage, write: bool = True) -> Iterator[Target]:
+    """Open a final archive for a merge.
+
+    Raises:
+        ZipFormatError: it is no Zip file that can be appended to.
+        RearError, OSError: it cannot be used.
+    """
+    path = layout.archive(archive)
+    check_inside(layout, path)
+    try:
+        descriptor = storage.open(path, write=write)
+    except FileNotFoundError:
+        yield Target(archive, path, None, None)
+        return
+    try:
+        yield Target(archive, path, descriptor, directories.locate(descriptor, storage=storage))
+    finally:
+        storage.close(descriptor)
+
+
+def check_inside(layout: Layout, path: Path) -> None:
+    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
+
+    Raises:
+        RearError: it leads elsewhere; the message says where.
+    """
+    base = os.path.realpath(layout.base)
+    folder = os.path.realpath(path.parent)
+    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
+        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
 
 
 class IndexedNames:

@@ -59,6 +59,9 @@ def decode_line(line: bytes) -> dict[str, Any]:
         raise JournalError(f"checksum {crc32(data):08x} instead of {expected:08x}")
     try:
         payload = json.loads(data.decode("utf-8", "surrogateescape"))
+        if b"\\u" in data:
+            # A forged escape of half a character could not be written anywhere again.
+            _encode_json(payload).encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError) as error:
         raise JournalError(f"no JSON: {error}") from None
     if not isinstance(payload, dict):
@@ -142,9 +145,9 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
         if not accepts(value) and (required or value is not None):
             raise JournalError(f"{name} record: {key} is {value!r:.80}")
         values.append(value)
-    if kind is Merged:
-        values[0] = tuple(values[0])
     record: Record = kind._make(values)
+    if isinstance(record, Merged):
+        return record._replace(sequences=tuple(record.sequences))
     return record
 
 
@@ -232,7 +235,7 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
 
 
 def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
-    """Read only the first and the last records of a journal: who writes it, whether it is closed, its last beat and length.
+    """Read only the first and the last records of a journal: who writes it, whether it is closed, and its length.
 
     Raises:
         FutureVersionError: a newer rear wrote it.
@@ -240,17 +243,15 @@ def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """
     descriptor = storage.open(path)
     try:
-        head = next(read_lines(descriptor, storage=storage), None)
-        if head is None:
-            return Journal()
         length = storage.size(descriptor)
-        start = max(len(head[1]) + 1, length - _SKIM_BYTES)
-        tail = storage.read(descriptor, length - start, start)
-        if start > len(head[1]) + 1:
-            start += tail.find(b"\n") + 1
-        journal = parse_journal(itertools.chain([head], read_lines(descriptor, storage=storage, start=start)))
-        journal.appends.clear()
-        return journal
+        head = storage.read(descriptor, _SKIM_BYTES, 0)
+        if length <= _SKIM_BYTES:
+            return parse_journal(read_lines(descriptor, storage=storage))
+        start = length - _SKIM_BYTES
+        tail = storage.read(descriptor, _SKIM_BYTES, start)
+        start += tail.find(b"\n") + 1
+        lines = read_lines(descriptor, storage=storage, start=start)
+        return parse_journal(itertools.chain([(0, head.partition(b"\n")[0], True)], lines))
     finally:
         storage.close(descriptor)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from rear import directory as directories
@@ -18,18 +18,18 @@ from rear.archive import Archive
 from rear.check import member_content
 from rear.claims import ClaimedPair, Claims
 from rear.codecs import crc32
-from rear.contents import Comparison, DirectoryNames, IndexedNames, NoNames, Target, opened
+from rear.contents import Comparison, IndexedNames, NoNames, Target, open_target, opened
 from rear.directory import Directory
-from rear.errors import ZipFormatError
-from rear.events import Copied, Event, IndexRebuilt, Merged, Planned, Renamed, SetAside
+from rear.errors import IndexFormatError, ZipFormatError
+from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index import Index, IndexRow, rows_of
 from rear.intent import commit_intent, read_intent, write_intent
 from rear.journal import JournalWriter
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
-from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan
-from rear.recovery import Recovery, check_inside, check_vacant, fresh_path, group_sequences, install, read_intent_or_none
+from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan, planned
+from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install, read_intent_or_none
 from rear.storage import Storage
 from rear.zipformat import CENTRAL, LOCAL, Member, decode_local_header, encode_central_entry, encode_end, local_header_length
 
@@ -72,70 +72,35 @@ class Merger:
         self._verify = verify
         self._storage = storage
 
-    def inspect(self, archive: str) -> Directory | None:
-        """Return where a final archive's directory is, ``None`` when there is no archive.
-
-        Raises:
-            ZipFormatError: it is no Zip file that can be appended to.
-            RearError, OSError: it cannot be used.
-        """
-        with self._open(archive) as target:
-            return target.directory
-
-    def plan(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
-        """Yield what a merge would do, and change nothing."""
-        with self._open(archive) as target:
-            index = Index.open(self._layout, archive, storage=self._storage)
-            if target.descriptor is None or self._is_current(index, target):
-                plan = self._make_plan(target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames())
-            else:
-                plan = self._make_plan(target, candidates, DirectoryNames(target, self._storage))
-            yield _planned(plan)
-
     def merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         """Merge checked members into one final archive.
 
         Raises:
             RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
         """
-        with self._open(archive) as target:
+        with open_target(self._layout, archive, storage=self._storage) as target:
             index = Index.open(self._layout, archive, storage=self._storage)
             yield from self._bring_up_to_date(index, target)
-            names = IndexedNames(index) if target.descriptor is not None else NoNames()
-            plan = self._make_plan(target, candidates, names)
-            yield _planned(plan)
+            try:
+                plan = self._make_plan(target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames())
+            except IndexFormatError as error:
+                yield self._rebuild(index, target, str(error))
+                plan = self._make_plan(target, candidates, IndexedNames(index))
+            yield planned(plan)
             yield from self._put_aside(plan, target)
             if plan.placements:
                 yield from self._write(plan, target, index)
             self._note(plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, "")
 
-    @contextmanager
-    def _open(self, archive: str) -> Iterator[Target]:
-        path = self._layout.archive(archive)
-        check_inside(self._layout, path)
-        try:
-            descriptor = self._storage.open(path, write=True)
-        except FileNotFoundError:
-            yield Target(archive, path, None, None)
-            return
-        try:
-            directory = directories.locate(descriptor, storage=self._storage)
-            yield Target(archive, path, descriptor, directory)
-        finally:
-            self._storage.close(descriptor)
-
-    def _is_current(self, index: Index, target: Target) -> bool:
-        assert target.descriptor is not None and target.directory is not None
-        fingerprint = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
-        return index.matches(fingerprint, target.directory.entries)
-
     def _bring_up_to_date(self, index: Index, target: Target) -> Iterator[Event]:
-        if target.descriptor is None or self._is_current(index, target):
+        if target.descriptor is None or target.is_mirrored_by(index, storage=self._storage):
             return
-        reason = "it did not match the archive" if index.segments else "there was none"
+        yield self._rebuild(index, target, "it did not match the archive" if index.segments else "there was none")
+
+    def _rebuild(self, index: Index, target: Target, reason: str) -> IndexRebuilt:
         with Archive.open(target.path, storage=self._storage) as archive:
             index.rebuild(rows_of(archive), archive.fingerprint)
-            yield IndexRebuilt(target.archive, archive.directory.entries, reason)
+            return IndexRebuilt(target.archive, archive.directory.entries, reason)
 
     def _make_plan(self, target: Target, candidates: list[Candidate], names: Names) -> MergePlan:
         return make_plan(
@@ -316,12 +281,6 @@ class Merger:
         pairs = {str(candidate.claimed.pair): candidate.claimed for candidate in candidates}
         for pair, numbers in sequences.items():
             self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
-
-
-def _planned(plan: MergePlan) -> Planned:
-    return Planned(
-        plan.archive, len(plan.placements), plan.size_bytes, len(plan.renamed), len(plan.duplicates), len(plan.ranges)
-    )
 
 
 def _index_row(placed: Placement) -> IndexRow:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
 from rear.directory import Directory
+from rear.events import Planned
 from rear.intent import Move
 from rear.records import Append, Origin
 from rear.zipformat import Member, encode_local_header
@@ -286,3 +287,10 @@ def _header(candidate: Candidate, name: str) -> bytes:
         append.source, append.source_start, append.metadata,
     )  # fmt: skip
     return encode_local_header(member, origin)
+
+
+def planned(plan: MergePlan) -> Planned:
+    """Return the event that tells of a plan."""
+    return Planned(
+        plan.archive, len(plan.placements), plan.size_bytes, len(plan.renamed), len(plan.duplicates), len(plan.ranges)
+    )

@@ -7,12 +7,11 @@ file ends in an orphan.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rear.claims import ClaimedPair, Claims
-from rear.contents import opened
+from rear.contents import check_inside, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.intent import Intent, read_intent
@@ -142,18 +141,6 @@ def read_intent_or_none(path: Path, storage: Storage) -> Intent | None:
         return read_intent(path, storage=storage)
     except UnfinishedIntentError:
         return None
-
-
-def check_inside(layout: Layout, path: Path) -> None:
-    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
-
-    Raises:
-        RearError: it leads elsewhere; the message says where.
-    """
-    base = os.path.realpath(layout.base)
-    folder = os.path.realpath(path.parent)
-    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
-        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
 
 
 def check_vacant(path: Path, *, storage: Storage) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims
-from rear.contents import opened
+from rear.contents import open_target, opened
 from rear.errors import BaseError, NotLeaderError, RearError, UsageError
 from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, NothingYet, Planned, Refused, Started, Torn
 from rear.index import Index
@@ -27,6 +27,7 @@ from rear.lease import replace_file
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
+from rear.preview import preview
 from rear.records import Append, Pair
 from rear.recovery import Recovery
 from rear.rollover import Cap, roll_over
@@ -103,13 +104,19 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
         yield NothingYet(str(layout.base))
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
         return
+    totals = _Totals()
+    if options.dry_run:
+        for event in preview(layout, on_conflict=options.on_conflict, storage=storage):
+            totals.add(event)
+            yield event
+        yield totals.summary()
+        return
     with Leadership(layout, storage=storage) as leadership:
-        totals = _Totals()
         run = _Scavenge(layout, options, leadership, storage)
         for event in run.events():
             totals.add(event)
             yield event
-        yield totals.finish(layout, leadership.name, options, storage)
+        yield totals.finish(layout, leadership.name, storage)
 
 
 class _Totals:
@@ -133,13 +140,18 @@ class _Totals:
         elif event.severity != "info":
             self._findings.append(event.as_json())
 
-    def finish(self, layout: Layout, leader: str, options: ScavengeOptions, storage: Storage) -> Finished:
+    def summary(self) -> Finished:
+        """Return the totals so far."""
         counts = self._counts
-        finished = Finished(
+        return Finished(
             self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
             counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], None,
         )  # fmt: skip
-        if options.dry_run or not (self._members or self._findings):
+
+    def finish(self, layout: Layout, leader: str, storage: Storage) -> Finished:
+        """Return the totals, with the path of a report if there is something to report."""
+        finished = self.summary()
+        if not self._members and not self._findings:
             return finished
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
         report = {
@@ -171,9 +183,6 @@ class _Scavenge:
 
     def events(self) -> Iterator[Event]:
         yield Started(str(self._layout.base), self._leadership.name)
-        if self._options.dry_run:
-            yield from self._show_plan()
-            return
         if self._options.flush:
             self._ask_for_flush()
         self._claims.adopt()
@@ -284,8 +293,8 @@ class _Scavenge:
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
-            directory = self._merger.inspect(archive)
-            fitting = self._cap.fitting(candidates, directory)
+            with open_target(self._layout, archive, storage=self._storage) as target:
+                fitting = self._cap.fitting(candidates, target.directory)
             if fitting == 0:
                 yield roll_over(self._layout, archive, storage=self._storage)
                 continue
@@ -305,23 +314,6 @@ class _Scavenge:
             return
         self._claims.clear(claimed)
         yield Cleared(str(claimed.pair))
-
-    def _show_plan(self) -> Iterator[Event]:
-        by_archive: dict[str, list[Candidate]] = {}
-        for item in self._claims.waiting(remember=False):
-            peeked = item if isinstance(item, Event) else self._claims.peek(item)
-            if isinstance(peeked, Event):
-                yield peeked
-                continue
-            pending = peeked.journal.pending()
-            yield Claimed(str(peeked.pair), peeked.state, len(pending), sum(append.length for append in pending))
-            for append in pending:
-                by_archive.setdefault(append.archive, []).append(Candidate(peeked, append))
-        for archive, candidates in by_archive.items():
-            try:
-                yield from self._merger.plan(archive, candidates)
-            except (RearError, OSError) as error:
-                yield Refused(archive, str(error))
 
     def _ask_for_flush(self) -> None:
         """Leave a request that live workers see with their next beat, and wait until they have answered."""

@@ -32,7 +32,7 @@ _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBA
 class Storage:
     """The local view of a file system, shared or not."""
 
-    def create(self, path: StrPath, mode: int = 0o644) -> int:
+    def create(self, path: StrPath, mode: int = 0o666) -> int:
         """Create a new file for reading and writing, fail if the name exists (``O_EXCL``), and return its descriptor."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 

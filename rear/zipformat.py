@@ -336,7 +336,9 @@ def decode_origin(header: bytes) -> Origin | None:
     archive, host, worker, source = texts
     try:
         metadata = json.loads(tail[position:]) if position < len(tail) else None
-    except ValueError:
+    except (ValueError, RecursionError):
+        return None
+    if metadata is not None and not isinstance(metadata, dict):
         return None
     return Origin(cookie, sequence, archive, host, worker, mtime_ns, mode, source or None, source_start, metadata)
 

@@ -58,14 +58,14 @@ def test_encrypted_members(tmp_path: Path) -> None:
     zoo.run(zoo.tool("zip"), "-qr", "-P", "secret", tmp_path / "e.zip", ".", cwd=tmp_path / "tree")
     with Archive.open(tmp_path / "e.zip") as archive:
         entry = archive.find("short.txt")
-        with pytest.raises(UnsupportedError, match="short.txt.*encrypted"):
+        with pytest.raises(UnsupportedError, match=r"short\.txt.*encrypted"):
             archive.verify(entry)
 
 
 def test_unknown_method(tmp_path: Path) -> None:
     zoo.write_tree(tmp_path / "tree")
     zoo.run(zoo.tool("7z"), "a", "-bd", "-mm=PPMd", tmp_path / "p.zip", "logs", cwd=tmp_path / "tree")
-    with Archive.open(tmp_path / "p.zip") as archive, pytest.raises(UnsupportedError, match="numbers.*method 98"):
+    with Archive.open(tmp_path / "p.zip") as archive, pytest.raises(UnsupportedError, match=r"numbers.*method 98"):
         archive.verify(archive.find("logs/numbers"))
 
 
@@ -341,10 +341,13 @@ def test_a_merge_that_begins_while_the_archive_is_opened(
     base = Base(tmp_path, "old", "older")
     before = contents(base.path)
     assert contents(base.path, storage=Racing(moment, base.begin)) == before
-    assert contents(base.path, storage=Racing(moment, base.commit)) in (
-        before,
-        {"old": b"content of old", "new": b"content of new"},
-    )
+
+
+@pytest.mark.parametrize("moment", ["copy before", "copy after", "names"])
+def test_a_merge_that_ends_while_the_archive_is_opened(moment: str, tmp_path: Path) -> None:
+    base = Base(tmp_path, "old", "older")
+    base.begin()
+    assert list(contents(base.path, storage=Racing(moment, base.commit))) == ["old", "new"]
     assert list(contents(base.path, storage=Racing(moment, base.end))) == ["old", "new"]
 
 

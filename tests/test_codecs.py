@@ -123,7 +123,8 @@ def test_junk_never_raises_anything_else(method: int, junk: bytes) -> None:
 def test_pieces_stay_small_however_far_data_expands(method: int) -> None:
     zeros = bytes(24 << 20)
     stream = {
-        DEFLATED: raw_deflate, DEFLATE64: raw_deflate, BZIP2: bz2.compress, LZMA: zip_lzma, ZSTANDARD: zstandard.compress,
+        DEFLATED: raw_deflate, DEFLATE64: raw_deflate, BZIP2: bz2.compress, LZMA: zip_lzma,
+        ZSTANDARD: zstandard.compress,
     }[method](zeros)  # fmt: skip
     if method == DEFLATE64:
         # Its long matches are written differently; only the bound counts here.

@@ -40,7 +40,8 @@ from rear.zipformat import (
 
 MEMBER = Member("logs/a.txt", 0, zlib.crc32(b"hello"), 5, 5, 1_700_000_000_123_456_789, 0o100640)
 ORIGIN = Origin(
-    0x1234567890ABCDEF, 7, "runs/7/ar.zip", "node-1", "node-1-1a2b-3c", MEMBER.mtime_ns, 0o100640, "/scratch/a", 99, {"k": [1]}
+    0x1234567890ABCDEF, 7, "runs/7/ar.zip", "node-1", "node-1-1a2b-3c", MEMBER.mtime_ns, 0o100640, "/scratch/a", 99,
+    {"k": [1]},
 )  # fmt: skip
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)

@@ -78,13 +78,15 @@ def _make_with_zipfile(target: Path, variant: str) -> None:
     method = {
         "stored": zipfile.ZIP_STORED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA,
     }.get(variant, zipfile.ZIP_DEFLATED)  # fmt: skip
-    with open(target, "wb") as file:
-        with zipfile.ZipFile(Unseekable(file) if variant == "stream" else file, "w", method) as archive:
-            for name, data in CONTENTS.items():
-                with archive.open(name, "w", force_zip64=variant == "zip64") as member:
-                    member.write(data)
-            if variant == "comment":
-                archive.comment = b"a comment with PK\x01\x02 in it" + bytes(30)
+    with (
+        open(target, "wb") as file,
+        zipfile.ZipFile(Unseekable(file) if variant == "stream" else file, "w", method) as archive,
+    ):
+        for name, data in CONTENTS.items():
+            with archive.open(name, "w", force_zip64=variant == "zip64") as member:
+                member.write(data)
+        if variant == "comment":
+            archive.comment = b"a comment with PK\x01\x02 in it" + bytes(30)
 
 
 class Unseekable(io.RawIOBase):

@@ -29,7 +29,8 @@ def cat(
             raise
         except (RearError, OSError) as error:
             sys.stdout.buffer.flush()
-            status = status or report(error)
+            failed = report(error)
+            status = status or failed
     sys.stdout.buffer.flush()
     if status:
         raise typer.Exit(status)
