@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 from typing import Final, NamedTuple
 
@@ -144,17 +143,4 @@ class Observations:
             return
         data = json.dumps({"boot_id": self._boot_id, "seen": self._seen}).encode()
         self._storage.make_directories(self._path.parent)
-        replace_file(self._path, data, storage=self._storage)
-
-
-def replace_file(path: os.PathLike[str] | str, data: bytes, *, storage: Storage = LOCAL) -> None:
-    """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
-    fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}.new"
-    descriptor = storage.create(fresh)
-    try:
-        storage.write(descriptor, [data], 0)
-        storage.sync(descriptor)
-    finally:
-        storage.close(descriptor)
-    storage.rename(fresh, path)
-    storage.sync_directory(os.path.dirname(fresh))
+        self._storage.replace(self._path, data)

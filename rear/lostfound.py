@@ -15,7 +15,6 @@ from typing import Any
 
 from rear.claims import ClaimedPair
 from rear.layout import Layout
-from rear.lease import replace_file
 from rear.storage import Storage
 from rear.zipformat import Member, encode_central_entry, encode_end
 
@@ -74,7 +73,7 @@ class LostAndFound:
     def _path(self, name: str, suffix: str, note: dict[str, Any]) -> Path:
         self._storage.make_directories(self._folder)
         data = json.dumps(note, indent=1, ensure_ascii=True).encode()
-        replace_file(self._folder / f"{name}.json", data + b"\n", storage=self._storage)
+        self._storage.replace(self._folder / f"{name}.json", data + b"\n")
         return self._folder / f"{name}.{suffix}"
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:

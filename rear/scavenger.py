@@ -23,7 +23,6 @@ from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, L
 from rear.index import Index
 from rear.layout import Layout
 from rear.leader import Leadership
-from rear.lease import replace_file
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
@@ -159,7 +158,7 @@ class _Totals:
             "summary": finished.as_json(), "archives": sorted(self._archives), "findings": self._findings,
         }  # fmt: skip
         storage.make_directories(layout.reports)
-        replace_file(layout.reports / name, json.dumps(report, indent=1).encode() + b"\n", storage=storage)
+        storage.replace(layout.reports / name, json.dumps(report, indent=1).encode() + b"\n")
         path = (layout.reports / name).relative_to(layout.base).as_posix()
         return Finished(**{**finished.as_fields(), "report": path})
 

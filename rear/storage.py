@@ -140,6 +140,18 @@ class Storage:
         """Rename a file; one of several processes that rename the same file wins, the others get ``ENOENT``."""
         os.rename(source, target)
 
+    def replace(self, path: StrPath, data: bytes) -> None:
+        """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
+        fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}.new"
+        descriptor = self.create(fresh)
+        try:
+            self.write(descriptor, [data], 0)
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+        self.rename(fresh, path)
+        self.sync_directory(os.path.dirname(fresh))
+
     def unlink(self, path: StrPath) -> None:
         """Remove a file's name."""
         os.unlink(path)
