@@ -33,6 +33,7 @@ from rear.zipformat import (
     CentralEntry,
     decode_central_entry,
     decode_name,
+    zip64_values,
 )
 from rear.zipformat import LOCAL as LOCAL_HEADER
 
@@ -336,16 +337,16 @@ def entries(
             end = extra_end + comment_length
             if end > len(buffer):
                 break
+            extra = buffer[name_end:extra_end]
             if offset == LIMIT_32 or size == LIMIT_32 or compressed_size == LIMIT_32:
-                yield decode_central_entry(buffer, position)[0]
-            else:
-                yield new(
-                    CentralEntry,
-                    (
-                        made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset,
-                        buffer[name_start:name_end], buffer[name_end:extra_end], buffer[extra_end:end],
-                    ),
-                )  # fmt: skip
+                size, compressed_size, offset = zip64_values(extra, [size, compressed_size, offset])
+            yield new(
+                CentralEntry,
+                (
+                    made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset,
+                    buffer[name_start:name_end], extra, buffer[extra_end:end],
+                ),
+            )  # fmt: skip
             position = end
             count += 1
         done += position

@@ -76,6 +76,7 @@ class PairWriter:
         self._directory = bytearray()
         self._names_synced = False
         self._beats = 0
+        self._failure: OSError | None = None
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
         storage.make_directories(self.path.parent)
@@ -84,14 +85,19 @@ class PairWriter:
             self._descriptor = storage.create(self.path)
             try:
                 self._journal.append(opened)
-            except OSError:
+            except BaseException:
                 storage.close(self._descriptor)
                 storage.unlink(self.path)
                 raise
-        except OSError:
+        except BaseException:
             self._journal.close()
             storage.unlink(self.journal_path)
             raise
+
+    @property
+    def directory_length(self) -> int:
+        """How many bytes of memory the temp archive's own central directory takes."""
+        return len(self._directory)
 
     def append(self, item: Item) -> None:
         """Write one member: its record, then header and data in one call.
@@ -100,6 +106,8 @@ class PairWriter:
             OSError: the pair is poisoned.
             SourceError: the source changed while it was copied; the pair is as before, with an ``abort`` record.
         """
+        if self._failure is not None:
+            raise self._failure
         payload, target = item.payload, item.target
         member = Member(
             target.name, payload.method, payload.crc, payload.compressed_size, payload.size, item.mtime_ns, item.mode
@@ -134,8 +142,12 @@ class PairWriter:
             item.pair = None
             self.length, self.members = before[:2]
             del self._directory[before[2] :]
-            self.abort([item.sequence])
-            self._storage.truncate(self._descriptor, self.length)
+            try:
+                self.abort([item.sequence])
+                self._storage.truncate(self._descriptor, self.length)
+            except OSError as error:
+                # The next append is told: raised here, it would hide what came, and this member would be tried again.
+                self._failure = error
             raise
 
     def _write_chunks(self, header: bytes, payload: Payload) -> None:
@@ -240,14 +252,29 @@ class PairWriter:
             with self._journal_lock:
                 self._journal.append(Close(reason, self.members, total))
                 self._journal.sync()
+                # Under the lock: no beat may follow that record.
+                self._close_files()
         finally:
             self.release()
 
     def release(self) -> None:
-        """Close the descriptors and write nothing."""
-        for close in (self._journal.close, lambda: self._storage.close(self._descriptor)):
+        """Close the descriptors and write nothing. Idempotent; whatever else is called fails with ``EBADF`` from then on."""
+        # A beat of the background thread must not find the number of a file that was opened since.
+        with self._journal_lock:
+            self._close_files()
+
+    def release_after_fork(self) -> None:
+        """In a child of ``fork``: close the child's copies of the descriptors. Threads of the parent may have held the lock."""
+        self._journal_lock = threading.Lock()
+        self.release()
+
+    def _close_files(self) -> None:
+        descriptors = self._journal.descriptor, self._descriptor
+        self._journal.descriptor = self._descriptor = -1
+        for descriptor in descriptors:
             try:
-                close()
+                if descriptor >= 0:
+                    self._storage.close(descriptor)
             except OSError:
                 # After a sync the error of a close says nothing; without one the members are kept by the worker.
                 pass

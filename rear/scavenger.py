@@ -279,7 +279,7 @@ class _Scavenge:
         return bool(Index.open(self._layout, append.archive, storage=self._storage).find_origins([key]))
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
-        is_last = claimed.journal.closed is None and append.sequence == max(claimed.journal.appends)
+        is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
         kind = Torn if is_last else Lost
         note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
         item = self._lost_and_found.put_bytes(

@@ -7,20 +7,23 @@ old sequence number, by which a scavenger recognises a second copy.
 
 One background thread syncs, beats, rolls over and answers flush requests; it starts with the first member. Lock order: `_sync_lock`
 (one sync, close or read-back at a time) before `_lock` (appends and the choice of the pair; never held while a sync of the
-background thread waits for a server).
+background thread waits for a server). The collector, which closes forgotten files, and signal handlers may come back to `append` from
+the middle of anything here: see `Worker._append_apart`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
+import math
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
@@ -35,7 +38,12 @@ log = logging.getLogger("rear")
 
 RETAINED_LIMIT_BYTES = 32 << 20
 """More than this is not kept for a second try: the append that exceeds it waits for a sync."""
+DIRECTORY_LIMIT_BYTES = 16 << 20
+"""A temp archive of many tiny members ends here: its directory is held in memory until then."""
+_ITEM_BYTES = 1 << 10
+"""What a kept member takes besides its bytes, about: a million empty files must not fill the memory."""
 _BEATS_A_LEASE = 4
+_LONGEST_WAIT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class WorkerOptions:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
                 raise UsageError(f"{name} is {value!r}: it has to be a number greater than 0")
+        if not math.isfinite(self.lease_seconds):
+            raise UsageError(f"lease_seconds is {self.lease_seconds!r}: without an end, no one could ever take over")
         if self.sync not in ("interval", "file"):
             raise UsageError(f"sync is {self.sync!r}: it has to be 'interval' or 'file'")
 
@@ -81,8 +91,8 @@ class Worker:
     def _begin(self) -> None:
         self._process: Process | None = None
         self._name = ""
-        self._rotation = 0
-        self._sequence = 0
+        self._rotations = itertools.count()
+        self._sequences = itertools.count(1)
         self._pair: PairWriter | None = None
         self._rolling: list[tuple[PairWriter, str]] = []
         self._failed: list[PairWriter] = []
@@ -92,6 +102,7 @@ class Worker:
         self._answered_flushes: set[str] = set()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._inside: set[int] = set()
         self._wake = threading.Event()
         self._lock = threading.RLock()
         self._sync_lock = threading.RLock()
@@ -101,7 +112,12 @@ class Worker:
         inherited = [pair for pair in (self._pair, *self._failed, *(pair for pair, _ in self._rolling)) if pair]
         self._begin()
         for pair in inherited:
-            pair.release()
+            pair.release_after_fork()
+
+    @property
+    def closed(self) -> bool:
+        """Whether members are refused."""
+        return self._closed
 
     def append(
         self,
@@ -131,31 +147,41 @@ class Worker:
             SourceError: the source changed meanwhile.
             RearError: the worker is closed.
         """
-        item: Item | None = None
+        item = Item(
+            next(self._sequences), target, payload,
+            mtime_ns=mtime_ns, mode=mode, source=source, metadata=metadata, on_stable=on_stable,
+        )  # fmt: skip
+        thread = threading.get_ident()
         try:
-            with self._lock:
-                if self._closed:
-                    raise RearError(
-                        f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed"
-                    )
-                self._sequence += 1
-                item = Item(
-                    self._sequence, target, payload,
-                    mtime_ns=mtime_ns, mode=mode, source=source, metadata=metadata, on_stable=on_stable,
-                )  # fmt: skip
-                self._place(item)
-                self._retain(item)
-                must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
-                if not must_wait:
-                    self._confirm(item)
-                if self._pair is not None and self._pair.length >= self.options.rotation_size:
-                    self._roll_over("rotation")
-            if must_wait:
-                self._sync_until(item)
-        except BaseException as error:
-            self._withdraw(item, payload)
-            if isinstance(error, OSError):
-                raise self._explain(error, target) from error
+            if thread in self._inside:
+                self._append_apart(item)
+                return
+            self._inside.add(thread)
+            try:
+                with self._lock:
+                    self._check_open(target)
+                    self._place(item)
+                    self._retain(item)
+                    must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
+                    if not must_wait:
+                        self._confirm(item)
+                    pair = self._pair
+                    if pair is not None and (
+                        pair.length >= self.options.rotation_size or pair.directory_length >= DIRECTORY_LIMIT_BYTES
+                    ):
+                        self._roll_over("rotation")
+                if must_wait:
+                    self._sync_until(item)
+            except BaseException:
+                self._withdraw(item)
+                raise
+            finally:
+                self._inside.discard(thread)
+        except OSError as error:
+            payload.close()
+            raise self._explain(error, target) from error
+        except BaseException:
+            payload.close()
             raise
 
     def sync(self) -> None:
@@ -164,10 +190,13 @@ class Worker:
         Raises:
             OSError: that is not possible now; it is kept and tried again.
         """
-        with self._lock:
-            last = self._retained[-1] if self._retained else None
-        if last is not None:
-            self._sync_until(last)
+        with self._entered(), self._sync_lock:
+            with self._lock:
+                last = self._retained[-1].sequence if self._retained else 0
+            # Pairs that have rolled over, members that lost theirs, then the current pair.
+            self._finish_rolling()
+            while unproven := [item for item in self._retained if item.sequence <= last]:
+                self._sync_until(next((item for item in unproven if item.pair is None), unproven[-1]))
 
     def roll_over(self, reason: str = "flush") -> None:
         """End the current temp archive, so that a scavenger can take it; the background thread closes it."""
@@ -175,24 +204,26 @@ class Worker:
             self._roll_over(reason)
 
     def close(self) -> None:
-        """Close everything, so that a scavenger can take it at once. Does nothing the second time.
+        """Close everything, so that a scavenger can take it at once. A second call tries again what the first left undone.
 
         Raises:
             NotArchivedError: acknowledged members could not be proven on stable storage, by name.
         """
+        with self._entered():
+            self._close()
+
+    def _close(self) -> None:
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             self._stopping = True
             self._roll_over("exit")
         self._wake.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join()
         with self._sync_lock:
             try:
                 self._finish_rolling()
-                if self._retained:
+                if self._retained or self._failed:
                     with self._lock:
                         self._renew(None)
                         self._roll_over("exit")
@@ -203,25 +234,70 @@ class Worker:
                     raise NotArchivedError(_list_unproven(names, error)) from error
                 log.warning("%s: %s", self.layout.base, error)
 
+    def _check_open(self, target: Target) -> None:
+        if self._closed:
+            raise RearError(f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed")
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Note that this thread is about to hold locks.
+
+        Raises:
+            RearError: it does so already, so it would wait for itself.
+        """
+        thread = threading.get_ident()
+        if thread in self._inside:
+            raise RearError("called by a signal handler that interrupted rear itself: raise an exception there instead")
+        self._inside.add(thread)
+        try:
+            yield
+        finally:
+            self._inside.discard(thread)
+
+    def _append_apart(self, item: Item) -> None:
+        """Write a member to a pair of its own and sync it, without any lock.
+
+        This very thread is in the middle of something here, and was interrupted by the collector, which closes a forgotten file, or
+        by a signal handler that writes one. What it was about to do cannot be waited for.
+        """
+        self._check_open(item.target)
+        pair = self._new_pair(None)
+        try:
+            pair.append(item)
+            pair.sync()
+            if item.on_stable is not None:
+                self._tell(item)
+            pair.close("rotation")
+        except BaseException:
+            if pair.members == 0:
+                pair.remove()
+            pair.release()
+            raise
+        item.payload.close()
+
     # Everything below down to the background thread runs with _lock held.
 
     def _retain(self, item: Item) -> None:
         self._retained.append(item)
-        self._retained_bytes += item.payload.compressed_size
+        self._retained_bytes += item.payload.compressed_size + _ITEM_BYTES
         if len(self._retained) == 1:
             self._wake.set()
 
-    def _withdraw(self, item: Item | None, payload: Payload) -> None:
+    def _withdraw(self, item: Item) -> None:
         """Forget a member that is not acknowledged after all."""
         with self._lock:
-            if item is not None and item in self._retained:
-                self._retained.remove(item)
-                self._retained_bytes -= payload.compressed_size
-                if item.pair is not None:
-                    # Written well, but the caller is told otherwise (Ctrl-C while waiting for a sync).
-                    with contextlib.suppress(OSError):
-                        item.pair.abort([item.sequence])
-        payload.close()
+            self._let_go(item)
+            if item.pair is not None and not item.proven:
+                # Written well, but the caller is told otherwise (Ctrl-C while waiting for a sync).
+                with contextlib.suppress(OSError):
+                    item.pair.abort([item.sequence])
+                # A sync that is under way must not prove it: its source would be removed.
+                item.pair = None
+
+    def _let_go(self, item: Item) -> None:
+        if item in self._retained:
+            self._retained.remove(item)
+            self._retained_bytes -= item.payload.compressed_size + _ITEM_BYTES
 
     def _explain(self, error: OSError, target: Target) -> OSError:
         reason = os.strerror(error.errno) if error.errno else str(error)
@@ -240,11 +316,11 @@ class Worker:
     def _new_pair(self, repeats_from: int | None) -> PairWriter:
         if self._process is None:
             self._on_first_pair()
-            self._process = this_process()
+            process = this_process()
             # Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the random part.
-            self._name = f"{self._process.pid}-{self._process.process_start or 0:x}-{secrets.token_hex(8)}"
-        pair = Pair(self._process.host, self._name, self._rotation)
-        self._rotation += 1
+            self._name = f"{process.pid}-{process.process_start or 0:x}-{secrets.token_hex(8)}"
+            self._process = process
+        pair = Pair(self._process.host, self._name, next(self._rotations))
         opened = open_record(
             self._process, self._name, pair.rotation,
             cookie=secrets.randbits(62) | 1, uid=os.getuid(), lease_seconds=float(self.options.lease_seconds),
@@ -260,8 +336,11 @@ class Worker:
         Raises:
             OSError: that failed as well. What was acknowledged stays kept, and is tried again with the next member.
         """
-        self._roll_over("rotation")
         homeless = [kept for kept in self._retained if kept.pair is None]
+        if item is None and not homeless:
+            self._settle_failed([])
+            return
+        self._roll_over("rotation")
         repeated = []
         first = homeless[0].sequence if homeless else item.sequence if item and self._failed else None
         pair = self._new_pair(first)
@@ -293,8 +372,7 @@ class Worker:
         except SourceError as error:
             # A pickup whose source has changed since: the copy in the failed pair is all there is, and stays valid.
             log.error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
-            self._retained.remove(kept)
-            self._retained_bytes -= kept.payload.compressed_size
+            self._let_go(kept)
             kept.payload.close()
             return False
         return True
@@ -326,6 +404,7 @@ class Worker:
                 pair.close("poisoned")
             except OSError as error:
                 log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+            finally:
                 pair.release()
 
     def _confirm(self, item: Item) -> None:
@@ -362,7 +441,7 @@ class Worker:
         for item in items:
             if item.sequence in proven:
                 item.proven = True
-                self._retained_bytes -= item.payload.compressed_size
+                self._retained_bytes -= item.payload.compressed_size + _ITEM_BYTES
                 if item.on_stable is None:
                     item.payload.close()
                 else:
@@ -406,13 +485,17 @@ class Worker:
         with self._lock:
             stable, self._stable = self._stable, []
         for item in stable:
-            try:
-                if item.pair is None or item.on_stable is None or not item.pair.holds(item):
-                    raise RearError("the archived bytes are not those that were read")
-                item.on_stable()
-            except (OSError, RearError) as error:
-                log.error("%s stays in place: %s", item.source, error)
+            self._tell(item)
             item.payload.close()
+
+    @staticmethod
+    def _tell(item: Item) -> None:
+        try:
+            if item.pair is None or item.on_stable is None or not item.pair.holds(item):
+                raise RearError("the archived bytes are not those that were read")
+            item.on_stable()
+        except Exception as error:
+            log.error("%s stays in place: %s", item.source, error)
 
     def _finish_rolling(self) -> None:
         """Sync and close pairs that have rolled over.
@@ -439,15 +522,16 @@ class Worker:
     def _start_thread(self) -> None:
         if self._thread is not None or self._closed:
             return
-        thread = threading.Thread(target=self._run, name=f"rear {self._name}", daemon=True)
+        # Known before it starts, so that Ctrl-C in between cannot lead to a second one.
+        self._thread = threading.Thread(target=self._run, name=f"rear {self._name}", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError:
             # The interpreter is shutting down: close() does it all.
-            return
-        self._thread = thread
+            self._thread = None
 
     def _run(self) -> None:
+        self._inside.add(threading.get_ident())
         beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE
         beaten = synced = self._storage.uptime()
         while True:
@@ -463,7 +547,7 @@ class Worker:
                     beaten = now
                     self._beat(pair)
                 # An append of gigabytes holds the lock for long; beats must go on.
-                if not self._lock.acquire(timeout=beat_seconds / 2):
+                if not self._lock.acquire(timeout=min(beat_seconds / 2, _LONGEST_WAIT_SECONDS)):
                     self._wake.set()
                     continue
                 try:
@@ -476,9 +560,13 @@ class Worker:
                     if now - synced >= self.options.sync_interval:
                         synced = now
                         self._sync_all()
-            except OSError as error:
-                log.error("%s: %s; acknowledged members are kept and tried again", self.layout.base, error)
-                self._wake.wait(self.options.sync_interval)
+            except Exception as error:
+                # Whatever it is: without this thread nothing would be synced, beaten or rolled over any more.
+                expected = isinstance(error, OSError)
+                log.error(
+                    "%s: %r; acknowledged members are kept and tried again", self.layout.base, error, exc_info=not expected
+                )
+                self._wake.wait(min(self.options.sync_interval, _LONGEST_WAIT_SECONDS))
 
     def _idle_seconds(
         self, pair: PairWriter | None, dirty: bool, beaten: float, synced: float, beat_seconds: float
@@ -488,7 +576,7 @@ class Worker:
             due.append(synced + self.options.sync_interval)
         if pair is not None:
             due += [max(beaten, pair.created) + beat_seconds, pair.created + self.options.rotation_span]
-        return max(0.0, min(due) - self._storage.uptime()) if due else None
+        return max(0.0, min(min(due) - self._storage.uptime(), _LONGEST_WAIT_SECONDS)) if due else None
 
     def _sync_all(self) -> None:
         with self._lock:
@@ -514,10 +602,10 @@ class Worker:
                     self._lose(pair)
                     self._renew(None)
             return
-        requests = set(self._storage.names(self.layout.flush_requests)) - self._answered_flushes
-        if requests:
-            self._answered_flushes |= requests
+        requests = set(self._storage.names(self.layout.flush_requests))
+        if requests - self._answered_flushes:
             self.roll_over("flush")
+        self._answered_flushes = requests
 
 
 def _list_unproven(names: list[str], error: OSError) -> str:

@@ -166,11 +166,15 @@ def decode_name(name: bytes, flags: int, extra: bytes) -> str:
         return name.decode("cp437")
 
 
-def _zip64_values(extra: bytes, wanted: list[int]) -> list[int]:
+def zip64_values(extra: bytes, wanted: list[int]) -> list[int]:
     """Replace each value of ``wanted`` that is at its limit by the next one of the Zip64 field (4.5.3)."""
     if LIMIT_32 not in wanted:
         return wanted
-    data = next((data for identifier, data in extra_fields(extra) if identifier == ZIP64), b"")
+    if extra[:2] == b"\x01\0":
+        # Nearly always it is the first: no loop for a million entries.
+        data = extra[4 : 4 + int.from_bytes(extra[2:4], "little")]
+    else:
+        data = next((data for identifier, data in extra_fields(extra) if identifier == ZIP64), b"")
     position = 0
     result = []
     for value in wanted:
@@ -301,7 +305,7 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
     if len(data) < end:
         raise ZipFormatError(f"a local header of {end - position:,} bytes is cut off after {len(data) - position:,}")
     extra = bytes(data[name_end:end])
-    size, compressed_size = _zip64_values(extra, [size, compressed_size])
+    size, compressed_size = zip64_values(extra, [size, compressed_size])
     name = bytes(data[position + LOCAL.size : name_end])
     return LocalHeader(flags, method, crc, compressed_size, size, name, extra, end - position)
 
@@ -384,7 +388,7 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
     if len(data) < end:
         raise ZipFormatError(f"a directory entry of {end - position:,} bytes at byte {position:,} is cut off")
     extra = bytes(data[name_end:extra_end])
-    size, compressed_size, offset = _zip64_values(extra, [size, compressed_size, offset])
+    size, compressed_size, offset = zip64_values(extra, [size, compressed_size, offset])
     entry = CentralEntry(
         made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset,
         bytes(data[position + CENTRAL.size : name_end]), extra, bytes(data[extra_end:end]),
