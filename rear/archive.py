@@ -347,6 +347,7 @@ def _try_view(
     except UnsupportedError as error:
         return None, UnsupportedError(f"{path}: {error}")
     except OSError as error:
+        error.filename = error.filename or path
         if error.errno not in _CHANGED_ERRORS:
             raise
         return None, error

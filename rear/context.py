@@ -91,6 +91,11 @@ def current() -> Any:
     return level.fs
 
 
+def entered() -> object:
+    """Return the token of the innermost `enter` of the running context, or ``None``."""
+    return _level.get()
+
+
 def enter(fs: Any) -> object:
     """Make ``fs`` the innermost one and return a token for `leave`."""
     level = _Level(fs, _level.get())

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import json
+import logging
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -13,8 +17,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from rear import codecs
-from rear.context import current, enter, install_builtins, leave, remove_builtins
-from rear.errors import BaseError, UsageError
+from rear.context import current, enter, entered, install_builtins, leave, remove_builtins
+from rear.errors import BaseError, RearError, UsageError
 from rear.layout import Layout, Target, split_target
 from rear.memberfile import MemberFile, TextMemberFile, open_member
 from rear.payload import Payload
@@ -22,6 +26,8 @@ from rear.pickup import Pickup, SourceFile
 from rear.records import Metadata
 from rear.storage import LOCAL, Storage, StrPath
 from rear.worker import Worker, WorkerOptions
+
+log = logging.getLogger("rear")
 
 METADATA_LIMIT_BYTES = 60 << 10
 _FILE_MODE = 0o100644
@@ -72,16 +78,20 @@ class RearFs:
         if spool_size < 0:
             raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
         self._method = codecs.method_of(compression)
-        self._layout = Layout(base)
+        if not os.fspath(base) or "\0" in os.fsdecode(base):
+            raise UsageError(f"the base {base!r} is no path")
+        self._layout = Layout(os.fsdecode(base))
         if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
             raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
         self._success_only = success_only
         self._spool_size = spool_size
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
-        self._names: set[int] = set()
-        self._open_files: weakref.WeakSet[MemberFile] = weakref.WeakSet()
-        self._worker = Worker(self._layout, options, on_first_pair=self._close_at_exit, storage=storage)
+        #: Hashes of the names that were written or are being written; in the latter case by whom.
+        self._names: dict[int, object] = {}
+        #: By id. Not a WeakSet: that one cannot be listed while other threads open files.
+        self._open_files: dict[int, weakref.ref[MemberFile]] = {}
+        self._worker = Worker(self._layout, options, on_first_pair=lambda: _note_open(self), storage=storage)
 
     @property
     def base(self) -> str:
@@ -119,31 +129,52 @@ class RearFs:
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
             UsageError: mode or metadata cannot be used.
-            FileExistsError: mode ``x``, and the name was written before.
+            FileExistsError: mode ``x``, and the name was written before, or is being written.
+            RearError: this was closed.
         """
         target = split_target(path)
-        kept = _check_metadata(metadata)
+        kept = None if metadata is None else _check_metadata(metadata)
         key = hash(target)
-        if "x" in mode and key in self._names:
-            raise FileExistsError(17, "this process wrote that name already", os.fspath(path))
+        if self._worker.closed:
+            raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
 
         def finish(file: MemberFile) -> None:
-            self._open_files.discard(file)
-            self._worker.append(
-                target, file.payload(self._method), mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=kept
-            )
+            self._open_files.pop(id(file), None)
+            try:
+                self._worker.append(
+                    target, file.payload(self._method), mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=kept
+                )
+            except BaseException:
+                self._forget_name(key, finish)
+                raise
+            self._names[key] = None
 
         def discard(file: MemberFile) -> None:
-            self._open_files.discard(file)
-            self._names.discard(key)
+            self._open_files.pop(id(file), None)
+            self._forget_name(key, finish)
 
         file = open_member(
             os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
             success_only=self._success_only, finish=finish, discard=discard,
         )  # fmt: skip
-        self._names.add(key)
-        self._open_files.add(file.buffer if isinstance(file, TextMemberFile) else file)  # type: ignore[arg-type]
+        member = file.buffer if isinstance(file, TextMemberFile) else file
+        assert isinstance(member, MemberFile)
+        try:
+            # One step, so that of two threads with mode x one alone gets the name.
+            if self._names.setdefault(key, finish) is not finish and "x" in mode:
+                raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
+            self._open_files[id(member)] = weakref.ref(member)
+            _note_open(self)
+        except BaseException:
+            self._open_files.pop(id(member), None)
+            self._forget_name(key, finish)
+            member.forget()
+            raise
         return file  # type: ignore[return-value]
+
+    def _forget_name(self, key: int, writer: object) -> None:
+        if self._names.get(key) is writer:
+            del self._names[key]
 
     def pickup(self, source: StrPath, path: StrPath) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost `rear_fs`.
@@ -164,11 +195,11 @@ class RearFs:
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None]) -> None:
             member = Target(target.archive, file.name)
-            self._names.add(hash(member))
             self._worker.append(
                 member, payload,
                 mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
             )  # fmt: skip
+            self._names[hash(member)] = None
 
         return Pickup(
             source, target.name, method=self._method, spool_size=self._spool_size, success_only=self._success_only, sink=sink
@@ -185,41 +216,56 @@ class RearFs:
     def close(self) -> None:
         """Archive files that are still open, and end the temp archive, so that a scavenger takes it at once.
 
+        Everything is closed that can be, whatever fails; a second call tries again what the first left undone.
+
         Raises:
             NotArchivedError: acknowledged files could not be brought to stable storage; it names them.
+            OSError: a file that was still open could not be archived.
         """
-        for file in list(self._open_files):
-            file.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._worker.close)
+            for reference in list(self._open_files.values()):
+                file = reference()
+                if file is not None:
+                    stack.callback(file.close)
+        # Only now: after an error or Ctrl-C, the end of the interpreter is another chance.
         _open_systems.discard(self)
-        self._worker.close()
-
-    def _close_at_exit(self) -> None:
-        _open_systems.add(self)
-        if "multiprocessing.process" in sys.modules:
-            from multiprocessing import process, util
-
-            # Children of multiprocessing leave by os._exit, past atexit, but run their finalizers.
-            if process.parent_process() is not None:
-                util.Finalize(None, _close_open_systems, exitpriority=100)
 
     def __enter__(self) -> Self:
+        if self._worker.closed:
+            raise RearError(f"the rear_fs of {self.base} is closed: make a new one")
         self._tokens.append(enter(self))
         if self._install_builtins:
             install_builtins()
         return self
 
-    def _leave(self) -> None:
+    def _leave(self) -> bool:
+        """Undo one `__enter__`, of this task if there is one, and tell whether it was the last."""
         if self._tokens:
-            leave(self._tokens.pop(), self)
+            token = entered()
+            if token not in self._tokens:
+                token = self._tokens[-1]
+            self._tokens.remove(token)
+            leave(token, self)
             if self._install_builtins:
                 remove_builtins()
+        return not self._tokens
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
-        if not self._tokens:
+        if self._leave():
+            self._close_after(error)
+
+    def _close_after(self, error: BaseException | None) -> None:
+        try:
             self.close()
+        except (RearError, OSError) as failure:
+            if error is None:
+                raise
+            # Who waits for what the block raised, Ctrl-C or another, is to get it.
+            error.add_note(f"and then, on leaving the rear_fs of {self.base}: {failure}")
+            log.error("%s: %s", self.base, failure)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -229,18 +275,17 @@ class RearFs:
     ) -> None:
         import anyio
 
-        self._leave()
+        if not self._leave():
+            return
         # Closing waits for syncs: not in the event loop; and a cancelled task must still close.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self.close)
+            await anyio.to_thread.run_sync(self._close_after, error)
 
     def __repr__(self) -> str:
         return f"<rear_fs {self.base!r}>"
 
 
-def _check_metadata(metadata: Metadata | None) -> Metadata | None:
-    if metadata is None:
-        return None
+def _check_metadata(metadata: Metadata) -> Metadata:
     if not isinstance(metadata, dict):
         raise UsageError(f"metadata is a {type(metadata).__name__}: it has to be a dict")
     try:
@@ -255,14 +300,48 @@ def _check_metadata(metadata: Metadata | None) -> Metadata | None:
 
 
 _open_systems: set[RearFs] = set()
+"""Those with files of this process that someone has to close."""
+_process_noted = False
+
+
+def _note_open(fs: RearFs) -> None:
+    """Have a ``rear_fs`` closed when this process ends."""
+    global _process_noted
+    _open_systems.add(fs)
+    if not _process_noted and "multiprocessing.process" in sys.modules:
+        from multiprocessing import process, util
+
+        _process_noted = True
+        # Children of multiprocessing leave by os._exit, past atexit, but run their finalizers.
+        if process.parent_process() is not None:
+            util.Finalize(None, _close_at_child_exit, exitpriority=100)
+
+
+def _close_at_child_exit() -> None:
+    # multiprocessing waits for other threads too, but only afterwards, and they may still write.
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    _close_open_systems()
 
 
 def _close_open_systems() -> None:
-    while _open_systems:
-        _open_systems.pop().close()
+    for fs in list(_open_systems):
+        try:
+            fs.close()
+        except Exception as error:
+            # One that fails must not keep the others from being closed.
+            log.error("%s: %s", fs.base, error)
+
+
+def _begin_process() -> None:
+    global _process_noted
+    _process_noted = False
+    _open_systems.clear()
 
 
 atexit.register(_close_open_systems)
+os.register_at_fork(after_in_child=_begin_process)
 
 rear_fs = RearFs
 

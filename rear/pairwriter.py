@@ -95,6 +95,11 @@ class PairWriter:
             raise
 
     @property
+    def released(self) -> bool:
+        """Whether its files were closed."""
+        return self._descriptor < 0
+
+    @property
     def directory_length(self) -> int:
         """How many bytes of memory the temp archive's own central directory takes."""
         return len(self._directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 
 from rear.events import (
@@ -26,6 +25,7 @@ from rear.events import (
     SetAside,
     Torn,
 )
+from rear.printable import shown
 
 LINES_OF_A_KIND = 20
 """After this many findings of one kind the rest are counted; the JSON report names them all."""
@@ -75,7 +75,7 @@ class _Lines:
 
     def show(self, event: Event) -> None:
         if isinstance(event, Copied):
-            self._status.update(f"{_plain(event.archive)}: {_size(event.copied_bytes)} of {_size(event.size_bytes)}")
+            self._status.update(f"{shown(event.archive)}: {_size(event.copied_bytes)} of {_size(event.size_bytes)}")
             return
         if isinstance(event, LeftAlone):
             self._left_alone[event.reason] = self._left_alone.get(event.reason, 0) + 1
@@ -90,7 +90,7 @@ class _Lines:
     def _print(self, style: str, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(_plain(text), style=style))
+        self._console.print(Text(shown(text), style=style))
 
     def finish(self) -> None:
         self._status.stop()
@@ -100,11 +100,6 @@ class _Lines:
         if not self._quiet:
             for reason, count in self._left_alone.items():
                 self._print("dim", f"{count:,} temp archive{'s' * (count != 1)} left alone: {reason}")
-
-
-def _plain(text: str) -> str:
-    """Return text in which nothing can move the cursor or colour the screen."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _size(size: int) -> str:

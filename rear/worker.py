@@ -195,8 +195,12 @@ class Worker:
                 last = self._retained[-1].sequence if self._retained else 0
             # Pairs that have rolled over, members that lost theirs, then the current pair.
             self._finish_rolling()
-            while unproven := [item for item in self._retained if item.sequence <= last]:
+            while unproven := self._kept_until(last):
                 self._sync_until(next((item for item in unproven if item.pair is None), unproven[-1]))
+
+    def _kept_until(self, sequence: int) -> list[Item]:
+        with self._lock:
+            return [item for item in self._retained if item.sequence <= sequence]
 
     def roll_over(self, reason: str = "flush") -> None:
         """End the current temp archive, so that a scavenger can take it; the background thread closes it."""
@@ -326,9 +330,7 @@ class Worker:
             cookie=secrets.randbits(62) | 1, uid=os.getuid(), lease_seconds=float(self.options.lease_seconds),
             created_ns=time.time_ns(), repeats_from=repeats_from,
         )  # fmt: skip
-        writer = PairWriter(self.layout, pair, opened, storage=self._storage)
-        self._start_thread()
-        return writer
+        return PairWriter(self.layout, pair, opened, storage=self._storage)
 
     def _renew(self, item: Item | None) -> None:
         """Begin a new pair with all that has no place, and ``item``.
@@ -345,6 +347,7 @@ class Worker:
         first = homeless[0].sequence if homeless else item.sequence if item and self._failed else None
         pair = self._new_pair(first)
         try:
+            self._start_thread()
             for kept in homeless:
                 if self._repeat(pair, kept):
                     repeated.append(kept)
@@ -471,8 +474,10 @@ class Worker:
             pair.sync()
         except OSError as error:
             with self._lock:
-                self._give_up(pair, error)
-                self._renew(None)
+                # Otherwise another thread has found it lost meanwhile, and has seen to its members.
+                if not pair.released:
+                    self._give_up(pair, error)
+                    self._renew(None)
             return
         with self._lock:
             if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
@@ -523,15 +528,18 @@ class Worker:
         if self._thread is not None or self._closed:
             return
         # Known before it starts, so that Ctrl-C in between cannot lead to a second one.
-        self._thread = threading.Thread(target=self._run, name=f"rear {self._name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"rear {self._name}", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             # The interpreter is shutting down: close() does it all.
             self._thread = None
 
+    def _work(self) -> None:
+        with self._entered():
+            self._run()
+
     def _run(self) -> None:
-        self._inside.add(threading.get_ident())
         beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE
         beaten = synced = self._storage.uptime()
         while True:

@@ -82,8 +82,9 @@ def test_errors_name_the_archive(tmp_path: Path) -> None:
     path.write_bytes(b"text")
     with pytest.raises(NotAZipError, match=r"no\.zip: 4 bytes"):
         Archive.open(path)
-    with pytest.raises(OSError, match=r"."):
+    with pytest.raises(OSError, match="not a regular file") as raised:
         Archive.open(tmp_path)
+    assert raised.value.filename == str(tmp_path)
 
 
 def test_find(tmp_path: Path) -> None:

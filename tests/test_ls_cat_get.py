@@ -222,6 +222,8 @@ def test_ls_of_a_base(tmp_path: Path) -> None:
     write_zip(tmp_path / "runs/7/ar.ZIP", "c")
     write_zip(tmp_path / ".rear/inbox/h/w-1-1.zip", "hidden")
     (tmp_path / "readme.txt").write_text("no archive")
+    (tmp_path / "folder.zip").mkdir()
+    os.mkfifo(tmp_path / "pipe.zip")
     result = Result("ls", tmp_path)
     assert result.status == 0
     assert [line.split() for line in result.lines] == [

@@ -8,6 +8,7 @@ import typer
 
 from rear._version import __version__
 from rear.cli import cat, demo, get, ls, scavenge
+from rear.cli.outcome import reported
 
 app = typer.Typer(
     name="rear",
@@ -16,16 +17,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="scavenge")(scavenge.scavenge)
-app.command(name="ls")(ls.ls)
-app.command(name="cat")(cat.cat)
-app.command(name="get")(get.get)
-app.command(name="demo")(demo.demo)
+app.command(name="scavenge")(reported(scavenge.scavenge))
+app.command(name="ls")(reported(ls.ls))
+app.command(name="cat")(reported(cat.cat))
+app.command(name="get")(reported(get.get))
+app.command(name="demo")(reported(demo.demo))
 
 scavenger_app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-scavenger_app.command(name="rear-scavenger")(scavenge.scavenger)
+scavenger_app.command(name="rear-scavenger")(reported(scavenge.scavenger))
 
 
 def _show_version(wanted: bool) -> None:

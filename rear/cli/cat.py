@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from rear.archive import Archive
-from rear.cli.selection import report, split
+from rear.cli.outcome import report
+from rear.cli.selection import split
 from rear.errors import RearError, UsageError
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from rear.archive import Archive
-from rear.cli.selection import PATTERN_HELP, Patterns, positions, report, split
+from rear.cli.outcome import report
+from rear.cli.selection import PATTERN_HELP, Patterns, positions, split
 from rear.errors import RearError
 from rear.extraction import Extraction
 from rear.zipformat import CentralEntry
@@ -33,8 +34,7 @@ def get(
 ) -> None:
     """Extract members below a directory, with their permissions and times; nothing is ever written outside it.
 
-    A member whose name or link leads out of the directory, that is damaged, or whose place is taken, is reported and
-    left out; the others are extracted, and the exit status is not 0.
+    A member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
     """
     wanted: dict[str, list[str] | None] = {}
     for argument in members:

@@ -18,11 +18,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from rear.archive import Archive, directory_of
-from rear.cli.selection import PATTERN_HELP, Lines, Patterns, positions, report, shown, split
+from rear.cli.outcome import report
+from rear.cli.selection import PATTERN_HELP, Lines, Patterns, positions, split
 from rear.codecs import METHOD_NAMES
 from rear.errors import FutureVersionError, RearError, UsageError
 from rear.journal import Journal, read_journal
 from rear.layout import STATE, Layout, find_base, parse_pair
+from rear.printable import shown
 from rear.records import Pair
 from rear.storage import LOCAL
 from rear.zipformat import CentralEntry
@@ -127,15 +129,16 @@ def _write_tree(lines: Lines, root: str, names: Iterable[str]) -> None:
             folder = folder.setdefault(f"{part}/", {})
         folder.setdefault(f"{last}/" if name.endswith("/") else last, {})
     lines.write(shown(root))
+    fork, last_fork, pipe = ("├── ", "└── ", "│   ") if lines.can_show("├└│─") else ("|-- ", "`-- ", "|   ")
     stack = [("", iter(sorted(top.items())), len(top))]
     while stack:
         indent, children, left = stack.pop()
         for label, below in children:
             left -= 1
-            lines.write(f"{indent}{'├── ' if left else '└── '}{shown(label)}")
+            lines.write(f"{indent}{fork if left else last_fork}{shown(label)}")
             if below:
                 stack.append((indent, children, left))
-                stack.append((indent + ("│   " if left else "    "), iter(sorted(below.items())), len(below)))
+                stack.append((indent + (pipe if left else "    "), iter(sorted(below.items())), len(below)))
                 break
 
 
@@ -198,7 +201,7 @@ class _Archives:
                 is_directory = item.is_dir(follow_symlinks=False)
                 if is_directory and item.name != STATE:
                     found.append((f"{relative}{item.name}", True))
-                elif not is_directory and item.name.lower().endswith(".zip"):
+                elif item.name.lower().endswith(".zip") and item.is_file():
                     found.append((f"{relative}{item.name}", False))
         return sorted(found)
 

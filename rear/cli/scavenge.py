@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
-
-LOSS = 1
 
 Base = Annotated[
     str, typer.Argument(envvar="REAR_BASE", help="The base that the workers write to.", show_default="the current folder")
@@ -101,7 +100,7 @@ def _once(base: str, options: dict[str, Any], style: str, stop: threading.Event 
                 return
 
     with closing(rear.scavenge(base, **options)) as events:  # type: ignore[type-var]
-        return LOSS if show(until_stopped(events), style) else 0
+        return ATTENTION if show(until_stopped(events), style) else 0
 
 
 def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float, until_eof: bool) -> int:

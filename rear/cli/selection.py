@@ -17,7 +17,8 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from rear.archive import Archive
-from rear.errors import MemberNotFoundError, RearError, UsageError
+from rear.errors import MemberNotFoundError, UsageError
+from rear.printable import shown
 
 PATTERN_HELP: Final = (
     "Patterns: '*' and '?' match anything but '/', '**' matches that too, '[...]' one character of a set; "
@@ -134,24 +135,6 @@ def positions(archive: Archive, patterns: Patterns) -> Iterator[int]:
     return (position for position, name in archive.names() if matches(name))
 
 
-def shown(text: str) -> str:
-    """Return text with everything escaped that a terminal might act on or cannot show; a backslash is doubled."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join(_escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if character.isprintable():
-        return character
-    if "\udc80" <= character <= "\udcff":
-        # A byte that is no UTF-8.
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
 class Lines:
     """Writes lines to standard output, many at a time; what its encoding lacks is escaped. Use it as a context."""
 
@@ -166,6 +149,14 @@ class Lines:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
+
+    def can_show(self, text: str) -> bool:
+        """Whether the encoding of standard output has all of these characters."""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def write(self, line: str) -> None:
         """Write one line."""
@@ -199,15 +190,3 @@ class Lines:
             self._lines, self._length = [], 0
             self._stream.buffer.write(text.encode(self._encoding, "backslashreplace"))
             self._stream.flush()
-
-
-def report(error: RearError | OSError) -> int:
-    """Print an error that does not end the command as one line on standard error; return the exit status for it."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        text = f"{place}{error.strerror}"
-    line = f"rear: {shown(text) if not text.isprintable() else text}\n"
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
-    return error.exit_status if isinstance(error, RearError) else 3

@@ -1,0 +1,66 @@
+"""How a command ends: errors as one clear line on standard error, and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from rear.errors import RearError
+from rear.printable import shown
+
+P = ParamSpec("P")
+
+ATTENTION = 1
+SYSTEM_ERROR = 3
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+_ADVICE = {
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space or raise the quota, and run it again",
+    errno.EACCES: "check its owner and mode",
+    errno.EROFS: "the file system is mounted read-only",
+}
+
+
+def report(error: RearError | OSError) -> int:
+    """Print an error as one line on standard error; return the exit status for it."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        advice = _ADVICE.get(error.errno or 0)
+        text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
+    _say(text)
+    return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
+
+
+def _say(text: str) -> None:
+    line = f"rear: {text if text.isprintable() else shown(text)}\n"
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def reported(command: Callable[P, None]) -> Callable[P, None]:
+    """Make a command end as it should whatever is foreseeable: no traceback, and a status that says what it was."""
+
+    @functools.wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `rear ls | head`: the reader has what it wanted. Python would flush, and complain, once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(CLOSED_PIPE) from None
+        except KeyboardInterrupt:
+            _say("interrupted; nothing is lost, run it again to go on")
+            raise typer.Exit(INTERRUPTED) from None
+        except (RearError, OSError) as error:
+            raise typer.Exit(report(error)) from None
+
+    return run

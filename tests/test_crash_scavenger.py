@@ -1,0 +1,244 @@
+"""A scavenger is killed at each of its operations, again while it recovers; then everything is there exactly once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rear
+from rear.events import Lost
+from tests.faults import (
+    Point,
+    Tampered,
+    check_base,
+    contents,
+    dying_at,
+    in_child,
+    killed_at,
+    needs_strace,
+    scavenge,
+    scratch_folder,
+    some,
+    traced_calls,
+)
+
+FOREIGN = {"theirs.txt": b"made by zipfile\n" * 50, "twice.txt": b"theirs came first", "stored.bin": bytes(range(256))}
+COMMENT = b"an archive comment, to be kept"
+EXPECTED = {f"ar.zip/{name}": data for name, data in FOREIGN.items()}
+EXPECTED |= {f"ar.zip/one/{number}.txt": f"one {number}\n".encode() * number * 40 for number in range(6)}
+EXPECTED |= {f"sub/new.zip/two/{number}.bin": os.urandom(700) for number in range(5)}
+EXPECTED |= {f"ar.zip/two/{number}.txt": f"two {number}".encode() for number in range(3)}
+#: The name is taken by another member, so a worker's file of that name gets a number.
+EXPECTED |= {"ar.zip/twice~1.txt": b"ours came second"}
+#: Two workers write the same file: one copy is kept.
+EXPECTED |= {"ar.zip/same.txt": b"the same from both" * 20}
+
+SCAVENGE = [sys.executable, "-B", "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
+
+
+def write_one(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        for target, data in EXPECTED.items():
+            if "/one/" in target or target.endswith("same.txt"):
+                with fs.open(target, "wb") as file:
+                    file.write(data)
+
+
+def write_two(base: Path) -> None:
+    """Write the rest, and die in the middle of one more file."""
+    storage = Tampered()
+    with rear.rear_fs(base, storage=storage) as fs:
+        for target, data in EXPECTED.items():
+            if "/two/" in target or target.endswith("same.txt"):
+                with fs.open(target, "wb") as file:
+                    file.write(data)
+        with fs.open("ar.zip/twice.txt", "wb") as file:
+            file.write(EXPECTED["ar.zip/twice~1.txt"])
+
+        def die(point: Point, path: str) -> None:
+            if point.half and path.endswith(".zip"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        storage.act = die
+        with fs.open("ar.zip/torn.txt", "wb") as file:
+            file.write(os.urandom(3000))
+
+
+def make_base(base: Path) -> None:
+    base.mkdir()
+    with zipfile.ZipFile(base / "ar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = COMMENT
+        for name, data in FOREIGN.items():
+            archive.writestr(name, data)
+    assert in_child(lambda: write_one(base)) == 0
+    assert in_child(lambda: write_two(base)) == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def template(folder: Path) -> Path:
+    make_base(folder / "template")
+    return folder / "template"
+
+
+@pytest.fixture
+def base(template: Path) -> Iterator[Path]:
+    base = template.parent / "base"
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def renew(base: Path, template: Path) -> None:
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.copytree(template, base)
+
+
+def check(base: Path) -> None:
+    check_base(base, EXPECTED, lost_and_found=True)
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        assert archive.comment == COMMENT
+        assert archive.namelist()[: len(FOREIGN)] == list(FOREIGN)
+
+
+def count_points(base: Path, template: Path) -> list[Point]:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage)
+    check(base)
+    return storage.points
+
+
+@pytest.mark.crash
+def test_killed_at_every_operation(
+    base: Path, template: Path, record_property: pytest.RecordProperty
+) -> None:
+    points = count_points(base, template)
+    assert len(points) > 60
+    for point in points:
+        renew(base, template)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
+        events = scavenge(base)
+        try:
+            assert not [event for event in events if isinstance(event, Lost)]
+            check(base)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+    record_property("crash_points", len(points))
+    print(f"{len(points)} crash points")
+
+
+@pytest.mark.crash
+def test_recovery_is_killed_four_times(
+    base: Path, template: Path, record_property: pytest.RecordProperty
+) -> None:
+    points = some(count_points(base, template), 14)
+    count = 0
+    for point in points:
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
+        state = base.parent / "state"
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.copytree(base, state)
+        recovery = Tampered()
+        scavenge(base, storage=recovery)
+        for number in range(4):
+            shutil.rmtree(base)
+            shutil.copytree(state, base)
+            # Each of the four dies later than the one before it, all within what one recovery does.
+            for later in range(4):
+                died_at = len(recovery.points) * (4 * later + number) // 16
+                in_child(lambda died_at=died_at: scavenge(base, storage=dying_at(recovery.points[died_at])))
+                count += 1
+            events = scavenge(base)
+            try:
+                assert not [event for event in events if isinstance(event, Lost)]
+                check(base)
+            except AssertionError as error:
+                raise AssertionError(f"killed at {point}, recovery {number}: {error}") from error
+    record_property("crash_points", count)
+    print(f"{count} recoveries killed")
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("first", {target: data for target, data in EXPECTED.items() if target != "ar.zip/twice~1.txt"}),
+        (
+            "last",
+            {target: data for target, data in EXPECTED.items() if not target.startswith("ar.zip/twice")}
+            | {"ar.zip/twice.txt": EXPECTED["ar.zip/twice~1.txt"]},
+        ),
+    ],
+)
+def test_killed_under_other_policies(base: Path, template: Path, policy: str, expected: dict[str, bytes]) -> None:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage, on_conflict=policy)
+    check_base(base, expected, lost_and_found=True)
+    for point in some(storage.points, 40):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), on_conflict=policy))
+        scavenge(base, on_conflict=policy)
+        try:
+            check_base(base, expected, lost_and_found=True)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+
+
+@pytest.mark.crash
+def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage, max_members=6)
+    for point in some(storage.points, 50):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
+        scavenge(base, max_members=6)
+        found: list[tuple[str, bytes]] = []
+        for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")]:
+            found += contents(path)
+        try:
+            assert sorted(name for name, _ in found if name != "same.txt") == sorted(
+                # The name is free again in a new archive, so ours need not give way.
+                target.partition(".zip/")[2].replace("~1", "") for target in EXPECTED if not target.endswith("same.txt")
+            )
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_killed_by_strace_at_system_calls(
+    base: Path, template: Path, record_property: pytest.RecordProperty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_strace()
+    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
+    renew(base, template)
+    calls = some(traced_calls([*SCAVENGE, str(base)], base), 25)
+    check(base)
+    assert {call.name for call in calls} >= {"fsync", "unlink"}
+    for call in calls:
+        renew(base, template)
+        # strace ends as its child did.
+        status = killed_at(call, [*SCAVENGE, str(base)])
+        assert status == -signal.SIGKILL, (call, status)
+        scavenge(base)
+        try:
+            check(base)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {call}: {error}") from error
+    record_property("crash_points", len(calls))
+    print(f"{len(calls)} system calls")

@@ -1,0 +1,182 @@
+"""Writes the parts of docs/ that follow from the code: errors.md, cli.md, and the byte example in format.md.
+
+    python tools/generate_docs.py            # write what has changed
+    python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
+
+The result depends on the code alone: not on the width of the terminal, the locale or the time zone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from typer.main import get_command
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import format_example  # noqa: E402
+
+from rear import errors  # noqa: E402
+from rear.cli.app import app, scavenger_app  # noqa: E402
+
+DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
+BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
+END: Final = "<!-- end: tools/format_example.py -->\n"
+_NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
+#: Typer adds these two to every application.
+_FOREIGN_OPTIONS: Final = frozenset({"install_completion", "show_completion"})
+
+
+def errors_page() -> str:
+    """Return errors.md: the docstring of `rear.errors`, and one of each class."""
+    documentation = inspect.getdoc(errors) or ""
+    title, tree, *rest = re.split(r"\n\n(?=\S|    )", documentation)
+    lines = [
+        _NOTE.format("rear/errors.py"), "# Errors\n", f"{_prose(title)}\n",
+        f"```text\n{textwrap.dedent(tree)}\n```\n", *(f"{_prose(paragraph)}\n" for paragraph in rest),
+        "| class, in `rear.errors` | status | is also | meaning |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for error in _classes(errors.RearError):
+        also = [base.__name__ for base in error.__bases__ if not issubclass(base, errors.RearError) and base is not Exception]
+        row = (f"`{error.__name__}`", str(error.exit_status), ", ".join(f"`{name}`" for name in also), _docstring(error))
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _classes(error: type[errors.RearError]) -> Iterator[type[errors.RearError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from _classes(child)
+
+
+def _docstring(error: type[errors.RearError]) -> str:
+    return _prose(inspect.getdoc(error) or "")
+
+
+def _prose(text: str) -> str:
+    """Return a paragraph of a docstring as one line of Markdown."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def cli_page() -> str:
+    """Return cli.md: every command, argument and option of the Typer application."""
+    group: Any = get_command(app)
+    parts = [_NOTE.format("rear/cli/"), "# Command line\n", f"{_prose(group.help)}\n"]
+    parts += [
+        "`rear COMMAND --help` says the same. Exit statuses stand in [Concepts](concepts.md#exit-statuses). Durations are "
+        "written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
+        *_options(group), "",
+    ]  # fmt: skip
+    for name, command in group.commands.items():
+        if not command.hidden:
+            parts += _command(f"rear {name}", command)
+    parts += _command("rear-scavenger", get_command(scavenger_app))
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    yield f"## {name}\n"
+    arguments = [parameter for parameter in command.params if _is_argument(parameter)]
+    usage = " ".join([name, "[OPTIONS]", *(_argument(parameter) for parameter in arguments)])
+    yield f"```text\n{usage}\n```\n"
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        example = paragraph.removeprefix("Example: ")
+        yield f"{_prose(paragraph)}\n" if example == paragraph else f"```sh\n{example}\n```\n"
+    if arguments:
+        yield from ("| argument | default | environment | meaning |", "|---|---|---|---|")
+        for parameter in arguments:
+            row = (f"`{_argument(parameter)}`", _default(parameter), _environment(parameter), _cell(parameter.help))
+            yield f"| {' | '.join(row)} |"
+        yield ""
+    yield from _options(command)
+    yield ""
+
+
+def _options(command: Any) -> Iterator[str]:
+    yield from ("| option | default | environment | meaning |", "|---|---|---|---|")
+    for parameter in command.params:
+        if _is_argument(parameter) or parameter.hidden or parameter.name in _FOREIGN_OPTIONS:
+            continue
+        names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=lambda name: (name[:2] == "--", name)))
+        meaning = _cell(parameter.help) + _range(parameter.type)
+        row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
+        yield f"| {' | '.join(row)} |"
+    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+
+
+def _is_argument(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "argument")
+
+
+def _argument(parameter: Any) -> str:
+    shown = str(parameter.metavar or parameter.name.upper())
+    return shown if parameter.required or shown[0] == "[" else f"[{shown}]"
+
+
+def _value(parameter: Any) -> str:
+    if parameter.is_flag:
+        return ""
+    choices = getattr(parameter.type, "choices", None)
+    kind = "N" if parameter.type.name.casefold().startswith("int") else "TEXT"
+    return f" `{' | '.join(choices) if choices else parameter.metavar or kind}`".replace("|", "\\|")
+
+
+def _range(kind: Any) -> str:
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    if least is None and most is None:
+        return ""
+    return f" {least} or more." if most is None else f" {least} to {most}."
+
+
+def _default(parameter: Any) -> str:
+    if isinstance(parameter.show_default, str):
+        return parameter.show_default
+    if parameter.default is None or parameter.default is False or parameter.required:
+        return ""
+    return f"`{parameter.default}`"
+
+
+def _environment(parameter: Any) -> str:
+    return f"`{parameter.envvar}`" if parameter.envvar else ""
+
+
+def _cell(text: str | None) -> str:
+    return _prose(text or "").replace("|", "\\|").replace("*", "\\*").replace("[", "\\[")
+
+
+def format_page() -> str:
+    """Return format.md with the example of now between its marks."""
+    text = (DOCS / "format.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"docs/format.md lacks the marks {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{BEGIN}\n{format_example.example()}\n{END}{after}"
+
+
+def main() -> int:
+    """Write the pages, or only compare them."""
+    parser = argparse.ArgumentParser(description="Write the parts of docs/ that follow from the code.")
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 when a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for name, page in (("errors.md", errors_page), ("cli.md", cli_page), ("format.md", format_page)):
+        path, text = DOCS / name, page()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"{'out of date' if check else 'written'}: {', '.join(f'docs/{name}' for name in stale)}", file=sys.stderr)
+    return 1 if stale and check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
