@@ -14,6 +14,8 @@ app = typer.Typer(
     name="rear",
     help="Many small files of many processes, in a few ordinary Zip archives.",
     no_args_is_help=True,
+    # Plain help: it wraps anywhere, pastes anywhere, and needs no import of Rich.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -24,7 +26,10 @@ app.command(name="get")(reported(get.get))
 app.command(name="demo")(reported(demo.demo))
 
 scavenger_app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 scavenger_app.command(name="rear-scavenger")(reported(scavenge.scavenger))
 

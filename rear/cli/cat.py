@@ -21,6 +21,8 @@ def cat(
     """Write members to standard output, byte for byte.
 
     Size and CRC-32 are checked while a member is written: of a damaged one all comes that can be read, then the error.
+
+    Example: rear cat /nfs/base/ar.zip/logs/a.txt
     """
     status = 0
     for argument in members:

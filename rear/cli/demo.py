@@ -17,7 +17,9 @@ def demo(
     files: Annotated[int, typer.Option(help="Files that each of them writes.", min=10, max=100_000)] = 600,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the base, to look around in it.")] = False,
 ) -> None:
-    """Run workers on a temporary base, kill one, scavenge, and check the archives with an independent tool.
+    """Show the whole way: write, kill a worker, scavenge, verify.
+
+    Worker processes write to a temporary base; one of them is killed; what is merged is checked with an independent tool.
 
     Example: rear demo --workers 8 --keep
     """

@@ -32,7 +32,9 @@ def get(
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     strip: Annotated[int, typer.Option("--strip", min=0, metavar="N", help="Leave out N leading parts of names.")] = 0,
 ) -> None:
-    """Extract members below a directory, with their permissions and times; nothing is ever written outside it.
+    """Extract members below a directory, and never outside it.
+
+    Permissions and times are kept. Example: rear get -C out /nfs/base/ar.zip/logs
 
     A member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
     """

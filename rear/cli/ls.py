@@ -53,9 +53,11 @@ def ls(
         bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
     ] = False,
 ) -> None:
-    """List the archives of a base with their members and sizes, or the members of any Zip file.
+    """List the archives of a base, or the members of a Zip file.
 
     During a merge the archive is shown as it was before. Control characters in names are shown escaped.
+
+    Example: rear ls -l /nfs/base/ar.zip 'logs/*.txt'
     """
     if tree and (as_json or long or pending):
         raise UsageError("--tree goes with none of --json, --long and --pending")

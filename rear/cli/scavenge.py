@@ -17,7 +17,10 @@ from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
 
 Base = Annotated[
-    str, typer.Argument(envvar="REAR_BASE", help="The base that the workers write to.", show_default="the current folder")
+    str,
+    typer.Argument(
+        envvar="REAR_BASE", help="The base that the workers write to.", metavar="[BASE]", show_default="the current folder"
+    ),
 ]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
