@@ -402,38 +402,48 @@ def _unchanged(
 
 
 def _intent_paths(given: StrPath, path: str) -> list[Path]:
-    """Where the intent of a merge into this archive would be, by the given name and by the one without links."""
+    """Stems of the intents of merges into this archive, by the given name and by the one without links."""
     bases = {find_base(given), find_base(path)}
-    return [base[0].intent(base[1]) for base in bases if base is not None]
+    return [base[0].intent(base[1]).with_suffix("") for base in bases if base is not None]
 
 
-def _merge_under_way(intents: list[Path], storage: Storage) -> _Merge | None:
-    for path in intents:
+def _merge_under_way(stems: list[Path], storage: Storage) -> _Merge | None:
+    for stem in stems:
         try:
             # NFS may not see a new file by its name for half a minute, but in its folder at once.
-            if path.name not in storage.names(path.parent):
-                continue
-            descriptor = storage.open(path)
+            names = storage.names(stem.parent)
         except PermissionError:
             # Who may not look into the base's state may still read its archives while nothing is merged.
             continue
-        except OSError as error:
-            if error.errno not in _CHANGED_ERRORS:
-                raise
-            continue
-        merge = _read_merge(path, descriptor, storage)
-        if merge is not None:
-            return merge
-        storage.close(descriptor)
+        for name in names:
+            if name.startswith(stem.name) and name.endswith(".intent"):
+                merge = _open_merge(stem.with_name(name), storage)
+                if merge is not None:
+                    return merge
     return None
+
+
+def _open_merge(path: Path, storage: Storage) -> _Merge | None:
+    try:
+        descriptor = storage.open(path)
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno not in _CHANGED_ERRORS:
+            raise
+        return None
+    merge = _read_merge(path, descriptor, storage)
+    if merge is None:
+        storage.close(descriptor)
+    return merge
 
 
 def _read_merge(path: Path, descriptor: int, storage: Storage) -> _Merge | None:
     try:
         intent = read_intent(path, storage=storage)
         inode = os.fstat(descriptor).st_ino
-        # Until it is planned, a merge has not begun to write, so the archive is whole. And intents of one archive
-        # follow each other under one name: what was read has to be the file that is open.
+        # Until it is planned, a merge has not begun to write, so the archive is whole. And intents of one archive and
+        # leader follow each other under one name: what was read has to be the file that is open.
         if not intent.planned or intent.committed or os.stat(path).st_ino != inode:
             return None
     except FutureVersionError:

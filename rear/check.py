@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rear.codecs import crc32, decode
-from rear.errors import PathError, RearError, ZipFormatError
+from rear.errors import FormatError, PathError, ZipFormatError
 from rear.layout import check_archive, check_name
 from rear.records import Append, Open
 from rear.storage import COPY_CHUNK_BYTES, Storage
@@ -29,6 +29,10 @@ def why_bad(
         archive_length: length of the temp archive in bytes.
         read_data: decode the data as well, and compare its size and CRC-32.
         storage: the file system.
+
+    Raises:
+        UnsupportedError: its data cannot be decoded here: neither whole nor bad.
+        OSError: the temp archive cannot be read.
     """
     try:
         check_archive(append.archive)
@@ -44,7 +48,7 @@ def why_bad(
         reason = _header_differs(storage.read(descriptor, header_length, append.offset), append, opened)
         if reason is None and read_data:
             reason = _data_differs(descriptor, append, storage)
-    except RearError as error:
+    except FormatError as error:
         return str(error)
     return reason
 

@@ -74,6 +74,8 @@ class Claims:
 
     def adopt(self) -> None:
         """Take over the pairs of leaders before: they are dead or deposed, and now their renames and unlinks find nothing."""
+        # As long as it is there, nobody has taken over: see `Leadership.prove`.
+        self._storage.make_directories(self._layout.claims / self._leader)
         for leader in self._storage.names(self._layout.claims):
             if leader == self._leader or not is_safe_component(leader):
                 continue

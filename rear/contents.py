@@ -67,6 +67,9 @@ def check_inside(layout: Layout, path: Path) -> None:
     folder = os.path.realpath(path.parent)
     if folder != base and not folder.startswith(base.rstrip("/") + "/"):
         raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
+    state = os.path.realpath(layout.state)
+    if folder == state or folder.startswith(f"{state}/"):
+        raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
 
 
 class IndexedNames:

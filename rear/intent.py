@@ -2,8 +2,8 @@
 
 The file holds, in this order: a ``begin`` record, the bytes of the archive from its old central directory to its end, verbatim
 (nothing for an archive that did not exist), ``moves`` records that say which member of which temp archive goes where, a ``planned``
-record, and, once the merge is on stable storage, a ``commit`` record. All records are lines as in a journal. Until ``planned``
-is on stable storage the archive is untouched. See ``docs/format.md``.
+record, and, once the merge is on stable storage, a ``commit`` record. All records are lines as in a journal. The file gets its
+name when all up to ``planned`` is on stable storage; until then the archive is untouched. See ``docs/format.md``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rear.codecs import crc32
@@ -18,9 +19,11 @@ from rear.directory import Directory
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal import JournalWriter, decode_line, encode_line, read_lines
 from rear.layout import check_archive
+from rear.lease import Process, decode_process
 from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
 
 FORMAT_VERSION: Final = 1
+UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 
 
@@ -50,16 +53,18 @@ class Intent:
     planned: bool = False
     committed: bool = False
     moves: list[Move] = field(default_factory=list)
+    process: Process | None = None
 
 
 def write_intent(
-    path: StrPath,
+    path: Path,
     *,
     archive: str,
     leader: str,
     old: Directory | None,
     archive_descriptor: int | None,
     moves: Iterable[Move],
+    process: Process | None = None,
     storage: Storage = LOCAL,
 ) -> JournalWriter:
     """Write an intent up to its ``planned`` record and bring it to stable storage; return its open file for the commit.
@@ -71,12 +76,14 @@ def write_intent(
         old: where the archive's directory stands; ``None`` when there is no archive yet.
         archive_descriptor: the open archive, for the bytes to keep; ``None`` with ``old``.
         moves: what is to be merged.
+        process: in which the leader runs.
         storage: the file system.
 
     Raises:
-        OSError: it could not be written; the archive is untouched. ``FileExistsError``: somebody else merges into this archive.
+        OSError: it could not be written; the archive is untouched.
     """
-    descriptor = storage.create(path)
+    unfinished = path.with_suffix(UNFINISHED_SUFFIX)
+    descriptor = storage.create(unfinished)
     try:
         tail_length = old.archive_length - old.offset if old else 0
         tail_crc = _tail_crc(archive_descriptor, old.offset, tail_length, storage) if old and archive_descriptor is not None else 0
@@ -85,6 +92,7 @@ def write_intent(
             encode_line(
                 {
                     "kind": "begin", "format_version": FORMAT_VERSION, "archive": archive, "leader": leader,
+                    "process": None if process is None else process._asdict(),
                     "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
                 }  # fmt: skip
             )
@@ -98,11 +106,14 @@ def write_intent(
             writer.write(line)
         writer.write(encode_line({"kind": "planned"}))
         writer.sync()
+        storage.rename(unfinished, path)
+        storage.sync_directory(path.parent)
         return writer
     except BaseException:
         storage.close(descriptor)
-        with contextlib.suppress(OSError):
-            storage.unlink(path)
+        for name in (unfinished, path):
+            with contextlib.suppress(OSError):
+                storage.unlink(name)
         raise
 
 
@@ -158,13 +169,7 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
     """
     descriptor = storage.open(path)
     try:
-        try:
-            _, line, complete = next(read_lines(descriptor, storage=storage))
-        except StopIteration:
-            raise UnfinishedIntentError(f"{path} is empty") from None
-        if not complete:
-            raise UnfinishedIntentError(f"the first record of {path} is torn")
-        intent = _decode_begin(decode_line(line), len(line) + 1)
+        intent = read_begin(descriptor, storage=storage)
         for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
             if not complete or not _take(intent, line):
                 break
@@ -173,6 +178,22 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         return intent
     finally:
         storage.close(descriptor)
+
+
+def read_begin(descriptor: int, *, storage: Storage = LOCAL) -> Intent:
+    """Read the first record of an open intent.
+
+    Raises:
+        UnfinishedIntentError: not even that is there.
+        JournalError, FutureVersionError, OSError: as `read_intent`.
+    """
+    try:
+        _, line, complete = next(read_lines(descriptor, storage=storage))
+    except StopIteration:
+        raise UnfinishedIntentError("the intent is empty") from None
+    if not complete:
+        raise UnfinishedIntentError("the first record of the intent is torn")
+    return _decode_begin(decode_line(line), len(line) + 1)
 
 
 def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
@@ -192,12 +213,16 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
                 raise JournalError("impossible positions in an intent")
         archive, leader = payload["archive"], payload["leader"]
         tail_length, tail_crc = int(payload["tail_length"]), int(payload["tail_crc"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise JournalError(f"an intent without {error}") from None
     check_archive(archive)
     if tail_length != (directory.archive_length - directory.offset if directory else 0):
         raise JournalError("the lengths in an intent contradict each other")
-    return Intent(archive, str(leader), directory, tail_start, tail_length, tail_crc)
+    process = payload.get("process")
+    return Intent(
+        archive, str(leader), directory, tail_start, tail_length, tail_crc,
+        process=decode_process(process) if isinstance(process, dict) else None,
+    )  # fmt: skip
 
 
 def _check_tail(descriptor: int, intent: Intent, storage: Storage) -> None:
@@ -213,7 +238,10 @@ def _take(intent: Intent, line: bytes) -> bool:
         return False
     match payload.get("kind"):
         case "moves":
-            intent.moves += [Move(payload["pair"], *member) for member in payload["members"]]
+            try:
+                intent.moves += [Move(payload["pair"], *member) for member in payload["members"]]
+            except (KeyError, TypeError):
+                return False
         case "planned":
             intent.planned = True
         case "commit":

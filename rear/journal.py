@@ -11,6 +11,7 @@ Unknown kinds and keys are ignored; a format version from the future is refused.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -304,7 +305,13 @@ class JournalWriter:
 
     def write(self, line: bytes) -> None:
         """Write one encoded line."""
-        self.length += self._storage.write(self.descriptor, [line], self.length)
+        try:
+            self.length += self._storage.write(self.descriptor, [line], self.length)
+        except BaseException:
+            # Part of the line may be there, after Ctrl-C all of it: what the next one does not cover would be damage.
+            with contextlib.suppress(OSError):
+                self._storage.truncate(self.descriptor, self.length)
+            raise
 
     def sync(self) -> None:
         """Bring all records to stable storage."""

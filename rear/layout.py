@@ -201,15 +201,17 @@ class Layout:
         check_archive(archive)
         return self.indexes / archive
 
-    def intent(self, archive: str) -> Path:
-        """Path of the intent of a merge into a final archive: one an archive, so its exclusive creation is a claim.
+    def intent(self, archive: str, leader: str = "") -> Path:
+        """Path of the intent of a leader's merge into a final archive. All intents of one archive begin with the same stem.
 
-        The name is a digest, so that all intents are found by listing one folder; the intent itself names the archive.
+        That is a digest, so that all intents are found by listing one folder; the intent itself names the archive. No other
+        leader uses the name: what one does that was deposed without knowing must not hit the merge of its successor.
         """
         from hashlib import blake2b
 
         check_archive(archive)
-        return self.intents / f"{blake2b(archive.encode(), digest_size=16).hexdigest()}.intent"
+        digest = blake2b(archive.encode(), digest_size=16).hexdigest()
+        return self.intents / (f"{digest}-{leader}.intent" if leader else f"{digest}.intent")
 
     def observation(self, topic: str, host: str) -> Path:
         """Path of the file in which ``host`` notes the beats of a topic (``workers``, ``leader``) that it has seen."""

@@ -8,7 +8,6 @@ working get a new inode.
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from typing import Any, Final
@@ -16,10 +15,11 @@ from typing import Any, Final
 from rear.errors import JournalError, NotLeaderError
 from rear.journal import decode_line, encode_line
 from rear.layout import Layout
-from rear.lease import Observations, Process, is_running, this_process
+from rear.lease import Observations, decode_process, is_running, this_process
 from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS: Final = 60.0
+_LEASE_LIMIT_SECONDS: Final = 86_400.0
 _RECORD_BYTES: Final = 1024
 _BEATS_A_LEASE: Final = 4
 
@@ -37,6 +37,7 @@ class Leadership:
 
     Attributes:
         name: of this leader, unique for ever; its claim folder has this name.
+        process: in which it runs.
         is_uncertain: the leader before is not provably dead: it may come back and write to files that it has open.
 
     Raises:
@@ -47,8 +48,8 @@ class Leadership:
     def __init__(self, layout: Layout, *, storage: Storage = LOCAL) -> None:
         self._layout = layout
         self._storage = storage
-        self._process = this_process()
-        self.name = f"{self._process.host}-{self._process.pid}-{secrets.token_hex(6)}"
+        self.process = this_process()
+        self.name = f"{self.process.host}-{self.process.pid}-{secrets.token_hex(6)}"
         self.is_uncertain = False
         self._beat = 0
         self._stop = threading.Event()
@@ -84,8 +85,10 @@ class Leadership:
         owner = self._owner()
         if not got_lock:
             raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
-        if owner is not None:
-            running = is_running(_process_of(owner))
+        process = decode_process(owner) if owner is not None else self.process
+        # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
+        if owner is not None and process != self.process:
+            running = is_running(process)
             if running is True:
                 raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
             if running is None:
@@ -97,7 +100,9 @@ class Leadership:
         observations = Observations(self._layout, storage=self._storage, topic="leader")
         unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
         observations.save()
-        lease = float(owner.get("lease_seconds", LEASE_SECONDS))
+        lease = owner.get("lease_seconds")
+        if not isinstance(lease, (int, float)) or not 0 < lease <= _LEASE_LIMIT_SECONDS:
+            lease = LEASE_SECONDS
         if unchanged < lease:
             raise NotLeaderError(
                 f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows no sign "
@@ -115,7 +120,7 @@ class Leadership:
     def _write(self) -> None:
         record = {
             "kind": "leader", "leader": self.name, "beat": self._beat, "lease_seconds": LEASE_SECONDS,
-            **self._process._asdict(),
+            **self.process._asdict(),
         }  # fmt: skip
         # One length for all, so that a shorter record never leaves the end of a longer one behind.
         self._storage.write(self._descriptor, [encode_line(record).ljust(_RECORD_BYTES)], 0)
@@ -127,6 +132,9 @@ class Leadership:
             self._beat += 1
             try:
                 self._write_if_mine()
+            except NotLeaderError:
+                # The next step that needs the leadership finds out as well, and says so.
+                return
             except OSError:
                 continue
             if self._storage.uptime() - begun < LEASE_SECONDS / 2:
@@ -174,13 +182,6 @@ class Leadership:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
-
-
-def _process_of(owner: dict[str, Any]) -> Process:
-    try:
-        return Process(*(owner.get(field) for field in Process._fields))  # type: ignore[arg-type]
-    except TypeError:
-        return Process("", os.getpid(), None, None, None)
 
 
 def _describe(owner: dict[str, Any] | None) -> str:

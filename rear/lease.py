@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rear.layout import Layout, host_folder
 from rear.storage import LOCAL, Storage
@@ -32,6 +32,19 @@ def this_process() -> Process:
     """Return the identity of the running process; parts that this system does not tell are ``None``."""
     pid = os.getpid()
     return Process(host_folder(socket.gethostname()), pid, _process_start(pid), _boot_id(), _pid_namespace())
+
+
+def decode_process(record: dict[str, Any]) -> Process:
+    """Return the process that a record names; what has another type counts as not told."""
+    host, pid = record.get("host"), record.get("pid")
+    start, boot_id, namespace = record.get("process_start"), record.get("boot_id"), record.get("pid_namespace")
+    return Process(
+        host if isinstance(host, str) else "",
+        pid if isinstance(pid, int) else 0,
+        start if isinstance(start, int) else None,
+        boot_id if isinstance(boot_id, str) else None,
+        namespace if isinstance(namespace, str) else None,
+    )
 
 
 def _read(path: str) -> str | None:
@@ -86,7 +99,8 @@ def is_running(process: Process) -> bool | None:
         return None
     try:
         os.kill(process.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
+        # A number beyond those that processes get is forged.
         return False
     except PermissionError:
         pass

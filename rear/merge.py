@@ -7,6 +7,7 @@ An archive that does not exist yet, or on which a leader that may still come bac
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -23,13 +24,13 @@ from rear.directory import Directory
 from rear.errors import IndexFormatError, ZipFormatError
 from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index import Index, IndexRow, rows_of
-from rear.intent import commit_intent, read_intent, write_intent
+from rear.intent import commit_intent, read_begin, write_intent
 from rear.journal import JournalWriter
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
 from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan, planned
-from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install, read_intent_or_none
+from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
 from rear.storage import Storage
 from rear.zipformat import CENTRAL, LOCAL, Member, decode_local_header, encode_central_entry, encode_end, local_header_length
 
@@ -135,24 +136,28 @@ class Merger:
     # Writing.
 
     def _write(self, plan: MergePlan, target: Target, index: Index) -> Iterator[Event]:
-        intent_path = self._layout.intent(plan.archive)
+        intent_path = self._layout.intent(plan.archive, self._leadership.name)
         self._storage.make_directories(intent_path.parent)
         before = None
         if target.descriptor is not None and target.directory is not None:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
         writer = write_intent(
             intent_path, archive=plan.archive, leader=self._leadership.name, old=plan.old,
-            archive_descriptor=target.descriptor, moves=plan.moves(), storage=self._storage,
+            archive_descriptor=target.descriptor, moves=plan.moves(), process=self._leadership.process,
+            storage=self._storage,
         )  # fmt: skip
+        planned_length, has_begun = writer.length, False
         try:
-            self._storage.sync_directory(intent_path.parent)
+            self._check_unchanged(plan, target, before, intent_path)
             with ExitStack() as stack:
                 descriptor = target.descriptor
                 if descriptor is None:
                     descriptor = self._storage.create(fresh_path(intent_path))
                     stack.callback(self._storage.close, descriptor)
+                    self._storage.sync_directory(intent_path.parent)
+                has_begun = True
                 yield from self._copy(plan, descriptor)
-                after = self._write_directory(plan, descriptor, writer, intent_path)
+                after = self._write_directory(plan, descriptor, writer)
                 if self._verify:
                     self._verify_merged(plan, descriptor)
                 self._storage.sync(descriptor)
@@ -162,8 +167,9 @@ class Merger:
             self._leadership.prove()
             commit_intent(writer)
         except BaseException:
-            self._storage.close(writer.descriptor)
-            self._recovery.undo(read_intent_or_none(intent_path, self._storage), intent_path)
+            with ExitStack() as stack:
+                stack.callback(self._storage.close, writer.descriptor)
+                self._undo(plan, target.descriptor if has_begun else None, writer, planned_length, intent_path)
             raise
         self._storage.close(writer.descriptor)
         if target.descriptor is None:
@@ -177,6 +183,39 @@ class Merger:
         self._recovery.clear(intent_path)
         for placed in plan.renamed:
             yield Renamed(plan.archive, placed.candidate.append.name, placed.name, str(placed.candidate.claimed.pair))
+
+    def _check_unchanged(self, plan: MergePlan, target: Target, before: str | None, intent_path: Path) -> None:
+        """Make sure, with the intent in place and before the first byte is written, that the plan is still right.
+
+        A leader that comes later finds the intent, and gives the archive a new inode before it touches it.
+        """
+        self._leadership.prove()
+        if self._recovery.intents_of(plan.archive) != [intent_path]:
+            raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(target.path))
+        if target.descriptor is not None:
+            now = directories.locate(target.descriptor, storage=self._storage)
+            if directories.fingerprint(target.descriptor, now, storage=self._storage) != before:
+                raise ZipFormatError(f"{target.path} was changed by somebody else while the merge was planned")
+
+    def _undo(
+        self, plan: MergePlan, descriptor: int | None, intent: JournalWriter, planned_length: int, intent_path: Path
+    ) -> None:
+        """Bring back the old archive after a failure, through what is open: names may be those of another leader by now.
+
+        Args:
+            plan: what was to be merged.
+            descriptor: the open archive, if it existed and may have been written to.
+            intent: the open intent.
+            planned_length: its length without a commit.
+            intent_path: its path.
+        """
+        if self._storage.size(intent.descriptor) != planned_length:
+            # The commit may be on stable storage. If it cannot be taken back there, the next leader decides by it.
+            self._storage.truncate(intent.descriptor, planned_length)
+            self._storage.sync(intent.descriptor)
+        if descriptor is not None and plan.old is not None:
+            self._recovery.restore_tail(descriptor, intent.descriptor, read_begin(intent.descriptor, storage=self._storage))
+        self._recovery.clear(intent_path)
 
     def _copy(self, plan: MergePlan, descriptor: int) -> Iterator[Event]:
         total = plan.size_bytes
@@ -207,12 +246,12 @@ class Merger:
             if source is not None:
                 self._storage.close(source)
 
-    def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter, intent_path: Path) -> Directory:
+    def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter) -> Directory:
         """Write the old directory, as opaque bytes, and the new entries after it; cut the file there."""
         position = plan.target_end
         old_entries = 0
         if plan.old is not None:
-            tail_start = read_intent(intent_path, storage=self._storage).tail_start
+            tail_start = read_begin(intent.descriptor, storage=self._storage).tail_start
             kept = Directory(plan.old.archive_length, tail_start, plan.old.length, plan.old.entries, 0, b"")
             old_entries = plan.old.entries
             gone = {(replaced.name, replaced.existing.target_start - plan.prefix) for replaced in plan.replaced}

@@ -77,21 +77,18 @@ class PairWriter:
         self._names_synced = False
         self._beats = 0
         self._failure: OSError | None = None
+        self._unrecorded: list[int] = []
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
+        self._descriptor = -1
+        self._journal = JournalWriter(-1, storage=storage)
         storage.make_directories(self.path.parent)
-        self._journal = JournalWriter(storage.create(self.journal_path), storage=storage)
         try:
+            self._journal.descriptor = storage.create(self.journal_path)
             self._descriptor = storage.create(self.path)
-            try:
-                self._journal.append(opened)
-            except BaseException:
-                storage.close(self._descriptor)
-                storage.unlink(self.path)
-                raise
+            self._journal.append(opened)
         except BaseException:
-            self._journal.close()
-            storage.unlink(self.journal_path)
+            self.remove()
             raise
 
     @property
@@ -163,8 +160,11 @@ class PairWriter:
     def abort(self, sequences: list[int]) -> None:
         """Record that members do not count here: not acknowledged, or proven in a later pair."""
         with self._journal_lock:
-            for sequence in sequences:
-                self._journal.append(Abort(sequence))
+            # What could not be recorded comes first the next time: without it a member counts as lost that never was kept.
+            self._unrecorded += sequences
+            while self._unrecorded:
+                self._journal.append(Abort(self._unrecorded[0]))
+                del self._unrecorded[0]
 
     def sync(self) -> None:
         """Bring all that was appended before this call to stable storage; appends may go on meanwhile.
@@ -189,8 +189,8 @@ class PairWriter:
         with self._journal_lock:
             self._journal.append(Beat(self._beats))
         self._journal.sync()
-        if self._storage.uptime() - begun > self._opened.lease_seconds / 2:
-            # Writes and syncs succeed on files that another host has taken: only a listing tells.
+        if self._storage.uptime() - self._confirmed > self._opened.lease_seconds / 2:
+            # Writes and syncs succeed on files that another host has taken: after a gap only a listing tells.
             return self.confirm()
         self._confirmed = begun
         return True
@@ -243,9 +243,13 @@ class PairWriter:
     def close(self, reason: str) -> None:
         """Make the temp archive a valid Zip by itself, sync it, and record that nothing follows.
 
+        After Ctrl-C it can be called again.
+
         Raises:
             OSError: it stays without ``close`` record; a scavenger takes it over once this process is gone.
         """
+        if self.released:
+            return
         try:
             directory_offset = self.length
             end = encode_end(
@@ -259,8 +263,9 @@ class PairWriter:
                 self._journal.sync()
                 # Under the lock: no beat may follow that record.
                 self._close_files()
-        finally:
+        except OSError:
             self.release()
+            raise
 
     def release(self) -> None:
         """Close the descriptors and write nothing. Idempotent; whatever else is called fails with ``EBADF`` from then on."""

@@ -1,11 +1,12 @@
 """Merges that were interrupted: undone before their commit, completed after it. Doing it again changes nothing.
 
-An archive on which a leader was working that may still come back gets a new inode, so that what that leader writes to its open
-file ends in an orphan.
+An archive on which a leader was working that is not provably dead gets a new inode, so that what that leader writes to its open
+file, should it come back, ends in an orphan.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +15,10 @@ from rear.claims import ClaimedPair, Claims
 from rear.contents import check_inside, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
-from rear.intent import Intent, read_intent
+from rear.intent import UNFINISHED_SUFFIX, Intent, read_intent
 from rear.layout import Layout
 from rear.leader import Leadership
+from rear.lease import is_running
 from rear.storage import Storage
 
 
@@ -25,7 +27,7 @@ class Recovery:
 
     Args:
         layout: the base.
-        leadership: says whether the leader before may come back.
+        leadership: asked before each step that a deposed leader must not do.
         claims: notes what became of members.
         storage: the file system.
     """
@@ -46,24 +48,36 @@ class Recovery:
         names = self._storage.names(folder)
         for name in names:
             if name.endswith(".intent"):
+                self._leadership.prove()
                 try:
                     yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
                     yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
         for name in names:
-            if name.endswith(".archive") and f"{name.removesuffix('.archive')}.intent" not in names:
-                self._storage.unlink(folder / name)
+            stem, _, suffix = name.rpartition(".")
+            if f".{suffix}" == UNFINISHED_SUFFIX or (suffix == "archive" and f"{stem}.intent" not in names):
+                with contextlib.suppress(FileNotFoundError):
+                    self._storage.unlink(folder / name)
+
+    def intents_of(self, archive: str) -> list[Path]:
+        """Return the intents that there are of merges into an archive.
+
+        Raises:
+            PathError: ``archive`` is no path of a final archive.
+        """
+        stem = self._layout.intent(archive).stem
+        names = self._storage.names(self._layout.intents)
+        return [self._layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         intent = read_intent_or_none(path, self._storage)
-        if intent is not None and self._layout.intent(intent.archive) != path:
+        if intent is not None and not path.name.startswith(self._layout.intent(intent.archive).stem):
             raise JournalError("it names another archive")
-        if intent is None or not intent.committed:
-            self.undo(intent, path)
+        if intent is None or not intent.committed or not self._complete(intent, path):
+            self._undo(intent, path)
             if intent is not None:
                 yield RolledBack(intent.archive)
             return
-        self._complete(intent, path)
         moved = group_sequences((move.pair, move.sequence) for move in intent.moves)
         for pair, sequences in moved.items():
             if pair in claimed:
@@ -71,39 +85,54 @@ class Recovery:
         self.clear(path)
         yield RolledForward(intent.archive)
 
-    def _complete(self, intent: Intent, path: Path) -> None:
+    def _complete(self, intent: Intent, path: Path) -> bool:
+        """Finish a merge after its commit; false when its new archive is nowhere: somebody has moved it away since."""
         target = self._layout.archive(intent.archive)
         check_inside(self._layout, target)
         fresh = fresh_path(path)
         if intent.old is not None:
-            if self._leadership.is_uncertain:
+            if self._may_come_back(intent):
                 self._renew_inode(target, fresh, None, path)
         elif fresh.name in self._storage.names(fresh.parent):
             check_vacant(target, storage=self._storage)
             install(fresh, target, storage=self._storage)
+        else:
+            return target.name in self._storage.names(target.parent)
+        return True
 
-    def undo(self, intent: Intent | None, path: Path) -> None:
+    def _may_come_back(self, intent: Intent) -> bool:
+        """Whether the leader that wrote an intent may still write to the archive."""
+        process = intent.process
+        if process is None or process == self._leadership.process:
+            return process is None
+        return is_running(process) is not False
+
+    def _undo(self, intent: Intent | None, path: Path) -> None:
         """Bring back the old archive. Does nothing to an archive whose merge had not begun to write."""
         if intent is not None and intent.planned and intent.old is not None:
             target = self._layout.archive(intent.archive)
             check_inside(self._layout, target)
-            if self._leadership.is_uncertain:
+            if self._may_come_back(intent):
                 self._renew_inode(target, fresh_path(path), intent, path)
             else:
-                with opened(target, self._storage, write=True) as descriptor:
-                    self._restore_tail(descriptor, intent, path)
-        fresh = fresh_path(path)
-        if fresh.name in self._storage.names(path.parent):
-            self._storage.unlink(fresh)
+                with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
+                    self.restore_tail(descriptor, source, intent)
         self.clear(path)
 
-    def _restore_tail(self, descriptor: int, intent: Intent, path: Path) -> None:
+    def restore_tail(self, descriptor: int, source: int, intent: Intent) -> None:
+        """Bring back the end of the old archive from an open intent.
+
+        Raises:
+            JournalError: the archive ends before that: it is not the one that was merged into.
+            OSError: that failed; doing it again is possible.
+        """
         assert intent.old is not None
-        with opened(path, self._storage) as source:
-            self._storage.copy_range(
-                source, descriptor,
-                source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
-            )  # fmt: skip
+        if self._storage.size(descriptor) < intent.old.offset:
+            raise JournalError(f"{intent.archive} is shorter than it was before the merge")
+        self._storage.copy_range(
+            source, descriptor,
+            source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
+        )  # fmt: skip
         self._storage.truncate(descriptor, intent.old.archive_length)
         self._storage.sync(descriptor)
 
@@ -117,7 +146,8 @@ class Recovery:
                 length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
                 self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
                 if undo is not None:
-                    self._restore_tail(descriptor, undo, path)
+                    with opened(path, self._storage) as kept:
+                        self.restore_tail(descriptor, kept, undo)
                 else:
                     self._storage.sync(descriptor)
             finally:
@@ -125,8 +155,10 @@ class Recovery:
         install(fresh, target, storage=self._storage)
 
     def clear(self, path: Path) -> None:
-        """Remove an intent whose merge is undone or complete."""
-        self._storage.unlink(path)
+        """Remove an intent whose merge is undone or complete, and what was built for it and not installed."""
+        for name in (fresh_path(path), path):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(name)
         self._storage.sync_directory(path.parent)
 
 

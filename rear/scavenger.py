@@ -18,9 +18,9 @@ from typing import Any
 from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims
 from rear.contents import open_target, opened
-from rear.errors import BaseError, NotLeaderError, RearError, UsageError
+from rear.errors import BaseError, NotLeaderError, PathError, RearError, UsageError
 from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, NothingYet, Planned, Refused, Started, Torn
-from rear.index import Index
+from rear.index import Index, OriginKey
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
@@ -253,30 +253,47 @@ class _Scavenge:
                 except OSError as error:
                     yield Refused(str(claimed.pair), f"its temp archive cannot be read: {error}; left as it is")
                     return
+            bad: list[tuple[Append, str]] = []
             for append in pending:
-                if descriptor is None:
-                    reason: str | None = "its temp archive is missing"
-                else:
-                    reason = why_bad(
-                        descriptor, append, claimed.opened,
-                        archive_length=length, read_data=read_data, storage=self._storage,
-                    )  # fmt: skip
+                reason: str | None = "its temp archive is missing"
+                if descriptor is not None:
+                    try:
+                        reason = why_bad(
+                            descriptor, append, claimed.opened,
+                            archive_length=length, read_data=read_data, storage=self._storage,
+                        )  # fmt: skip
+                    except OSError as error:
+                        yield Refused(str(claimed.pair), f"its temp archive cannot be read: {error}; the rest stays in the inbox")
+                        break
                 if reason is None:
                     yield Candidate(claimed, append)
-                elif self._is_elsewhere(claimed, append, batch):
-                    self._claims.note(claimed, [append.sequence], target="a later temp archive", intent="")
                 else:
+                    bad.append((append, reason))
+            again = self._written_again(claimed, [append for append, _ in bad], batch) if bad else set()
+            self._claims.note(claimed, sorted(again), target="a later temp archive", intent="")
+            for append, reason in bad:
+                if append.sequence not in again:
                     yield self._put_away(claimed, append, reason, descriptor)
 
-    def _is_elsewhere(self, claimed: ClaimedPair, append: Append, batch: list[ClaimedPair]) -> bool:
-        """Whether the worker wrote a member again after this pair had failed: in another pair, or merged already."""
+    def _written_again(self, claimed: ClaimedPair, appends: list[Append], batch: list[ClaimedPair]) -> set[int]:
+        """Return those members that the worker wrote again after this pair had failed: in another pair, or merged already."""
         pair = claimed.pair
         others = [other.journal for other in batch if other.pair.rotation > pair.rotation and _same_worker(other.pair, pair)]
         others += self._claims.later_journals(pair)
-        if any(append.sequence in journal.appends and append.sequence not in journal.aborted for journal in others):
-            return True
-        key = (pair.host, pair.worker, append.sequence)
-        return bool(Index.open(self._layout, append.archive, storage=self._storage).find_origins([key]))
+        again: set[int] = set()
+        by_archive: dict[str, set[OriginKey]] = {}
+        for append in appends:
+            if any(append.sequence in journal.appends and append.sequence not in journal.aborted for journal in others):
+                again.add(append.sequence)
+            else:
+                by_archive.setdefault(append.archive, set()).add((pair.host, pair.worker, append.sequence))
+        for archive, keys in by_archive.items():
+            try:
+                again.update(key[2] for key in Index.open(self._layout, archive, storage=self._storage).find_origins(keys))
+            except (RearError, OSError):
+                # A forged path, or no usable index: then they count as lost, which is loud, and not as kept.
+                continue
+        return again
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
         is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
@@ -302,8 +319,11 @@ class _Scavenge:
 
     def _clear(self, claimed: ClaimedPair) -> Iterator[Event]:
         """Remove a pair whose members are all accounted for; put one back that has members left."""
-        if claimed.journal.pending():
-            self._claims.release(claimed)
+        pending = claimed.journal.pending()
+        if pending:
+            # What an unfinished merge holds stays here, so that the next leader can say of each member whether it counts.
+            if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
+                self._claims.release(claimed)
             return
         if claimed.journal.damage:
             # Members that only the damaged part names may be in the temp archive: it is kept as a whole.
@@ -313,6 +333,12 @@ class _Scavenge:
             return
         self._claims.clear(claimed)
         yield Cleared(str(claimed.pair))
+
+    def _has_unfinished_merge(self, archive: str) -> bool:
+        try:
+            return bool(self._recovery.intents_of(archive))
+        except PathError:
+            return False
 
     def _ask_for_flush(self) -> None:
         """Leave a request that live workers see with their next beat, and wait until they have answered."""

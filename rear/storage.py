@@ -171,9 +171,9 @@ class Storage:
             try:
                 os.mkdir(folder)
             except FileExistsError:
-                # Another process made it first; a file of that name is an error of the next step.
+                # Another process made it first; or it is a file, and then the same error as for what is below it.
                 if not folder.is_dir():
-                    raise
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
             if sync:
                 self.sync_directory(folder.parent)
 

@@ -96,6 +96,7 @@ class Worker:
         self._pair: PairWriter | None = None
         self._rolling: list[tuple[PairWriter, str]] = []
         self._failed: list[PairWriter] = []
+        self._attempt: PairWriter | None = None
         self._retained: list[Item] = []
         self._retained_bytes = 0
         self._stable: list[Item] = []
@@ -345,9 +346,11 @@ class Worker:
         self._roll_over("rotation")
         repeated = []
         first = homeless[0].sequence if homeless else item.sequence if item and self._failed else None
-        pair = self._new_pair(first)
+        # Current from now on, so that it is beaten while its first member, perhaps of gigabytes, is written.
+        pair = self._pair = self._new_pair(first)
         try:
             self._start_thread()
+            self._wake.set()
             for kept in homeless:
                 if self._repeat(pair, kept):
                     repeated.append(kept)
@@ -361,13 +364,16 @@ class Worker:
                 pair.append(item)
         except OSError as error:
             self._give_up(pair, error, item)
+            if pair in self._failed and not any(kept.proven for kept in repeated):
+                self._keep_attempt(pair)
             raise
-        except BaseException:
-            # The source of the item failed, not the pair.
-            self._pair = pair
-            raise
-        self._pair = pair
-        self._wake.set()
+
+    def _keep_attempt(self, pair: PairWriter) -> None:
+        """Keep one failed pair of mere repetitions, not one for each time that a server is tried: memory has them all too."""
+        if self._attempt in self._failed:
+            self._failed.remove(self._attempt)
+            self._attempt.remove()
+        self._attempt = pair
 
     def _repeat(self, pair: PairWriter, kept: Item) -> bool:
         try:
@@ -512,15 +518,19 @@ class Worker:
             pair, reason = self._rolling[0]
             self._sync_pair(pair)
             self._tell_stable()
-            with self._lock:
-                if not any(rolling is pair for rolling, _ in self._rolling):
-                    continue
-                del self._rolling[0]
+            if not self._is_rolling(pair):
+                continue
             try:
                 pair.close(reason)
             except OSError as error:
                 # All its members are proven; a scavenger takes it over once this process is gone.
                 log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+            with self._lock:
+                self._rolling = [(rolling, why) for rolling, why in self._rolling if rolling is not pair]
+
+    def _is_rolling(self, pair: PairWriter) -> bool:
+        with self._lock:
+            return any(rolling is pair for rolling, _ in self._rolling)
 
     # The background thread.
 

@@ -232,7 +232,7 @@ def test_killed_by_strace_at_system_calls(
     renew(base, template)
     subprocess.run([*SCAVENGE, str(base)], check=True)
     renew(base, template)
-    calls = some(traced_calls([*SCAVENGE, str(base)], base), 25)
+    calls = some(traced_calls([*SCAVENGE, str(base)], base), 16)
     check(base)
     assert {call.name for call in calls} >= {"fsync", "unlink"}
     for call in calls:

@@ -1,4 +1,4 @@
-"""Prints the worked example of docs/format.md: one pair that the worker's own code writes, with fixed values, byte by byte.
+"""Prints the example of docs/format.md: a pair that the worker's own code writes, with fixed values, byte by byte.
 
     python tools/format_example.py
 
@@ -22,15 +22,15 @@ from rear.pairwriter import Item, PairWriter
 from rear.payload import payload_of_bytes
 from rear.records import Open, Pair
 from rear.storage import Storage
-from rear.zipformat import CENTRAL, END, LOCAL, decode_local_header, decode_origin
+from rear.zipformat import CENTRAL, END, decode_local_header, decode_origin
 
 SECOND_NS: Final = 1_000_000_000
 CREATED_NS: Final = 1_767_225_600 * SECOND_NS  # 2026-01-01 00:00:00 UTC
 PAIR: Final = Pair("node7", "4711-2b67-0123456789abcdef", 0)
 OPEN: Final = Open(
-    format_version=FORMAT_VERSION, host=PAIR.host, worker=PAIR.worker, rotation=PAIR.rotation, cookie=0x1122334455667701,
-    pid=4711, process_start=11111, boot_id="00000000-1111-2222-3333-444444444444", pid_namespace="pid:[4026531836]", uid=1000,
-    lease_seconds=60.0, created_ns=CREATED_NS,
+    format_version=FORMAT_VERSION, host=PAIR.host, worker=PAIR.worker, rotation=PAIR.rotation,
+    cookie=0x1122334455667701, pid=4711, process_start=11111, boot_id="00000000-1111-2222-3333-444444444444",
+    pid_namespace="pid:[4026531836]", uid=1000, lease_seconds=60.0, created_ns=CREATED_NS,
 )  # fmt: skip
 _BYTES_A_LINE: Final = 16
 _TEXT_COLUMN: Final = 8 + 3 * _BYTES_A_LINE + 1
@@ -180,10 +180,11 @@ def example() -> str:
         time.tzset()
     header = decode_local_header(archive)
     origin = decode_origin(archive[: header.length])
-    assert origin is not None and origin.cookie == OPEN.cookie and origin.metadata == {"run": 7}
+    assert origin is not None
+    assert (origin.cookie, origin.metadata) == (OPEN.cookie, {"run": 7})
     data_end = header.length + header.compressed_size
     directory_end = len(archive) - END.size
-    assert directory_end - data_end == CENTRAL.size + len(header.name) + 9 and header.length > LOCAL.size
+    assert directory_end - data_end == CENTRAL.size + len(header.name) + 9
     parts = [
         f"`{PAIR.stem}.journal`, {len(journal)} bytes:",
         "```text\n" + journal.decode().rstrip("\n") + "\n```",

@@ -21,10 +21,10 @@ from typer.main import get_command
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import format_example  # noqa: E402
+import format_example
 
-from rear import errors  # noqa: E402
-from rear.cli.app import app, scavenger_app  # noqa: E402
+from rear import errors
+from rear.cli.app import app, scavenger_app
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
@@ -44,8 +44,17 @@ def errors_page() -> str:
         "| class, in `rear.errors` | status | is also | meaning |", "|---|---|---|---|",
     ]  # fmt: skip
     for error in _classes(errors.RearError):
-        also = [base.__name__ for base in error.__bases__ if not issubclass(base, errors.RearError) and base is not Exception]
-        row = (f"`{error.__name__}`", str(error.exit_status), ", ".join(f"`{name}`" for name in also), _docstring(error))
+        also = [
+            base.__name__
+            for base in error.__bases__
+            if not issubclass(base, errors.RearError) and base is not Exception
+        ]
+        row = (
+            f"`{error.__name__}`",
+            str(error.exit_status),
+            ", ".join(f"`{name}`" for name in also),
+            _docstring(error),
+        )
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
@@ -70,8 +79,8 @@ def cli_page() -> str:
     group: Any = get_command(app)
     parts = [_NOTE.format("rear/cli/"), "# Command line\n", f"{_prose(group.help)}\n"]
     parts += [
-        "`rear COMMAND --help` says the same. Exit statuses stand in [Concepts](concepts.md#exit-statuses). Durations are "
-        "written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
+        "`rear COMMAND --help` says the same. Exit statuses stand in [Concepts](concepts.md#exit-statuses). Durations "
+        "are written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
         *_options(group), "",
     ]  # fmt: skip
     for name, command in group.commands.items():
@@ -174,7 +183,9 @@ def main() -> int:
             if not check:
                 path.write_text(text, encoding="utf-8")
     if stale:
-        print(f"{'out of date' if check else 'written'}: {', '.join(f'docs/{name}' for name in stale)}", file=sys.stderr)
+        print(
+            f"{'out of date' if check else 'written'}: {', '.join(f'docs/{name}' for name in stale)}", file=sys.stderr
+        )
     return 1 if stale and check else 0
 
 

@@ -1,0 +1,158 @@
+"""A worker is killed at each of its operations; then everything that it had acknowledged is there exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rear
+from rear.events import Lost
+from rear.storage import LOCAL, Storage
+from tests.faults import (
+    SEED,
+    Point,
+    Tampered,
+    check_base,
+    dying_at,
+    in_child,
+    killed_at,
+    needs_strace,
+    scavenge,
+    scratch_folder,
+    some,
+    traced_calls,
+)
+
+# The same in each process that writes.
+_random = random.Random(SEED)
+FILES = {
+    "ar.zip/empty": b"",
+    "ar.zip/small.txt": b"a few words\n" * 9,
+    "sub/other.zip/random.bin": _random.randbytes(5_000),
+    "ar.zip/spooled.bin": _random.randbytes(70_000),
+    "ar.zip/spooled and small.txt": b"0123456789" * 9_000,
+    "sub/other.zip/last.txt": b"the last one",
+}
+PICKED_UP = {"one.bin": _random.randbytes(30_000), "two.txt": b"picked up\n" * 100}
+ALL = FILES | {f"ar.zip/picked/{name}": data for name, data in PICKED_UP.items()}
+WRITE = [
+    sys.executable, "-c",
+    "import sys; from pathlib import Path; from tests.test_crash_worker import work; work(Path(sys.argv[1]), 'file')",
+]  # fmt: skip
+
+
+def work(folder: Path, sync: str, storage: Storage = LOCAL) -> None:
+    """Write all files, and note the target of each as soon as it is acknowledged, outside of what can fail."""
+    log = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with rear.rear_fs(
+        folder / "base", sync=sync, sync_interval=0.02, rotation_size=40_000, spool_size=16_384, storage=storage
+    ) as fs:
+        for target, data in FILES.items():
+            with fs.open(target, "wb") as file:
+                for start in range(0, len(data), 10_000):
+                    file.write(data[start : start + 10_000])
+            os.write(log, f"{target}\n".encode())
+            if target == "ar.zip/small.txt":
+                with fs.pickup(folder / "picked", "ar.zip/picked"):
+                    pass
+                os.write(log, "".join(f"ar.zip/picked/{name}\n" for name in PICKED_UP).encode())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder / "work"
+
+
+def renew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "picked").mkdir(parents=True)
+    for name, data in PICKED_UP.items():
+        (folder / "picked" / name).write_bytes(data)
+
+
+def check(folder: Path) -> None:
+    log = folder / "acknowledged"
+    acknowledged = log.read_text().splitlines() if log.exists() else []
+    if (folder / "base").exists():
+        events = scavenge(folder / "base")
+        assert not [event for event in events if isinstance(event, Lost)]
+        check_base(
+            folder / "base", {target: ALL[target] for target in acknowledged}, perhaps=ALL,
+            lost_and_found=True, leftovers=True,
+        )  # fmt: skip
+        only_empty_pairs_are_left(folder / "base")
+    for name, data in PICKED_UP.items():
+        source = folder / "picked" / name
+        if source.exists():
+            assert source.read_bytes() == data
+        else:
+            assert f"ar.zip/picked/{name}" in acknowledged
+
+
+def only_empty_pairs_are_left(base: Path) -> None:
+    """Of a worker that dies before its first record is written, empty files may stay."""
+    for path in (base / ".rear" / "inbox").rglob("*"):
+        if path.is_file():
+            assert path.suffix in (".journal", ".zip")
+            assert path.stat().st_size == 0 or path.suffix == ".journal", path
+            assert b"\n" not in path.read_bytes()
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sync", ["file", "interval"])
+def test_killed_at_every_operation(folder: Path, sync: str, record_property: pytest.RecordProperty) -> None:
+    renew(folder)
+    storage = Tampered()
+    work(folder, sync, storage)
+    check(folder)
+    assert not (folder / "picked").exists()
+    points = storage.points
+    count = 0
+    for point in some(points, 90):
+        renew(folder)
+        # The background thread of the interval makes the number of operations vary a little.
+        count += in_child(lambda point=point: work(folder, sync, dying_at(point))) == -signal.SIGKILL
+        try:
+            check(folder)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+    assert count > 50
+    record_property("crash_points", count)
+    print(f"{count} crash points of {len(points)}")
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_killed_by_strace_at_system_calls(
+    folder: Path, record_property: pytest.RecordProperty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_strace()
+    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
+    # Calls are counted from the start of Python: each run has to find the same compiled modules.
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
+    renew(folder)
+    subprocess.run([*WRITE, str(folder)], check=True)
+    renew(folder)
+    # With sync="file" the thread that writes does all but the last step itself, so calls can be counted.
+    calls = [call for call in traced_calls([*WRITE, str(folder)], folder / "base")]
+    count = 0
+    for call in some(calls, 8):
+        renew(folder)
+        count += killed_at(call, [*WRITE, str(folder)]) == -signal.SIGKILL
+        try:
+            check(folder)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {call}: {error}") from error
+    assert count > 5
+    record_property("crash_points", count)
+    print(f"{count} system calls of {len(calls)}")
