@@ -142,11 +142,13 @@ class Claims:
         if journal is None or isinstance(journal, Event):
             return journal or LeftAlone(str(pair), "taken by somebody else")
         opened = journal.opened
+        if opened is None and journal.damage:
+            return Refused(str(pair), "the first record of its journal is damaged, so its worker is unknown; left as it is")
         if opened is None:
             return LeftAlone(str(pair), "its journal has no first record yet")
         if journal.closed is not None:
             return None
-        running = is_running(_process_of(opened))
+        running = is_running(process_of(opened))
         if running is True:
             return LeftAlone(str(pair), "its worker lives")
         if running is False:
@@ -205,25 +207,28 @@ class Claims:
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(folder / f"{pair.stem}.{suffix}")
 
-    def clear_graveyard(self) -> Iterator[Pair]:
-        """Remove buried pairs to which no worker can write any more; claim and yield those in which late members are found.
+    def exhumed(self) -> Iterator[ClaimedPair]:
+        """Claim buried pairs in which late members were found, and those to which no worker can write any more.
 
-        A pair whose worker is now known to be gone goes at once, others wait out a retention longer than any lease.
+        A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than any lease.
         """
         for pair in self._pairs(self._layout.graveyard):
-            folder = self._layout.graveyard_folder(pair)
-            journal = self._load(pair, folder)
+            journal = self._load(pair, self._layout.graveyard_folder(pair))
             if not isinstance(journal, Journal):
                 continue
-            if journal.pending():
-                self._move(pair, folder, self._layout.claim_folder(self._leader, pair))
-                yield pair
-            elif self._is_over(pair, journal):
-                self._remove(pair, folder)
+            is_over = self._is_over(pair, journal)
+            if journal.pending() or is_over:
+                folder = self._layout.claim_folder(self._leader, pair)
+                self._move(pair, self._layout.graveyard_folder(pair), folder)
+                claimed = self._read(pair, folder)
+                if isinstance(claimed, ClaimedPair):
+                    if is_over:
+                        claimed.state = "crashed"
+                    yield claimed
         self._buried.save()
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
-        if journal.closed is not None or journal.opened is None or is_running(_process_of(journal.opened)) is False:
+        if journal.closed is not None or journal.opened is None or is_running(process_of(journal.opened)) is False:
             return True
         seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
         return seen >= max(_GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
@@ -285,7 +290,7 @@ class Claims:
         if journal.closed is not None:
             state = "closed"
         else:
-            state = "stale" if is_running(_process_of(journal.opened)) is None else "crashed"
+            state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
         return ClaimedPair(pair, folder, journal, state)
 
     def _remove_empty(self, folder: Path) -> None:
@@ -296,5 +301,6 @@ class Claims:
             self._storage.remove_directory(folder)
 
 
-def _process_of(opened: Open) -> Process:
+def process_of(opened: Open) -> Process:
+    """Return the process that began a journal."""
     return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)

@@ -33,7 +33,9 @@ _KINDS: Final[dict[str, type[Any]]] = {
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
-_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
 
 
 def encode_line(payload: dict[str, Any]) -> bytes:
@@ -72,8 +74,10 @@ def decode_line(line: bytes) -> dict[str, Any]:
 
 def encode_record(record: Record) -> bytes:
     """Return a record as one line."""
-    payload = {"kind": _NAMES[type(record)]}
-    payload.update({key: value for key, value in record._asdict().items() if value is not None})
+    payload: dict[str, Any] = {"kind": _NAMES[type(record)]}
+    for key, value in zip(record._fields, record, strict=True):
+        if value is not None:
+            payload[key] = value
     return encode_line(payload)
 
 

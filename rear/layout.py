@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     if not name:
         raise PathError(f"{_describe(text)} names an archive, but no member in it")
     check_archive(archive)
-    check_name(name)
+    _check_name_length(name)
     return Target(archive, name)
 
 
@@ -102,10 +103,15 @@ def check_name(name: str) -> None:
         PathError: see `check_relative_path`; or the name is longer than 65,535 bytes in UTF-8.
     """
     check_relative_path(name.removesuffix("/"))
+    _check_name_length(name)
+
+
+def _check_name_length(name: str) -> None:
     if len(name) * 4 > NAME_LIMIT_BYTES and len(name.encode()) > NAME_LIMIT_BYTES:
         raise PathError(f"the member name {_describe(name)} is longer than {NAME_LIMIT_BYTES:,} bytes in UTF-8")
 
 
+@lru_cache(maxsize=1024)  # a worker writes a million files into a few archives
 def check_archive(archive: str) -> None:
     """Check the path of a final archive, relative to the base.
 
@@ -165,6 +171,7 @@ class Layout:
         self.lost_and_found = self.state / "lost+found"
         self.flush_requests = self.state / "flush"
         self.lock = self.state / "lock"
+        self.terms = self.state / "terms"
         self.reports = self.state / "reports"
 
     def archive(self, archive: str) -> Path:

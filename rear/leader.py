@@ -8,6 +8,7 @@ working get a new inode.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from typing import Any, Final
@@ -38,7 +39,6 @@ class Leadership:
     Attributes:
         name: of this leader, unique for ever; its claim folder has this name.
         process: in which it runs.
-        is_uncertain: the leader before is not provably dead: it may come back and write to files that it has open.
 
     Raises:
         NotLeaderError: another scavenger leads; the message says who.
@@ -50,7 +50,6 @@ class Leadership:
         self._storage = storage
         self.process = this_process()
         self.name = f"{self.process.host}-{self.process.pid}-{secrets.token_hex(6)}"
-        self.is_uncertain = False
         self._beat = 0
         self._stop = threading.Event()
         self._key = str(layout.lock)
@@ -69,7 +68,6 @@ class Leadership:
             with _led_here_lock:
                 _led_here.discard(self._key)
             raise
-        self._confirmed = storage.uptime()
         self._thread = threading.Thread(target=self._keep_beating, name="rear leader", daemon=True)
         self._thread.start()
 
@@ -93,8 +91,24 @@ class Leadership:
                 raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
             if running is None:
                 self._wait_for_lease(owner)
-                self.is_uncertain = True
+        self._begin_term()
+        self._confirmed = self._storage.uptime()
         self._write()
+
+    def _begin_term(self) -> None:
+        """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
+        folder = self._layout.terms
+        self._storage.make_directories(folder)
+        terms = sorted(int(name) for name in self._storage.names(folder) if name.isdecimal())
+        term = terms[-1] + 1 if terms else 1
+        try:
+            self._storage.close(self._storage.create(folder / str(term)))
+        except FileExistsError:
+            raise NotLeaderError(f"another process has just begun to scavenge {self._layout.base}: nothing to do here") from None
+        for earlier in terms:
+            # The newest stays for ever, so that no number is used twice.
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(folder / str(earlier))
 
     def _wait_for_lease(self, owner: dict[str, Any]) -> None:
         observations = Observations(self._layout, storage=self._storage, topic="leader")

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rear.claims import ClaimedPair
 from rear.layout import Layout
+from rear.records import Pair
 from rear.storage import Storage
 from rear.zipformat import Member, encode_central_entry, encode_end
 
@@ -57,17 +57,21 @@ class LostAndFound:
         self._copy(path, descriptor, start, length, entry + end)
         return path.relative_to(self._base).as_posix()
 
-    def put_pair(self, claimed: ClaimedPair) -> str:
+    def put_pair(self, pair: Pair, folder: Path) -> str:
         """Keep a temp archive as a whole, with its journal.
+
+        Args:
+            pair: the pair.
+            folder: where its files are.
 
         Returns:
             the path of the temp archive relative to the base.
         """
         self._storage.make_directories(self._folder)
-        stem = f"{claimed.pair.host}-{claimed.pair.stem}"
+        stem = f"{pair.host}-{pair.stem}"
         for suffix in ("zip", "merged", "journal"):
             with contextlib.suppress(FileNotFoundError):
-                self._storage.rename(claimed.folder / f"{claimed.pair.stem}.{suffix}", self._folder / f"{stem}.{suffix}")
+                self._storage.rename(folder / f"{pair.stem}.{suffix}", self._folder / f"{stem}.{suffix}")
         return (self._folder / f"{stem}.zip").relative_to(self._base).as_posix()
 
     def _path(self, name: str, suffix: str, note: dict[str, Any]) -> Path:

@@ -16,6 +16,7 @@ from rear.claims import ClaimedPair
 from rear.directory import Directory
 from rear.events import Planned
 from rear.intent import Move
+from rear.layout import NAME_LIMIT_BYTES
 from rear.records import Append, Origin
 from rear.zipformat import Member, encode_local_header
 
@@ -158,7 +159,7 @@ def make_plan(
     """
     plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
     resolver = _Resolver(plan, names, same_content, on_conflict)
-    resolver.known.update(names.find({candidate.append.name for candidate in candidates}))
+    resolver.ask(dict.fromkeys(candidate.append.name for candidate in candidates))
     for candidate in candidates:
         resolver.take(candidate)
     _assign_offsets(plan, resolver.accepted)
@@ -182,11 +183,22 @@ class _Resolver:
         self._same_content = same_content
         self._on_conflict = on_conflict
         self._next_number: dict[str, int] = {}
+        self._asked: set[str] = set()
+        self._placed: dict[tuple[str, str, int], str] = {}
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Find out which names the archive has."""
+        new = [name for name in names if name not in self._asked]
+        self._asked.update(new)
+        self.known.update(self._names.find(new))
 
     def take(self, candidate: Candidate) -> None:
         name = candidate.append.name
         existing = self.known.get(name)
-        if existing is None:
+        if candidate.key in self._placed:
+            # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
+            self.duplicates.append((candidate, self._placed[candidate.key]))
+        elif existing is None:
             self._accept(candidate, name)
         elif self._is_same(candidate, existing):
             self.duplicates.append((candidate, name))
@@ -202,6 +214,7 @@ class _Resolver:
     def _accept(self, candidate: Candidate, name: str) -> None:
         append = candidate.append
         self.accepted[name] = candidate
+        self._placed[candidate.key] = name
         self.known[name] = Existing(
             append.crc, append.size, stat.S_ISREG(append.mode), append.offset, append.offset + append.length,
             candidate.key, candidate,
@@ -218,18 +231,17 @@ class _Resolver:
     def _replace(self, candidate: Candidate, name: str, existing: Existing) -> None:
         if existing.candidate is not None:
             del self.accepted[name]
+            del self._placed[existing.candidate.key]
             self._plan.aside.append(Aside(existing.candidate, name, "a later member has that name, and the last one is kept"))
         else:
             self._plan.replaced.append(Replaced(name, existing))
         self._accept(candidate, name)
 
     def _rename(self, candidate: Candidate, name: str) -> None:
-        first = self._next_number.get(name, 1)
-        for number in count(first):
+        for number in count(self._next_number.get(name, 1)):
             new_name = numbered(name, number)
-            if new_name not in self.known and (number - first) % _NAMES_A_LOOKUP == 0:
-                ahead = [numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP)]
-                self.known.update(self._names.find([one for one in ahead if one not in self.known]))
+            if new_name not in self._asked:
+                self.ask(numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP))
             existing = self.known.get(new_name)
             if existing is None:
                 self._next_number[name] = number
@@ -247,10 +259,17 @@ def _is_later(existing: Existing, candidate: Candidate) -> bool:
 
 
 def numbered(name: str, number: int) -> str:
-    """Return ``dir/a~1.txt`` for ``dir/a.txt`` and 1."""
+    """Return ``dir/a~1.txt`` for ``dir/a.txt`` and 1; a name that would become too long loses its end."""
     found = re.search(r"(?<=[^/])(\.[^./]*)?(/?)\Z", name)
     at = found.start() if found else len(name)
-    return f"{name[:at]}~{number}{name[at:]}"
+    head, tail = name[:at], f"~{number}{name[at:]}"
+    if len(name) * 4 + len(tail) > NAME_LIMIT_BYTES:
+        room = NAME_LIMIT_BYTES - len(tail.encode())
+        if room < 0:
+            head, tail = name.removesuffix("/"), f"~{number}{'/' if name.endswith('/') else ''}"
+            room = NAME_LIMIT_BYTES - len(tail.encode())
+        head = head.encode()[:room].decode(errors="ignore")
+    return head + tail
 
 
 def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:

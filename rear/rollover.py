@@ -61,13 +61,23 @@ def roll_over(layout: Layout, archive: str, *, storage: Storage) -> RolledOver:
         OSError: it could not be renamed.
     """
     path = layout.archive(archive)
-    stem, suffix = path.name[:-4], path.name[-4:]
-    pattern = re.compile(re.escape(stem) + r"-([0-9]{1,9})\.zip\Z", re.IGNORECASE)
-    taken = [int(found[1]) for name in storage.names(path.parent) if (found := pattern.match(name))]
-    renamed = f"{stem}-{max(taken, default=-1) + 1}{suffix}"
+    number = max(_numbers(path, storage).values(), default=-1) + 1
+    renamed = f"{path.stem}-{number}{path.suffix}"
     target = (Path(archive).parent / renamed).as_posix()
     storage.rename(path, path.parent / renamed)
     storage.sync_directory(path.parent)
     # A crash before the next line leaves an index that does not match: both archives get a new one when it is needed.
     Index.open(layout, archive, storage=storage).rename(target)
     return RolledOver(archive, target)
+
+
+def rolled_over_from(layout: Layout, archive: str, *, storage: Storage) -> list[str]:
+    """Return the archives that may have been renamed from ``archive``, the latest first."""
+    numbers = _numbers(layout.archive(archive), storage)
+    folder = Path(archive).parent
+    return [(folder / name).as_posix() for name in sorted(numbers, key=lambda name: -numbers[name])]
+
+
+def _numbers(path: Path, storage: Storage) -> dict[str, int]:
+    pattern = re.compile(re.escape(path.stem) + r"-([0-9]{1,9})\.zip\Z", re.IGNORECASE)
+    return {name: int(found[1]) for name in storage.names(path.parent) if (found := pattern.match(name))}

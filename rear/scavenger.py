@@ -30,6 +30,7 @@ from rear.preview import preview
 from rear.records import Append, Pair
 from rear.recovery import Recovery
 from rear.rollover import Cap, roll_over
+from rear.salvage import Salvage
 from rear.storage import LOCAL, Storage, StrPath
 
 MEMBERS_A_ROUND = 200_000
@@ -192,12 +193,7 @@ class _Scavenge:
             else:
                 yield item
         yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
-        for pair in self._claims.clear_graveyard():
-            late = self._claims.claim(pair)
-            if isinstance(late, ClaimedPair):
-                adopted.append(late)
-            else:
-                yield late
+        adopted += self._claims.exhumed()
         yield from self._work_off(adopted)
         self._claims.finish()
 
@@ -223,8 +219,11 @@ class _Scavenge:
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
         by_archive: dict[str, list[Candidate]] = {}
+        salvage = Salvage(
+            self._layout, self._claims, self._lost_and_found, batch, read_all=self._options.verify, storage=self._storage
+        )
         for claimed in batch:
-            for item in self._check(claimed, batch):
+            for item in salvage.check(claimed):
                 if isinstance(item, Candidate):
                     by_archive.setdefault(item.append.archive, []).append(item)
                 else:
@@ -235,77 +234,9 @@ class _Scavenge:
             except NotLeaderError:
                 raise
             except (RearError, OSError) as error:
-                yield Refused(archive, f"{error}; its {len(candidates):,} new members stay in the inbox")
+                yield Refused(archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox")
         for claimed in batch:
-            yield from self._clear(claimed)
-
-    def _check(self, claimed: ClaimedPair, batch: list[ClaimedPair]) -> Iterator[Candidate | Event]:
-        """Look up every journaled member at its offset; what is not whole goes to lost+found, by name."""
-        pending = claimed.journal.pending()
-        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
-        read_data = self._options.verify or not claimed.is_trusted
-        with contextlib.ExitStack() as stack:
-            descriptor, length = None, 0
-            if claimed.temp_archive.name in self._storage.names(claimed.folder):
-                try:
-                    descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
-                    length = self._storage.size(descriptor)
-                except OSError as error:
-                    yield Refused(str(claimed.pair), f"its temp archive cannot be read: {error}; left as it is")
-                    return
-            bad: list[tuple[Append, str]] = []
-            for append in pending:
-                reason: str | None = "its temp archive is missing"
-                if descriptor is not None:
-                    try:
-                        reason = why_bad(
-                            descriptor, append, claimed.opened,
-                            archive_length=length, read_data=read_data, storage=self._storage,
-                        )  # fmt: skip
-                    except OSError as error:
-                        yield Refused(str(claimed.pair), f"its temp archive cannot be read: {error}; the rest stays in the inbox")
-                        break
-                if reason is None:
-                    yield Candidate(claimed, append)
-                else:
-                    bad.append((append, reason))
-            again = self._written_again(claimed, [append for append, _ in bad], batch) if bad else set()
-            self._claims.note(claimed, sorted(again), target="a later temp archive", intent="")
-            for append, reason in bad:
-                if append.sequence not in again:
-                    yield self._put_away(claimed, append, reason, descriptor)
-
-    def _written_again(self, claimed: ClaimedPair, appends: list[Append], batch: list[ClaimedPair]) -> set[int]:
-        """Return those members that the worker wrote again after this pair had failed: in another pair, or merged already."""
-        pair = claimed.pair
-        others = [other.journal for other in batch if other.pair.rotation > pair.rotation and _same_worker(other.pair, pair)]
-        others += self._claims.later_journals(pair)
-        again: set[int] = set()
-        by_archive: dict[str, set[OriginKey]] = {}
-        for append in appends:
-            if any(append.sequence in journal.appends and append.sequence not in journal.aborted for journal in others):
-                again.add(append.sequence)
-            else:
-                by_archive.setdefault(append.archive, set()).add((pair.host, pair.worker, append.sequence))
-        for archive, keys in by_archive.items():
-            try:
-                again.update(key[2] for key in Index.open(self._layout, archive, storage=self._storage).find_origins(keys))
-            except (RearError, OSError):
-                # A forged path, or no usable index: then they count as lost, which is loud, and not as kept.
-                continue
-        return again
-
-    def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
-        is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
-        kind = Torn if is_last else Lost
-        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
-        item = self._lost_and_found.put_bytes(
-            f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}", descriptor, append.offset, append.length, note
-        )
-        self._claims.note(claimed, [append.sequence], target=item, intent="")
-        return kind(
-            append.archive, append.name, str(claimed.pair), append.source, append.offset, append.length, reason, item
-        )
+            yield from self._clear(claimed, salvage)
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
@@ -317,7 +248,7 @@ class _Scavenge:
             yield from self._merger.merge(archive, candidates[:fitting])
             candidates = candidates[fitting:]
 
-    def _clear(self, claimed: ClaimedPair) -> Iterator[Event]:
+    def _clear(self, claimed: ClaimedPair, salvage: Salvage) -> Iterator[Event]:
         """Remove a pair whose members are all accounted for; put one back that has members left."""
         pending = claimed.journal.pending()
         if pending:
@@ -325,14 +256,15 @@ class _Scavenge:
             if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
                 self._claims.release(claimed)
             return
-        if claimed.journal.damage:
-            # Members that only the damaged part names may be in the temp archive: it is kept as a whole.
-            item = self._lost_and_found.put_pair(claimed)
-            for damage in claimed.journal.damage:
-                yield Damaged(str(claimed.pair), damage.start, damage.length, damage.reason, item)
+        damage = salvage.find_unknown(claimed)
+        if claimed.state == "stale" or not damage:
+            self._claims.clear(claimed)
+            yield Cleared(str(claimed.pair))
             return
-        self._claims.clear(claimed)
-        yield Cleared(str(claimed.pair))
+        # Members that no journal names may be in the temp archive: it is kept as a whole.
+        item = self._lost_and_found.put_pair(claimed.pair, claimed.folder)
+        for found in damage:
+            yield Damaged(str(claimed.pair), found.start, found.length, found.reason, item)
 
     def _has_unfinished_merge(self, archive: str) -> bool:
         try:
@@ -362,7 +294,3 @@ class _Scavenge:
         for item in self._claims.waiting(remember=False):
             if isinstance(item, LeftAlone):
                 yield item.pair
-
-
-def _same_worker(one: Pair, other: Pair) -> bool:
-    return (one.host, one.worker) == (other.host, other.worker)

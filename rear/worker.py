@@ -193,7 +193,7 @@ class Worker:
         """
         with self._entered(), self._sync_lock:
             with self._lock:
-                last = self._retained[-1].sequence if self._retained else 0
+                last = max((item.sequence for item in self._retained), default=0)
             # Pairs that have rolled over, members that lost theirs, then the current pair.
             self._finish_rolling()
             while unproven := self._kept_until(last):
@@ -276,6 +276,10 @@ class Worker:
         except BaseException:
             if pair.members == 0:
                 pair.remove()
+            else:
+                # The caller is told that it was not archived, so it must not turn up later.
+                with contextlib.suppress(OSError):
+                    pair.abort([item.sequence])
             pair.release()
             raise
         item.payload.close()
@@ -345,7 +349,8 @@ class Worker:
             return
         self._roll_over("rotation")
         repeated = []
-        first = homeless[0].sequence if homeless else item.sequence if item and self._failed else None
+        tried = [*homeless, *([item] if item and self._failed else [])]
+        first = min((one.sequence for one in tried), default=None)
         # Current from now on, so that it is beaten while its first member, perhaps of gigabytes, is written.
         pair = self._pair = self._new_pair(first)
         try:

@@ -74,7 +74,7 @@ def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -
     renew(base, template)
     storage = Tampered()
     scavenge(base, storage=storage)
-    for point, error in zip(some(storage.points, 120), itertools.cycle(ERRORS)):
+    for point, error in zip(some(storage.points, 90), itertools.cycle(ERRORS)):
         renew(base, template)
         failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
         try:
@@ -104,7 +104,7 @@ def test_a_scavenger_is_in_trouble_from_some_operation_on(
     renew(base, template)
     storage = Tampered()
     scavenge(base, storage=storage)
-    for point, error in zip(some(storage.points, 60), itertools.cycle(ERRORS)):
+    for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         renew(base, template)
 
         def when(found: Point, path: str, point: Point = point) -> bool:
@@ -182,7 +182,7 @@ def settle(base: Path, acknowledged: dict[str, bytes], refused_ones: dict[str, b
 def test_a_worker_fails_once_at_every_operation(base: Path, sync: str) -> None:
     storage = Tampered()
     write_all(base, storage, sync=sync, sync_interval=0.01)
-    for point, error in zip(some(storage.points, 150), itertools.cycle(ERRORS)):
+    for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         shutil.rmtree(base)
         failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
         try:
@@ -200,8 +200,8 @@ def test_a_worker_fails_once_at_every_operation(base: Path, sync: str) -> None:
 def test_a_worker_is_in_trouble_for_a_while(base: Path, sync: str, kind: Callable[[Point, str], bool]) -> None:
     storage = Tampered()
     write_all(base, storage, sync=sync, sync_interval=0.01)
-    for point, error in zip(some(storage.points, 60), itertools.cycle(ERRORS)):
-        for length in (3, 12, 1000):
+    for point, error in zip(some(storage.points, 22), itertools.cycle(ERRORS)):
+        for length in (4, 40):
             shutil.rmtree(base, ignore_errors=True)
 
             def when(found: Point, path: str, point: Point = point, length: int = length) -> bool:
@@ -225,7 +225,9 @@ def test_a_full_disk_and_a_worker_that_ends_meanwhile(base: Path) -> None:
     failing.healthy = False
     with pytest.raises(rear.errors.NotArchivedError, match=r"ar\.zip/a"):
         fs.close()
-    scavenge(base)
+    failing.healthy = True
+    fs.close()
+    settle(base, {"ar.zip/a": b"acknowledged"}, {})
 
 
 @pytest.mark.crash
