@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rear.errors import FutureVersionError, JournalError
 from rear.events import Event, LeftAlone, Refused
-from rear.journal import Journal, JournalWriter, parse_journal, read_journal, read_lines, skim_journal
+from rear.journal import Journal, JournalWriter, read_journal, read_notes, skim_journal
 from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
 from rear.lease import Observations, Process, is_running
 from rear.records import Merged, Open, Pair
@@ -182,7 +182,7 @@ class Claims:
             return
         path = claimed.folder / f"{claimed.pair.stem}.merged"
         try:
-            writer = JournalWriter.resume(path, self._read_merged(path), storage=self._storage)
+            writer = JournalWriter.resume(path, read_notes(path, storage=self._storage), storage=self._storage)
         except FileNotFoundError:
             writer = JournalWriter(self._storage.create(path), storage=self._storage)
         try:
@@ -259,7 +259,7 @@ class Claims:
         """Read a journal with what was noted about it; ``None`` when it has gone."""
         try:
             journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
-            journal.merged.update(self._read_merged(folder / f"{pair.stem}.merged").merged)
+            journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=self._storage).merged)
         except FileNotFoundError:
             return None
         except (FutureVersionError, JournalError, OSError) as error:
@@ -268,16 +268,6 @@ class Claims:
         if opened is not None and (opened.host, opened.worker, opened.rotation) != (pair.host, pair.worker, pair.rotation):
             return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
         return journal
-
-    def _read_merged(self, path: Path) -> Journal:
-        try:
-            descriptor = self._storage.open(path)
-        except FileNotFoundError:
-            return Journal()
-        try:
-            return parse_journal(read_lines(descriptor, storage=self._storage))
-        finally:
-            self._storage.close(descriptor)
 
     def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Event:
         journal = self._load(pair, folder)

@@ -238,12 +238,26 @@ def _take(intent: Intent, line: bytes) -> bool:
         return False
     match payload.get("kind"):
         case "moves":
-            try:
-                intent.moves += [Move(payload["pair"], *member) for member in payload["members"]]
-            except (KeyError, TypeError):
+            moves = _decode_moves(payload)
+            if moves is None:
                 return False
+            intent.moves += moves
         case "planned":
             intent.planned = True
         case "commit":
             intent.committed = intent.planned
     return True
+
+
+def _decode_moves(payload: dict[str, Any]) -> list[Move] | None:
+    pair, members = payload.get("pair"), payload.get("members")
+    if not isinstance(pair, str) or not isinstance(members, list):
+        return None
+    moves = []
+    for member in members:
+        match member:
+            case [int(sequence), str(name), int(start), int(end)]:
+                moves.append(Move(pair, sequence, name, start, end))
+            case _:
+                return None
+    return moves

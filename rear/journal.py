@@ -239,6 +239,18 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         storage.close(descriptor)
 
 
+def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
+    """Read what scavengers noted beside a journal; a journal of nothing when they noted nothing.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        return read_journal(path, storage=storage)
+    except FileNotFoundError:
+        return Journal()
+
+
 def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """Read only the first and the last records of a journal: who writes it, whether it is closed, and its length.
 

@@ -22,7 +22,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("parts", {"worker", "index", "intent", "lostfound"}),
     ("whole archives", {"fs", "archive", "plan"}),
     ("what an archive holds", {"contents", "extraction", "rollover"}),
-    ("before and after a merge", {"recovery", "preview"}),
+    ("before and after a merge", {"salvage", "recovery", "preview"}),
     ("one merge", {"merge"}),
     ("one scavenge", {"scavenger", "daemon", "tui"}),
     ("the package", {"rear"}),

@@ -22,7 +22,7 @@ from rear.cli.outcome import report
 from rear.cli.selection import PATTERN_HELP, Lines, Patterns, positions, split
 from rear.codecs import METHOD_NAMES
 from rear.errors import FutureVersionError, RearError, UsageError
-from rear.journal import Journal, read_journal
+from rear.journal import Journal, read_journal, read_notes
 from rear.layout import STATE, Layout, find_base, parse_pair
 from rear.printable import shown
 from rear.records import Pair
@@ -252,6 +252,7 @@ def _list_pending(lines: Lines, path: str, patterns: list[str], *, as_json: bool
             continue
         try:
             journal = read_journal(journal_path)
+            journal.merged.update(read_notes(os.path.splitext(journal_path)[0] + ".merged").merged)
         except FutureVersionError as error:
             status = report(FutureVersionError(f"{journal_path}: {error}"))
             continue
