@@ -6,8 +6,8 @@
         with rear_open("ar.zip/logs/a.txt", "w") as file:
             file.write("hello")
 
-``rear.scavenge(base)`` merges what the workers wrote into the final archives. Importing this package is light: what only a
-scavenger needs is imported when it is first used.
+``rear.scavenge(base)`` merges what the workers wrote into the final archives. Importing this package is light: what
+only a scavenger needs is imported when it is first used.
 """
 
 from __future__ import annotations

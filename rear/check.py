@@ -74,9 +74,7 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
 
 def _data_differs(descriptor: int, append: Append, storage: Storage) -> str | None:
     size = crc = 0
-    for piece in member_content(
-        descriptor, append.data_offset, append.compressed_size, append.method, storage=storage
-    ):
+    for piece in member_content(descriptor, append.data_offset, append.compressed_size, append.method, storage=storage):
         size += len(piece)
         crc = crc32(piece, crc)
         if size > append.size:

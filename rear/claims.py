@@ -1,8 +1,9 @@
-"""Pairs on their way through a scavenge: claimed, released, buried. Each step renames single files, the journal first or last.
+"""Pairs on their way through a scavenge: claimed, released, buried, by renames of single files.
 
-A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying rename it last.
-Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is removed in the order temp archive,
-journal, notes: without its notes a journal would tell of members that nobody has seen.
+A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying
+rename it last. Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is
+removed in the order temp archive, journal, notes: without its notes a journal would tell of members that nobody has
+seen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class ClaimedPair:
     """A pair in this leader's claim folder.
 
     Attributes:
-        state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may come back).
+        state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may
+            come back).
     """
 
     pair: Pair
@@ -73,14 +75,16 @@ class Claims:
         self._buried = Observations(layout, topic="graveyard", storage=storage)
 
     def adopt(self) -> None:
-        """Take over the pairs of leaders before: they are dead or deposed, and now their renames and unlinks find nothing."""
+        """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing."""
         # As long as it is there, nobody has taken over: see `Leadership.prove`.
         self._storage.make_directories(self._layout.claims / self._leader)
         for leader in self._storage.names(self._layout.claims):
             if leader == self._leader or not is_safe_component(leader):
                 continue
             for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
-                self._move(pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair))
+                self._move(
+                    pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
+                )
             self._remove_empty(self._layout.claims / leader)
 
     def adopted(self) -> Iterator[ClaimedPair | Event]:
@@ -98,7 +102,9 @@ class Claims:
 
     def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Event]:
         if f"{pair.stem}.zip" in self._storage.names(folder):
-            yield Refused(f".rear/claims/{self._leader}/{pair}.zip", "a temp archive without its journal; left as it is")
+            yield Refused(
+                f".rear/claims/{self._leader}/{pair}.zip", "a temp archive without its journal; left as it is"
+            )
         else:
             # The last file of a pair that was being removed.
             self._storage.unlink(folder / f"{pair.stem}.merged")
@@ -143,7 +149,9 @@ class Claims:
             return journal or LeftAlone(str(pair), "taken by somebody else")
         opened = journal.opened
         if opened is None and journal.damage:
-            return Refused(str(pair), "the first record of its journal is damaged, so its worker is unknown; left as it is")
+            return Refused(
+                str(pair), "the first record of its journal is damaged, so its worker is unknown; left as it is"
+            )
         if opened is None:
             return LeftAlone(str(pair), "its journal has no first record yet")
         if journal.closed is not None:
@@ -210,7 +218,8 @@ class Claims:
     def exhumed(self) -> Iterator[ClaimedPair]:
         """Claim buried pairs in which late members were found, and those to which no worker can write any more.
 
-        A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than any lease.
+        A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than
+        any lease.
         """
         for pair in self._pairs(self._layout.graveyard):
             journal = self._load(pair, self._layout.graveyard_folder(pair))
@@ -253,9 +262,7 @@ class Claims:
             with contextlib.suppress(FileNotFoundError):
                 self._storage.rename(source / f"{pair.stem}.{suffix}", target / f"{pair.stem}.{suffix}")
 
-    def _load(
-        self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal
-    ) -> Journal | Event | None:
+    def _load(self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal) -> Journal | Event | None:
         """Read a journal with what was noted about it; ``None`` when it has gone."""
         try:
             journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
@@ -265,7 +272,11 @@ class Claims:
         except (FutureVersionError, JournalError, OSError) as error:
             return Refused(str(pair), f"its journal cannot be used: {error}; left as it is")
         opened = journal.opened
-        if opened is not None and (opened.host, opened.worker, opened.rotation) != (pair.host, pair.worker, pair.rotation):
+        if opened is not None and (opened.host, opened.worker, opened.rotation) != (
+            pair.host,
+            pair.worker,
+            pair.rotation,
+        ):
             return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
         return journal
 

@@ -142,9 +142,12 @@ def _decompressor(method: int, head: bytes) -> tuple[_Decompressor, bytes]:
         raise ZipFormatError(f"impossible LZMA properties {packed:#x}")
     dictionary_bytes = max(int.from_bytes(head[5:9], "little"), 4096)
     if dictionary_bytes > LZMA_DICTIONARY_LIMIT_BYTES:
-        raise UnsupportedError(f"an LZMA dictionary of {dictionary_bytes:,} bytes, {LZMA_DICTIONARY_LIMIT_BYTES:,} at most")
+        raise UnsupportedError(
+            f"an LZMA dictionary of {dictionary_bytes:,} bytes, {LZMA_DICTIONARY_LIMIT_BYTES:,} at most"
+        )
     lzma_filter = {
-        "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45, "dict_size": dictionary_bytes,
+        "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45,
+        "dict_size": dictionary_bytes,
     }  # fmt: skip
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma_filter]), head[9:]
 

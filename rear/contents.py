@@ -106,12 +106,15 @@ class DirectoryNames:
     def find(self, names: Iterable[str]) -> dict[str, Existing]:
         wanted = set(names)
         descriptor, directory = self._target.descriptor, self._target.directory
-        assert descriptor is not None and directory is not None
+        assert descriptor is not None
+        assert directory is not None
         found = {}
         for entry in directories.entries(descriptor, directory, storage=self._storage):
             if entry.name in wanted:
                 start = entry.offset + directory.prefix
-                found[entry.name] = Existing(entry.crc, entry.size, entry.mode >> 12 in (0, 0o10), start, start, (None, None, None))
+                found[entry.name] = Existing(
+                    entry.crc, entry.size, entry.mode >> 12 in (0, 0o10), start, start, (None, None, None)
+                )
         return found
 
 

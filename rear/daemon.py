@@ -15,11 +15,11 @@ from rear.storage import StrPath
 _ERROR_LINES = 20
 
 
-class scavengerd:  # noqa: N801  (a context manager that reads like a function, as rear_fs does)
+class scavengerd:
     """Keep scavenging a base in a subprocess while the block runs; once more at its end.
 
-    Use it as ``with`` or ``async with`` (asyncio and trio). Put it *around* the workers' ``rear_fs``: then the final archives are complete
-    when the block has ended. The subprocess ends with this process, however that ends.
+    Use it as ``with`` or ``async with`` (asyncio and trio). Put it *around* the workers' ``rear_fs``: then the final
+    archives are complete when the block has ended. The subprocess ends with this process, however that ends.
 
     Args:
         base: directory on the shared file system; made when it is missing, as workers do.

@@ -1,7 +1,7 @@
 """The demo: real worker processes on a temporary base, one of them killed, then scavenged and checked.
 
-``python -m rear.demo BASE NUMBER FILES`` is one worker. It prints a line for each file once that is acknowledged, so that whoever started
-it knows what has to be in the archives afterwards.
+``python -m rear.demo BASE NUMBER FILES`` is one worker. It prints a line for each file once that is acknowledged, so
+that whoever started it knows what has to be in the archives afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,23 @@ from rear.archive import Archive
 from rear.fs import rear_fs, rear_open, rear_pickup
 
 ARCHIVES = ("results.zip", "logs/2026.zip")
-_WORDS = "merge claim sweep node rank epoch loss step write sync journal cluster Größe naïve 測定".split()
+_WORDS = [
+    "merge",
+    "claim",
+    "sweep",
+    "node",
+    "rank",
+    "epoch",
+    "loss",
+    "step",
+    "write",
+    "sync",
+    "journal",
+    "cluster",
+    "Größe",
+    "naïve",
+    "測定",
+]
 
 
 def write_files(base: str, number: int, files: int) -> None:

@@ -1,7 +1,7 @@
 """What happened, as values: the library yields them, and the terminal, the JSON stream and the log only read them.
 
-Every event has a ``kind`` (the class name in lower case with underscores) and a severity; `as_json` gives the object that
-``rear scavenge --json`` prints, one a line. Paths of archives are relative to the base, sizes are in bytes.
+Every event has a ``kind`` (the class name in lower case with underscores) and a severity; `as_json` gives the object
+that ``rear scavenge --json`` prints, one a line. Paths of archives are relative to the base, sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NothingYet(Event):
 
 @dataclass(frozen=True, slots=True)
 class Claimed(Event):
-    """A temp archive was taken: ``state`` is ``closed`` (its worker ended it) or ``crashed`` (its worker is gone)."""
+    """A temp archive was taken: ``state`` is ``closed``, ``crashed`` or ``stale``."""
 
     pair: str
     state: str
@@ -68,7 +68,7 @@ class LeftAlone(Event):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Event):
-    """Something cannot be worked on and was left as it is: ``subject`` names the file, ``reason`` what to do about it."""
+    """Something cannot be worked on and was left as it is: ``subject`` names it, ``reason`` says why."""
 
     severity: ClassVar[Severity] = "warning"
     subject: str

@@ -1,9 +1,10 @@
 """The intent: undo and redo record of one merge into one final archive.
 
-The file holds, in this order: a ``begin`` record, the bytes of the archive from its old central directory to its end, verbatim
-(nothing for an archive that did not exist), ``moves`` records that say which member of which temp archive goes where, a ``planned``
-record, and, once the merge is on stable storage, a ``commit`` record. All records are lines as in a journal. The file gets its
-name when all up to ``planned`` is on stable storage; until then the archive is untouched. See ``docs/format.md``.
+The file holds, in this order: a ``begin`` record, the bytes of the archive from its old central directory to its end,
+verbatim (nothing for an archive that did not exist), ``moves`` records that say which member of which temp archive
+goes where, a ``planned`` record, and, once the merge is on stable storage, a ``commit`` record. All records are lines
+as in a journal. The file gets its name when all up to ``planned`` is on stable storage; until then the archive is
+untouched. See ``docs/format.md``.
 """
 
 from __future__ import annotations
@@ -86,17 +87,18 @@ def write_intent(
     descriptor = storage.create(unfinished)
     try:
         tail_length = old.archive_length - old.offset if old else 0
-        tail_crc = _tail_crc(archive_descriptor, old.offset, tail_length, storage) if old and archive_descriptor is not None else 0
-        writer = JournalWriter(descriptor, storage=storage)
-        writer.write(
-            encode_line(
-                {
-                    "kind": "begin", "format_version": FORMAT_VERSION, "archive": archive, "leader": leader,
-                    "process": None if process is None else process._asdict(),
-                    "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
-                }  # fmt: skip
-            )
+        tail_crc = (
+            _tail_crc(archive_descriptor, old.offset, tail_length, storage)
+            if old and archive_descriptor is not None
+            else 0
         )
+        writer = JournalWriter(descriptor, storage=storage)
+        begin = {
+            "kind": "begin", "format_version": FORMAT_VERSION, "archive": archive, "leader": leader,
+            "process": None if process is None else process._asdict(),
+            "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
+        }  # fmt: skip
+        writer.write(encode_line(begin))
         if old is not None and archive_descriptor is not None:
             storage.copy_range(
                 archive_descriptor, descriptor, source_start=old.offset, target_start=writer.length, length=tail_length

@@ -3,10 +3,11 @@
 The worker alone writes the journal. What a scavenger has done with the members it notes in a file of its own beside it
 (``.merged``, same format): a worker that was only paused may still write at the end of its journal.
 
-One record a line: the CRC-32 of the payload in eight hexadecimal digits, a space, one JSON object, a newline. The payload holds
-the record's kind, so the checksum covers it. A reader goes on after the next newline when a line is damaged. A last line without
-newline is *torn*: its writer died there, and that is normal; any other line that fails its checksum is *damage*, reported in bytes.
-Unknown kinds and keys are ignored; a format version from the future is refused. See ``docs/format.md``.
+One record a line: the CRC-32 of the payload in eight hexadecimal digits, a space, one JSON object, a newline. The
+payload holds the record's kind, so the checksum covers it. A reader goes on after the next newline when a line is
+damaged. A last line without newline is *torn*: its writer died there, and that is normal; any other line that fails
+its checksum is *damage*, reported in bytes. Unknown kinds and keys are ignored; a format version from the future is
+refused. See ``docs/format.md``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
-_encode_json = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
-).encode
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
 def encode_line(payload: dict[str, Any]) -> bytes:
@@ -74,11 +73,8 @@ def decode_line(line: bytes) -> dict[str, Any]:
 
 def encode_record(record: Record) -> bytes:
     """Return a record as one line."""
-    payload: dict[str, Any] = {"kind": _NAMES[type(record)]}
-    for key, value in zip(record._fields, record, strict=True):
-        if value is not None:
-            payload[key] = value
-    return encode_line(payload)
+    fields = zip(record._fields, record, strict=True)
+    return encode_line({"kind": _NAMES[type(record)], **{key: value for key, value in fields if value is not None}})
 
 
 class _Field(NamedTuple):
@@ -142,7 +138,8 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
         return None
     if kind is Open and _natural(payload.get("format_version")) and payload["format_version"] > FORMAT_VERSION:
         raise FutureVersionError(
-            f"format version {payload['format_version']}, this rear knows up to {FORMAT_VERSION}: use the rear that wrote it"
+            f"format version {payload['format_version']}, this rear knows up to {FORMAT_VERSION}: "
+            "use the rear that wrote it"
         )
     values = []
     for key, accepts, required in _SCHEMAS[name]:
@@ -165,7 +162,8 @@ class Damage(NamedTuple):
 
 
 def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield ``(offset, line, complete)`` of a file, with bounded memory; ``complete`` is false for a last line without newline.
+    """Yield ``(offset, line, complete)`` of a file, with bounded memory; ``complete`` is false for a last line
+    without newline.
 
     A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
     """
@@ -309,7 +307,7 @@ class JournalWriter:
 
     @classmethod
     def resume(cls, path: StrPath, journal: Journal, *, storage: Storage = LOCAL) -> JournalWriter:
-        """Open a journal whose owner is gone to add records; a torn last line is ended by a newline and so becomes damage."""
+        """Open a file of records to add some; a torn last line is ended by a newline, and so becomes damage."""
         writer = cls(storage.open(path, write=True), journal.length, storage=storage)
         if journal.torn is not None:
             writer.write(b"\n")

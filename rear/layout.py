@@ -83,10 +83,8 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     if not isinstance(text, str):
         raise PathError(f"{text!r} is not text")
     parts = check_relative_path(text)
-    for position, part in enumerate(parts):
-        if _ARCHIVE_PART.search(part):
-            break
-    else:
+    position = next((number for number, part in enumerate(parts) if _ARCHIVE_PART.search(part)), None)
+    if position is None:
         raise PathError(f"{_describe(text)} names no archive: no part ends in '.zip'")
     archive, name = "/".join(parts[: position + 1]), "/".join(parts[position + 1 :])
     if not name:
@@ -127,7 +125,9 @@ def check_archive(archive: str) -> None:
         raise PathError(f"the archive's path {_describe(archive)} is longer than {ARCHIVE_LIMIT_BYTES:,} bytes")
     for part in parts:
         if len(part.encode()) > COMPONENT_LIMIT_BYTES:
-            raise PathError(f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes")
+            raise PathError(
+                f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
+            )
 
 
 def host_folder(host: str) -> str:
@@ -209,10 +209,12 @@ class Layout:
         return self.indexes / archive
 
     def intent(self, archive: str, leader: str = "") -> Path:
-        """Path of the intent of a leader's merge into a final archive. All intents of one archive begin with the same stem.
+        """Path of the intent of a leader's merge into a final archive. All intents of one archive begin with the same
+        stem.
 
-        That is a digest, so that all intents are found by listing one folder; the intent itself names the archive. No other
-        leader uses the name: what one does that was deposed without knowing must not hit the merge of its successor.
+        That is a digest, so that all intents are found by listing one folder; the intent itself names the archive. No
+        other leader uses the name: what one does that was deposed without knowing must not hit the merge of its
+        successor.
         """
         from hashlib import blake2b
 

@@ -1,9 +1,9 @@
 """Who leads a base: one scavenger at a time, by a lock that is only a hint and a record that other hosts can read.
 
-The lock excludes on one host and wherever locks work. Where they do not, the owner's record decides: its beat changes while the owner
-lives, and a scavenger takes over only from an owner that is provably gone, or whose beat has not changed over a lease of the taker's
-own clock. What a deposed leader may still do is bounded elsewhere: it finds its claims gone, and archives on which it was
-working get a new inode.
+The lock excludes on one host and wherever locks work. Where they do not, the owner's record decides: its beat changes
+while the owner lives, and a scavenger takes over only from an owner that is provably gone, or whose beat has not
+changed over a lease of the taker's own clock. What a deposed leader may still do is bounded elsewhere: it finds its
+claims gone, and archives on which it was working get a new inode.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Leadership:
         if owner is not None and process != self.process:
             running = is_running(process)
             if running is True:
-                raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+                raise NotLeaderError(
+                    f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here"
+                )
             if running is None:
                 self._wait_for_lease(owner)
         self._begin_term()
@@ -104,7 +106,9 @@ class Leadership:
         try:
             self._storage.close(self._storage.create(folder / str(term)))
         except FileExistsError:
-            raise NotLeaderError(f"another process has just begun to scavenge {self._layout.base}: nothing to do here") from None
+            raise NotLeaderError(
+                f"another process has just begun to scavenge {self._layout.base}: nothing to do here"
+            ) from None
         for earlier in terms:
             # The newest stays for ever, so that no number is used twice.
             with contextlib.suppress(FileNotFoundError):
@@ -119,8 +123,8 @@ class Leadership:
             lease = LEASE_SECONDS
         if unchanged < lease:
             raise NotLeaderError(
-                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows no sign "
-                f"of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
+                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
+                f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
             )
 
     def _owner(self) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Who is alive: the identity of a process, and beats as other hosts saw them.
 
-No decision compares clocks of two hosts. On the host of a process its pid, boot and start time decide at once. From elsewhere a process
-is *stale* when what it writes has not changed over a whole lease of the observer's own clock; observations are kept in a file, so
-that a scavenger started by cron needs no memory of its own.
+No decision compares clocks of two hosts. On the host of a process its pid, boot and start time decide at once. From
+elsewhere a process is *stale* when what it writes has not changed over a whole lease of the observer's own clock;
+observations are kept in a file, so that a scavenger started by cron needs no memory of its own.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def _pid_namespace() -> str | None:
 
 
 def _process_start(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot; ``None`` when unknown, -1 for one that has ended and waits for its parent."""
+    """Return when a process started, in clock ticks since boot.
+
+    ``None`` when that is unknown; -1 for one that has ended and waits for its parent.
+    """
     text = _read(f"/proc/{pid}/stat")
     if text is None:
         return None

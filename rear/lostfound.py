@@ -1,6 +1,8 @@
-"""Where bytes go that cannot be placed: nothing is ever deleted instead. Each item has a JSON note that says what it is.
+"""Where bytes go that cannot be placed: nothing is ever deleted instead. Each item has a JSON note that says what it
+is.
 
-An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash replaces it.
+An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash
+replaces it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class LostAndFound:
             self._copy(path, descriptor, start, available, b"")
         return path.relative_to(self._base).as_posix()
 
-    def put_member(self, name: str, descriptor: int, start: int, length: int, member: Member, note: dict[str, Any]) -> str:
+    def put_member(
+        self, name: str, descriptor: int, start: int, length: int, member: Member, note: dict[str, Any]
+    ) -> str:
         """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note.
 
         Returns:

@@ -1,8 +1,9 @@
-"""Merges into final archives: what is checked before, what is written in which order, and how a half-done one is completed.
+"""Merges into final archives: what is written, and in which order.
 
-The order, and what a crash leaves in each gap, stands in ``docs/durability.md``. In short: intent, ranges, directory, sync, commit;
-then index, notes beside the journals, and the intent goes. Before the commit everything is undone, after it everything is completed.
-An archive that does not exist yet, or on which a leader that may still come back was working, is built as a new file and renamed.
+The order, and what a crash leaves in each gap, stands in ``docs/durability.md``. In short: intent, ranges, directory,
+sync, commit; then index, notes beside the journals, and the intent goes. Before the commit everything is undone,
+after it everything is completed. An archive that does not exist yet, or on which a leader that may still come back
+was working, is built as a new file and renamed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ from rear.lostfound import LostAndFound
 from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan, planned
 from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
 from rear.storage import Storage
-from rear.zipformat import CENTRAL, LOCAL, Member, decode_local_header, encode_central_entry, encode_end, local_header_length
+from rear.zipformat import (
+    CENTRAL,
+    LOCAL,
+    Member,
+    decode_local_header,
+    encode_central_entry,
+    encode_end,
+    local_header_length,
+)
 
 log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20
@@ -83,7 +92,9 @@ class Merger:
             index = Index.open(self._layout, archive, storage=self._storage)
             yield from self._bring_up_to_date(index, target)
             try:
-                plan = self._make_plan(target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames())
+                plan = self._make_plan(
+                    target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames()
+                )
             except IndexFormatError as error:
                 yield self._rebuild(index, target, str(error))
                 plan = self._make_plan(target, candidates, IndexedNames(index))
@@ -91,7 +102,9 @@ class Merger:
             yield from self._put_aside(plan, target)
             if plan.placements:
                 yield from self._write(plan, target, index)
-            self._note(plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, "")
+            self._note(
+                plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, ""
+            )
 
     def _bring_up_to_date(self, index: Index, target: Target) -> Iterator[Event]:
         if target.descriptor is None or target.is_mirrored_by(index, storage=self._storage):
@@ -114,7 +127,9 @@ class Merger:
         for candidate, name, reason in plan.aside:
             append, pair = candidate.append, candidate.claimed.pair
             note = {"archive": plan.archive, "name": name, "reason": reason, **append._asdict()}
-            member = Member(name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode)
+            member = Member(
+                name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
+            )
             with opened(candidate.claimed.temp_archive, self._storage) as descriptor:
                 item = self._lost_and_found.put_member(
                     f"{pair.host}-{pair.stem}-{append.sequence}", descriptor, append.offset, append.length, member, note
@@ -200,7 +215,8 @@ class Merger:
     def _undo(
         self, plan: MergePlan, descriptor: int | None, intent: JournalWriter, planned_length: int, intent_path: Path
     ) -> None:
-        """Bring back the old archive after a failure, through what is open: names may be those of another leader by now.
+        """Bring back the old archive after a failure, through what is open: names may be those of another leader by
+        now.
 
         Args:
             plan: what was to be merged.
@@ -214,7 +230,9 @@ class Merger:
             self._storage.truncate(intent.descriptor, planned_length)
             self._storage.sync(intent.descriptor)
         if descriptor is not None and plan.old is not None:
-            self._recovery.restore_tail(descriptor, intent.descriptor, read_begin(intent.descriptor, storage=self._storage))
+            self._recovery.restore_tail(
+                descriptor, intent.descriptor, read_begin(intent.descriptor, storage=self._storage)
+            )
         self._recovery.clear(intent_path)
 
     def _copy(self, plan: MergePlan, descriptor: int) -> Iterator[Event]:
@@ -277,7 +295,7 @@ class Merger:
     def _kept_parts(
         self, descriptor: int, kept: Directory, gone: set[tuple[str, int]]
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield ``(start, length, entries removed after it)`` of the old directory: one part, unless entries give way."""
+        """Yield ``(start, length, entries removed after it)`` of the old directory; one part, unless entries go."""
         if not gone:
             yield kept.offset, kept.length, 0
             return
@@ -304,7 +322,9 @@ class Merger:
                 size += len(piece)
                 crc = crc32(piece, crc)
             if (header.name, size, crc) != (placed.name.encode(), append.size, append.crc):
-                raise ZipFormatError(f"{placed.name} is not the same after the merge as before it; the merge was undone")
+                raise ZipFormatError(
+                    f"{placed.name} is not the same after the merge as before it; the merge was undone"
+                )
 
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
         rows = (_index_row(placed) for placed in plan.placements)
@@ -326,6 +346,7 @@ def _index_row(placed: Placement) -> IndexRow:
     append, pair = placed.candidate.append, placed.candidate.claimed.pair
     return IndexRow(
         placed.name, append.source, append.source_start, append.source_end, placed.target_start,
-        placed.target_start + placed.target_length, time.time_ns(), append.size, append.compressed_size, append.method, append.crc,
+        placed.target_start + placed.target_length, time.time_ns(), append.size,
+        append.compressed_size, append.method, append.crc,
         append.mtime_ns, append.mode, pair.host, pair.worker, append.sequence, append.metadata,
     )  # fmt: skip

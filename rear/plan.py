@@ -1,4 +1,5 @@
-"""What one merge will do, decided before a byte is written: pure, from checked members and what the final archive holds.
+"""What one merge will do, decided before a byte is written: pure, from checked members and what the final archive
+holds.
 
 Every target offset is assigned here, so the copying can be done in any order, in parallel, or twice.
 """
@@ -164,7 +165,8 @@ def make_plan(
         resolver.take(candidate)
     _assign_offsets(plan, resolver.accepted)
     plan.duplicates = [
-        Move(str(candidate.claimed.pair), candidate.append.sequence, name, 0, 0) for candidate, name in resolver.duplicates
+        Move(str(candidate.claimed.pair), candidate.append.sequence, name, 0, 0)
+        for candidate, name in resolver.duplicates
     ]
     return plan
 
@@ -207,7 +209,9 @@ class _Resolver:
         elif self._on_conflict == "last" and not _is_later(existing, candidate):
             self._replace(candidate, name, existing)
         elif self._on_conflict == "last":
-            self._plan.aside.append(Aside(candidate, name, "its worker wrote that name again later, and the last one is kept"))
+            self._plan.aside.append(
+                Aside(candidate, name, "its worker wrote that name again later, and the last one is kept")
+            )
         else:
             self._rename(candidate, name)
 
@@ -224,7 +228,11 @@ class _Resolver:
         if existing.key == candidate.key:
             return True
         append = candidate.append
-        if (existing.crc, existing.size, existing.is_plain_file) != (append.crc, append.size, stat.S_ISREG(append.mode)):
+        if (existing.crc, existing.size, existing.is_plain_file) != (
+            append.crc,
+            append.size,
+            stat.S_ISREG(append.mode),
+        ):
             return False
         return self._same_content(candidate, existing)
 
@@ -232,7 +240,9 @@ class _Resolver:
         if existing.candidate is not None:
             del self.accepted[name]
             del self._placed[existing.candidate.key]
-            self._plan.aside.append(Aside(existing.candidate, name, "a later member has that name, and the last one is kept"))
+            self._plan.aside.append(
+                Aside(existing.candidate, name, "a later member has that name, and the last one is kept")
+            )
         else:
             self._plan.replaced.append(Replaced(name, existing))
         self._accept(candidate, name)
@@ -284,8 +294,11 @@ def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
             source, length = append.data_offset, append.compressed_size
         start = position + len(header or b"")
         last = plan.ranges[-1] if plan.ranges else None
-        if header is None and last and last.claimed is candidate.claimed and (
-            last.source_start + last.length == source and last.target_start + last.length == start
+        if (
+            header is None
+            and last
+            and last.claimed is candidate.claimed
+            and (last.source_start + last.length == source and last.target_start + last.length == start)
         ):
             plan.ranges[-1] = last._replace(length=last.length + length)
         else:

@@ -1,7 +1,8 @@
 """Values that pass between the modules: what a journal says, what a member is, where bytes go.
 
-All are immutable. ``source`` is where bytes come from and ``target`` where they go; offsets and lengths are in bytes, times in
-nanoseconds since the Unix epoch. The journal's records are named tuples because a worker makes one for each file.
+All are immutable. ``source`` is where bytes come from and ``target`` where they go; offsets and lengths are in bytes,
+times in nanoseconds since the Unix epoch. The journal's records are named tuples because a worker makes one for each
+file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Merges that were interrupted: undone before their commit, completed after it. Doing it again changes nothing.
 
-An archive on which a leader was working that is not provably dead gets a new inode, so that what that leader writes to its open
-file, should it come back, ends in an orphan.
+An archive on which a leader was working that is not provably dead gets a new inode, so that what that leader writes
+to its open file, should it come back, ends in an orphan.
 """
 
 from __future__ import annotations

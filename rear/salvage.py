@@ -1,7 +1,8 @@
 """What is whole in a claimed temp archive, and what becomes of the rest.
 
-Each journaled member is looked up at its offset. A whole one is a candidate for the merge; one that its worker wrote again, after this
-pair had failed, counts there; what is left of any other goes to lost+found, and its name to the report.
+Each journaled member is looked up at its offset. A whole one is a candidate for the merge; one that its worker wrote
+again, after this pair had failed, counts there; what is left of any other goes to lost+found, and its name to the
+report.
 """
 
 from __future__ import annotations
@@ -143,8 +144,8 @@ class Salvage:
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
         is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
-        # Of a process that died on a host that lives, only the last member can be unfinished, and it was not acknowledged.
-        # Where the host itself may have lost power, it may have been.
+        # Of a process that died on a host that lives, only the last member can be unfinished, and it was not
+        # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
         note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
         item = self._lost_and_found.put_bytes(
@@ -165,7 +166,10 @@ class Salvage:
             length = self._storage.size(descriptor) - end
             if length <= 0 or self._storage.read(descriptor, 4, end).startswith(_DIRECTORY_SIGNATURES):
                 return journal.damage
-        return [*journal.damage, Damage(end, length, "these bytes of the temp archive follow the last journaled member")]
+        return [
+            *journal.damage,
+            Damage(end, length, "these bytes of the temp archive follow the last journaled member"),
+        ]
 
 
 def _key(claimed: ClaimedPair, append: Append) -> OriginKey:

@@ -5,7 +5,6 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -15,19 +14,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims
-from rear.contents import open_target, opened
+from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UsageError
-from rear.events import Claimed, Cleared, Damaged, Event, Finished, LeftAlone, Lost, Merged, NothingYet, Planned, Refused, Started, Torn
-from rear.index import Index, OriginKey
+from rear.events import (
+    Cleared,
+    Damaged,
+    Event,
+    Finished,
+    LeftAlone,
+    Merged,
+    NothingYet,
+    Planned,
+    Refused,
+    Started,
+)
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
 from rear.preview import preview
-from rear.records import Append, Pair
 from rear.recovery import Recovery
 from rear.rollover import Cap, roll_over
 from rear.salvage import Salvage
@@ -78,8 +85,8 @@ def scavenge(
         dry_run: only say what would be merged; nothing is changed.
         flush: ask live workers to end their temp archives now, and wait for them.
         flush_wait_seconds: how long to wait for them at most.
-        on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``), ``"first"`` and
-            ``"last"`` keep one and bring the other to lost+found.
+        on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
+            ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
         storage: the file system.
@@ -220,7 +227,12 @@ class _Scavenge:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
         by_archive: dict[str, list[Candidate]] = {}
         salvage = Salvage(
-            self._layout, self._claims, self._lost_and_found, batch, read_all=self._options.verify, storage=self._storage
+            self._layout,
+            self._claims,
+            self._lost_and_found,
+            batch,
+            read_all=self._options.verify,
+            storage=self._storage,
         )
         for claimed in batch:
             for item in salvage.check(claimed):
@@ -234,7 +246,9 @@ class _Scavenge:
             except NotLeaderError:
                 raise
             except (RearError, OSError) as error:
-                yield Refused(archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox")
+                yield Refused(
+                    archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
+                )
         for claimed in batch:
             yield from self._clear(claimed, salvage)
 
@@ -252,7 +266,8 @@ class _Scavenge:
         """Remove a pair whose members are all accounted for; put one back that has members left."""
         pending = claimed.journal.pending()
         if pending:
-            # What an unfinished merge holds stays here, so that the next leader can say of each member whether it counts.
+            # What an unfinished merge holds stays here, so that the next leader can say of each member whether it
+            # counts.
             if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
                 self._claims.release(claimed)
             return

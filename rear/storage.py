@@ -1,8 +1,8 @@
 """The one seam to the file system and the clock: nothing else in rear writes, syncs, renames, locks or deletes.
 
 Tests replace it to fail, stop or lose power at any operation, so keep it small. Every method raises ``OSError`` as the
-operating system does, with the path where there is one. Plain POSIX calls only: ``RENAME_NOREPLACE``, ``O_TMPFILE`` and links are
-missing on FUSE file systems.
+operating system does, with the path where there is one. Plain POSIX calls only: ``RENAME_NOREPLACE``, ``O_TMPFILE``
+and links are missing on FUSE file systems.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Storage:
     """The local view of a file system, shared or not."""
 
     def create(self, path: StrPath, mode: int = 0o666) -> int:
-        """Create a new file for reading and writing, fail if the name exists (``O_EXCL``), and return its descriptor."""
+        """Create a new file to read and write; fail if the name exists (``O_EXCL``); return its descriptor."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
     def open(self, path: StrPath, *, write: bool = False) -> int:
         """Open an existing regular file and return its descriptor.
 
-        A symbolic link as the last part is refused (``ELOOP``), as is what is no regular file (``EINVAL``): names in a shared
-        folder may have been laid out by anybody, and a FIFO would block for ever.
+        A symbolic link as the last part is refused (``ELOOP``), as is what is no regular file (``EINVAL``): names in
+        a shared folder may have been laid out by anybody, and a FIFO would block for ever.
         """
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(path, flags)
@@ -54,7 +54,7 @@ class Storage:
         os.close(descriptor)
 
     def write(self, descriptor: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
-        """Write all buffers at ``offset``, in one system call unless the file system takes only part; return the length."""
+        """Write all buffers at ``offset``, in one call unless the file system takes only part; return the length."""
         written = os.pwritev(descriptor, buffers, offset)
         total = sum(map(len, buffers))
         while written < total:
@@ -79,9 +79,7 @@ class Storage:
         """Return the size of an open file in bytes."""
         return os.fstat(descriptor).st_size
 
-    def copy_range(
-        self, source: int, target: int, *, source_start: int, target_start: int, length: int
-    ) -> None:
+    def copy_range(self, source: int, target: int, *, source_start: int, target_start: int, length: int) -> None:
         """Copy ``length`` bytes between two open files, inside the kernel or the server where that is possible.
 
         Running it again gives the same result.
@@ -105,7 +103,11 @@ class Storage:
         while copied < length:
             try:
                 count = os.copy_file_range(
-                    source, target, min(RANGE_CHUNK_BYTES, length - copied), source_start + copied, target_start + copied
+                    source,
+                    target,
+                    min(RANGE_CHUNK_BYTES, length - copied),
+                    source_start + copied,
+                    target_start + copied,
                 )
             except OSError as error:
                 if error.errno not in _NO_COPY_RANGE:
@@ -187,7 +189,8 @@ class Storage:
     def try_lock(self, descriptor: int) -> bool:
         """Take the POSIX lock of an open file without waiting; ``False`` when another process has it.
 
-        A hint that saves time, nothing more: some mounts lock nothing across hosts, and an NFS server may keep a dead lock.
+        A hint that saves time, nothing more: some mounts lock nothing across hosts, and an NFS server may keep a dead
+        lock.
         """
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -115,30 +115,41 @@ def _describe(event: Event) -> tuple[str, str]:
         case Claimed(state="closed"):
             return "dim", f"{event.pair}: {event.members:,} members, {_size(event.size_bytes)}"
         case Claimed():
-            return "yellow", f"{event.pair}: its worker {_GONE[event.state]}; {event.members:,} members are checked one by one"
+            return (
+                "yellow",
+                f"{event.pair}: its worker {_GONE[event.state]}; {event.members:,} members are checked one by one",
+            )
         case Planned():
-            notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (event.duplicates > 0)
+            notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (
+                event.duplicates > 0
+            )
             extra = f" ({', '.join(notes)})" if notes else ""
             return "dim", f"{event.archive}: {event.members:,} members, {_size(event.size_bytes)} to come{extra}"
         case Merged():
-            return "green", f"{event.archive}: {event.members:,} members merged, the archive has {_size(event.archive_size_bytes)}"
+            return (
+                "green",
+                f"{event.archive}: {event.members:,} members merged, the archive has {_size(event.archive_size_bytes)}",
+            )
         case Renamed():
             return "yellow", f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
         case SetAside():
             return "yellow", f"{event.archive}: {event.name} is in {event.lost_and_found}: {event.reason}"
         case Torn():
             return "yellow", (
-                f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: {event.reason}; "
+                f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: "
+                f"{event.reason}; "
                 f"kept as {event.lost_and_found}"
             )
         case Lost():
             return "bold red", (
-                f"LOST {event.archive}: {event.name} (source {event.source or 'none'}, {event.pair} bytes {event.offset:,} to "
+                f"LOST {event.archive}: {event.name} "
+                f"(source {event.source or 'none'}, {event.pair} bytes {event.offset:,} to "
                 f"{event.offset + event.length:,}): {event.reason}; what there is: {event.lost_and_found}"
             )
         case Damaged():
             return "bold red", (
-                f"DAMAGED journal of {event.pair}, bytes {event.start:,} to {event.start + event.length:,}: {event.reason}; "
+                f"DAMAGED journal of {event.pair}, bytes {event.start:,} to "
+                f"{event.start + event.length:,}: {event.reason}; "
                 f"kept whole as {event.lost_and_found}"
             )
         case Refused():
@@ -160,7 +171,10 @@ _GONE = {"crashed": "is gone", "stale": "shows no sign of life"}
 
 
 def _describe_end(event: Finished) -> tuple[str, str]:
-    parts = [f"{event.members:,} members ({_size(event.size_bytes)}) merged into {event.archives:,} archive{'s' * (event.archives != 1)}"]
+    parts = [
+        f"{event.members:,} members ({_size(event.size_bytes)}) merged into "
+        f"{event.archives:,} archive{'s' * (event.archives != 1)}"
+    ]
     counts = {
         "renamed": event.renamed, "there already": event.duplicates, "torn": event.torn, "LOST": event.lost,
         "left as they are": event.refused,

@@ -3,8 +3,8 @@
 Paragraph numbers are those of PKWARE's APPNOTE.TXT 6.3.10. All integers are little-endian (4.4.1.1).
 
 rear's own extra field (`ORIGIN`) says of each member where it came from and where it belongs. It stands in the local
-header alone, the last of its fields, so that a temp archive whose journal is lost can still be placed and a scanner can tell our
-members from those of a Zip inside a Zip: see ``docs/format.md``.
+header alone, the last of its fields, so that a temp archive whose journal is lost can still be placed and a scanner
+can tell our members from those of a Zip inside a Zip: see ``docs/format.md``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LocalHeader(NamedTuple):
 
 
 class CentralEntry(NamedTuple):
-    """A central directory entry (4.3.12), Zip64 applied; ``offset`` is as recorded, without the prefix of the archive."""
+    """A central directory entry (4.3.12), Zip64 applied; ``offset`` is as recorded, without the prefix."""
 
     made_by: int
     flags: int
@@ -112,7 +112,7 @@ class CentralEntry(NamedTuple):
 
     @property
     def mtime_ns(self) -> int:
-        """Time of last change in nanoseconds since the epoch: the UTC field where there is one, else DOS time as local."""
+        """Time of last change in nanoseconds since the epoch: the UTC field, or else DOS time as local."""
         extra = self.extra
         if extra[:4] == b"UT\x05\0" and len(extra) >= 9 and extra[4] & 1:
             # As nearly all write it: no loop for a million entries.
@@ -150,7 +150,8 @@ def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
 def decode_name(name: bytes, flags: int, extra: bytes) -> str:
     """Return a member's name as text: UTF-8 when flagged (4.4.4, bit 11) or in a field of its own (4.6.9), else CP437.
 
-    What is valid UTF-8 is read as UTF-8 without a flag too: Info-ZIP on Unix does not set it, and CP437 text is not valid.
+    What is valid UTF-8 is read as UTF-8 without a flag too: Info-ZIP on Unix does not set it, and CP437 text is not
+    valid.
     """
     if name.isascii():
         return name.decode("ascii")
@@ -253,10 +254,13 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
     field_length = _ORIGIN_HEAD.size + len(tail) if tail else 0
     extra_length = len(extra) + (field_length + 4 if tail else 0)
     if extra_length > EXTRA_LIMIT_BYTES:
-        raise ZipFormatError(f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most")
+        raise ZipFormatError(
+            f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most"
+        )
     flags = 0 if member.name.isascii() else FLAG_UTF8
     head = LOCAL.pack(
-        LOCAL_SIGNATURE, _needed(member.method, bool(zip64)), flags, member.method, clock, date, member.crc,
+        LOCAL_SIGNATURE, _needed(member.method, bool(zip64)), flags, member.method, clock, date,
+        member.crc,
         compressed_size, size, len(name), extra_length,
     )  # fmt: skip
     if not tail:
@@ -298,7 +302,9 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
         ZipFormatError: there is none, or ``data`` ends within it.
     """
     if len(data) < position + LOCAL.size or data[position : position + 4] != LOCAL_SIGNATURE:
-        raise ZipFormatError(f"no local header: {bytes(data[position:position + 4])!r} instead of {LOCAL_SIGNATURE!r}")
+        raise ZipFormatError(
+            f"no local header: {bytes(data[position : position + 4])!r} instead of {LOCAL_SIGNATURE!r}"
+        )
     _, _, flags, method, _, _, crc, compressed_size, size, name_length, extra_length = LOCAL.unpack_from(data, position)
     name_end = position + LOCAL.size + name_length
     end = name_end + extra_length
@@ -364,7 +370,8 @@ def encode_central_entry(member: Member, offset: int) -> bytes:
     flags = 0 if member.name.isascii() else FLAG_UTF8
     attributes = (member.mode & 0xFFFF) << 16 | (0x10 if stat.S_ISDIR(member.mode) else 0)
     head = CENTRAL.pack(
-        CENTRAL_SIGNATURE, _MADE_BY_UNIX, _needed(member.method, bool(large)), flags, member.method, clock, date, member.crc,
+        CENTRAL_SIGNATURE, _MADE_BY_UNIX, _needed(member.method, bool(large)), flags, member.method, clock, date,
+        member.crc,
         compressed_size, size, len(name), len(extra), 0, 0, 0, attributes, offset,
     )  # fmt: skip
     return head + name + extra
@@ -377,9 +384,10 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
         ZipFormatError: there is none, or ``data`` ends within it.
     """
     if len(data) < position + CENTRAL.size or data[position : position + 4] != CENTRAL_SIGNATURE:
-        raise ZipFormatError(f"no directory entry at byte {position:,}: {bytes(data[position:position + 4])!r}")
+        raise ZipFormatError(f"no directory entry at byte {position:,}: {bytes(data[position : position + 4])!r}")
     (
-        _, made_by, _, flags, method, clock, date, crc, compressed_size, size, name_length, extra_length, comment_length,
+        _, made_by, _, flags, method, clock, date, crc, compressed_size, size, name_length, extra_length,
+        comment_length,
         _, _, attributes, offset,
     ) = CENTRAL.unpack_from(data, position)  # fmt: skip
     name_end = position + CENTRAL.size + name_length
@@ -396,8 +404,11 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
     return entry, end
 
 
-def encode_end(*, entries: int, directory_length: int, directory_offset: int, comment: bytes = b"", end_offset: int | None = None) -> bytes:
-    """Return what follows a central directory: the end record, with the Zip64 ones before it where needed (4.3.14 to 4.3.16).
+def encode_end(
+    *, entries: int, directory_length: int, directory_offset: int, comment: bytes = b"", end_offset: int | None = None
+) -> bytes:
+    """Return what follows a central directory: the end record, with the Zip64 ones before it where needed (4.3.14 to
+    4.3.16).
 
     Args:
         entries: number of directory entries.
@@ -410,10 +421,26 @@ def encode_end(*, entries: int, directory_length: int, directory_offset: int, co
     if entries >= LIMIT_16 or directory_length >= LIMIT_32 or directory_offset >= LIMIT_32:
         at = directory_offset + directory_length if end_offset is None else end_offset
         zip64 = ZIP64_END.pack(
-            ZIP64_END_SIGNATURE, ZIP64_END.size - 12, _MADE_BY_UNIX, 45, 0, 0, entries, entries, directory_length, directory_offset
+            ZIP64_END_SIGNATURE,
+            ZIP64_END.size - 12,
+            _MADE_BY_UNIX,
+            45,
+            0,
+            0,
+            entries,
+            entries,
+            directory_length,
+            directory_offset,
         ) + ZIP64_LOCATOR.pack(ZIP64_LOCATOR_SIGNATURE, 0, at, 1)
     count = min(entries, LIMIT_16)
     end = END.pack(
-        END_SIGNATURE, 0, 0, count, count, min(directory_length, LIMIT_32), min(directory_offset, LIMIT_32), len(comment)
+        END_SIGNATURE,
+        0,
+        0,
+        count,
+        count,
+        min(directory_length, LIMIT_32),
+        min(directory_offset, LIMIT_32),
+        len(comment),
     )
     return zip64 + end + comment

@@ -182,7 +182,7 @@ def test_who_writes_nothing_creates_nothing(base: Path) -> None:
     threads = threading.active_count()
     with rear_fs(base) as fs:
         fs.sync()
-        with pytest.raises(ZeroDivisionError), rear_open("ar.zip/a", "w") as file:
+        with pytest.raises(ZeroDivisionError), rear_open("ar.zip/a", "w") as file:  # noqa: PT012
             file.write("half")
             raise ZeroDivisionError
         with pytest.raises(SourceError), fs.pickup(base / "missing", "ar.zip/b"):
@@ -202,7 +202,8 @@ def test_the_base_is_made_by_the_first_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/ar.zip/a", "../ar.zip/a", "ar.zip/../a", "ar.zip", "a.txt", "ar.zip//a", "ar.zip/a\\b", "ar.zip/a\0"]
+    "path",
+    ["", "/etc/ar.zip/a", "../ar.zip/a", "ar.zip/../a", "ar.zip", "a.txt", "ar.zip//a", "ar.zip/a\\b", "ar.zip/a\0"],
 )
 def test_bad_paths(base: Path, path: str) -> None:
     with rear_fs(base) as fs:
@@ -319,23 +320,23 @@ def test_a_name_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 
 def test_of_many_threads_one_gets_a_name(base: Path) -> None:
-    for round_number in range(20):
-        barrier = threading.Barrier(4)
-        won: list[int] = []
+    won: list[int] = []
+    barrier = threading.Barrier(4)
 
-        def race(number: int, barrier: threading.Barrier = barrier, won: list[int] = won, name: int = round_number) -> None:
-            barrier.wait()
+    def race() -> None:
+        for name in range(50):
+            barrier.wait(20)
             with contextlib.suppress(FileExistsError):
                 rear_open(f"ar.zip/{name}", "x").close()
-                won.append(number)
+                won.append(name)
 
-        with rear_fs(base):
-            threads = [threading.Thread(target=race, args=(number,)) for number in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        assert len(won) == 1
+    with rear_fs(base):
+        threads = [threading.Thread(target=race) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(won) == list(range(50))
 
 
 # -- metadata
@@ -421,10 +422,10 @@ def test_success_only(base: Path, success_only: bool) -> None:
     source = base.parent / "source"
     source.write_text("s")
     with rear_fs(base, success_only=success_only):
-        with pytest.raises(KeyError), rear_open("ar.zip/text", "w") as file:
+        with pytest.raises(KeyError), rear_open("ar.zip/text", "w") as file:  # noqa: PT012
             file.write("half")
             raise KeyError
-        with pytest.raises(KeyError), rear_open("ar.zip/binary", "wb") as file:
+        with pytest.raises(KeyError), rear_open("ar.zip/binary", "wb") as file:  # noqa: PT012
             file.write(b"half")
             raise KeyError
         with pytest.raises(KeyError), rear_pickup(source, "ar.zip/pickup"):
@@ -614,7 +615,8 @@ def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogC
             super().sync(descriptor)
 
     storage = NoSync()
-    with pytest.raises(NotArchivedError, match=r"ar\.zip/lost\?") as caught, rear_fs(base, storage=storage, sync_interval=60) as fs:
+    fs = rear_fs(base, storage=storage, sync_interval=60)
+    with pytest.raises(NotArchivedError, match=r"ar\.zip/lost\?") as caught, fs:
         rear_open("ar.zip/lost?").close()
     assert "Input/output error" in str(caught.value)
     storage.broken = False
@@ -627,7 +629,8 @@ def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogC
         def sync(self, descriptor: int) -> None:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(KeyboardInterrupt) as caught, rear_fs(base, storage=NoSync(), sync_interval=60) as fs:
+    fs = rear_fs(base, storage=NoSync(), sync_interval=60)
+    with pytest.raises(KeyboardInterrupt) as caught, fs:  # noqa: PT012
         rear_open("ar.zip/lost?").close()
         raise KeyboardInterrupt
     assert any("ar.zip/lost?" in note for note in caught.value.__notes__)
@@ -639,7 +642,7 @@ def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogC
 
 
 def test_files_that_are_forgotten(base: Path) -> None:
-    with rear_fs(base), pytest.warns(ResourceWarning, match="unclosed file 'ar.zip/a'"):
+    with rear_fs(base), pytest.warns(ResourceWarning, match="unclosed file 'ar.zip/a'"):  # noqa: PT031
         file = rear_open("ar.zip/a", "w")
         file.write("forgotten")
         del file
@@ -734,11 +737,6 @@ def test_a_signal_handler_that_would_wait_for_itself_is_told(base: Path) -> None
 
 
 # -- asyncio and trio
-
-
-@contextlib.asynccontextmanager
-async def _nothing() -> Any:
-    yield
 
 
 def in_asyncio(function: Callable[[], Any]) -> Any:

@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("commands", {"cli"}),
     ("python -m rear", {"__main__"}),
 ]
-"""A module imports from layers above its own line alone. ``cli`` stands for all its modules, which may import each other."""
+"""A module imports from layers above its own line alone. ``cli`` stands for all its modules."""
 
 LAYER_OF = {module: number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 
@@ -59,9 +59,9 @@ ALONE = {
 """Who may import what comes from outside."""
 
 CHANGES_FILES = {
-    "open", "write", "pwrite", "pwritev", "writev", "ftruncate", "truncate", "fsync", "fdatasync", "rename", "renames", "replace",
-    "unlink", "remove", "rmdir", "removedirs", "mkdir", "makedirs", "link", "symlink", "chmod", "fchmod", "chown", "utime", "mknod",
-    "mkfifo", "copy_file_range", "sendfile", "lockf", "posix_fallocate",
+    "open", "write", "pwrite", "pwritev", "writev", "ftruncate", "truncate", "fsync", "fdatasync", "rename", "renames",
+    "replace", "unlink", "remove", "rmdir", "removedirs", "mkdir", "makedirs", "link", "symlink", "chmod", "fchmod",
+    "chown", "utime", "mknod", "mkfifo", "copy_file_range", "sendfile", "lockf", "posix_fallocate",
 }  # fmt: skip
 
 OWN_FILES = {
@@ -162,7 +162,7 @@ HEAVY = [
 
 
 def fresh(code: str) -> str:
-    """Run code in a new interpreter, without what the environment's ``.pth`` files import, and return what it prints."""
+    """Return what code prints in a new interpreter, without what the environment's ``.pth`` files import."""
     search = [str(ROOT.parent), *(path for path in sys.path if path.endswith("site-packages"))]
     code = f"import sys; sys.path[:0] = {search!r}\n{code}"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)

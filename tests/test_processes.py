@@ -1,4 +1,4 @@
-"""Real processes on one base: many at once, killed ones, forks of all kinds, racing scavengers, and ends of interpreters."""
+"""Real processes on one base: many at once, killed, forked, racing; and all the ways in which an interpreter ends."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ print("led", led, flush=True)
     for scavenger in scavengers:
         output, errors = scavenger.communicate("stop\n", timeout=60)
         assert scavenger.returncode == 0, errors
-        ready, *problems, last = output.splitlines()
+        _ready, *problems, last = output.splitlines()
         assert problems == []
         led += int(last.removeprefix("led "))
     assert led > 0
@@ -362,10 +362,9 @@ def test_forks_in_the_middle_of_anything(base: Path) -> None:
         for thread in threads:
             thread.join()
     scavenge(base)
-    found = read_all(base)
-    assert found == {
-        **{target(worker, number): content(worker, number) for worker, count in counts.items() for number in range(count)},
-        **{target(100 + child, number): content(100 + child, number) for child in range(children) for number in range(5)},
+    counts |= {100 + child: 5 for child in range(children)}
+    assert read_all(base) == {
+        target(worker, number): content(worker, number) for worker, count in counts.items() for number in range(count)
     }
 
 
@@ -539,10 +538,13 @@ ENDS: dict[str, tuple[str, set[str], int]] = {
     "open text file": ("write('b')\nfile = rear_open('ar.zip/a', 'w')\nfile.write('a')", {"a", "b"}, 0),
     "open file in a cycle": ("x = [rear_open('ar.zip/a', 'w')]\nx.append(x)\nx[0].write('a')", {"a"}, 0),
     "exception": ("write('a')\n1 / 0", {"a"}, 1),
-    "exception in a file": ("write('a')\nwith rear_open('ar.zip/b', 'w') as file:\n    file.write('half')\n    1 / 0", {"a"}, 1),
+    "exception in a file": (
+        "write('a')\nwith rear_open('ar.zip/b', 'w') as file:\n    file.write('half')\n    1 / 0", {"a"}, 1,
+    ),
     "sys.exit": ("write('a')\nfile = rear_open('ar.zip/b', 'w')\nfile.write('b')\nsys.exit(5)", {"a", "b"}, 5),
     "running thread": (
-        "def late():\n    time.sleep(0.3)\n    write('late')\nwrite('a')\nthreading.Thread(target=late).start()", {"a", "late"}, 0,
+        "def late():\n    time.sleep(0.3)\n    write('late')\nwrite('a')\nthreading.Thread(target=late).start()",
+        {"a", "late"}, 0,
     ),
     "daemon thread": (
         "def work():\n    while True:\n        time.sleep(0.01)\n"

@@ -19,7 +19,8 @@ def demo(
 ) -> None:
     """Show the whole way: write, kill a worker, scavenge, verify.
 
-    Worker processes write to a temporary base; one of them is killed; what is merged is checked with an independent tool.
+    Worker processes write to a temporary base; one of them is killed; what is merged is checked with an independent
+    tool.
 
     Example: rear demo --workers 8 --keep
     """
@@ -41,7 +42,9 @@ def _run(base: str, workers: int, files: int) -> int:
 
     print(f"1. {workers} worker processes write {files} files each into {' and '.join(logic.ARCHIVES)};")
     run = logic.run_workers(base, workers, files)
-    print(f"   process {run.killed} was killed with SIGKILL half-way; {len(run.acknowledged):,} files were acknowledged")
+    print(
+        f"   process {run.killed} was killed with SIGKILL half-way; {len(run.acknowledged):,} files were acknowledged"
+    )
     print("2. rear scavenge --verify", flush=True)
     show(rear.scavenge(base, verify=True), "plain")
     print("3. the final archives, and what another program says of them")
@@ -67,7 +70,10 @@ def _is_accepted(path: str) -> bool:
         [sys.executable, "-m", "rear", "ls", path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     verdict = "accepts it" if accepted else f"refuses it: {result.stdout}{result.stderr}"
-    print(f"   {os.path.basename(path)}: {len(listing):,} members, {os.path.getsize(path):,} bytes; {'unzip -t' if unzip else 'zipfile'} {verdict}")
+    print(
+        f"   {os.path.basename(path)}: {len(listing):,} members, {os.path.getsize(path):,} bytes; "
+        f"{'unzip -t' if unzip else 'zipfile'} {verdict}"
+    )
     for line in (*listing[:2], "…", *listing[-1:]):
         print(f"     {line}")
     return accepted

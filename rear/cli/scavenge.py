@@ -19,16 +19,22 @@ from rear.cli.quantities import seconds, size_bytes
 Base = Annotated[
     str,
     typer.Argument(
-        envvar="REAR_BASE", help="The base that the workers write to.", metavar="[BASE]", show_default="the current folder"
+        envvar="REAR_BASE",
+        help="The base that the workers write to.",
+        metavar="[BASE]",
+        show_default="the current folder",
     ),
 ]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
 ]
-Flush = Annotated[bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")]
+Flush = Annotated[
+    bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
+]
 FlushWait = Annotated[str, typer.Option(help="How long --flush waits for them.", metavar="DURATION")]
 Every = Annotated[
-    str | None, typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False)
+    str | None,
+    typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
@@ -39,7 +45,11 @@ OnConflict = Annotated[
 ]
 MaxSize = Annotated[
     str | None,
-    typer.Option(help="Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.", metavar="SIZE", show_default=False),
+    typer.Option(
+        help="Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.",
+        metavar="SIZE",
+        show_default=False,
+    ),
 ]
 MaxMembers = Annotated[
     int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
@@ -63,14 +73,16 @@ def scavenge(
 ) -> None:
     """Merge what the workers wrote into the final archives.
 
-    Temp archives that their workers have ended are merged at once; those of crashed workers are checked member by member
-    first; live workers are left alone. Several scavengers may be started anywhere: one works, the others leave.
+    Temp archives that their workers have ended are merged at once; those of crashed workers are checked member by
+    member first; live workers are left alone. Several scavengers may be started anywhere: one works, the others
+    leave.
 
     Example: rear scavenge --verify /nfs/base
     """
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size), "max_members": max_members,
+        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
+        "max_members": max_members,
     }  # fmt: skip
     style = "json" if json else "quiet" if quiet else "plain"
     if every is None:
@@ -107,7 +119,7 @@ def _once(base: str, options: dict[str, Any], style: str, stop: threading.Event 
 
 
 def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float, until_eof: bool) -> int:
-    """Scavenge again and again until SIGTERM or SIGINT, or the end of standard input, by which a parent says that it has gone."""
+    """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
     from rear.errors import NotLeaderError
 
     stop = threading.Event()
