@@ -69,6 +69,9 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
         return "the local header does not pass the checksum of its origin field"
     if (origin.cookie, origin.sequence, origin.archive) != (opened.cookie, append.sequence, append.archive):
         return "the local header belongs to another member"
+    # A member that gets another name gets a new header, made of these.
+    if (origin.mtime_ns, origin.mode, origin.metadata) != (append.mtime_ns, append.mode, append.metadata):
+        return "time, mode or metadata in the local header are not those in the journal"
     return None
 
 

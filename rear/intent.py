@@ -217,6 +217,8 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
         tail_length, tail_crc = int(payload["tail_length"]), int(payload["tail_crc"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise JournalError(f"an intent without {error}") from None
+    if not isinstance(archive, str):
+        raise JournalError(f"an intent for {archive!r:.80}")
     check_archive(archive)
     if tail_length != (directory.archive_length - directory.offset if directory else 0):
         raise JournalError("the lengths in an intent contradict each other")

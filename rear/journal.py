@@ -25,6 +25,8 @@ from rear.records import Abort, Append, Beat, Close, Merged, Open, Record
 from rear.storage import LOCAL, Storage, StrPath
 
 FORMAT_VERSION: Final = 1
+BAD_LINES_LIMIT: Final = 10_000
+"""Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 _READ_BYTES: Final = 1 << 20
@@ -112,6 +114,8 @@ _ACCEPTS: Final = {
     "int": _natural, "str": _text, "float": _number, "tuple[int, ...]": _naturals, "Metadata": _object,
 }  # fmt: skip
 _SIGNED: Final = {"mtime_ns", "created_ns"}
+#: What has to fit into a header of a Zip file.
+_SHORT: Final = {"mode": 0xFFFFFFFF, "crc": 0xFFFFFFFF, "method": 0xFFFF}
 
 
 def _schema(kind: type[Any]) -> list[_Field]:
@@ -232,7 +236,7 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """
     descriptor = storage.open(path)
     try:
-        return parse_journal(read_lines(descriptor, storage=storage))
+        return parse_journal(read_lines(descriptor, storage=storage), storage.size(descriptor))
     finally:
         storage.close(descriptor)
 
@@ -271,22 +275,39 @@ def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         storage.close(descriptor)
 
 
-def parse_journal(lines: Iterable[tuple[int, bytes, bool]]) -> Journal:
-    """Build a journal from lines as `read_lines` yields them."""
+def parse_journal(lines: Iterable[tuple[int, bytes, bool]], length: int | None = None) -> Journal:
+    """Build a journal from lines as `read_lines` yields them.
+
+    Args:
+        lines: of the file.
+        length: of the file in bytes, where it is known: then a long stretch without any record ends the reading.
+    """
     journal = Journal()
+    bad_lines = 0
     for offset, line, complete in lines:
         journal.length = offset + len(line) + complete
+        if length is not None and bad_lines >= BAD_LINES_LIMIT:
+            journal.damage[-1] = journal.damage[-1]._replace(length=length - journal.damage[-1].start)
+            journal.length, journal.torn = length, None
+            return journal
         if not complete:
             journal.torn = Damage(offset, len(line), "torn: no newline")
+            bad_lines += 1
             continue
         try:
             record = decode_record(decode_line(line))
             if record is not None:
                 journal.take(record)
+            bad_lines = 0
         except FutureVersionError:
             raise
         except JournalError as error:
-            journal.damage.append(Damage(offset, len(line) + 1, str(error)))
+            bad_lines += 1
+            before = journal.damage[-1] if journal.damage else None
+            if before is not None and before.start + before.length == offset:
+                journal.damage[-1] = before._replace(length=before.length + len(line) + 1)
+            else:
+                journal.damage.append(Damage(offset, len(line) + 1, str(error)))
     if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
         journal.damage.append(journal.torn)
     return journal
