@@ -94,6 +94,10 @@ def _natural(value: Any) -> bool:
     return type(value) is int and 0 <= value <= 0x7FFFFFFFFFFFFFFF
 
 
+def _short(limit: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value <= limit
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -122,7 +126,8 @@ def _schema(kind: type[Any]) -> list[_Field]:
     schema = []
     for name, annotation in kind.__annotations__.items():
         base, _, optional = (annotation if isinstance(annotation, str) else annotation.__forward_arg__).partition(" | ")
-        schema.append(_Field(name, _integer if name in _SIGNED else _ACCEPTS[base], not optional))
+        accepts = _integer if name in _SIGNED else _short(_SHORT[name]) if name in _SHORT else _ACCEPTS[base]
+        schema.append(_Field(name, accepts, not optional))
     return schema
 
 

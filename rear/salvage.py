@@ -7,13 +7,14 @@ report.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims, process_of
 from rear.contents import opened
-from rear.errors import RearError, UnsupportedError
+from rear.errors import RearError
 from rear.events import Claimed, Event, Lost, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Damage
@@ -57,7 +58,8 @@ class Salvage:
         self._batch = batch
         self._read_all = read_all
         self._storage = storage
-        self._candidates: set[OriginKey] = set()
+        self._candidates: dict[OriginKey, ClaimedPair] = {}
+        self._second_copies: list[tuple[ClaimedPair, int]] = []
 
     def check(self, claimed: ClaimedPair) -> Iterator[Candidate | Event]:
         """Yield the whole members of a pair, and what happened to others."""
@@ -69,15 +71,16 @@ class Salvage:
             try:
                 if claimed.temp_archive.name in self._storage.names(claimed.folder):
                     descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
+                    self._check_owner(claimed, descriptor)
                 bad: list[tuple[Append, str]] = []
                 for append in pending:
                     reason = self._why_bad(claimed, append, descriptor)
                     if reason is None:
-                        self._candidates.add(_key(claimed, append))
+                        self._candidates[_key(claimed, append)] = claimed
                         yield Candidate(claimed, append)
                     else:
                         bad.append((append, reason))
-            except (OSError, UnsupportedError) as error:
+            except (OSError, RearError) as error:
                 yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
                 return
             elsewhere = self._written_later(claimed, [append for append, _ in bad])
@@ -104,10 +107,30 @@ class Salvage:
             return pending
         start = 0 if first is None or not claimed.is_trusted else first
         suspects = [append for append in pending if append.sequence >= start]
-        known = {append.sequence for append in suspects if _key(claimed, append) in self._candidates}
-        known |= self._merged_already(claimed, suspects)
-        self._claims.note(claimed, sorted(known), target="by way of another temp archive", intent="")
-        return [append for append in pending if append.sequence not in known]
+        seconds = {append.sequence for append in suspects if _key(claimed, append) in self._candidates}
+        self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
+        merged = self._merged_already(claimed, suspects) - seconds
+        self._claims.note(claimed, sorted(merged), target="by way of another temp archive", intent="")
+        return [append for append in pending if append.sequence not in merged and append.sequence not in seconds]
+
+    def settle_second_copies(self) -> None:
+        """After the merges of the round: note those second copies whose first copy has arrived; the others stay."""
+        arrived: dict[int, tuple[ClaimedPair, list[int]]] = {}
+        for claimed, sequence in self._second_copies:
+            first = self._candidates[claimed.pair.host, claimed.pair.worker, sequence]
+            if sequence in first.journal.merged:
+                arrived.setdefault(id(claimed), (claimed, []))[1].append(sequence)
+        for claimed, sequences in arrived.values():
+            self._claims.note(claimed, sequences, target="by way of another temp archive", intent="")
+
+    def _check_owner(self, claimed: ClaimedPair, descriptor: int) -> None:
+        """Refuse a temp archive that is a link to another user's file: what is in it is not this journal's to tell.
+
+        Raises:
+            RearError: so it is.
+        """
+        if os.fstat(descriptor).st_uid != os.lstat(claimed.temp_archive.with_suffix(".journal")).st_uid:
+            raise RearError("it belongs to another user than its journal")
 
     def _written_later(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
         """Return those members that the worker wrote again, and that wait in a later pair."""

@@ -249,6 +249,7 @@ class _Scavenge:
                 yield Refused(
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )
+        salvage.settle_second_copies()
         for claimed in batch:
             yield from self._clear(claimed, salvage)
 

@@ -47,11 +47,10 @@ def show(events: Iterable[Event], style: str) -> bool:
             print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
             needs_attention |= _needs_attention(event)
         return needs_attention
-    lines = _Lines(quiet=style == "quiet")
-    for event in events:
-        needs_attention |= _needs_attention(event)
-        lines.show(event)
-    lines.finish()
+    with _Lines(quiet=style == "quiet") as lines:
+        for event in events:
+            needs_attention |= _needs_attention(event)
+            lines.show(event)
     return needs_attention
 
 
@@ -73,7 +72,17 @@ class _Lines:
         if self._console.is_terminal and not quiet:
             self._status.start()
 
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Also after Ctrl-C: the spinner goes, the cursor comes back, and what was found is said.
+        self._status.stop()
+        self._count()
+
     def show(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self._status.update(f"{shown(event.archive)}: {_size(event.size_bytes)}")
         if isinstance(event, Copied):
             self._status.update(f"{shown(event.archive)}: {_size(event.copied_bytes)} of {_size(event.size_bytes)}")
             return
@@ -92,14 +101,17 @@ class _Lines:
 
         self._console.print(Text(shown(text), style=style))
 
-    def finish(self) -> None:
-        self._status.stop()
+    def _count(self) -> None:
         for kind, count in self._shown.items():
             if count > LINES_OF_A_KIND:
                 self._print("dim", f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}")
         if not self._quiet:
             for reason, count in self._left_alone.items():
-                self._print("dim", f"{count:,} temp archive{'s' * (count != 1)} left alone: {reason}")
+                self._print("dim", f"{_counted(count, 'temp archive')} left alone: {reason}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _size(size: int) -> str:
@@ -113,22 +125,25 @@ def _describe(event: Event) -> tuple[str, str]:
         case NothingYet():
             return "", f"{event.base}: no worker has written here yet, nothing to do"
         case Claimed(state="closed"):
-            return "dim", f"{event.pair}: {event.members:,} members, {_size(event.size_bytes)}"
+            return "dim", f"{event.pair}: {_counted(event.members, 'member')}, {_size(event.size_bytes)}"
         case Claimed():
             return (
                 "yellow",
-                f"{event.pair}: its worker {_GONE[event.state]}; {event.members:,} members are checked one by one",
+                f"{event.pair}: its worker {_GONE[event.state]}; {_counted(event.members, 'member')} to be checked one by one",
             )
         case Planned():
             notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (
                 event.duplicates > 0
             )
             extra = f" ({', '.join(notes)})" if notes else ""
-            return "dim", f"{event.archive}: {event.members:,} members, {_size(event.size_bytes)} to come{extra}"
+            return (
+                "dim",
+                f"{event.archive}: {_counted(event.members, 'member')}, {_size(event.size_bytes)} to come{extra}",
+            )
         case Merged():
             return (
                 "green",
-                f"{event.archive}: {event.members:,} members merged, the archive has {_size(event.archive_size_bytes)}",
+                f"{event.archive}: {_counted(event.members, 'member')} merged, the archive has {_size(event.archive_size_bytes)}",
             )
         case Renamed():
             return "yellow", f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
@@ -161,7 +176,7 @@ def _describe(event: Event) -> tuple[str, str]:
         case RolledOver():
             return "", f"{event.archive}: full, renamed {event.renamed_to}"
         case IndexRebuilt():
-            return "dim", f"{event.archive}: index of {event.members:,} members made again: {event.reason}"
+            return "dim", f"{event.archive}: index of {_counted(event.members, 'member')} made again: {event.reason}"
         case Finished():
             return _describe_end(event)
     return "", ""
@@ -172,8 +187,8 @@ _GONE = {"crashed": "is gone", "stale": "shows no sign of life"}
 
 def _describe_end(event: Finished) -> tuple[str, str]:
     parts = [
-        f"{event.members:,} members ({_size(event.size_bytes)}) merged into "
-        f"{event.archives:,} archive{'s' * (event.archives != 1)}"
+        f"{_counted(event.members, 'member')} ({_size(event.size_bytes)}) merged into "
+        f"{_counted(event.archives, 'archive')}"
     ]
     counts = {
         "renamed": event.renamed, "there already": event.duplicates, "torn": event.torn, "LOST": event.lost,

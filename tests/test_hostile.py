@@ -91,7 +91,7 @@ class Forgery:
 
 def raw_line(record: dict[str, Any]) -> bytes:
     """A line as `encode_line` makes them, of anything that Python's json can write."""
-    data = json.dumps({key: value for key, value in record.items() if value is not None}).encode()
+    data = json.dumps(record).encode()
     return b"%08x %b\n" % (crc32(data), data)
 
 

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import rear
 import rear.claims
 import rear.leader
 import rear.recovery
+import rear.salvage
 from rear.errors import NotLeaderError, RearError
+from rear.events import Event, Lost
 from rear.lease import Process
-from tests.faults import SEED, Point, Tampered, fork, scavenge, scratch_folder, some, wait
+from rear.storage import LOCAL, Storage
+from tests.faults import (
+    FULL,
+    SEED,
+    Point,
+    Tampered,
+    check_base,
+    contents,
+    fork,
+    scavenge,
+    scratch_folder,
+    some,
+    wait,
+)
 from tests.test_crash_scavenger import check, make_base, renew
 
 LEASE_SECONDS = 0.1
+SEEING = (rear.claims, rear.leader, rear.recovery, rear.salvage)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +128,7 @@ def test_a_deposed_scavenger_comes_back(
     for point in points:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in (rear.claims, rear.leader, rear.recovery):
+            for module in SEEING:
                 patch.setattr(module, "is_running", see_nobody)
             patch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, point)
@@ -136,7 +154,7 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
     for one, two in chosen:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in (rear.claims, rear.leader, rear.recovery):
+            for module in SEEING:
                 patch.setattr(module, "is_running", see_nobody)
             patch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, one)
@@ -149,3 +167,171 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
         except AssertionError as error:
             raise AssertionError(f"stopped at {one}, then at {two}: {error}") from error
     record_property("crash_points", len(chosen))
+
+
+# --- scavengers and workers at once -------------------------------------------------------------------------------
+
+
+def at_once(functions: list[Callable[[], object]]) -> list[int]:
+    """Run functions in processes of their own that begin in the same moment; return how they ended."""
+    read_end, write_end = os.pipe()
+
+    def run(function: Callable[[], object]) -> None:
+        os.close(write_end)
+        os.read(read_end, 1)
+        function()
+
+    children = [fork(lambda function=function: run(function)) for function in functions]
+    os.close(read_end)
+    os.close(write_end)
+    return [wait(child) for child in children]
+
+
+def scavenge_once(base: Path, storage: Storage) -> None:
+    with contextlib.suppress(NotLeaderError):
+        scavenge(base, storage=storage)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("storage", [LOCAL, Unlocked()], ids=["locks", "no locks"])
+def test_scavengers_race(base: Path, template: Path, storage: Storage) -> None:
+    for _ in range(150 if FULL else 25):
+        renew(base, template)
+        assert at_once([lambda: scavenge_once(base, storage)] * 3) == [0, 0, 0]
+        scavenge(base)
+        check(base)
+
+
+def write_many(base: Path, number: int, files: int) -> None:
+    log = os.open(base.parent / f"log{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with rear.rear_fs(base, rotation_size=4_000, sync_interval=0.02) as fs:
+        for count in range(files):
+            target = f"{'abc'[count % 3]}.zip/{number}/{count}.txt"
+            with fs.open(target, "w") as file:
+                file.write(target * (count % 50))
+            os.write(log, f"{target}\n".encode())
+            time.sleep(0.004)
+    if number % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.crash
+def test_scavengers_are_killed_at_random_while_workers_write(base: Path) -> None:
+    base.mkdir()
+    files = 2000 if FULL else 400
+    workers = [fork(lambda number=number: write_many(base, number, files)) for number in range(4)]
+    chance = random.Random(SEED)
+    running = set(workers)
+    while running:
+        scavenger = fork(lambda: scavenge_once(base, LOCAL))
+        other = fork(lambda: scavenge_once(base, LOCAL))
+        time.sleep(chance.uniform(0.0, 0.12))
+        os.kill(scavenger, signal.SIGKILL)
+        wait(scavenger)
+        assert wait(other) == 0
+        running = {worker for worker in running if os.waitpid(worker, os.WNOHANG) == (0, 0)}
+    events = scavenge(base)
+    assert not [event for event in events if isinstance(event, Lost)]
+    acknowledged = {}
+    for number in range(4):
+        for target in (base.parent / f"log{number}").read_text().splitlines():
+            acknowledged[target] = (target * (int(target.rpartition("/")[2][:-4]) % 50)).encode()
+        (base.parent / f"log{number}").unlink()
+    assert len(acknowledged) == 4 * files
+    check_base(base, acknowledged)
+
+
+# --- workers that were paused -------------------------------------------------------------------------------------
+
+
+class Clock(Storage):
+    """A clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def uptime(self) -> float:
+        return super().uptime() + self.ahead
+
+
+def take_over(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Scavenge as a host would that cannot see the worker, and that waits out its lease."""
+    clock = Clock()
+    with monkeypatch.context() as patch:
+        for module in SEEING:
+            patch.setattr(module, "is_running", see_nobody)
+        scavenge(base, storage=clock)
+        clock.ahead = 61.0
+        return scavenge(base, storage=clock)
+
+
+@pytest.mark.parametrize("proven", [True, False], ids=["synced before", "not synced before"])
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "only claimed"])
+def test_a_worker_that_was_paused_loses_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch, proven: bool, merged: bool
+) -> None:
+    clock = Clock()
+    expected = {}
+    with rear.rear_fs(base, sync_interval=3600, storage=clock) as fs:
+
+        def write(name: str) -> None:
+            with fs.open(f"ar.zip/{name}", "wb") as file:
+                file.write(name.encode() * 100)
+            expected[f"ar.zip/{name}"] = name.encode() * 100
+
+        write("before")
+        if proven:
+            fs.sync()
+        if merged:
+            events = take_over(base, monkeypatch)
+            assert [event.as_json()["state"] for event in events if event.kind == "claimed"] == ["stale"]
+        else:
+            inbox = next((base / ".rear" / "inbox").iterdir())
+            claims = base / ".rear" / "claims" / "a-leader-that-died" / inbox.name
+            claims.parent.mkdir(parents=True)
+            inbox.rename(claims)
+        clock.ahead = 61.0
+        write("after")
+        write("last")
+    scavenge(base)
+    scavenge(base)
+    check_base(base, expected)
+
+
+def test_a_late_member_of_a_buried_pair_is_found(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker writes to a file that was taken and merged, in the moment before it notices."""
+    fs = rear.rear_fs(base, sync_interval=3600)
+    for name in ("before", "late"):
+        with fs.open(f"ar.zip/{name}", "wb") as file:
+            file.write(name.encode())
+        if name == "before":
+            take_over(base, monkeypatch)
+            assert list((base / ".rear" / "graveyard").rglob("*.zip"))
+    with monkeypatch.context() as patch:
+        for module in SEEING:
+            patch.setattr(module, "is_running", see_nobody)
+        scavenge(base)
+    assert sorted(contents(base / "ar.zip")) == [("before", b"before"), ("late", b"late")]
+    fs.close()
+    scavenge(base)
+    check_base(base, {"ar.zip/before": b"before", "ar.zip/late": b"late"})
+
+
+def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing to a file that another host has taken succeeds: a beat after a gap proves nothing."""
+    clock = Clock()
+    fs = rear.rear_fs(base, sync_interval=3600, storage=clock)
+    with fs.open("ar.zip/before", "wb") as file:
+        file.write(b"before")
+    pair = fs._worker._pair
+    assert pair is not None
+    assert pair.beat()
+    take_over(base, monkeypatch)
+    clock.ahead = 61.0
+    assert not pair.beat()
+    assert not pair.beat()
+    with fs.open("ar.zip/after", "wb") as file:
+        file.write(b"after")
+    fs.close()
+    scavenge(base)
+    check_base(base, {"ar.zip/before": b"before", "ar.zip/after": b"after"})
