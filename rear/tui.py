@@ -129,7 +129,8 @@ def _describe(event: Event) -> tuple[str, str]:
         case Claimed():
             return (
                 "yellow",
-                f"{event.pair}: its worker {_GONE[event.state]}; {_counted(event.members, 'member')} to be checked one by one",
+                f"{event.pair}: its worker {_GONE[event.state]}; "
+                f"{_counted(event.members, 'member')} to be checked one by one",
             )
         case Planned():
             notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (
@@ -143,7 +144,8 @@ def _describe(event: Event) -> tuple[str, str]:
         case Merged():
             return (
                 "green",
-                f"{event.archive}: {_counted(event.members, 'member')} merged, the archive has {_size(event.archive_size_bytes)}",
+                f"{event.archive}: {_counted(event.members, 'member')} merged, "
+                f"the archive has {_size(event.archive_size_bytes)}",
             )
         case Renamed():
             return "yellow", f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"

@@ -257,7 +257,7 @@ def test_scavenge_command_ends_with_a_status_that_tells(tmp_path: Path) -> None:
     write_pair(tmp_path, 0, {1: ("a", b"one")}, close="exit")
     assert run("--dry-run").returncode == 0
     assert not (tmp_path / "ar.zip").exists()
-    assert "1 members" in run("--dry-run").stderr
+    assert "1 member, " in run("--dry-run").stderr
     assert run("--json").stdout.splitlines()[-1].startswith('{"kind": "finished"')
     (tmp_path / "no.zip").write_text("no Zip at all")
     with rear_fs(tmp_path) as fs:
