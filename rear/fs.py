@@ -36,18 +36,19 @@ _FILE_MODE = 0o100644
 class RearFs:
     """A base, open for writing by this process: each file goes into the process's own temp archive.
 
-    Use it as ``with rear_fs(base):`` or ``async with`` (asyncio and trio). Inside, `rear_open` and `rear_pickup` need no other
-    argument; contexts nest, and threads started inside use the one that was current there. Nothing is made on disk before
-    the first file is closed.
+    Use it as ``with rear_fs(base):`` or ``async with`` (asyncio and trio). Inside, `rear_open` and `rear_pickup` need
+    no other argument; contexts nest, and threads started inside use the one that was current there. Nothing is made
+    on disk before the first file is closed.
 
     Args:
         base: directory on the shared file system; made when the first file is closed.
         rotation_span: seconds after which a new temp archive begins.
         rotation_size: bytes after which a new temp archive begins.
         success_only: a file whose ``with`` block raised is not archived.
-        compression: ``"deflate"``, ``"stored"`` or ``"zstd"`` (extra ``rear[zstd]``); skipped where content does not shrink.
-        sync: ``"interval"``: a closed file survives SIGKILL at once, and loss of power after at most ``sync_interval`` seconds;
-            ``"file"``: closing a file waits until it also survives loss of power.
+        compression: ``"deflate"``, ``"stored"`` or ``"zstd"`` (extra ``rear[zstd]``); skipped where content does not
+            shrink.
+        sync: ``"interval"``: a closed file survives SIGKILL at once, and loss of power after at most
+            ``sync_interval`` seconds; ``"file"``: closing a file waits until it also survives loss of power.
         sync_interval: seconds between two syncs.
         lease_seconds: after this long without a sign of life another host may take over what this process left.
         spool_size: bytes of one file that stay in memory; more goes to local disk.
@@ -113,15 +114,15 @@ class RearFs:
         Closing the file archives it, and returning from ``close()`` acknowledges it: it is kept from then on.
 
         Args:
-            path: ``ar.zip/path/to/file``: everything up to the first part that ends in ``.zip`` is the final archive, relative to
-                the base, the rest is the name in it.
-            mode: ``w``, ``x``, ``w+`` or ``x+``, with ``b`` or ``t``, as for `open`. ``x`` refuses a name that this process wrote
-                before.
+            path: ``ar.zip/path/to/file``: everything up to the first part that ends in ``.zip`` is the final archive,
+                relative to the base, the rest is the name in it.
+            mode: ``w``, ``x``, ``w+`` or ``x+``, with ``b`` or ``t``, as for `open`. ``x`` refuses a name that this
+                process wrote before.
             encoding: as for `open`.
             errors: as for `open`.
             newline: as for `open`.
-            metadata: a dict that JSON can hold, 60 KiB at most; it travels in the journal, in the member's extra field and into
-                the index.
+            metadata: a dict that JSON can hold, 60 KiB at most; it travels in the journal, in the member's extra
+                field and into the index.
 
         Returns:
             a text or binary file object.
@@ -177,10 +178,12 @@ class RearFs:
             del self._names[key]
 
     def pickup(self, source: StrPath, path: StrPath) -> Pickup:
-        """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost `rear_fs`.
+        """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
+        `rear_fs`.
 
-        Use the result as ``with``: the source is read when the block ends, or call its ``close()``. It is removed only once its
-        archived bytes are on stable storage and were read back; time of change and permission bits are kept.
+        Use the result as ``with``: the source is read when the block ends, or call its ``close()``. It is removed
+        only once its archived bytes are on stable storage and were read back; time of change and permission bits are
+        kept.
 
         Args:
             source: the file or directory; it need not exist before the block ends.
@@ -189,7 +192,8 @@ class RearFs:
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
 
-        On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was read.
+        On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
+        read.
         """
         target = split_target(path)
 
@@ -202,7 +206,12 @@ class RearFs:
             self._names[hash(member)] = None
 
         return Pickup(
-            source, target.name, method=self._method, spool_size=self._spool_size, success_only=self._success_only, sink=sink
+            source,
+            target.name,
+            method=self._method,
+            spool_size=self._spool_size,
+            success_only=self._success_only,
+            sink=sink,
         )
 
     def sync(self) -> None:
@@ -365,7 +374,8 @@ def rear_open(
 
 
 def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
-    """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see `RearFs.pickup`.
+    """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see
+    `RearFs.pickup`.
 
     Raises:
         NoContextError: outside any ``with rear_fs(base):``.

@@ -1,7 +1,8 @@
 """One temp archive and its journal, open for appending by this process alone.
 
-The order of one append is: journal record, member bytes, acknowledgement. The first error of a write or a sync poisons the pair:
-what the kernel reported once it will not report again, so nothing after it can be believed. See ``docs/durability.md``.
+The order of one append is: journal record, member bytes, acknowledgement. The first error of a write or a sync
+poisons the pair: what the kernel reported once it will not report again, so nothing after it can be believed. See
+``docs/durability.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from rear.zipformat import LOCAL, Member, encode_central_entry, encode_end, enco
 class Item:
     """A member on its way: kept by the worker until it is proven on stable storage."""
 
-    __slots__ = ("metadata", "mode", "mtime_ns", "offset", "on_stable", "pair", "payload", "proven", "sequence", "source", "target")
+    __slots__ = (
+        "metadata",
+        "mode",
+        "mtime_ns",
+        "offset",
+        "on_stable",
+        "pair",
+        "payload",
+        "proven",
+        "sequence",
+        "source",
+        "target",
+    )
 
     def __init__(
         self,
@@ -69,7 +82,8 @@ class PairWriter:
         self.journal_path = layout.journal(pair)
         self.length = 0
         self.members = 0
-        #: When it was certainly this process's own, on the clock that goes on during sleep; before the first system call.
+        #: When it was certainly this process's own, on the clock that goes on during sleep; before the first system
+        #: call.
         self._confirmed = self.created = storage.uptime()
         self._opened = opened
         self._storage = storage
@@ -160,7 +174,8 @@ class PairWriter:
     def abort(self, sequences: list[int]) -> None:
         """Record that members do not count here: not acknowledged, or proven in a later pair."""
         with self._journal_lock:
-            # What could not be recorded comes first the next time: without it a member counts as lost that never was kept.
+            # What could not be recorded comes first the next time: without it a member counts as lost that never was
+            # kept.
             self._unrecorded += sequences
             while self._unrecorded:
                 self._journal.append(Abort(self._unrecorded[0]))

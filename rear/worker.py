@@ -1,14 +1,14 @@
 """One process that writes: its rolling temp archives, and what it keeps until that is proven on stable storage.
 
-A member is *acknowledged* when `Worker.append` returns: it is then in a file of the operating system and survives SIGKILL of this
-process. It is *proven* when a sync that began later has succeeded on a pair that was still this worker's own. Until then it is
-kept in memory (small ones) or in its spool file, and when the pair fails or is lost it is written again to a new pair, under its
-old sequence number, by which a scavenger recognises a second copy.
+A member is *acknowledged* when `Worker.append` returns: it is then in a file of the operating system and survives
+SIGKILL of this process. It is *proven* when a sync that began later has succeeded on a pair that was still this
+worker's own. Until then it is kept in memory (small ones) or in its spool file, and when the pair fails or is lost it
+is written again to a new pair, under its old sequence number, by which a scavenger recognises a second copy.
 
-One background thread syncs, beats, rolls over and answers flush requests; it starts with the first member. Lock order: `_sync_lock`
-(one sync, close or read-back at a time) before `_lock` (appends and the choice of the pair; never held while a sync of the
-background thread waits for a server). The collector, which closes forgotten files, and signal handlers may come back to `append` from
-the middle of anything here: see `Worker._append_apart`.
+One background thread syncs, beats, rolls over and answers flush requests; it starts with the first member. Lock
+order: `_sync_lock` (one sync, close or read-back at a time) before `_lock` (appends and the choice of the pair; never
+held while a sync of the background thread waits for a server). The collector, which closes forgotten files, and
+signal handlers may come back to `append` from the middle of anything here: see `Worker._append_apart`.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ class Worker:
             on_stable: called, by any thread, once the bytes are on stable storage and were read back.
 
         Raises:
-            OSError: neither the current pair nor a new one took the member; with the path of its archive. Earlier members
-                are untouched, and the worker goes on with the next one.
+            OSError: neither the current pair nor a new one took the member; with the path of its archive. Earlier
+                members are untouched, and the worker goes on with the next one.
             SourceError: the source changed meanwhile.
             RearError: the worker is closed.
         """
@@ -209,7 +209,8 @@ class Worker:
             self._roll_over(reason)
 
     def close(self) -> None:
-        """Close everything, so that a scavenger can take it at once. A second call tries again what the first left undone.
+        """Close everything, so that a scavenger can take it at once. A second call tries again what the first left
+        undone.
 
         Raises:
             NotArchivedError: acknowledged members could not be proven on stable storage, by name.
@@ -241,7 +242,9 @@ class Worker:
 
     def _check_open(self, target: Target) -> None:
         if self._closed:
-            raise RearError(f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed")
+            raise RearError(
+                f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed"
+            )
 
     @contextlib.contextmanager
     def _entered(self) -> Iterator[None]:
@@ -262,8 +265,8 @@ class Worker:
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
 
-        This very thread is in the middle of something here, and was interrupted by the collector, which closes a forgotten file, or
-        by a signal handler that writes one. What it was about to do cannot be waited for.
+        This very thread is in the middle of something here, and was interrupted by the collector, which closes a
+        forgotten file, or by a signal handler that writes one. What it was about to do cannot be waited for.
         """
         self._check_open(item.target)
         pair = self._new_pair(None)
@@ -326,7 +329,8 @@ class Worker:
         if self._process is None:
             self._on_first_pair()
             process = this_process()
-            # Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the random part.
+            # Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the random
+            # part.
             self._name = f"{process.pid}-{process.process_start or 0:x}-{secrets.token_hex(8)}"
             self._process = process
         pair = Pair(self._process.host, self._name, next(self._rotations))
@@ -587,7 +591,10 @@ class Worker:
                 # Whatever it is: without this thread nothing would be synced, beaten or rolled over any more.
                 expected = isinstance(error, OSError)
                 log.error(
-                    "%s: %r; acknowledged members are kept and tried again", self.layout.base, error, exc_info=not expected
+                    "%s: %r; acknowledged members are kept and tried again",
+                    self.layout.base,
+                    error,
+                    exc_info=not expected,
                 )
                 self._wake.wait(min(self.options.sync_interval, _LONGEST_WAIT_SECONDS))
 

@@ -15,7 +15,7 @@ import pytest
 
 import rear
 from rear.events import Lost
-from tests.faults import (
+from faults import (
     Point,
     Tampered,
     check_base,

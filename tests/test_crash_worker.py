@@ -16,7 +16,7 @@ import pytest
 import rear
 from rear.events import Lost
 from rear.storage import LOCAL, Storage
-from tests.faults import (
+from faults import (
     SEED,
     Point,
     Tampered,
@@ -45,15 +45,15 @@ PICKED_UP = {"one.bin": _random.randbytes(30_000), "two.txt": b"picked up\n" * 1
 ALL = FILES | {f"ar.zip/picked/{name}": data for name, data in PICKED_UP.items()}
 WRITE = [
     sys.executable, "-c",
-    "import sys; from pathlib import Path; from tests.test_crash_worker import work; work(Path(sys.argv[1]), 'file')",
+    "import sys; from pathlib import Path; from test_crash_worker import work; work(Path(sys.argv[1]), 'file')",
 ]  # fmt: skip
 
 
-def work(folder: Path, sync: str, storage: Storage = LOCAL) -> None:
+def work(folder: Path, sync: str, storage: Storage = LOCAL, *, base: Path | None = None) -> None:
     """Write all files, and note the target of each as soon as it is acknowledged, outside of what can fail."""
     log = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with rear.rear_fs(
-        folder / "base", sync=sync, sync_interval=0.02, rotation_size=40_000, spool_size=16_384, storage=storage
+        base or folder / "base", sync=sync, sync_interval=0.02, rotation_size=40_000, spool_size=16_384, storage=storage
     ) as fs:
         for target, data in FILES.items():
             with fs.open(target, "wb") as file:
@@ -137,7 +137,7 @@ def test_killed_by_strace_at_system_calls(
     folder: Path, record_property: pytest.RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
-    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(rear.__file__).parent.parent), str(Path(__file__).parent)]))
     # Calls are counted from the start of Python: each run has to find the same compiled modules.
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
     renew(folder)

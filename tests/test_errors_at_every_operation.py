@@ -22,9 +22,9 @@ from rear.archive import Archive
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.storage import Storage
-from tests.faults import SEED, Failing, Point, Tampered, check_base, in_child, refused, scavenge, scratch_folder, some
-from tests.test_crash_scavenger import FOREIGN, check, make_base, renew
-from tests.test_crash_worker import only_empty_pairs_are_left
+from faults import SEED, Failing, Point, Tampered, check_base, in_child, refused, scavenge, scratch_folder, some
+from test_crash_scavenger import FOREIGN, check, make_base, renew
+from test_crash_worker import only_empty_pairs_are_left
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE)
 

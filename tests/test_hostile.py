@@ -24,7 +24,7 @@ from rear.layout import Layout
 from rear.lease import this_process
 from rear.records import Append, Close, Open, Origin
 from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
-from tests.faults import check_archive, contents, scavenge, scratch_folder
+from faults import check_archive, contents, scavenge, scratch_folder
 
 HONEST = {"ar.zip/honest.txt": b"an honest file", "other.zip/honest.txt": b"another one"}
 SECRET = b"nobody's business " * 100

@@ -22,7 +22,7 @@ from rear.errors import NotLeaderError, RearError
 from rear.events import Event, Lost
 from rear.lease import Process
 from rear.storage import LOCAL, Storage
-from tests.faults import (
+from faults import (
     FULL,
     SEED,
     Point,
@@ -35,7 +35,7 @@ from tests.faults import (
     some,
     wait,
 )
-from tests.test_crash_scavenger import check, make_base, renew
+from test_crash_scavenger import check, make_base, renew
 
 LEASE_SECONDS = 0.1
 SEEING = (rear.claims, rear.leader, rear.recovery, rear.salvage)

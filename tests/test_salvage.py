@@ -35,15 +35,28 @@ def write_pair(
     here = this_process()
     process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
     opened = open_record(
-        process, worker, rotation, cookie=rotation + 1, uid=0, lease_seconds=60.0, created_ns=MTIME_NS, repeats_from=repeats_from
+        process,
+        worker,
+        rotation,
+        cookie=rotation + 1,
+        uid=0,
+        lease_seconds=60.0,
+        created_ns=MTIME_NS,
+        repeats_from=repeats_from,
     )
     writer = PairWriter(Layout(base), Pair(here.host, worker, rotation), opened, storage=LOCAL)
     for sequence, (name, content) in members.items():
         target = Target("ar.zip", name)
         writer.append(
             Item(
-                sequence, target, payload_of_bytes(content, 0),
-                mtime_ns=MTIME_NS, mode=0o100644, source=None, metadata=None, on_stable=None,
+                sequence,
+                target,
+                payload_of_bytes(content, 0),
+                mtime_ns=MTIME_NS,
+                mode=0o100644,
+                source=None,
+                metadata=None,
+                on_stable=None,
             )  # fmt: skip
         )
     if close is None:
@@ -202,7 +215,9 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
         assert b"".join(archive.read(archive.find("a"))) == b"a" * 1000
 
 
-def test_pair_of_a_host_that_cannot_be_seen_waits_for_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pair_of_a_host_that_cannot_be_seen_waits_for_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, journal = write_pair(tmp_path, 0, {1: ("a", b"one")})
     monkeypatch.setattr("rear.claims.is_running", lambda process: None)
     assert "cannot be seen" in str(of_kind(scavenge(tmp_path), LeftAlone)[0])
