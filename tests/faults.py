@@ -1,7 +1,7 @@
-"""What breaks things for real: storage that fails, dies or stops at an operation, child processes, strace, and the judge.
+"""What breaks things for real: storage that fails or dies at an operation, child processes, strace, and the judge.
 
-A test runs once to count the operations and then again for each of them, and dies or fails there; a second scavenge has to
-make good whatever that left. `check_base` says whether it did.
+A test runs once to count the operations and then again for each of them, and dies or fails there; a second scavenge
+has to make good whatever that left. `check_base` says whether it did.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 def some(points: Sequence[_T], count: int) -> list[_T]:
-    """Return all points with ``REAR_CRASH=full``, else a slice of them that is the same each time, both ends included."""
+    """Return all points with ``REAR_CRASH=full``, else a slice of them, the same each time, with both ends."""
     if FULL or len(points) <= count:
         return list(points)
     chosen = random.Random(SEED).sample(range(1, len(points) - 1), count - 2)
@@ -364,7 +364,8 @@ def check_base(
     assert not extra, f"not asked for: {sorted(extra)}"
     for target, data in found.items():
         expected = acknowledged[target] if target in acknowledged else perhaps[target]
-        assert data == expected, f"{target}: {len(data)} bytes {data[:60]!r} instead of {len(expected)} {expected[:60]!r}"
+        if data != expected:
+            raise AssertionError(f"{target}: {len(data)} bytes {data[:60]!r}, not {len(expected)} {expected[:60]!r}")
     layout = Layout(base)
     for folder in (layout.claims, layout.intents, layout.graveyard):
         assert files_below(folder) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -12,9 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import rear
-from rear.events import Lost
 from faults import (
     Point,
     Tampered,
@@ -29,6 +27,9 @@ from faults import (
     some,
     traced_calls,
 )
+
+import rear
+from rear.events import Lost
 
 FOREIGN = {"theirs.txt": b"made by zipfile\n" * 50, "twice.txt": b"theirs came first", "stored.bin": bytes(range(256))}
 COMMENT = b"an archive comment, to be kept"
@@ -122,9 +123,7 @@ def count_points(base: Path, template: Path) -> list[Point]:
 
 
 @pytest.mark.crash
-def test_killed_at_every_operation(
-    base: Path, template: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_killed_at_every_operation(base: Path, template: Path, record_property: pytest.RecordProperty) -> None:
     points = count_points(base, template)
     assert len(points) > 60
     for point in points:
@@ -141,9 +140,7 @@ def test_killed_at_every_operation(
 
 
 @pytest.mark.crash
-def test_recovery_is_killed_four_times(
-    base: Path, template: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_recovery_is_killed_four_times(base: Path, template: Path, record_property: pytest.RecordProperty) -> None:
     points = some(count_points(base, template), 14)
     count = 0
     for point in points:
@@ -160,7 +157,7 @@ def test_recovery_is_killed_four_times(
             # Each of the four dies later than the one before it, all within what one recovery does.
             for later in range(4):
                 died_at = len(recovery.points) * (4 * later + number) // 16
-                in_child(lambda died_at=died_at: scavenge(base, storage=dying_at(recovery.points[died_at])))
+                in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
                 count += 1
             events = scavenge(base)
             try:
@@ -214,7 +211,9 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
         try:
             assert sorted(name for name, _ in found if name != "same.txt") == sorted(
                 # The name is free again in a new archive, so ours need not give way.
-                target.partition(".zip/")[2].replace("~1", "") for target in EXPECTED if not target.endswith("same.txt")
+                target.partition(".zip/")[2].replace("~1", "")
+                for target in EXPECTED
+                if not target.endswith("same.txt")
             )
         except AssertionError as error:
             raise AssertionError(f"killed at {point}: {error}") from error
@@ -246,3 +245,36 @@ def test_killed_by_strace_at_system_calls(
             raise AssertionError(f"killed at {call}: {error}") from error
     record_property("crash_points", len(calls))
     print(f"{len(calls)} system calls")
+
+
+@pytest.mark.crash
+def test_a_commit_that_fails_is_taken_back_before_the_archive_is(base: Path, template: Path) -> None:
+    """The sync of a commit fails, and the scavenger is killed while it undoes the merge: the commit must not count."""
+    renew(base, template)
+    storage = Tampered()
+    syncs: list[Point] = []
+    storage.act = lambda point, path: syncs.append(point) if is_commit(point, path) else None
+    scavenge(base, storage=storage)
+    # Of each of the two merges, one sync of the plan, and then one of the commit.
+    assert len(syncs) == 4
+    for failing in syncs[1::2]:
+        for later in range(1, 12):
+            renew(base, template)
+
+            def act(point: Point, path: str, failing: Point = failing, later: int = later) -> None:
+                if point[::2] == failing[::2]:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+                if point.number == failing.number + later:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            assert in_child(lambda act=act: scavenge(base, storage=Tampered(act))) == -signal.SIGKILL
+            events = scavenge(base)
+            try:
+                assert not [event for event in events if isinstance(event, Lost)]
+                check(base)
+            except AssertionError as error:
+                raise AssertionError(f"{failing} failed, killed {later} later: {error}") from error
+
+
+def is_commit(point: Point, path: str) -> bool:
+    return point.operation == "sync" and path.endswith((".intent", ".planning"))

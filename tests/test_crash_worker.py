@@ -12,13 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import rear
-from rear.events import Lost
-from rear.storage import LOCAL, Storage
 from faults import (
     SEED,
-    Point,
     Tampered,
     check_base,
     dying_at,
@@ -30,6 +25,10 @@ from faults import (
     some,
     traced_calls,
 )
+
+import rear
+from rear.events import Lost
+from rear.storage import LOCAL, Storage
 
 # The same in each process that writes.
 _random = random.Random(SEED)
@@ -137,14 +136,15 @@ def test_killed_by_strace_at_system_calls(
     folder: Path, record_property: pytest.RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(rear.__file__).parent.parent), str(Path(__file__).parent)]))
+    folders = Path(rear.__file__).parent.parent, Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     # Calls are counted from the start of Python: each run has to find the same compiled modules.
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
     renew(folder)
     subprocess.run([*WRITE, str(folder)], check=True)
     renew(folder)
     # With sync="file" the thread that writes does all but the last step itself, so calls can be counted.
-    calls = [call for call in traced_calls([*WRITE, str(folder)], folder / "base")]
+    calls = traced_calls([*WRITE, str(folder)], folder / "base")
     count = 0
     for call in some(calls, 8):
         renew(folder)

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import SEED, Failing, Point, Tampered, check_base, in_child, refused, scavenge, scratch_folder, some
+from test_crash_scavenger import FOREIGN, check, make_base, renew
+from test_crash_worker import only_empty_pairs_are_left
 
 import rear
 import rear.errors
@@ -22,9 +25,6 @@ from rear.archive import Archive
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.storage import Storage
-from faults import SEED, Failing, Point, Tampered, check_base, in_child, refused, scavenge, scratch_folder, some
-from test_crash_scavenger import FOREIGN, check, make_base, renew
-from test_crash_worker import only_empty_pairs_are_left
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE)
 
@@ -130,7 +130,7 @@ AFTERWARDS = b"once the fault is over"
 
 
 def write_all(base: Path, storage: Storage, **options: Any) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Write all files; return what was acknowledged and what was not. Then the fault is over, and another one is written."""
+    """Write all files, then another one when the fault is over; return what was acknowledged and what was not."""
     acknowledged, refused_ones = {}, {}
     fs = rear.rear_fs(base, storage=storage, rotation_size=9_000, spool_size=10_000, **options)
     for target, data in FILES.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import check_archive, contents, scavenge, scratch_folder
 
 import rear
 from rear.codecs import crc32
@@ -24,7 +25,6 @@ from rear.layout import Layout
 from rear.lease import this_process
 from rear.records import Append, Close, Open, Origin
 from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
-from faults import check_archive, contents, scavenge, scratch_folder
 
 HONEST = {"ar.zip/honest.txt": b"an honest file", "other.zip/honest.txt": b"another one"}
 SECRET = b"nobody's business " * 100
@@ -132,7 +132,8 @@ def test_the_forgery_itself_is_well_made(folder: Path) -> None:
 
 NUMBERS = (-1, -(1 << 63), 1, 31, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, 1 << 200, 1.5, 1e999, True, "1", [], {})
 FIELDS = (
-    "offset", "length", "size", "compressed_size", "crc", "method", "mtime_ns", "mode", "sequence", "source_start", "source_end"
+    "offset", "length", "size", "compressed_size", "crc", "method", "mtime_ns", "mode", "sequence",
+    "source_start", "source_end",
 )  # fmt: skip
 
 
@@ -290,7 +291,8 @@ INTENTS: list[dict[str, Any]] = [
     {"archive": ".rear/lock.zip"}, {"archive": "missing.zip"}, {"format_version": 2}, {"format_version": "x"},
     {"old": old_directory(offset=-1)}, {"old": old_directory(offset=1 << 62, archive_length=(1 << 62) + 50)},
     {"old": old_directory(offset=1e999)}, {"old": old_directory(comment="x")}, {"old": []}, {"old": None},
-    {"tail_length": 1 << 62}, {"tail_length": -5}, {"tail_crc": 5}, {"leader": {}}, {"process": {"pid": "x"}}, {"kind": "x"},
+    {"tail_length": 1 << 62}, {"tail_length": -5}, {"tail_crc": 5}, {"leader": {}}, {"process": {"pid": "x"}},
+    {"kind": "x"},
 ]  # fmt: skip
 
 
@@ -330,7 +332,8 @@ def test_intents(folder: Path, change: dict[str, Any], committed: bool) -> None:
 def test_moves_of_intents(folder: Path, record: dict[str, Any]) -> None:
     base = folder / "base"
     begin = {
-        "kind": "begin", "format_version": 1, "archive": "ar.zip", "leader": "me", "tail_length": 0, "tail_crc": 0, "old": None
+        "kind": "begin", "format_version": 1, "archive": "ar.zip", "leader": "me", "tail_length": 0, "tail_crc": 0,
+        "old": None,
     }  # fmt: skip
     records = [begin, {"kind": "moves", **record}, {"kind": "planned"}, {"kind": "commit"}]
     layout = Layout(base)
@@ -342,7 +345,8 @@ def test_moves_of_intents(folder: Path, record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        b"", b"x" * 1024, b"\0" * 1024, raw_line({"leader": "x"}), raw_line({"leader": "x", "lease_seconds": "y", "pid": -1}),
+        b"", b"x" * 1024, b"\0" * 1024, raw_line({"leader": "x"}),
+        raw_line({"leader": "x", "lease_seconds": "y", "pid": -1}),
         raw_line({"leader": [], "beat": {}, "lease_seconds": 1e999, **this_process()._asdict(), "pid": 1 << 70}),
         raw_line({"leader": "x", **this_process()._asdict(), "pid": "1", "host": 7}),
     ],
@@ -383,7 +387,8 @@ def test_long_garbage_in_a_journal(folder: Path, filler: bytes) -> None:
 def test_names_in_the_inbox_that_rear_does_not_give(folder: Path) -> None:
     inbox = folder / "base" / ".rear" / "inbox"
     host = next(inbox.iterdir())
-    for name in ("x", "..journal", "a\nb.journal", "-.zip", "1-2-3.journal.zip", "é-1.journal", os.fsdecode(b"\xff-1-0.zip")):
+    not_utf8 = os.fsdecode(b"\xff-1-0.zip")
+    for name in ("x", "..journal", "a\nb.journal", "-.zip", "1-2-3.journal.zip", "é-1.journal", not_utf8):
         (host / name).write_bytes(b"?")
     for name in ("..x", "a b", os.fsdecode(b"\xff\xfe")):
         (inbox / name).mkdir()

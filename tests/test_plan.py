@@ -184,8 +184,8 @@ def test_a_file_that_was_renamed_and_written_again_is_the_same_file() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("a.txt", "a~3.txt"), ("a", "a~3"), ("d/a.tar.gz", "d/a.tar~3.gz"), (".hidden", ".hidden~3"), ("d/.h", "d/.h~3"),
-        ("dir/", "dir~3/"), ("dir.d/", "dir~3.d/"), ("a.", "a~3."), ("d.x/a", "d.x/a~3"),
+        ("a.txt", "a~3.txt"), ("a", "a~3"), ("d/a.tar.gz", "d/a.tar~3.gz"), (".hidden", ".hidden~3"),
+        ("d/.h", "d/.h~3"), ("dir/", "dir~3/"), ("dir.d/", "dir~3.d/"), ("a.", "a~3."), ("d.x/a", "d.x/a~3"),
     ],
 )  # fmt: skip
 def test_numbers_go_before_the_suffix(name: str, expected: str) -> None:

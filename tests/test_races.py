@@ -12,16 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-import rear
-import rear.claims
-import rear.leader
-import rear.recovery
-import rear.salvage
-from rear.errors import NotLeaderError, RearError
-from rear.events import Event, Lost
-from rear.lease import Process
-from rear.storage import LOCAL, Storage
 from faults import (
     FULL,
     SEED,
@@ -36,6 +26,16 @@ from faults import (
     wait,
 )
 from test_crash_scavenger import check, make_base, renew
+
+import rear
+import rear.claims
+import rear.leader
+import rear.recovery
+import rear.salvage
+from rear.errors import NotLeaderError, RearError
+from rear.events import Event, Lost
+from rear.lease import Process
+from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS = 0.1
 SEEING = (rear.claims, rear.leader, rear.recovery, rear.salvage)
