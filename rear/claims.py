@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rear.errors import FutureVersionError, JournalError
-from rear.events import Event, LeftAlone, Refused
+from rear.errors import FutureVersionError, JournalError, NotLeaderError
+from rear.events import Cleared, Event, LeftAlone, Refused
 from rear.journal import Journal, JournalWriter, read_journal, read_notes, skim_journal
 from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
-from rear.lease import Observations, Process, is_running
+from rear.lease import Observations, Process, is_running, process_of_worker
 from rear.records import Merged, Open, Pair
 from rear.storage import Storage
 
@@ -129,6 +129,9 @@ class Claims:
                     yield Refused(f".rear/inbox/{host}/{name}", "a temp archive without its journal; left as it is")
                 elif name.endswith(".journal"):
                     reason = self._why_not(pair)
+                    if remember and isinstance(reason, LeftAlone) and self._is_unborn(pair):
+                        self._remove(pair, self._layout.inbox_folder(pair))
+                        reason = Cleared(str(pair))
                     yield pair if reason is None else reason
         if remember:
             self._observations.save()
@@ -170,6 +173,19 @@ class Claims:
             f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
         )
 
+    def _is_unborn(self, pair: Pair) -> bool:
+        """Whether a worker of this host died before its first record: then nothing was written, let alone acknowledged."""
+        process = process_of_worker(pair.host, pair.worker)
+        if process is None or is_running(process) is not False:
+            return False
+        journal = self._load(pair, self._layout.inbox_folder(pair))
+        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage:
+            return False
+        path = self._layout.temp_archive(pair)
+        if path.name not in self._storage.names(path.parent):
+            return True
+        return self._storage.size_of(path) == 0
+
     def claim(self, pair: Pair) -> ClaimedPair | Event:
         """Take a pair from the inbox, or say why that is not possible."""
         folder = self._layout.claim_folder(self._leader, pair)
@@ -185,9 +201,15 @@ class Claims:
         self._move(claimed.pair, claimed.folder, self._layout.inbox_folder(claimed.pair), journal_last=True)
 
     def note(self, claimed: ClaimedPair, sequences: list[int], *, target: str, intent: str) -> None:
-        """Note on stable storage that members are in ``target``, so that they are never merged again."""
+        """Note on stable storage that members are in ``target``, so that they are never merged again.
+
+        Raises:
+            NotLeaderError: another leader has taken the pair.
+            OSError: that failed.
+        """
         if not sequences:
             return
+        self.check_kept(claimed)
         path = claimed.folder / f"{claimed.pair.stem}.merged"
         try:
             writer = JournalWriter.resume(path, read_notes(path, storage=self._storage), storage=self._storage)
@@ -202,6 +224,15 @@ class Claims:
         finally:
             writer.close()
         self._storage.sync_directory(claimed.folder)
+
+    def check_kept(self, claimed: ClaimedPair) -> None:
+        """Make sure that a pair is still in the claim folder.
+
+        Raises:
+            NotLeaderError: another leader has taken it.
+        """
+        if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
+            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
 
     def clear(self, claimed: ClaimedPair) -> None:
         """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""

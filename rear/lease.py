@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from typing import Any, Final, NamedTuple
 
+from rear.codecs import crc32
 from rear.layout import Layout, host_folder
 from rear.storage import LOCAL, Storage
 
 _OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
+_WORKER_NAME: Final = re.compile(r"(?P<pid>[0-9]{1,10})-(?P<start>[0-9a-f]{1,16})-(?P<place>[0-9a-f]{8})-[0-9a-f]+\Z")
 
 
 class Process(NamedTuple):
@@ -32,6 +35,28 @@ def this_process() -> Process:
     """Return the identity of the running process; parts that this system does not tell are ``None``."""
     pid = os.getpid()
     return Process(host_folder(socket.gethostname()), pid, _process_start(pid), _boot_id(), _pid_namespace())
+
+
+def worker_name(process: Process, random: str) -> str:
+    """Return the name of a worker: unique for ever, and telling which process it is even when its journal does not.
+
+    Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the rest.
+    """
+    return f"{process.pid}-{process.process_start or 0:x}-{_place(process)}-{random}"
+
+
+def _place(process: Process) -> str:
+    """Eight digits for the boot and pid namespace in which the number of a process means something."""
+    return f"{crc32(f'{process.boot_id} {process.pid_namespace}'.encode()):08x}"
+
+
+def process_of_worker(host: str, worker: str) -> Process | None:
+    """Return the process that a worker's name tells of, if it was one of this host, boot and pid namespace."""
+    here = this_process()
+    found = _WORKER_NAME.match(worker)
+    if found is None or host != here.host or found["place"] != _place(here):
+        return None
+    return here._replace(pid=int(found["pid"]), process_start=int(found["start"], 16))
 
 
 def decode_process(record: dict[str, Any]) -> Process:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims, process_of
 from rear.contents import opened
-from rear.errors import RearError
+from rear.errors import NotLeaderError, RearError
 from rear.events import Claimed, Event, Lost, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Damage
@@ -80,6 +80,11 @@ class Salvage:
                         yield Candidate(claimed, append)
                     else:
                         bad.append((append, reason))
+                if bad:
+                    # To be taken over makes the temp archive go missing as well.
+                    self._claims.check_kept(claimed)
+            except NotLeaderError:
+                raise
             except (OSError, RearError) as error:
                 yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
                 return

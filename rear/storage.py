@@ -79,6 +79,14 @@ class Storage:
         """Return the size of an open file in bytes."""
         return os.fstat(descriptor).st_size
 
+    def size_of(self, path: StrPath) -> int:
+        """Return the size of a regular file in bytes."""
+        descriptor = self.open(path)
+        try:
+            return self.size(descriptor)
+        finally:
+            self.close(descriptor)
+
     def copy_range(self, source: int, target: int, *, source_start: int, target_start: int, length: int) -> None:
         """Copy ``length`` bytes between two open files, inside the kernel or the server where that is possible.
 

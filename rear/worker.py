@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
 from rear.layout import Layout, Target
-from rear.lease import Process, this_process
+from rear.lease import Process, this_process, worker_name
 from rear.pairwriter import Item, PairWriter, open_record
 from rear.payload import Payload
 from rear.records import Metadata, Pair
@@ -157,8 +157,8 @@ class Worker:
             if thread in self._inside:
                 self._append_apart(item)
                 return
-            self._inside.add(thread)
             try:
+                self._inside.add(thread)
                 with self._lock:
                     self._check_open(target)
                     self._place(item)
@@ -191,13 +191,18 @@ class Worker:
         Raises:
             OSError: that is not possible now; it is kept and tried again.
         """
-        with self._entered(), self._sync_lock:
-            with self._lock:
-                last = max((item.sequence for item in self._retained), default=0)
-            # Pairs that have rolled over, members that lost theirs, then the current pair.
-            self._finish_rolling()
-            while unproven := self._kept_until(last):
-                self._sync_until(next((item for item in unproven if item.pair is None), unproven[-1]))
+        thread = self._begin_alone()
+        try:
+            self._inside.add(thread)
+            with self._sync_lock:
+                with self._lock:
+                    last = max((item.sequence for item in self._retained), default=0)
+                # Pairs that have rolled over, members that lost theirs, then the current pair.
+                self._finish_rolling()
+                while unproven := self._kept_until(last):
+                    self._sync_until(next((item for item in unproven if item.pair is None), unproven[-1]))
+        finally:
+            self._inside.discard(thread)
 
     def _kept_until(self, sequence: int) -> list[Item]:
         with self._lock:
@@ -215,8 +220,12 @@ class Worker:
         Raises:
             NotArchivedError: acknowledged members could not be proven on stable storage, by name.
         """
-        with self._entered():
+        thread = self._begin_alone()
+        try:
+            self._inside.add(thread)
             self._close()
+        finally:
+            self._inside.discard(thread)
 
     def _close(self) -> None:
         with self._lock:
@@ -246,21 +255,16 @@ class Worker:
                 f"{target.archive}/{target.name} was not archived: the rear_fs of {self.layout.base} is closed"
             )
 
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
-        """Note that this thread is about to hold locks.
+    def _begin_alone(self) -> int:
+        """Return the running thread, for `_inside`; it is to be added and discarded in one ``try``, or Ctrl-C leaves it there.
 
         Raises:
-            RearError: it does so already, so it would wait for itself.
+            RearError: it is in there already, so it would wait for itself.
         """
         thread = threading.get_ident()
         if thread in self._inside:
             raise RearError("called by a signal handler that interrupted rear itself: raise an exception there instead")
-        self._inside.add(thread)
-        try:
-            yield
-        finally:
-            self._inside.discard(thread)
+        return thread
 
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
@@ -329,9 +333,7 @@ class Worker:
         if self._process is None:
             self._on_first_pair()
             process = this_process()
-            # Two workers that start on one host in one instant differ in pid; in two pid namespaces, in the random
-            # part.
-            self._name = f"{process.pid}-{process.process_start or 0:x}-{secrets.token_hex(8)}"
+            self._name = worker_name(process, secrets.token_hex(8))
             self._process = process
         pair = Pair(self._process.host, self._name, next(self._rotations))
         opened = open_record(
@@ -378,7 +380,7 @@ class Worker:
             raise
 
     def _keep_attempt(self, pair: PairWriter) -> None:
-        """Keep one failed pair of mere repetitions, not one for each time that a server is tried: memory has them all too."""
+        """Keep one failed pair of mere repetitions, not one for each try: memory has them all too."""
         if self._attempt in self._failed:
             self._failed.remove(self._attempt)
             self._attempt.remove()
@@ -555,8 +557,12 @@ class Worker:
             self._thread = None
 
     def _work(self) -> None:
-        with self._entered():
+        thread = self._begin_alone()
+        try:
+            self._inside.add(thread)
             self._run()
+        finally:
+            self._inside.discard(thread)
 
     def _run(self) -> None:
         beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,7 +123,7 @@ def count_points(base: Path, template: Path) -> list[Point]:
 
 
 @pytest.mark.crash
-def test_killed_at_every_operation(base: Path, template: Path, record_property: pytest.RecordProperty) -> None:
+def test_killed_at_every_operation(base: Path, template: Path, record_property: Callable[[str, object], None]) -> None:
     points = count_points(base, template)
     assert len(points) > 60
     for point in points:
@@ -140,7 +140,9 @@ def test_killed_at_every_operation(base: Path, template: Path, record_property: 
 
 
 @pytest.mark.crash
-def test_recovery_is_killed_four_times(base: Path, template: Path, record_property: pytest.RecordProperty) -> None:
+def test_recovery_is_killed_four_times(
+    base: Path, template: Path, record_property: Callable[[str, object], None]
+) -> None:
     points = some(count_points(base, template), 14)
     count = 0
     for point in points:
@@ -222,7 +224,7 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_killed_by_strace_at_system_calls(
-    base: Path, template: Path, record_property: pytest.RecordProperty, monkeypatch: pytest.MonkeyPatch
+    base: Path, template: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
     monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))

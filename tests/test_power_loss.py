@@ -180,7 +180,7 @@ def run_until(point: Point, disk: Path, left: Path, work: Callable[[Powered], ob
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_worker_that_syncs_every_file(folder: Path, record_property: pytest.RecordProperty) -> None:
+def test_a_worker_that_syncs_every_file(folder: Path, record_property: Callable[[str, object], None]) -> None:
     disk, left = folder / "disk", folder / "left"
 
     def work(storage: Powered) -> None:
@@ -215,7 +215,7 @@ def test_a_worker_that_syncs_every_file(folder: Path, record_property: pytest.Re
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_scavenger(folder: Path, record_property: pytest.RecordProperty) -> None:
+def test_a_scavenger(folder: Path, record_property: Callable[[str, object], None]) -> None:
     disk, left = folder / "disk", folder / "left"
     template = folder / "template"
     template.mkdir()

@@ -122,7 +122,7 @@ def count_points(base: Path, template: Path) -> list[Point]:
 
 @pytest.mark.crash
 def test_a_deposed_scavenger_comes_back(
-    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: pytest.RecordProperty
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     points = some(count_points(base, template), 50)
     for point in points:
@@ -144,7 +144,7 @@ def test_a_deposed_scavenger_comes_back(
 
 @pytest.mark.crash
 def test_a_deposed_scavenger_comes_back_in_the_middle(
-    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: pytest.RecordProperty
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     """The first stops, the second takes over and stops as well, the first goes on, then the second."""
     points = count_points(base, template)

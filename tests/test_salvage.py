@@ -17,7 +17,7 @@ from rear.events import Damaged, Event, LeftAlone, Lost, Refused, Torn
 from rear.fs import rear_fs
 from rear.journal import JournalWriter, encode_record, read_journal
 from rear.layout import Layout, Target
-from rear.lease import Process, this_process
+from rear.lease import Process, this_process, worker_name
 from rear.pairwriter import Item, PairWriter, open_record
 from rear.payload import payload_of_bytes
 from rear.records import Abort, Pair
@@ -57,7 +57,7 @@ def write_pair(
                 source=None,
                 metadata=None,
                 on_stable=None,
-            )  # fmt: skip
+            )
         )
     if close is None:
         writer.release()
@@ -132,11 +132,16 @@ def test_damaged_first_record_is_loud_and_nothing_is_touched(tmp_path: Path) -> 
     assert (temp.read_bytes(), journal.read_bytes()) == before
 
 
-def test_worker_that_died_before_its_first_record_is_left_alone(tmp_path: Path) -> None:
-    temp, journal = write_pair(tmp_path, 0, {})
+@pytest.mark.parametrize("here", [True, False])
+def test_worker_that_died_before_its_first_record_left_nothing(tmp_path: Path, here: bool) -> None:
+    process = this_process()._replace(pid=GONE)
+    if not here:
+        process = process._replace(boot_id="another boot")
+    temp, journal = write_pair(tmp_path, 0, {}, worker=worker_name(process, "abcdef"))
     os.truncate(journal, 20)
-    assert len(of_kind(scavenge(tmp_path), LeftAlone)) == 1
-    assert temp.exists()
+    # Of another boot, or of a process that cannot be seen, nobody knows.
+    assert len(of_kind(scavenge(tmp_path), LeftAlone)) == (0 if here else 1)
+    assert (temp.exists(), journal.exists()) == (not here, not here)
 
 
 def test_bytes_after_the_last_journaled_member_are_kept(tmp_path: Path) -> None:
