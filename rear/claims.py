@@ -174,7 +174,7 @@ class Claims:
         )
 
     def _is_unborn(self, pair: Pair) -> bool:
-        """Whether a worker of this host died before its first record: then nothing was written, let alone acknowledged."""
+        """Whether a worker of this host died before its first record: then it wrote no member at all."""
         process = process_of_worker(pair.host, pair.worker)
         if process is None or is_running(process) is not False:
             return False
@@ -210,6 +210,13 @@ class Claims:
         if not sequences:
             return
         self.check_kept(claimed)
+        try:
+            self._write_note(claimed, sequences, target, intent)
+        except FileNotFoundError:
+            self.check_kept(claimed)
+            raise
+
+    def _write_note(self, claimed: ClaimedPair, sequences: list[int], target: str, intent: str) -> None:
         path = claimed.folder / f"{claimed.pair.stem}.merged"
         try:
             writer = JournalWriter.resume(path, read_notes(path, storage=self._storage), storage=self._storage)

@@ -101,10 +101,10 @@ class Leadership:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
         folder = self._layout.terms
         self._storage.make_directories(folder)
-        terms = sorted(int(name) for name in self._storage.names(folder) if name.isdecimal())
-        term = terms[-1] + 1 if terms else 1
+        terms = self._terms()
+        self._term = terms[-1] + 1 if terms else 1
         try:
-            self._storage.close(self._storage.create(folder / str(term)))
+            self._storage.close(self._storage.create(folder / str(self._term)))
         except FileExistsError:
             raise NotLeaderError(
                 f"another process has just begun to scavenge {self._layout.base}: nothing to do here"
@@ -113,6 +113,9 @@ class Leadership:
             # The newest stays for ever, so that no number is used twice.
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(folder / str(earlier))
+
+    def _terms(self) -> list[int]:
+        return sorted(int(name) for name in self._storage.names(self._layout.terms) if name.isdecimal())
 
     def _wait_for_lease(self, owner: dict[str, Any]) -> None:
         observations = Observations(self._layout, storage=self._storage, topic="leader")
@@ -164,14 +167,17 @@ class Leadership:
         self._write()
 
     def prove(self) -> None:
-        """Make sure, after a gap longer than half the lease, that nobody has taken over.
+        """Make sure that nobody has taken over.
 
-        Call it right before a step that a deposed leader must not do.
+        Call it right before a step that a deposed leader must not do, and right after a commit: who takes over later
+        sees that, and completes the merge, but who did so before may have undone it.
 
         Raises:
             NotLeaderError: somebody has; stop at once and touch nothing.
         """
         begun = self._storage.uptime()
+        if self._terms()[-1:] != [self._term]:
+            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}: nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
         owner = self._owner()

@@ -187,6 +187,7 @@ class Merger:
                 self._undo(plan, target.descriptor if has_begun else None, writer, planned_length, intent_path)
             raise
         self._storage.close(writer.descriptor)
+        self._leadership.prove()
         if target.descriptor is None:
             install(fresh_path(intent_path), target.path, storage=self._storage)
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)

@@ -36,6 +36,8 @@ FULL = os.environ.get("REAR_CRASH") == "full"
 SEED = 20_240_229
 CHILD_SECONDS = 60.0
 _T = TypeVar("_T")
+#: What pytest's fixture ``record_property`` is: each crash test records how many points it ran.
+RecordProperty = Callable[[str, object], None]
 
 
 def some(points: Sequence[_T], count: int) -> list[_T]:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faults import (
     Point,
+    RecordProperty,
     Tampered,
     check_base,
     contents,
@@ -123,7 +124,7 @@ def count_points(base: Path, template: Path) -> list[Point]:
 
 
 @pytest.mark.crash
-def test_killed_at_every_operation(base: Path, template: Path, record_property: Callable[[str, object], None]) -> None:
+def test_killed_at_every_operation(base: Path, template: Path, record_property: RecordProperty) -> None:
     points = count_points(base, template)
     assert len(points) > 60
     for point in points:
@@ -140,9 +141,7 @@ def test_killed_at_every_operation(base: Path, template: Path, record_property: 
 
 
 @pytest.mark.crash
-def test_recovery_is_killed_four_times(
-    base: Path, template: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_recovery_is_killed_four_times(base: Path, template: Path, record_property: RecordProperty) -> None:
     points = some(count_points(base, template), 14)
     count = 0
     for point in points:
@@ -224,7 +223,7 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_killed_by_strace_at_system_calls(
-    base: Path, template: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+    base: Path, template: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
     monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))

@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faults import (
     SEED,
+    RecordProperty,
     Tampered,
     check_base,
     dying_at,
@@ -109,7 +110,7 @@ def only_empty_pairs_are_left(base: Path) -> None:
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sync", ["file", "interval"])
-def test_killed_at_every_operation(folder: Path, sync: str, record_property: Callable[[str, object], None]) -> None:
+def test_killed_at_every_operation(folder: Path, sync: str, record_property: RecordProperty) -> None:
     renew(folder)
     storage = Tampered()
     work(folder, sync, storage)
@@ -133,7 +134,7 @@ def test_killed_at_every_operation(folder: Path, sync: str, record_property: Cal
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_killed_by_strace_at_system_calls(
-    folder: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+    folder: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
     folders = Path(rear.__file__).parent.parent, Path(__file__).parent

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import test_crash_scavenger
 import test_crash_worker
-from faults import SEED, Point, Tampered, check_base, in_child, scavenge, scratch_folder, some
+from faults import SEED, Point, RecordProperty, Tampered, check_base, in_child, scavenge, scratch_folder, some
 
 BLOCK_BYTES = 512
 OFF = 99
@@ -180,7 +180,7 @@ def run_until(point: Point, disk: Path, left: Path, work: Callable[[Powered], ob
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_worker_that_syncs_every_file(folder: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_worker_that_syncs_every_file(folder: Path, record_property: RecordProperty) -> None:
     disk, left = folder / "disk", folder / "left"
 
     def work(storage: Powered) -> None:
@@ -215,7 +215,7 @@ def test_a_worker_that_syncs_every_file(folder: Path, record_property: Callable[
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_scavenger(folder: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_scavenger(folder: Path, record_property: RecordProperty) -> None:
     disk, left = folder / "disk", folder / "left"
     template = folder / "template"
     template.mkdir()

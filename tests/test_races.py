@@ -16,6 +16,7 @@ from faults import (
     FULL,
     SEED,
     Point,
+    RecordProperty,
     Tampered,
     check_base,
     contents,
@@ -122,7 +123,7 @@ def count_points(base: Path, template: Path) -> list[Point]:
 
 @pytest.mark.crash
 def test_a_deposed_scavenger_comes_back(
-    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: RecordProperty
 ) -> None:
     points = some(count_points(base, template), 50)
     for point in points:
@@ -144,7 +145,7 @@ def test_a_deposed_scavenger_comes_back(
 
 @pytest.mark.crash
 def test_a_deposed_scavenger_comes_back_in_the_middle(
-    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: RecordProperty
 ) -> None:
     """The first stops, the second takes over and stops as well, the first goes on, then the second."""
     points = count_points(base, template)

@@ -1,4 +1,4 @@
-"""What a scavenge makes of pairs that are not in good order: torn, damaged, doubled, of methods that are not installed."""
+"""What a scavenge makes of pairs that are not in good order: torn, damaged, doubled, without their codec."""
 
 from __future__ import annotations
 
