@@ -189,7 +189,7 @@ class Claims:
     def claim(self, pair: Pair) -> ClaimedPair | Event:
         """Take a pair from the inbox, or say why that is not possible."""
         folder = self._layout.claim_folder(self._leader, pair)
-        self._move(pair, self._layout.inbox_folder(pair), folder)
+        self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=True)
         return self._read(pair, folder)
 
     def peek(self, pair: Pair) -> ClaimedPair | Event:
@@ -294,11 +294,18 @@ class Claims:
                     pairs[pair] = None
         return list(pairs)
 
-    def _move(self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False) -> None:
+    def _move(
+        self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False, needs_journal: bool = False
+    ) -> None:
         self._storage.make_directories(target)
         for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
-            with contextlib.suppress(FileNotFoundError):
-                self._storage.rename(source / f"{pair.stem}.{suffix}", target / f"{pair.stem}.{suffix}")
+            name = f"{pair.stem}.{suffix}"
+            try:
+                self._storage.rename(source / name, target / name)
+            except FileNotFoundError:
+                # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing tells.
+                if needs_journal and suffix == "journal" and name not in self._storage.names(target):
+                    return
 
     def _load(self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal) -> Journal | Event | None:
         """Read a journal with what was noted about it; ``None`` when it has gone."""

@@ -283,13 +283,14 @@ class PairWriter:
             raise
 
     def release(self) -> None:
-        """Close the descriptors and write nothing. Idempotent; whatever else is called fails with ``EBADF`` from then on."""
+        """Close the descriptors and write nothing; idempotent. Whatever is called later fails with ``EBADF``."""
         # A beat of the background thread must not find the number of a file that was opened since.
         with self._journal_lock:
             self._close_files()
 
     def release_after_fork(self) -> None:
-        """In a child of ``fork``: close the child's copies of the descriptors. Threads of the parent may have held the lock."""
+        """In a child of ``fork``: close the child's copies of the descriptors."""
+        # A thread of the parent may have held it.
         self._journal_lock = threading.Lock()
         self.release()
 

@@ -120,9 +120,14 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
         return
     with Leadership(layout, storage=storage) as leadership:
         run = _Scavenge(layout, options, leadership, storage)
-        for event in run.events():
-            totals.add(event)
-            yield event
+        try:
+            for event in run.events():
+                totals.add(event)
+                yield event
+        except FileNotFoundError:
+            # Who takes over takes files and folders away: then that is what there is to say.
+            leadership.prove()
+            raise
         yield totals.finish(layout, leadership.name, storage)
 
 

@@ -23,7 +23,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
@@ -256,7 +256,7 @@ class Worker:
             )
 
     def _begin_alone(self) -> int:
-        """Return the running thread, for `_inside`; it is to be added and discarded in one ``try``, or Ctrl-C leaves it there.
+        """Return the running thread, to be added to `_inside` and discarded in one ``try``, or Ctrl-C leaves it there.
 
         Raises:
             RearError: it is in there already, so it would wait for itself.
@@ -354,7 +354,7 @@ class Worker:
             self._settle_failed([])
             return
         self._roll_over("rotation")
-        repeated = []
+        repeated: list[Item] = []
         tried = [*homeless, *([item] if item and self._failed else [])]
         first = min((one.sequence for one in tried), default=None)
         # Current from now on, so that it is beaten while its first member, perhaps of gigabytes, is written.
@@ -362,9 +362,7 @@ class Worker:
         try:
             self._start_thread()
             self._wake.set()
-            for kept in homeless:
-                if self._repeat(pair, kept):
-                    repeated.append(kept)
+            repeated += (kept for kept in homeless if self._repeat(pair, kept))
             if repeated:
                 pair.sync()
                 if not pair.is_owned():

@@ -555,7 +555,7 @@ def test_ctrl_c_between_any_two_lines(tmp_path: Path) -> None:
         nonlocal line
         if frame.f_code.co_filename in own and event == "line":
             line += 1
-            # Python looks for signals after calls, so none comes between the last call of a block and what ends the block.
+            # Python looks for signals after calls: none comes between the last call of a block and its end.
             source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
             if line >= at and not source.startswith(("with ", "self._inside.discard(")):
                 sys.settrace(None)
