@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import random
@@ -10,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 import zipfile
@@ -56,6 +59,19 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def wait_for_output(process: subprocess.Popen[str], *, size_bytes: int) -> None:
+    """Wait until a process has printed that much; it stays in the pipe."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+        if waiting[0] >= size_bytes:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"process {process.pid} printed less than {size_bytes} bytes")
+
+
 WORKER = """
 import sys
 from rear import rear_fs, rear_open
@@ -74,7 +90,7 @@ with rear_fs(base, **options):
 def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
     """Merge; everything has to be in good order."""
     events = list(rear.scavenge(base, **options))
-    assert [event for event in events if event.severity == "error"] == []
+    assert [event for event in events if event.severity == "loss"] == []
     return events
 
 
@@ -160,7 +176,7 @@ while not rounds or not select.select([sys.stdin], [], [], 0.01)[0]:
     rounds += 1
     try:
         for event in rear.scavenge(sys.argv[1]):
-            if event.severity == "error":
+            if event.severity == "loss":
                 print(event, flush=True)
         led += 1
     except NotLeaderError:
@@ -176,7 +192,8 @@ print("led", led, flush=True)
         assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
-    time.sleep(2)
+    for worker in workers:
+        wait_for_output(worker, size_bytes=300)
     for worker in workers:
         time.sleep(0.13)
         worker.kill()
