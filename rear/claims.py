@@ -92,13 +92,28 @@ class Claims:
         whole = set(self._pairs(self._layout.claims / self._leader))
         for pair in whole:
             folder = self._layout.claim_folder(self._leader, pair)
-            # The leader before may have died between the renames of a claim, or of a burial.
-            self._move(pair, self._layout.inbox_folder(pair), folder)
-            self._move(pair, self._layout.graveyard_folder(pair), folder)
+            self._gather(pair, folder)
             yield self._read(pair, folder)
         for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
             if pair not in whole:
                 yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
+
+    def _gather(self, pair: Pair, folder: Path) -> None:
+        """Bring the other files of a pair to its journal.
+
+        The leader before may have died between the renames of a claim or a burial; or it is in the middle of them, and
+        does not know yet that it was deposed: what was not at one place the first time is at another the second time.
+        """
+        inbox, graveyard = self._layout.inbox_folder(pair), self._layout.graveyard_folder(pair)
+        for suffix in ("zip", "merged"):
+            name = f"{pair.stem}.{suffix}"
+            leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
+            others = [self._layout.claims / leader / pair.host for leader in leaders if leader != self._leader]
+            for source in (inbox, graveyard, *others, inbox, graveyard):
+                if name in self._storage.names(folder):
+                    break
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    self._storage.rename(source / name, folder / name)
 
     def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Event]:
         if f"{pair.stem}.zip" in self._storage.names(folder):

@@ -19,8 +19,9 @@
     ├── NotLeaderError             0   another scavenger leads this base: nothing to do
     └── NotArchivedError           9   acknowledged members could not be proven on stable storage
 
-I/O errors stay what the operating system calls them: ``OSError`` with the path that was meant. At the command line
-they end with status 3, an interrupt with 130, and a scavenge that had to report a loss with 1.
+I/O errors stay what the operating system calls them: ``OSError`` with the path that was meant. At the command line they
+end with status 3, an interrupt with 130, a closed pipe with 141, and a scavenge that had to report a loss, or to leave
+something as it is, with 1.
 """
 
 from __future__ import annotations
