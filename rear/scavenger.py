@@ -263,6 +263,7 @@ class _Scavenge:
             with open_target(self._layout, archive, storage=self._storage) as target:
                 fitting = self._cap.fitting(candidates, target.directory)
             if fitting == 0:
+                self._leadership.prove()
                 yield roll_over(self._layout, archive, storage=self._storage)
                 continue
             yield from self._merger.merge(archive, candidates[:fitting])
