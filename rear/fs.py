@@ -139,6 +139,9 @@ class RearFs:
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
 
+        # Not one of the functions below: naming itself, it would be a cycle for the collector.
+        writer = object()
+
         def finish(file: MemberFile) -> None:
             self._open_files.pop(id(file), None)
             try:
@@ -146,13 +149,13 @@ class RearFs:
                     target, file.payload(self._method), mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=kept
                 )
             except BaseException:
-                self._forget_name(key, finish)
+                self._forget_name(key, writer)
                 raise
             self._names[key] = None
 
         def discard(file: MemberFile) -> None:
             self._open_files.pop(id(file), None)
-            self._forget_name(key, finish)
+            self._forget_name(key, writer)
 
         file = open_member(
             os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
@@ -162,13 +165,13 @@ class RearFs:
         assert isinstance(member, MemberFile)
         try:
             # One step, so that of two threads with mode x one alone gets the name.
-            if self._names.setdefault(key, finish) is not finish and "x" in mode:
+            if self._names.setdefault(key, writer) is not writer and "x" in mode:
                 raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
             self._open_files[id(member)] = weakref.ref(member)
             _note_open(self)
         except BaseException:
             self._open_files.pop(id(member), None)
-            self._forget_name(key, finish)
+            self._forget_name(key, writer)
             member.forget()
             raise
         return file  # type: ignore[return-value]

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _SPOOL_BUFFER_BYTES: Final = 1 << 16
 
+_nothing: Final = cast("Callable[[], None]", int)
+"""Does nothing, without a line of Python: see `_EndedMemberFile`."""
+
 _process = object()
 """Another one in each process that a fork made: cheaper to compare than process ids are to get."""
 
@@ -422,6 +425,18 @@ class MemberFile(io.BufferedIOBase):
             cast("_SpoolIO", cast("io.BufferedRandom", file).raw).abandon()
             _spools.discard(cast("io.BufferedRandom", file))
         file.close()
+        self.__class__ = _EndedMemberFile
+
+
+class _EndedMemberFile(MemberFile):
+    """What a file becomes when it has ended, because no line of Python may run when it is collected.
+
+    The exception of a signal handler that is called in a ``__del__`` becomes a message on standard error: in a program
+    that writes many files, now and then Ctrl-C would do nothing.
+    """
+
+    closed = True
+    __del__ = staticmethod(_nothing)
 
 
 _spools: Final[set[io.BufferedRandom]] = set()
@@ -434,8 +449,8 @@ class _Memory(io.BytesIO):
 
     __slots__ = ()
 
-    def __del__(self) -> None:
-        pass
+    # Any finalizer will do; this one is not written in Python, see `_EndedMemberFile`.
+    __del__ = staticmethod(_nothing)
 
 
 class _SpoolIO(io.FileIO):
@@ -503,12 +518,16 @@ class TextMemberFile(io.TextIOWrapper):
                 member.discard()
                 raise
         member._text = None
-        member.close()
+        try:
+            member.close()
+        finally:
+            self.__class__ = _EndedTextMemberFile
 
     def discard(self) -> None:
         """Drop the file: it will not be archived. Does nothing once it is closed."""
         if self._member is not None:
             self._member.discard()
+            self.__class__ = _EndedTextMemberFile
 
     def detach(self) -> MemberFile:  # type: ignore[override]
         """Return the binary file, which goes on alone."""
@@ -533,6 +552,15 @@ class TextMemberFile(io.TextIOWrapper):
                 _warn_unclosed(self, member.name, self.close)
             else:
                 self.close()
+
+
+class _EndedTextMemberFile(TextMemberFile):
+    """See `_EndedMemberFile`."""
+
+    __del__ = staticmethod(_nothing)
+
+
+_EndedMemberFile.__name__ = MemberFile.__name__
 
 
 def _warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:

@@ -938,3 +938,42 @@ def test_generators_that_hold_one(base: Path) -> None:
     generator.close()
     assert no_context()
     assert scavenge(base) == {"0": b""}
+
+
+def test_no_signal_is_swallowed_when_files_are_collected(base: Path) -> None:
+    """Python ignores what a handler raises in a ``__del__``, so none of ours may run for a file that has ended."""
+    entered = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT / "rear")):
+            entered.append(frame.f_code.co_qualname)
+
+    with rear_fs(base, spool_size=10) as fs:
+        for mode in ("w", "wb"):
+            for size in (1, 1000):
+                files = [fs.open(f"ar.zip/{mode}/{size}", mode), fs.open("ar.zip/discarded", mode)]
+                for file in files:
+                    file.write("x" * size if mode == "w" else b"x" * size)
+                files[0].close()
+                files[1].discard()  # type: ignore[attr-defined]
+                assert "Ended" not in repr(files)
+                del file
+                sys.setprofile(profile)
+                files.clear()
+                sys.setprofile(None)
+    assert entered == []
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_file_leaves_no_cycle_for_the_collector(base: Path, mode: str) -> None:
+    with rear_fs(base) as fs:
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(50):
+                with fs.open(f"ar.zip/{number}", mode):
+                    pass
+            fs.sync()
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
