@@ -17,7 +17,7 @@ from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
 from rear.journal import Journal, JournalWriter, read_journal, read_notes, skim_journal
 from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
-from rear.lease import Observations, Process, is_running, process_of_worker
+from rear.lease import Liveness, Observations, Process, is_running, process_of_worker
 from rear.records import Merged, Open, Pair
 from rear.storage import Storage
 
@@ -64,12 +64,14 @@ class Claims:
     Args:
         layout: the base.
         leader: its name.
+        liveness: says which workers have ended.
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, leader: str, *, storage: Storage) -> None:
+    def __init__(self, layout: Layout, leader: str, *, liveness: Liveness, storage: Storage) -> None:
         self._layout = layout
         self._leader = leader
+        self._liveness = liveness
         self._storage = storage
         self._observations = Observations(layout, topic="workers", storage=storage)
         self._buried = Observations(layout, topic="graveyard", storage=storage)
@@ -174,7 +176,7 @@ class Claims:
             return LeftAlone(str(pair), "its journal has no first record yet")
         if journal.closed is not None:
             return None
-        running = is_running(process_of(opened))
+        running = self._liveness.is_running(process_of(opened), opened.worker)
         if running is True:
             return LeftAlone(str(pair), "its worker lives")
         if running is False:

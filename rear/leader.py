@@ -16,7 +16,7 @@ from typing import Any, Final
 from rear.errors import JournalError, NotLeaderError
 from rear.journal import decode_line, encode_line
 from rear.layout import Layout
-from rear.lease import Observations, decode_process, is_running, this_process
+from rear.lease import Liveness, Observations, decode_process, this_process
 from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS: Final = 60.0
@@ -34,6 +34,7 @@ class Leadership:
 
     Args:
         layout: the base.
+        liveness: says whether the leader before has ended.
         storage: the file system.
 
     Attributes:
@@ -45,8 +46,9 @@ class Leadership:
         OSError: the lock cannot be made or written.
     """
 
-    def __init__(self, layout: Layout, *, storage: Storage = LOCAL) -> None:
+    def __init__(self, layout: Layout, *, liveness: Liveness | None = None, storage: Storage = LOCAL) -> None:
         self._layout = layout
+        self._liveness = liveness or Liveness()
         self._storage = storage
         self.process = this_process()
         self.name = f"{self.process.host}-{self.process.pid}-{secrets.token_hex(6)}"
@@ -86,7 +88,7 @@ class Leadership:
         process = decode_process(owner) if owner is not None else self.process
         # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
         if owner is not None and process != self.process:
-            running = is_running(process)
+            running = self._liveness.is_running(process, str(owner.get("leader")))
             if running is True:
                 raise NotLeaderError(
                     f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here"

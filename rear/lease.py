@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from rear.codecs import crc32
@@ -135,6 +136,36 @@ def is_running(process: Process) -> bool | None:
     start = _process_start(process.pid)
     # Without a readable start time (hidepid) the number may have been given to another process.
     return None if start is None else start == process.process_start
+
+
+class Liveness:
+    """Who is alive: what can be seen from here and, where nothing can, what a person asserts.
+
+    Args:
+        assume_dead: hosts, workers and leaders that a person knows to be gone, by the names that messages give them.
+
+    Attributes:
+        unused: those of them that have not decided anything yet.
+    """
+
+    def __init__(self, assume_dead: Collection[str] = ()) -> None:
+        self._assumed = {name: name if "/" in name else host_folder(name) for name in assume_dead}
+        self.unused = set(self._assumed)
+
+    def is_running(self, process: Process, name: str) -> bool | None:
+        """Tell whether a process runs; what can be seen from here counts more than what a person says.
+
+        Args:
+            process: the process.
+            name: of the worker or leader that it is, without its host.
+        """
+        running = is_running(process)
+        if running is not None:
+            return running
+        wanted = (process.host, name, f"{process.host}/{name}")
+        found = {given for given, assumed in self._assumed.items() if assumed in wanted}
+        self.unused -= found
+        return False if found else None
 
 
 class Observations:

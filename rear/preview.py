@@ -10,19 +10,21 @@ from rear.errors import RearError
 from rear.events import Claimed, Event, Planned, Refused
 from rear.index import Index
 from rear.layout import Layout
+from rear.lease import Liveness
 from rear.plan import Candidate, Conflict, make_plan, planned
 from rear.storage import Storage
 
 
-def preview(layout: Layout, *, on_conflict: Conflict, storage: Storage) -> Iterator[Event]:
+def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storage: Storage) -> Iterator[Event]:
     """Yield what would be claimed, left alone and merged; members are taken at their journal's word.
 
     Args:
         layout: the base.
         on_conflict: policy for members of one name and different content.
+        liveness: says which workers have ended.
         storage: the file system; only read.
     """
-    claims = Claims(layout, "", storage=storage)
+    claims = Claims(layout, "", liveness=liveness, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
     for item in claims.waiting(remember=False):
         peeked = item if isinstance(item, Event) else claims.peek(item)

@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from rear.events import (
 )
 from rear.layout import Layout
 from rear.leader import Leadership
+from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
@@ -56,6 +57,7 @@ class ScavengeOptions:
     on_conflict: Conflict = "rename"
     max_size: int | None = None
     max_members: int | None = None
+    assume_dead: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
@@ -73,6 +75,7 @@ def scavenge(
     on_conflict: Conflict = "rename",
     max_size: int | None = None,
     max_members: int | None = None,
+    assume_dead: Sequence[str] = (),
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
@@ -89,6 +92,9 @@ def scavenge(
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
+        assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
+            be gone, so that nothing waits for their leases. It decides only where nothing can be seen from here: a
+            process of this host that runs is never taken for dead.
         storage: the file system.
 
     Raises:
@@ -97,7 +103,7 @@ def scavenge(
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
-    options = ScavengeOptions(verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members)
+    options = ScavengeOptions(verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead)
     layout = Layout(base)
     if not os.path.isdir(layout.base):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
@@ -112,14 +118,15 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
         return
     totals = _Totals()
+    liveness = Liveness(options.assume_dead)
     if options.dry_run:
-        for event in preview(layout, on_conflict=options.on_conflict, storage=storage):
+        for event in preview(layout, on_conflict=options.on_conflict, liveness=liveness, storage=storage):
             totals.add(event)
             yield event
         yield totals.summary()
         return
-    with Leadership(layout, storage=storage) as leadership:
-        run = _Scavenge(layout, options, leadership, storage)
+    with Leadership(layout, liveness=liveness, storage=storage) as leadership:
+        run = Scavenge(layout, options, leadership, liveness, storage)
         try:
             for event in run.events():
                 totals.add(event)
@@ -176,15 +183,26 @@ class _Totals:
         return Finished(**{**finished.as_fields(), "report": path})
 
 
-class _Scavenge:
-    """The steps of one scavenge."""
+class Scavenge:
+    """The steps of one scavenge, by a leader.
 
-    def __init__(self, layout: Layout, options: ScavengeOptions, leadership: Leadership, storage: Storage) -> None:
+    Args:
+        layout: the base.
+        options: how to scavenge.
+        leadership: of this process.
+        liveness: says which workers have ended.
+        storage: the file system.
+    """
+
+    def __init__(
+        self, layout: Layout, options: ScavengeOptions, leadership: Leadership, liveness: Liveness, storage: Storage
+    ) -> None:
         self._layout = layout
         self._options = options
         self._leadership = leadership
+        self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, storage=storage)
+        self._claims = Claims(layout, leadership.name, liveness=liveness, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
         self._lost_and_found = LostAndFound(layout, storage=storage)
         self._cap = Cap(options.max_size, options.max_members)
@@ -194,6 +212,7 @@ class _Scavenge:
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:
+        """Scavenge, and yield what happens; neither the last event, `Finished`, nor the report is of this."""
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
             self._ask_for_flush()
@@ -208,6 +227,8 @@ class _Scavenge:
         adopted += self._claims.exhumed()
         yield from self._work_off(adopted)
         self._claims.finish()
+        for name in sorted(self._liveness.unused):
+            yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
 
     def _work_off(self, adopted: list[ClaimedPair]) -> Iterator[Event]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""

@@ -31,6 +31,7 @@ from test_crash_scavenger import check, make_base, renew
 import rear
 import rear.claims
 import rear.leader
+import rear.lease
 import rear.recovery
 import rear.salvage
 from rear.errors import NotLeaderError, RearError
@@ -39,7 +40,7 @@ from rear.lease import Process
 from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS = 0.1
-SEEING = (rear.claims, rear.leader, rear.recovery, rear.salvage)
+SEEING = (rear.lease, rear.claims, rear.recovery, rear.salvage)
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,14 @@ MaxSize = Annotated[
 MaxMembers = Annotated[
     int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
 ]
+AssumeDead = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
+        metavar="HOST|WORKER",
+        show_default=False,
+    ),
+]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 
@@ -69,6 +77,7 @@ def scavenge(
     on_conflict: OnConflict = "rename",
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
+    assume_dead: AssumeDead = None,
     until_eof: UntilEof = False,
 ) -> None:
     """Merge what the workers wrote into the final archives.
@@ -82,7 +91,7 @@ def scavenge(
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
         "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
-        "max_members": max_members,
+        "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = "json" if json else "quiet" if quiet else "plain"
     if every is None:
