@@ -69,7 +69,7 @@ class Archive:
         self._descriptor = descriptor
         self._snapshot = snapshot
         self._storage = storage
-        self._window = _Window(descriptor, storage)
+        self._window = ReadAhead(descriptor, storage)
 
     @classmethod
     def open(cls, path: StrPath, *, storage: Storage = LOCAL) -> Archive:
@@ -98,6 +98,11 @@ class Archive:
         if descriptor >= 0:
             self._snapshot.close()
             self._storage.close(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, to be read only; it is closed with the archive."""
+        return self._descriptor
 
     @property
     def fingerprint(self) -> str:
@@ -169,19 +174,14 @@ class Archive:
         Raises:
             ZipFormatError: there is none, or it says something else in name, method, sizes or CRC.
         """
-        header = self._read_local_header(entry)
+        header = self.local_header_bytes(entry)
         try:
             local = decode_local_header(header)
         except ZipFormatError as error:
             self._fail(entry, str(error))
-        expected: tuple[object, ...] = (entry.name_bytes, entry.method, entry.flags & FLAG_ENCRYPTED)
-        actual: tuple[object, ...] = (local.name, local.method, local.flags & FLAG_ENCRYPTED)
-        if not local.has_descriptor:
-            expected += (entry.crc, entry.compressed_size, entry.size)
-            actual += (local.crc, local.compressed_size, local.size)
-        if actual != expected:
-            what = next(what for what in zip(_COMPARED, actual, expected, strict=False) if what[1] != what[2])
-            self._fail(entry, "{} {!r:.200} in the local header, {!r:.200} in the directory".format(*what))
+        difference = header_difference(entry, local)
+        if difference is not None:
+            self._fail(entry, difference)
         return local
 
     def origin(self, entry: CentralEntry) -> Origin | None:
@@ -190,9 +190,14 @@ class Archive:
         Raises:
             ZipFormatError: there is no local header where the entry says.
         """
-        return decode_origin(self._read_local_header(entry))
+        return decode_origin(self.local_header_bytes(entry))
 
-    def _read_local_header(self, entry: CentralEntry) -> bytes:
+    def local_header_bytes(self, entry: CentralEntry) -> bytes:
+        """Return a member's local header as it stands in the file, with name and extra area; nothing is compared.
+
+        Raises:
+            ZipFormatError: there is none where the entry says.
+        """
         position = self.directory.prefix + entry.offset
         head = b""
         if position + LOCAL_HEADER.size <= self.directory.offset:
@@ -200,6 +205,10 @@ class Archive:
         if len(head) < LOCAL_HEADER.size or head[:4] != LOCAL_SIGNATURE:
             self._fail(entry, f"no local header at byte {position:,}: {head[:4]!r} instead of {LOCAL_SIGNATURE!r}")
         length = LOCAL_HEADER.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        return self._window.read(position, length)
+
+    def read_at(self, position: int, length: int) -> bytes:
+        """Return raw bytes of the file, fewer at its end; reads that go forward cost few system calls."""
         return self._window.read(position, length)
 
     def read(self, entry: CentralEntry) -> Iterator[bytes]:
@@ -250,7 +259,20 @@ class Archive:
         raise ZipFormatError(f"{self.path}: member {entry.name!r:.300}: {text}") from None
 
 
-class _Window:
+def header_difference(entry: CentralEntry, local: LocalHeader) -> str | None:
+    """Tell in what a local header contradicts its directory entry, or ``None`` when they agree."""
+    expected: tuple[object, ...] = (entry.name_bytes, entry.method, entry.flags & FLAG_ENCRYPTED)
+    actual: tuple[object, ...] = (local.name, local.method, local.flags & FLAG_ENCRYPTED)
+    if not local.has_descriptor:
+        expected += (entry.crc, entry.compressed_size, entry.size)
+        actual += (local.crc, local.compressed_size, local.size)
+    if actual == expected:
+        return None
+    what = next(what for what in zip(_COMPARED, actual, expected, strict=False) if what[1] != what[2])
+    return "{} {!r:.200} in the local header, {!r:.200} in the directory".format(*what)
+
+
+class ReadAhead:
     """Reads ahead while reads go forward through the file, so that small members do not cost a system call each."""
 
     def __init__(self, descriptor: int, storage: Storage) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
-from rear.errors import UnsupportedError, UsageError, ZipFormatError
+from rear.errors import RearError, UnsupportedError, UsageError, ZipFormatError
 
 STORED: Final = 0
 DEFLATED: Final = 8
@@ -29,6 +30,7 @@ PIECE_BYTES: Final = 1 << 20
 LZMA_DICTIONARY_LIMIT_BYTES: Final = 256 << 20
 """A forged header must not make us take gigabytes: `xz -9e` uses 64 MiB."""
 _DEFLATE64_FEED_BYTES: Final = 1 << 10  # its decoder knows no output limit, and can expand 30,000 times
+_ZSTANDARD_FEED_BYTES: Final = 1 << 9  # four bytes may stand for 128 KiB
 _DEFLATE_LEVEL: Final = 1
 _ZSTANDARD_LEVEL: Final = 3
 
@@ -189,6 +191,91 @@ def _decode_incrementally(method: int, chunks: Iterable[bytes]) -> Iterator[byte
         raise ZipFormatError(f"malformed lzma stream: {error}") from error
     if stream.unused_data or next(source, b""):
         raise ZipFormatError(f"bytes follow the end of the {METHOD_NAMES[method]} stream")
+
+
+class StreamDecoder:
+    """Decodes one stream that ends by itself, wherever that is, and keeps what came before damage.
+
+    A stored member is no such stream. An LZMA stream without end mark never ends.
+
+    Args:
+        method: compression method (APPNOTE 4.4.5).
+
+    Raises:
+        UnsupportedError: no codec for the method is installed.
+    """
+
+    def __init__(self, method: int) -> None:
+        self._method = method
+        self._head = b""
+        self._stream: Any = None
+        #: Feed at most this much at a time: some decoders know no limit of output.
+        self.feed_bytes = {DEFLATE64: _DEFLATE64_FEED_BYTES, ZSTANDARD: _ZSTANDARD_FEED_BYTES}.get(method, 1 << 14)
+        self.ended = False
+        #: How many bytes of the last input follow the end of the stream; ``None`` when the decoder does not tell.
+        self.unused_bytes: int | None = 0
+        if method == ZSTANDARD:
+            self._stream = _zstandard().ZstdDecompressor().decompressobj()
+        elif method == DEFLATE64:
+            self._stream = _deflate64().Deflate64()
+        elif method not in (DEFLATED, BZIP2, LZMA):
+            raise UnsupportedError(f"no codec for compression method {method} ({METHOD_NAMES.get(method, 'unknown')})")
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the next bytes of the stream decode to.
+
+        Raises:
+            ZipFormatError: the stream is malformed.
+            UnsupportedError: its LZMA dictionary is too large.
+        """
+        if self._stream is None:
+            data = self._head + data
+            if self._method == LZMA and len(data) < 9:
+                self._head = data
+                return
+            self._stream, data = _decompressor(self._method, data)
+        with _format_errors(self._method):
+            if self._method in (ZSTANDARD, DEFLATE64):
+                plain = self._stream.decompress(data)
+                self.ended = self._stream.eof
+                self.unused_bytes = len(self._stream.unused_data) if self._method == ZSTANDARD else None
+                if plain:
+                    yield plain
+                return
+            while True:
+                plain = self._stream.decompress(data, PIECE_BYTES)
+                data = b""
+                if plain:
+                    yield plain
+                self.ended = self._stream.eof
+                if self.ended or self._stream.needs_input or not plain:
+                    break
+            self.unused_bytes = len(self._stream.unused_data) if self.ended else 0
+
+
+def inflate(data: bytes | memoryview, size: int) -> bytes | None:
+    """Return the plain bytes of a raw deflate stream that fills ``data`` and has ``size`` of them, else ``None``."""
+    stream = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+    try:
+        plain: bytes = stream.decompress(data, size + 1)
+    except _ISAL_ERROR:
+        return None
+    return plain if stream.eof and len(plain) == size and not stream.unused_data else None
+
+
+@contextmanager
+def _format_errors(method: int) -> Iterator[None]:
+    """Turn what decoders raise into `ZipFormatError`."""
+    try:
+        yield
+    except RearError:
+        raise
+    except Exception as error:
+        # LZMAError and ZstdError derive from Exception alone, and their modules are imported only when needed.
+        known = isinstance(error, (_ISAL_ERROR, OSError, ValueError, EOFError))
+        if not known and type(error).__name__ not in ("LZMAError", "ZstdError"):
+            raise
+        raise ZipFormatError(f"malformed {METHOD_NAMES[method]} stream: {error}") from error
 
 
 def _decode_deflate64(chunks: Iterable[bytes]) -> Iterator[bytes]:

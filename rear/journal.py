@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -36,6 +37,15 @@ _KINDS: Final[dict[str, type[Any]]] = {
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {number:.40} could not be written again")
+    return value
+
+
+_decode_json = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
@@ -62,7 +72,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     if crc32(data) != expected:
         raise JournalError(f"checksum {crc32(data):08x} instead of {expected:08x}")
     try:
-        payload = json.loads(data.decode("utf-8", "surrogateescape"))
+        payload = _decode_json(data.decode("utf-8", "surrogateescape"))
         if b"\\u" in data:
             # A forged escape of half a character could not be written anywhere again.
             _encode_json(payload).encode("utf-8", "surrogateescape")

@@ -221,7 +221,8 @@ def _timestamp_field(mtime_ns: int) -> bytes:
     return struct.pack("<2HBi", TIMESTAMP, 5, 1, second)
 
 
-def _needed(method: int, zip64: bool) -> int:
+def version_needed(method: int, zip64: bool) -> int:
+    """Return the version needed to extract a member (4.4.3.2)."""
     return max(_NEEDED.get(method, 20), 45 if zip64 else 0)
 
 
@@ -259,7 +260,7 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
         )
     flags = 0 if member.name.isascii() else FLAG_UTF8
     head = LOCAL.pack(
-        LOCAL_SIGNATURE, _needed(member.method, bool(zip64)), flags, member.method, clock, date,
+        LOCAL_SIGNATURE, version_needed(member.method, bool(zip64)), flags, member.method, clock, date,
         member.crc,
         compressed_size, size, len(name), extra_length,
     )  # fmt: skip
@@ -370,7 +371,7 @@ def encode_central_entry(member: Member, offset: int) -> bytes:
     flags = 0 if member.name.isascii() else FLAG_UTF8
     attributes = (member.mode & 0xFFFF) << 16 | (0x10 if stat.S_ISDIR(member.mode) else 0)
     head = CENTRAL.pack(
-        CENTRAL_SIGNATURE, _MADE_BY_UNIX, _needed(member.method, bool(large)), flags, member.method, clock, date,
+        CENTRAL_SIGNATURE, _MADE_BY_UNIX, version_needed(member.method, bool(large)), flags, member.method, clock, date,
         member.crc,
         compressed_size, size, len(name), len(extra), 0, 0, 0, attributes, offset,
     )  # fmt: skip
