@@ -47,7 +47,7 @@ def why_bad(
     try:
         reason = _header_differs(storage.read(descriptor, header_length, append.offset), append, opened)
         if reason is None and read_data:
-            reason = _data_differs(descriptor, append, storage)
+            reason = why_data_bad(descriptor, append, storage)
     except FormatError as error:
         return str(error)
     return reason
@@ -75,13 +75,23 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
     return None
 
 
-def _data_differs(descriptor: int, append: Append, storage: Storage) -> str | None:
+def why_data_bad(descriptor: int, append: Append, storage: Storage) -> str | None:
+    """Tell what is wrong with the data of a journaled member, whatever its local header says; ``None``: nothing.
+
+    Raises:
+        UnsupportedError: it cannot be decoded here.
+        OSError: the temp archive cannot be read.
+    """
     size = crc = 0
-    for piece in member_content(descriptor, append.data_offset, append.compressed_size, append.method, storage=storage):
-        size += len(piece)
-        crc = crc32(piece, crc)
-        if size > append.size:
-            return f"the data expands to more than {append.size:,} bytes"
+    data_offset, compressed_size, method = append.data_offset, append.compressed_size, append.method
+    try:
+        for piece in member_content(descriptor, data_offset, compressed_size, method, storage=storage):
+            size += len(piece)
+            crc = crc32(piece, crc)
+            if size > append.size:
+                return f"the data expands to more than {append.size:,} bytes"
+    except FormatError as error:
+        return str(error)
     if (size, crc) != (append.size, append.crc):
         return f"{size:,} bytes with CRC-32 {crc:08x} instead of {append.size:,} with {append.crc:08x}"
     return None

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
@@ -19,10 +20,14 @@ from rear.journal import Journal, JournalWriter, read_journal, read_notes, skim_
 from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
 from rear.lease import Liveness, Observations, Process, is_running, process_of_worker
 from rear.records import Merged, Open, Pair
-from rear.storage import Storage
+from rear.storage import FRESH_SUFFIX, Storage
 
+RESCUE_SUFFIX = ".rescue"
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
+_MISSING = "its journal is missing"
+_FIRST_RECORD_DAMAGED = "the first record of its journal is damaged"
+_NO_FIRST_RECORD = "its journal has no first record"
 _GRAVEYARD_SECONDS = 600.0
 
 
@@ -33,17 +38,19 @@ class ClaimedPair:
     Attributes:
         state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may
             come back).
+        data: another file that holds members of the pair; see `rear.rescue`.
     """
 
     pair: Pair
     folder: Path
     journal: Journal
     state: str
+    data: Path | None = None
 
     @property
     def temp_archive(self) -> Path:
-        """Path of the temp archive."""
-        return self.folder / f"{self.pair.stem}.zip"
+        """Path of the file that holds the members: the temp archive, or a rescue of some of its members."""
+        return self.data or self.folder / f"{self.pair.stem}.zip"
 
     @property
     def opened(self) -> Open:
@@ -56,6 +63,18 @@ class ClaimedPair:
         """Whether its worker ended it in good order, so that local headers alone are proof."""
         closed = self.journal.closed
         return closed is not None and closed.reason != "poisoned" and not self.journal.damage
+
+
+class Orphan(NamedTuple):
+    """A temp archive whose worker has ended, and whose journal is missing or does not even tell who wrote it."""
+
+    pair: Pair
+    reason: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no journal at all."""
+        return self.reason == _MISSING
 
 
 class Claims:
@@ -87,9 +106,10 @@ class Claims:
                 self._move(
                     pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
                 )
+            self._remove_unfinished(self._layout.claims / leader)
             self._remove_empty(self._layout.claims / leader)
 
-    def adopted(self) -> Iterator[ClaimedPair | Event]:
+    def adopted(self) -> Iterator[ClaimedPair | Orphan | Event]:
         """Yield the pairs that are in the claim folder already, each with all its files."""
         whole = set(self._pairs(self._layout.claims / self._leader))
         for pair in whole:
@@ -117,16 +137,14 @@ class Claims:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._storage.rename(source / name, folder / name)
 
-    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Event]:
+    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan]:
         if f"{pair.stem}.zip" in self._storage.names(folder):
-            yield Refused(
-                f".rear/claims/{self._leader}/{pair}.zip", "a temp archive without its journal; left as it is"
-            )
+            yield Orphan(pair, _MISSING)
         else:
             # The last file of a pair that was being removed.
             self._storage.unlink(folder / f"{pair.stem}.merged")
 
-    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Event]:
+    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
         """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
 
         Args:
@@ -143,10 +161,10 @@ class Claims:
                 if pair is None:
                     yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
                 elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                    yield Refused(f".rear/inbox/{host}/{name}", "a temp archive without its journal; left as it is")
+                    yield self._orphan(pair, _MISSING)
                 elif name.endswith(".journal"):
                     reason = self._why_not(pair)
-                    if remember and isinstance(reason, LeftAlone) and self._is_unborn(pair):
+                    if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
                         self._remove(pair, self._layout.inbox_folder(pair))
                         reason = Cleared(str(pair))
                     yield pair if reason is None else reason
@@ -163,17 +181,32 @@ class Claims:
                 if isinstance(journal, Journal):
                     yield journal
 
-    def _why_not(self, pair: Pair) -> Event | None:
+    def _orphan(self, pair: Pair, reason: str) -> Orphan | LeftAlone:
+        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+        process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
+        running = self._liveness.is_running(process, pair.worker)
+        if running is False:
+            return Orphan(pair, reason)
+        if running is True:
+            return LeftAlone(str(pair), f"its worker lives, but {reason}")
+        path = self._layout.temp_archive(pair)
+        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
+        unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
+        if unchanged >= _GRAVEYARD_SECONDS:
+            return Orphan(pair, reason)
+        return LeftAlone(
+            str(pair),
+            f"{reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
+            f"{_GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
+        )
+
+    def _why_not(self, pair: Pair) -> Orphan | Event | None:
         journal = self._load(pair, self._layout.inbox_folder(pair), read=skim_journal)
         if journal is None or isinstance(journal, Event):
             return journal or LeftAlone(str(pair), "taken by somebody else")
         opened = journal.opened
-        if opened is None and journal.damage:
-            return Refused(
-                str(pair), "the first record of its journal is damaged, so its worker is unknown; left as it is"
-            )
         if opened is None:
-            return LeftAlone(str(pair), "its journal has no first record yet")
+            return self._orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
         if journal.closed is not None:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
@@ -203,15 +236,24 @@ class Claims:
             return True
         return self._storage.size_of(path) == 0
 
-    def claim(self, pair: Pair) -> ClaimedPair | Event:
+    def claim(self, waiting: Pair | Orphan) -> ClaimedPair | Orphan | Event:
         """Take a pair from the inbox, or say why that is not possible."""
+        pair = waiting.pair if isinstance(waiting, Orphan) else waiting
         folder = self._layout.claim_folder(self._leader, pair)
-        self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=True)
+        self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=isinstance(waiting, Pair))
         return self._read(pair, folder)
 
-    def peek(self, pair: Pair) -> ClaimedPair | Event:
+    def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair where it is, without taking it."""
         return self._read(pair, self._layout.inbox_folder(pair))
+
+    def read(self, pair: Pair) -> ClaimedPair | Orphan | Event:
+        """Read a pair in the claim folder again."""
+        return self._read(pair, self.folder(pair))
+
+    def folder(self, pair: Pair) -> Path:
+        """Folder of a pair that this leader has claimed."""
+        return self._layout.claim_folder(self._leader, pair)
 
     def release(self, claimed: ClaimedPair) -> None:
         """Put a pair back into the inbox: some of its members cannot be merged now."""
@@ -342,19 +384,28 @@ class Claims:
             return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
         return journal
 
-    def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Event:
+    def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Orphan | Event:
         journal = self._load(pair, folder)
         if journal is None:
+            if f"{pair.stem}.zip" in self._storage.names(folder):
+                return Orphan(pair, _MISSING)
             return LeftAlone(str(pair), "taken by somebody else")
         if isinstance(journal, Event):
             return journal
         if journal.opened is None:
-            return Refused(str(pair), "its journal has no first record; left as it is")
+            return Orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
         if journal.closed is not None:
             state = "closed"
         else:
             state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
         return ClaimedPair(pair, folder, journal, state)
+
+    def _remove_unfinished(self, folder: Path) -> None:
+        for host in filter(is_safe_component, self._storage.names(folder)):
+            for name in self._storage.names(folder / host):
+                if name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX)):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._storage.unlink(folder / host / name)
 
     def _remove_empty(self, folder: Path) -> None:
         for host in self._storage.names(folder):

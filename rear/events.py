@@ -172,6 +172,37 @@ class Damaged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalDamaged(Event):
+    """Part of a journal is unreadable, yet all members of its temp archive are accounted for."""
+
+    severity: ClassVar[Severity] = "warning"
+    pair: str
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRebuilt(Event):
+    """A journal was missing or unusable; what it said was read from the members' own extra fields."""
+
+    severity: ClassVar[Severity] = "warning"
+    pair: str
+    members: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Event):
+    """A member that journal or temp archive alone would have lost was saved; ``reason`` says from what."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    pair: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RolledBack(Event):
     """A merge that had died before its commit was undone: the old archive is back, its members will be merged again."""
 
@@ -212,6 +243,16 @@ class Cleared(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Checked(Event):
+    """A check is over: how many final archives, with how many members, were looked at."""
+
+    base: str
+    archives: int
+    members: int
+    report: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(Event):
     """The scavenge is over: the totals."""
 
@@ -225,3 +266,65 @@ class Finished(Event):
     refused: int
     left_alone: int
     report: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStarted(Event):
+    """A sweep of a folder has begun: what it finds goes below ``prefix`` in a final archive."""
+
+    base: str
+    directory: str
+    archive: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected(Event):
+    """A sweep has copied a file to a temp archive (with ``--dry-run``: would do so); ``name`` is the member's."""
+
+    source: str
+    archive: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLeft(Event):
+    """A sweep does not take a file or a folder, and that is as it should be; ``reason`` says why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDeleted(Event):
+    """A sweep has removed a file, after its bytes were found committed in the member ``name``."""
+
+    source: str
+    archive: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """A sweep waits until others have merged, for ``wait_seconds`` at most; ``reason`` says for what."""
+
+    reason: str
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Swept(Event):
+    """A sweep is over: the totals."""
+
+    directory: str
+    archive: str
+    files: int
+    archived: int
+    size_bytes: int
+    there_already: int
+    deleted: int
+    pending: int
+    left_alone: int
+    refused: int

@@ -12,12 +12,13 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rear.layout import Layout
 from rear.records import Pair
-from rear.storage import Storage
+from rear.storage import FRESH_SUFFIX, Storage
 from rear.zipformat import Member, encode_central_entry, encode_end
 
 
@@ -61,19 +62,73 @@ class LostAndFound:
         self._copy(path, descriptor, start, length, entry + end)
         return path.relative_to(self._base).as_posix()
 
-    def put_pair(self, pair: Pair, folder: Path) -> str:
-        """Keep a temp archive as a whole, with its journal.
+    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
+        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        # The note's name tells two members of one name apart from the raw bytes of the same item.
+        path = self._path(f"{name}.partial", "json", note).with_suffix("")
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        target, length = self._storage.create(fresh), 0
+        try:
+            for piece in content:
+                length += self._storage.write(target, [piece], length)
+            self._storage.sync(target)
+        finally:
+            self._storage.close(target)
+        self._storage.rename(fresh, path)
+        self._storage.sync_directory(self._folder)
+        return path.relative_to(self._base).as_posix()
+
+    def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
+        """Move a file here as ``name``, with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        item = self._path(name, "json", note).with_name(name)
+        self._storage.rename(path, item)
+        self._storage.sync_directory(self._folder)
+        self._storage.sync_directory(path.parent)
+        return item.relative_to(self._base).as_posix()
+
+    def put_copy(self, name: str, path: Path, note: dict[str, Any]) -> str:
+        """Keep a whole file, which stays where it is as well: by a second name for it where that can be, else a copy.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        item = self._path(name, "json", note).with_name(name)
+        if item.name in self._storage.names(self._folder):
+            # Kept before, by a check that died; or another file that was damaged on the same day.
+            item = item.with_name(f"{secrets.token_hex(6)}-{name}")
+        if self._storage.link(path, item):
+            self._storage.sync_directory(self._folder)
+        else:
+            descriptor = self._storage.open(path)
+            try:
+                self._copy(item, descriptor, 0, self._storage.size(descriptor), b"")
+            finally:
+                self._storage.close(descriptor)
+        return item.relative_to(self._base).as_posix()
+
+    def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
+        """Keep a temp archive as a whole, with its journal and a note.
 
         Args:
             pair: the pair.
             folder: where its files are.
+            note: why it is kept.
 
         Returns:
             the path of the temp archive relative to the base.
         """
-        self._storage.make_directories(self._folder)
         stem = f"{pair.host}-{pair.stem}"
-        for suffix in ("zip", "merged", "journal"):
+        self._path(stem, "json", note)
+        # Notes go last: without them its journal would tell of members that nobody has seen.
+        for suffix in ("zip", "journal", "merged"):
             with contextlib.suppress(FileNotFoundError):
                 self._storage.rename(folder / f"{pair.stem}.{suffix}", self._folder / f"{stem}.{suffix}")
         return (self._folder / f"{stem}.zip").relative_to(self._base).as_posix()
@@ -85,7 +140,7 @@ class LostAndFound:
         return self._folder / f"{name}.{suffix}"
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
-        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}.new"
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
         target = self._storage.create(fresh)
         try:
             self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)

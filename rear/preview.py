@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rear.claims import Claims
+from rear.claims import Claims, Orphan
 from rear.contents import Comparison, DirectoryNames, IndexedNames, NoNames, open_target
 from rear.errors import RearError
 from rear.events import Claimed, Event, Planned, Refused
@@ -12,6 +12,7 @@ from rear.index import Index
 from rear.layout import Layout
 from rear.lease import Liveness
 from rear.plan import Candidate, Conflict, make_plan, planned
+from rear.records import Pair
 from rear.storage import Storage
 
 
@@ -27,7 +28,10 @@ def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storag
     claims = Claims(layout, "", liveness=liveness, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
     for item in claims.waiting(remember=False):
-        peeked = item if isinstance(item, Event) else claims.peek(item)
+        peeked = claims.peek(item) if isinstance(item, Pair) else item
+        if isinstance(peeked, Orphan):
+            reason = f"{peeked.reason}; a scavenge would look for its members in the temp archive itself"
+            peeked = Refused(str(peeked.pair), reason)
         if isinstance(peeked, Event):
             yield peeked
             continue

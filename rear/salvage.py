@@ -1,8 +1,9 @@
 """What is whole in a claimed temp archive, and what becomes of the rest.
 
-Each journaled member is looked up at its offset. A whole one is a candidate for the merge; one that its worker wrote
-again, after this pair had failed, counts there; what is left of any other goes to lost+found, and its name to the
-report.
+Journal and bytes are laid side by side. Each journaled member is looked up at its offset: a whole one is a candidate
+for the merge; one that its worker wrote again, after this pair had failed, counts there; another one is rescued, if
+the same bytes are still to be had; what is left of the rest goes to lost+found, and its name to the report. Bytes that
+no record covers are scanned for members, which their own extra fields place.
 """
 
 from __future__ import annotations
@@ -10,24 +11,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from typing import Any, Final
 
 from rear.check import why_bad
 from rear.claims import ClaimedPair, Claims, process_of
 from rear.contents import opened
-from rear.errors import NotLeaderError, RearError
-from rear.events import Claimed, Event, Lost, Refused, Torn
+from rear.errors import NotLeaderError, PathError, RearError
+from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
-from rear.journal import Damage
-from rear.layout import Layout
+from rear.journal import Journal
+from rear.layout import Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
 from rear.plan import Candidate
+from rear.reconstruction import Remains, find_unjournaled
 from rear.records import Append
+from rear.rescue import Rescue
 from rear.rollover import rolled_over_from
+from rear.scanner import Found, recovered_content, scan
 from rear.storage import Storage
-from rear.zipformat import CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE
 
-_DIRECTORY_SIGNATURES = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE)
+_NOTED_REMAINS: Final = 1000
 
 
 class Salvage:
@@ -60,39 +64,90 @@ class Salvage:
         self._storage = storage
         self._candidates: dict[OriginKey, ClaimedPair] = {}
         self._second_copies: list[tuple[ClaimedPair, int]] = []
+        self._rescues: list[Rescue] = []
+        self._remains: dict[str, list[Remains]] = {}
+        self._failed: set[str] = set()
+
+    def close(self) -> None:
+        """End the round: what was rescued for it is not needed any more."""
+        for rescue in self._rescues:
+            rescue.close()
 
     def check(self, claimed: ClaimedPair) -> Iterator[Candidate | Event]:
         """Yield the whole members of a pair, and what happened to others."""
-        pending = claimed.journal.pending()
-        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
-        pending = self._without_second_copies(claimed, pending)
-        with ExitStack() as stack:
-            descriptor = None
-            try:
+        try:
+            with ExitStack() as stack:
+                descriptor = None
                 if claimed.temp_archive.name in self._storage.names(claimed.folder):
                     descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
                     self._check_owner(claimed, descriptor)
-                bad: list[tuple[Append, str]] = []
-                for append in pending:
-                    reason = self._why_bad(claimed, append, descriptor)
-                    if reason is None:
-                        self._candidates[_key(claimed, append)] = claimed
-                        yield Candidate(claimed, append)
-                    else:
-                        bad.append((append, reason))
-                if bad:
-                    # To be taken over makes the temp archive go missing as well.
-                    self._claims.check_kept(claimed)
-            except NotLeaderError:
-                raise
-            except (OSError, RearError) as error:
-                yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
+                    yield from self._add_unjournaled(claimed, descriptor)
+                yield from self._check(claimed, descriptor)
+        except NotLeaderError:
+            raise
+        except (OSError, RearError) as error:
+            self._failed.add(str(claimed.pair))
+            yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
+
+    def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[Candidate | Event]:
+        pending = claimed.journal.pending()
+        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
+        bad: list[tuple[Append, str]] = []
+        for append in self._without_second_copies(claimed, pending):
+            reason = self._why_bad(claimed, append, descriptor)
+            if reason is None:
+                self._candidates[_key(claimed, append)] = claimed
+                yield Candidate(claimed, append)
+            else:
+                bad.append((append, reason))
+        if not bad:
+            return
+        # To be taken over makes the temp archive go missing as well.
+        self._claims.check_kept(claimed)
+        elsewhere = self._written_later(claimed, [append for append, _ in bad])
+        self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
+        rescue = Rescue(claimed, storage=self._storage)
+        self._rescues.append(rescue)
+        for append, reason in bad:
+            if append.sequence not in elsewhere:
+                yield from self._rescue_or_put_away(claimed, append, reason, descriptor, rescue)
+
+    def _add_unjournaled(self, claimed: ClaimedPair, descriptor: int) -> Iterator[Event]:
+        """Add the members that the journal does not name to what it says, and note what else there is."""
+        if claimed.is_trusted:
+            return
+        remains: list[Remains] = []
+        for item in find_unjournaled(claimed, descriptor, storage=self._storage):
+            if isinstance(item, Remains):
+                remains.append(item)
+                continue
+            claimed.journal.appends[item.sequence] = item
+            if item.sequence not in claimed.journal.merged:
+                yield Recovered(
+                    item.archive, item.name, str(claimed.pair), "no journal record; placed by its own extra field"
+                )
+        self._remains[str(claimed.pair)] = remains
+
+    def _rescue_or_put_away(
+        self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
+    ) -> Iterator[Candidate | Event]:
+        try:
+            check_archive(append.archive)
+            check_name(append.name)
+        except PathError:
+            yield self._put_away(claimed, append, reason, descriptor)
+            return
+        rescued = rescue.from_data(append, descriptor)
+        saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
+        if rescued is None:
+            from_source = rescue.from_source(append)
+            if isinstance(from_source, str):
+                yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
                 return
-            elsewhere = self._written_later(claimed, [append for append, _ in bad])
-            self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
-            for append, reason in bad:
-                if append.sequence not in elsewhere:
-                    yield self._put_away(claimed, append, reason, descriptor)
+            rescued, saved_from = from_source, f"its source {append.source}"
+        self._candidates[_key(claimed, append)] = claimed
+        yield rescued
+        yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
 
     def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> str | None:
         if descriptor is None:
@@ -176,28 +231,80 @@ class Salvage:
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
         note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
-        item = self._lost_and_found.put_bytes(
-            f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}", descriptor, append.offset, append.length, note
-        )
+        name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
+        found = self._partly_decodable(claimed, append, descriptor)
+        if found is not None and descriptor is not None:
+            reason += self._put_partial(name, descriptor, found, note)
+        item = self._lost_and_found.put_bytes(name, descriptor, append.offset, append.length, note)
         self._claims.note(claimed, [append.sequence], target=item, intent="")
         return kind(
             append.archive, append.name, str(claimed.pair), append.source, append.offset, append.length, reason, item
         )
 
-    def find_unknown(self, claimed: ClaimedPair) -> list[Damage]:
-        """Return what a pair may hold that its journal does not name: damaged records, bytes after the last member."""
+    def _partly_decodable(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> Found | None:
+        if descriptor is None or append.offset >= self._storage.size(descriptor):
+            return None
+        end = min(append.offset + append.length, self._storage.size(descriptor))
+        cookie = claimed.opened.cookie
+        for item in scan(descriptor, start=append.offset, end=end, cookie=cookie, storage=self._storage):
+            return item if isinstance(item, Found) and item.recoverable_bytes else None
+        return None
+
+    def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
+        """Keep what decodes of a member that is not whole; return what there is to say about it."""
+        content = recovered_content(descriptor, found, storage=self._storage)
+        base_name = host_folder(found.name.rstrip("/").rpartition("/")[2])
+        item = self._lost_and_found.put_content(f"{name}-{base_name}", content, note)
+        return f"; its first {found.recoverable_bytes:,} of {found.size:,} bytes decode and are in {item}"
+
+    def has_failed(self, claimed: ClaimedPair) -> bool:
+        """Whether a pair could not be checked to its end."""
+        return str(claimed.pair) in self._failed
+
+    def has_remains(self, claimed: ClaimedPair) -> bool:
+        """Whether a checked pair holds, or its journal held, what is accounted for nowhere."""
         journal = claimed.journal
-        if journal.closed is not None or claimed.temp_archive.name not in self._storage.names(claimed.folder):
-            return journal.damage
-        end = max((append.offset + append.length for append in journal.appends.values()), default=0)
-        with opened(claimed.temp_archive, self._storage) as descriptor:
-            length = self._storage.size(descriptor) - end
-            if length <= 0 or self._storage.read(descriptor, 4, end).startswith(_DIRECTORY_SIGNATURES):
-                return journal.damage
-        return [
-            *journal.damage,
-            Damage(end, length, "these bytes of the temp archive follow the last journaled member"),
+        return bool(self._remains.get(str(claimed.pair)) or (journal.damage and not _is_accounted_for(journal)))
+
+    def put_away_remains(self, claimed: ClaimedPair) -> Iterator[Event]:
+        """Keep the whole pair, because it holds what cannot be placed, and say what."""
+        remains = self._remains.get(str(claimed.pair), []) + [
+            Remains(damage.start, damage.length, f"of the journal: {damage.reason}")
+            for damage in claimed.journal.damage
         ]
+        reasons = [{"start": one.start, "length": one.length, "reason": one.reason} for one in remains[:_NOTED_REMAINS]]
+        note = {"pair": str(claimed.pair), "remains": reasons}
+        said = []
+        for one in remains:
+            reason = one.reason
+            if one.found is not None and one.found.state == "partial":
+                with opened(claimed.temp_archive, self._storage) as descriptor:
+                    name = f"{claimed.pair.host}-{claimed.pair.stem}-at-{one.start}"
+                    reason += self._put_partial(name, descriptor, one.found, note)
+            said.append(reason)
+        item = self._lost_and_found.put_pair(claimed.pair, claimed.folder, note)
+        for one, reason in zip(remains, said, strict=True):
+            origin = one.found.origin if one.found is not None else None
+            if one.found is not None and origin is not None:
+                yield Lost(
+                    origin.archive, one.found.name, str(claimed.pair), origin.source, one.start, one.length, reason,
+                    item,
+                )  # fmt: skip
+            else:
+                yield Damaged(str(claimed.pair), one.start, one.length, reason, item)
+
+
+def _is_accounted_for(journal: Journal) -> bool:
+    """Whether a damaged journal, with the members that a scan added, leaves no member out.
+
+    The numbers of members follow each other; a valid record after the damage shows that the damage is not the end.
+    """
+    numbers = journal.appends.keys() | journal.aborted
+    if not numbers or len(numbers) != max(numbers) - min(numbers) + 1:
+        return False
+    if journal.closed is not None:
+        return journal.closed.members == len(journal.appends.keys() - journal.aborted)
+    return all(damage.start + damage.length < journal.length for damage in journal.damage)
 
 
 def _key(claimed: ClaimedPair, append: Append) -> OriginKey:

@@ -5,16 +5,15 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-from rear.claims import ClaimedPair, Claims
+from rear.claims import ClaimedPair, Claims, Orphan
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UsageError
 from rear.events import (
@@ -22,6 +21,8 @@ from rear.events import (
     Damaged,
     Event,
     Finished,
+    JournalDamaged,
+    JournalRebuilt,
     LeftAlone,
     Merged,
     NothingYet,
@@ -36,7 +37,9 @@ from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
 from rear.preview import preview
+from rear.reconstruction import rebuild_journal
 from rear.recovery import Recovery
+from rear.report import Report
 from rear.rollover import Cap, roll_over
 from rear.salvage import Salvage
 from rear.storage import LOCAL, Storage, StrPath
@@ -103,12 +106,23 @@ def scavenge(
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
-    options = ScavengeOptions(verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead)
+    options = ScavengeOptions(
+        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead
+    )
+    return _run(layout_of(base), options, storage)
+
+
+def layout_of(base: StrPath) -> Layout:
+    """Return the layout of a base that is there.
+
+    Raises:
+        BaseError: it is not.
+    """
     layout = Layout(base)
     if not os.path.isdir(layout.base):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
-    return _run(layout, options, storage)
+    return layout
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
@@ -126,27 +140,26 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
         yield totals.summary()
         return
     with Leadership(layout, liveness=liveness, storage=storage) as leadership:
-        run = Scavenge(layout, options, leadership, liveness, storage)
+        run, report = Scavenge(layout, options, leadership, liveness, storage), Report()
         try:
             for event in run.events():
                 totals.add(event)
+                report.add(event)
                 yield event
         except FileNotFoundError:
             # Who takes over takes files and folders away: then that is what there is to say.
             leadership.prove()
             raise
-        yield totals.finish(layout, leadership.name, storage)
+        yield totals.summary(report.write(layout, leadership.name, totals.summary().as_json(), storage=storage))
 
 
 class _Totals:
-    """Adds events up, and writes the report of a scavenge that did something."""
+    """Adds the events of a scavenge up."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._archives: set[str] = set()
         self._members = self._size_bytes = self._duplicates = 0
-        self._findings: list[dict[str, Any]] = []
-        self._started_ns = time.time_ns()
 
     def add(self, event: Event) -> None:
         self._counts[event.kind] += 1
@@ -156,31 +169,14 @@ class _Totals:
             self._size_bytes += event.size_bytes
         elif isinstance(event, Planned):
             self._duplicates += event.duplicates
-        elif event.severity != "info":
-            self._findings.append(event.as_json())
 
-    def summary(self) -> Finished:
+    def summary(self, report: str | None = None) -> Finished:
         """Return the totals so far."""
         counts = self._counts
         return Finished(
             self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
-            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], None,
+            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], report,
         )  # fmt: skip
-
-    def finish(self, layout: Layout, leader: str, storage: Storage) -> Finished:
-        """Return the totals, with the path of a report if there is something to report."""
-        finished = self.summary()
-        if not self._members and not self._findings:
-            return finished
-        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
-        report = {
-            "version": 1, "leader": leader, "started_ns": self._started_ns, "finished_ns": time.time_ns(),
-            "summary": finished.as_json(), "archives": sorted(self._archives), "findings": self._findings,
-        }  # fmt: skip
-        storage.make_directories(layout.reports)
-        storage.replace(layout.reports / name, json.dumps(report, indent=1).encode() + b"\n")
-        path = (layout.reports / name).relative_to(layout.base).as_posix()
-        return Finished(**{**finished.as_fields(), "report": path})
 
 
 class Scavenge:
@@ -205,6 +201,7 @@ class Scavenge:
         self._claims = Claims(layout, leadership.name, liveness=liveness, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
         self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)
         self._merger = Merger(
             layout, leadership, self._claims, self._recovery, self._lost_and_found,
@@ -213,19 +210,28 @@ class Scavenge:
 
     def events(self) -> Iterator[Event]:
         """Scavenge, and yield what happens; neither the last event, `Finished`, nor the report is of this."""
+        yield from self.recover()
+        yield from self.merge()
+
+    def recover(self) -> Iterator[Event]:
+        """Take over from leaders before, and bring their merges to an end."""
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
             self._ask_for_flush()
         self._claims.adopt()
         adopted: list[ClaimedPair] = []
         for item in self._claims.adopted():
-            if isinstance(item, ClaimedPair):
-                adopted.append(item)
-            else:
-                yield item
+            for outcome in self._with_journal(item):
+                if isinstance(outcome, ClaimedPair):
+                    adopted.append(outcome)
+                else:
+                    yield outcome
         yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
-        adopted += self._claims.exhumed()
-        yield from self._work_off(adopted)
+        self._adopted = adopted
+
+    def merge(self) -> Iterator[Event]:
+        """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
+        yield from self._work_off([*self._adopted, *self._claims.exhumed()])
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
@@ -237,21 +243,43 @@ class Scavenge:
             if isinstance(item, Event):
                 yield item
                 continue
-            claimed = self._claims.claim(item)
-            if isinstance(claimed, Event):
-                yield claimed
-                continue
-            batch.append(claimed)
-            members += len(claimed.journal.appends)
+            for claimed in self._with_journal(self._claims.claim(item)):
+                if isinstance(claimed, Event):
+                    yield claimed
+                    continue
+                batch.append(claimed)
+                members += len(claimed.journal.appends)
             if members >= MEMBERS_A_ROUND:
                 yield from self._round(batch)
                 batch, members = [], 0
         if batch:
             yield from self._round(batch)
 
+    def _with_journal(self, item: ClaimedPair | Orphan | Event) -> Iterator[ClaimedPair | Event]:
+        """Give a temp archive without a usable journal one, or keep it in lost+found as a whole."""
+        if not isinstance(item, Orphan):
+            yield item
+            return
+        pair, folder = item.pair, self._claims.folder(item.pair)
+        try:
+            members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
+            if not members:
+                reason = f"{item.reason}, and no member in the temp archive can be placed"
+                kept = self._lost_and_found.put_pair(pair, folder, {"pair": str(pair), "reason": reason})
+                yield Damaged(str(pair), 0, 0, reason, kept)
+                return
+        except (RearError, OSError) as error:
+            yield Refused(
+                str(pair), f"{item.reason}, and it cannot be made anew: {error}; the next scavenge tries again"
+            )
+            return
+        yield JournalRebuilt(str(pair), members, item.reason)
+        again = self._claims.read(pair)
+        if not isinstance(again, Orphan):
+            yield again
+
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
-        by_archive: dict[str, list[Candidate]] = {}
         salvage = Salvage(
             self._layout,
             self._claims,
@@ -260,6 +288,13 @@ class Scavenge:
             read_all=self._options.verify,
             storage=self._storage,
         )
+        with closing(salvage):
+            yield from self._merge_round(batch, salvage)
+        for claimed in batch:
+            yield from self._clear(claimed, salvage)
+
+    def _merge_round(self, batch: list[ClaimedPair], salvage: Salvage) -> Iterator[Event]:
+        by_archive: dict[str, list[Candidate]] = {}
         for claimed in batch:
             for item in salvage.check(claimed):
                 if isinstance(item, Candidate):
@@ -276,8 +311,6 @@ class Scavenge:
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )
         salvage.settle_second_copies()
-        for claimed in batch:
-            yield from self._clear(claimed, salvage)
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
@@ -293,21 +326,21 @@ class Scavenge:
     def _clear(self, claimed: ClaimedPair, salvage: Salvage) -> Iterator[Event]:
         """Remove a pair whose members are all accounted for; put one back that has members left."""
         pending = claimed.journal.pending()
-        if pending:
+        if pending or salvage.has_failed(claimed):
             # What an unfinished merge holds stays here, so that the next leader can say of each member whether it
             # counts.
             if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
                 self._claims.release(claimed)
             return
-        damage = salvage.find_unknown(claimed)
-        if claimed.state == "stale" or not damage:
-            self._claims.clear(claimed)
-            yield Cleared(str(claimed.pair))
+        damage = claimed.journal.damage
+        if claimed.state != "stale" and salvage.has_remains(claimed):
+            yield from salvage.put_away_remains(claimed)
             return
-        # Members that no journal names may be in the temp archive: it is kept as a whole.
-        item = self._lost_and_found.put_pair(claimed.pair, claimed.folder)
-        for found in damage:
-            yield Damaged(str(claimed.pair), found.start, found.length, found.reason, item)
+        self._claims.clear(claimed)
+        if damage and claimed.state != "stale":
+            length = sum(one.length for one in damage)
+            yield JournalDamaged(str(claimed.pair), length, f"{damage[0].reason}; no member is missing")
+        yield Cleared(str(claimed.pair))
 
     def _has_unfinished_merge(self, archive: str) -> bool:
         try:

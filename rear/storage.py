@@ -7,6 +7,7 @@ and links are missing on FUSE file systems.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,6 +20,8 @@ from typing import Final
 StrPath = str | os.PathLike[str]
 
 COPY_CHUNK_BYTES: Final = 1 << 20
+FRESH_SUFFIX: Final = ".new"
+"""What a file is called that is written as a whole and gets its name then."""
 #: One copy_file_range call asks for at most this much, so that an interrupt is noticed on a slow server.
 RANGE_CHUNK_BYTES: Final = 1 << 30
 
@@ -26,6 +29,7 @@ RANGE_CHUNK_BYTES: Final = 1 << 30
 _NO_COPY_RANGE: Final = frozenset(
     {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EPERM, errno.ETXTBSY}
 )
+_NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
 
 
@@ -36,18 +40,22 @@ class Storage:
         """Create a new file to read and write; fail if the name exists (``O_EXCL``); return its descriptor."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
-    def open(self, path: StrPath, *, write: bool = False) -> int:
-        """Open an existing regular file and return its descriptor.
+    def open(self, path: StrPath, *, write: bool = False, directory: int | None = None) -> int:
+        """Open an existing regular file and return its descriptor; by its name in an open directory, if one is given.
 
         A symbolic link as the last part is refused (``ELOOP``), as is what is no regular file (``EINVAL``): names in
         a shared folder may have been laid out by anybody, and a FIFO would block for ever.
         """
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags, dir_fd=directory)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         return descriptor
+
+    def open_directory(self, path: StrPath, *, directory: int | None = None) -> int:
+        """Open a directory, by its name in another open one if that is given; symbolic links are refused."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
@@ -78,6 +86,18 @@ class Storage:
     def size(self, descriptor: int) -> int:
         """Return the size of an open file in bytes."""
         return os.fstat(descriptor).st_size
+
+    def next_data(self, descriptor: int, offset: int) -> int:
+        """Return where data begins at or after ``offset``, past a hole of a sparse file; ``offset`` where none tells.
+
+        The end of the file when nothing but a hole follows.
+        """
+        try:
+            return os.lseek(descriptor, offset, os.SEEK_DATA)
+        except AttributeError:
+            return offset
+        except OSError as error:
+            return self.size(descriptor) if error.errno == errno.ENXIO else offset
 
     def size_of(self, path: StrPath) -> int:
         """Return the size of a regular file in bytes."""
@@ -133,6 +153,9 @@ class Storage:
 
     def sync(self, descriptor: int) -> None:
         """Bring data and size of an open file to stable storage. An error is final: what was written may be gone."""
+        if descriptor < 0:
+            # Closed by another thread: here alone Python has a ValueError for that.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.fsync(descriptor)
 
     def sync_directory(self, path: StrPath) -> None:
@@ -150,9 +173,27 @@ class Storage:
         """Rename a file; one of several processes that rename the same file wins, the others get ``ENOENT``."""
         os.rename(source, target)
 
+    def link(self, source: StrPath, target: StrPath) -> bool:
+        """Give a file a second name; ``False`` where the file system knows no links."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_LINK:
+                return False
+            raise
+        return True
+
+    def copy_owner_and_mode(self, source: int, target: int) -> None:
+        """Give an open file the permissions of another one, and its owner and group as far as that is allowed."""
+        status, now = os.fstat(source), os.fstat(target)
+        if (status.st_uid, status.st_gid) != (now.st_uid, now.st_gid):
+            with contextlib.suppress(PermissionError):
+                os.fchown(target, status.st_uid, status.st_gid)
+        os.fchmod(target, stat.S_IMODE(status.st_mode))
+
     def replace(self, path: StrPath, data: bytes) -> None:
         """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
-        fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}.new"
+        fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}{FRESH_SUFFIX}"
         descriptor = self.create(fresh)
         try:
             self.write(descriptor, [data], 0)
@@ -165,6 +206,10 @@ class Storage:
     def unlink(self, path: StrPath) -> None:
         """Remove a file's name."""
         os.unlink(path)
+
+    def unlink_at(self, directory: int, name: str) -> None:
+        """Remove a file's name from an open directory, wherever that may have been moved."""
+        os.unlink(name, dir_fd=directory)
 
     def remove_directory(self, path: StrPath) -> None:
         """Remove an empty directory."""

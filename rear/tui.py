@@ -12,11 +12,14 @@ from rear.events import (
     Event,
     Finished,
     IndexRebuilt,
+    JournalDamaged,
+    JournalRebuilt,
     LeftAlone,
     Lost,
     Merged,
     NothingYet,
     Planned,
+    Recovered,
     Refused,
     Renamed,
     RolledBack,
@@ -26,6 +29,7 @@ from rear.events import (
     Torn,
 )
 from rear.printable import shown
+from rear.problems import Problem
 
 LINES_OF_A_KIND = 20
 """After this many findings of one kind the rest are counted; the JSON report names them all."""
@@ -92,7 +96,8 @@ class _Lines:
         style, text = _describe(event)
         if not text or (self._quiet and event.severity == "info"):
             return
-        count = self._shown[event.kind] = self._shown.get(event.kind, 0) + 1
+        kind = event.code if isinstance(event, Problem) else event.kind
+        count = self._shown[kind] = self._shown.get(kind, 0) + 1
         if count <= LINES_OF_A_KIND or isinstance(event, Finished):
             self._print(style, text)
 
@@ -165,10 +170,19 @@ def _describe(event: Event) -> tuple[str, str]:
             )
         case Damaged():
             return "bold red", (
-                f"DAMAGED journal of {event.pair}, bytes {event.start:,} to "
+                f"DAMAGED {event.pair}, bytes {event.start:,} to "
                 f"{event.start + event.length:,}: {event.reason}; "
                 f"kept whole as {event.lost_and_found}"
             )
+        case Recovered():
+            return "yellow", f"{event.archive}: {event.name} recovered: {event.reason}"
+        case JournalRebuilt():
+            return (
+                "yellow",
+                f"{event.pair}: {event.reason}; {_counted(event.members, 'member')} named by the temp archive itself",
+            )
+        case JournalDamaged():
+            return "yellow", f"{event.pair}: {_counted(event.length, 'byte')} of its journal unreadable: {event.reason}"
         case Refused():
             return "red", f"{event.subject}: {event.reason}"
         case RolledBack():
@@ -179,12 +193,27 @@ def _describe(event: Event) -> tuple[str, str]:
             return "", f"{event.archive}: full, renamed {event.renamed_to}"
         case IndexRebuilt():
             return "dim", f"{event.archive}: index of {_counted(event.members, 'member')} made again: {event.reason}"
+        case Problem():
+            return _describe_problem(event)
         case Finished():
             return _describe_end(event)
     return "", ""
 
 
 _GONE = {"crashed": "is gone", "stale": "shows no sign of life"}
+
+
+def _describe_problem(event: Problem) -> tuple[str, str]:
+    style = {"info": "dim", "warning": "yellow", "loss": "bold red"}[event.severity]
+    member = f"{event.name}: " if event.name is not None else ""
+    place = ""
+    if event.offset is not None:
+        place = f" (at byte {event.offset:,})"
+        if event.length:
+            place = f" (bytes {event.offset:,} to {event.offset + event.length:,})"
+    kept = f"; kept as {event.lost_and_found}" if event.lost_and_found is not None else ""
+    loss = "LOSS " if event.severity == "loss" else ""
+    return style, f"{loss}{event.subject}: {member}{event.detail}{place}: {event.code}, {event.outcome}{kept}"
 
 
 def _describe_end(event: Finished) -> tuple[str, str]:

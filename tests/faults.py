@@ -121,6 +121,10 @@ class Tampered(Storage):
         self._begin("rename", source)
         super().rename(source, target)
 
+    def link(self, source: Any, target: Any) -> bool:
+        self._begin("link", source)
+        return super().link(source, target)
+
     def unlink(self, path: Any) -> None:
         self._begin("unlink", path)
         super().unlink(path)
@@ -370,7 +374,7 @@ def check_base(
             raise AssertionError(f"{target}: {len(data)} bytes {data[:60]!r}, not {len(expected)} {expected[:60]!r}")
     layout = Layout(base)
     for folder in (layout.claims, layout.intents, layout.graveyard):
-        assert files_below(folder) == []
+        assert files_below(folder) == [], folder
     if not leftovers:
         assert files_below(layout.inbox) == []
     if not lost_and_found:

@@ -82,6 +82,12 @@ class Powered(Tampered):
         if self._is_mine(source):
             self._change(str(source), str(target))
 
+    def link(self, source: Any, target: Any) -> bool:
+        linked = super().link(source, target)
+        if linked and self._is_mine(target):
+            self._change("", str(target), self.entries[str(source)])
+        return linked
+
     def unlink(self, path: Any) -> None:
         self._keep(path)
         super().unlink(path)

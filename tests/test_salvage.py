@@ -14,7 +14,7 @@ import pytest
 import rear
 from rear.archive import Archive
 from rear.errors import NotLeaderError
-from rear.events import Claimed, Damaged, Event, LeftAlone, Lost, Refused, Torn
+from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
 from rear.fs import rear_fs
 from rear.journal import JournalWriter, encode_line, encode_record, read_journal
 from rear.layout import Layout, Target
@@ -30,7 +30,8 @@ MTIME_NS = 1_700_000_000 * 10**9
 
 def write_pair(
     base: Path, rotation: int, members: dict[int, tuple[str, bytes]], *, close: str | None = None,
-    repeats_from: int | None = None, worker: str = "7-7-abcdef",
+    repeats_from: int | None = None, worker: str = "7-7-abcdef", sources: dict[int, Path] | None = None,
+    method: int = 0,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write a pair of a worker that is gone; return its temp archive and journal."""
     here = this_process()
@@ -52,10 +53,10 @@ def write_pair(
             Item(
                 sequence,
                 target,
-                payload_of_bytes(content, 0),
+                payload_of_bytes(content, method),
                 mtime_ns=MTIME_NS,
                 mode=0o100644,
-                source=None,
+                source=str(sources[sequence]) if sources and sequence in sources else None,
                 metadata=None,
                 on_stable=None,
             )
@@ -112,24 +113,44 @@ def test_missing_temp_archive_is_a_loss_by_name(tmp_path: Path) -> None:
     assert [event.as_json()["name"] for event in of_kind(scavenge(tmp_path), Lost)] == ["a", "b"]
 
 
-def test_damaged_journal_keeps_the_whole_pair(tmp_path: Path) -> None:
+def test_member_whose_record_is_damaged_is_placed_by_its_extra_field(tmp_path: Path) -> None:
     temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50), 2: ("b", b"b" * 50), 3: ("c", b"c" * 50)})
     lines = journal.read_bytes().split(b"\n")
     lines[2] = lines[2].replace(b'"name":"b"', b'"name":"x"')
     journal.write_bytes(b"\n".join(lines))
+    events = scavenge(tmp_path)
+    assert of_kind(events, Damaged) == []
+    (damaged,) = of_kind(events, JournalDamaged)
+    assert isinstance(damaged, JournalDamaged)
+    assert damaged.length == len(lines[2]) + 1
+    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "b": b"b" * 50, "c": b"c" * 50}
+    assert not temp.exists()
+
+
+def test_damaged_journal_that_may_have_named_another_member_keeps_the_whole_pair(tmp_path: Path) -> None:
+    temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50), 2: ("b", b"b" * 50), 3: ("c", b"c" * 50)})
+    data = temp.read_bytes()
+    appends = read_journal(journal).appends
+    temp.write_bytes(data[: appends[2].offset] + bytes(appends[2].length) + data[appends[3].offset :])
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"name":"b"', b'"name":"x"')
+    journal.write_bytes(b"\n".join(lines))
     original = temp.read_bytes()
-    (damaged,) = of_kind(scavenge(tmp_path), Damaged)
-    assert isinstance(damaged, Damaged)
-    assert (tmp_path / damaged.lost_and_found).read_bytes() == original
-    assert damaged.start == len(lines[0]) + len(lines[1]) + 2
+    damaged = of_kind(scavenge(tmp_path), Damaged)
+    hole, record = damaged
+    assert isinstance(hole, Damaged)
+    assert isinstance(record, Damaged)
+    assert (tmp_path / hole.lost_and_found).read_bytes() == original
+    assert (hole.start, hole.length) == (appends[2].offset, appends[2].length)
+    assert record.start == len(lines[0]) + len(lines[1]) + 2
     assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "c": b"c" * 50}
 
 
-def test_damaged_first_record_is_loud_and_nothing_is_touched(tmp_path: Path) -> None:
+def test_damaged_first_record_of_a_worker_that_nobody_knows_is_not_touched_at_once(tmp_path: Path) -> None:
     temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a")}, close="exit")
     journal.write_bytes(journal.read_bytes().replace(b'"uid":0', b'"uid":1'))
     before = temp.read_bytes(), journal.read_bytes()
-    assert "first record" in str(of_kind(scavenge(tmp_path), Refused)[0])
+    assert "first record" in str(of_kind(scavenge(tmp_path), LeftAlone)[0])
     assert (temp.read_bytes(), journal.read_bytes()) == before
 
 
@@ -145,15 +166,13 @@ def test_worker_that_died_before_its_first_record_left_nothing(tmp_path: Path, h
     assert (temp.exists(), journal.exists()) == (not here, not here)
 
 
-def test_bytes_after_the_last_journaled_member_are_kept(tmp_path: Path) -> None:
+def test_members_after_the_last_journaled_one_are_placed_by_their_extra_field(tmp_path: Path) -> None:
     temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50), 2: ("b", b"b" * 50)})
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]))
-    original = temp.read_bytes()
-    (damaged,) = of_kind(scavenge(tmp_path), Damaged)
-    assert isinstance(damaged, Damaged)
-    assert (tmp_path / damaged.lost_and_found).read_bytes() == original
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50}
+    assert [event.name for event in of_kind(scavenge(tmp_path), Recovered)] == ["b"]  # type: ignore[attr-defined]
+    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "b": b"b" * 50}
+    assert not temp.exists()
 
 
 def test_death_while_writing_its_own_directory_is_no_finding(tmp_path: Path) -> None:

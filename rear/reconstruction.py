@@ -1,0 +1,183 @@
+"""What a temp archive says without its journal: each member's own extra field tells where it came from and belongs.
+
+A journal that is missing, or unreadable from its first record on, is written anew; members that a damaged one does not
+name are found in the bytes that none of its records covers. Only members that are whole, and whose extra field passes
+its checksum and names the temp archive's own cookie and worker, count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rear.claims import ClaimedPair
+from rear.contents import opened
+from rear.errors import PathError, RearError, UnsupportedError
+from rear.journal import FORMAT_VERSION, Journal, decode_line, decode_record, encode_record, read_journal
+from rear.layout import check_archive, check_name
+from rear.lease import process_of_worker
+from rear.lostfound import LostAndFound
+from rear.records import Append, Open, Origin, Pair
+from rear.scanner import Found, Gap, Nested, scan
+from rear.storage import Storage
+
+_LEASE_SECONDS: Final = 60.0
+
+
+class Remains(NamedTuple):
+    """Bytes of a temp archive that are no whole member; ``found`` where a local header tells what they were."""
+
+    start: int
+    length: int
+    reason: str
+    found: Found | None = None
+
+
+def append_of(found: Found, origin: Origin) -> Append:
+    """Return the record that a journal would have of a member."""
+    return Append(
+        origin.sequence, origin.source, origin.source_start, origin.source_start + found.size, found.offset,
+        found.end - found.offset, origin.archive, found.name, found.header.method, found.crc, found.compressed_size,
+        found.size, origin.mtime_ns, origin.mode, origin.metadata,
+    )  # fmt: skip
+
+
+def find_unjournaled(claimed: ClaimedPair, descriptor: int, *, storage: Storage) -> Iterator[Append | Remains]:
+    """Yield the members, and the other bytes, of an open temp archive that no record of its journal covers.
+
+    Raises:
+        OSError: the temp archive cannot be read.
+    """
+    for start, end in _uncovered(claimed.journal, storage.size(descriptor)):
+        for item in _findings(descriptor, start, end, claimed.opened.cookie, storage):
+            if isinstance(item, Found):
+                if item.origin is None or item.origin.sequence not in claimed.journal.aborted:
+                    yield _member(item, claimed.pair, claimed.journal)
+            elif item.kind != "directory":
+                zeros = "zeros, which a file system leaves of writes that never arrived"
+                what = zeros if item.kind == "zeros" else "bytes of no member"
+                yield Remains(item.start, item.length, f"{what}; no record of the journal covers them")
+
+
+def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
+    """Write a journal for a temp archive that has none that can be used.
+
+    Args:
+        pair: whose files they are.
+        folder: where they are: the leader's claim folder.
+        lost_and_found: keeps the old journal, where there is one.
+        storage: the file system.
+
+    Returns:
+        how many members it names; 0, and no journal was written, when there is no member that can be named.
+
+    Raises:
+        OSError: the temp archive cannot be read, or the journal not written.
+    """
+    named = list(_placeable(folder / f"{pair.stem}.zip", pair, storage))
+    appends = _rest_of_journal(pair, folder, lost_and_found, storage)
+    cookie = named[0][1].cookie if named else 0
+    appends.update((origin.sequence, append_of(item, origin)) for item, origin in named if origin.cookie == cookie)
+    if not appends:
+        return 0
+    process = process_of_worker(pair.host, pair.worker)
+    opened_record = Open(
+        FORMAT_VERSION, pair.host, pair.worker, pair.rotation, cookie,
+        pid=process.pid if process else 0, process_start=process.process_start if process else None,
+        boot_id=process.boot_id if process else None, pid_namespace=process.pid_namespace if process else None,
+        # Members of an earlier pair that had failed may be here again: they are looked up one by one.
+        uid=0, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
+    )  # fmt: skip
+    lines = [encode_record(opened_record), *map(encode_record, appends.values())]
+    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
+    return len(appends)
+
+
+def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> dict[int, Append]:
+    """Return what can still be read of a journal without its first record, after a copy of it was kept."""
+    path = folder / f"{pair.stem}.journal"
+    if path.name not in storage.names(folder):
+        return {}
+    journal = read_journal(path, storage=storage)
+    if journal.opened is None:
+        with opened(path, storage) as descriptor:
+            note = {"pair": str(pair), "reason": "its first record cannot be read; the journal was written anew"}
+            name = f"{pair.host}-{pair.stem}-journal"
+            lost_and_found.put_bytes(name, descriptor, 0, storage.size(descriptor), note)
+    return {sequence: one for sequence, one in journal.appends.items() if sequence not in journal.aborted}
+
+
+def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found, Origin]]:
+    if path.name not in storage.names(path.parent):
+        return
+    with opened(path, storage) as descriptor:
+        for item in _findings(descriptor, 0, storage.size(descriptor), None, storage):
+            if isinstance(item, Found) and item.origin is not None and _is_placeable(item, pair):
+                yield item, item.origin
+
+
+def _findings(descriptor: int, start: int, end: int, cookie: int | None, storage: Storage) -> Iterator[Found | Gap]:
+    """Yield what a scan finds, without the members of Zips inside."""
+    items: list[Found | Gap] = []
+    try:
+        for item in scan(descriptor, start=start, end=end, cookie=cookie, storage=storage):
+            if isinstance(item, Nested):
+                items = [one for one in items if not _is_within(one, item)]
+                items.append(Gap(item.start, item.length, "unknown"))
+            else:
+                items.append(item)
+    except UnsupportedError:
+        items = [Gap(start, end - start, "unknown")]
+    yield from items
+
+
+def _is_within(item: Found | Gap, nested: Nested) -> bool:
+    start = item.offset if isinstance(item, Found) else item.start
+    return nested.start <= start < nested.start + nested.length
+
+
+def _uncovered(journal: Journal, length: int) -> Iterator[tuple[int, int]]:
+    position = 0
+    for append in sorted(journal.appends.values(), key=lambda append: append.offset):
+        if append.offset >= length:
+            break
+        if position < append.offset:
+            yield position, append.offset
+        position = max(position, append.offset + append.length)
+    if position < length:
+        yield position, length
+
+
+def _member(found: Found, pair: Pair, journal: Journal) -> Append | Remains:
+    origin = found.origin
+    length = found.end - found.offset
+    if origin is None or not _is_placeable(found, pair):
+        return Remains(found.offset, length, found.reason or _why_not_placed(found, pair), found)
+    if origin.sequence in journal.appends:
+        return Remains(
+            found.offset, length, f"a second copy of member {origin.sequence}, which the journal names", found
+        )
+    return append_of(found, origin)
+
+
+def _is_placeable(found: Found, pair: Pair) -> bool:
+    return found.state == "whole" and not _why_not_placed(found, pair)
+
+
+def _why_not_placed(found: Found, pair: Pair) -> str:
+    """Tell why a whole member cannot be placed; nothing when it can."""
+    origin = found.origin
+    if origin is None:
+        return "it has no extra field of rear's that passes its checksum"
+    if (origin.host, origin.worker) != (pair.host, pair.worker):
+        return f"it belongs to worker {origin.host}/{origin.worker}"
+    try:
+        check_archive(origin.archive)
+        check_name(found.name)
+        decode_record(decode_line(encode_record(append_of(found, origin)).removesuffix(b"\n")))
+    except PathError as error:
+        return str(error)
+    except (RearError, ValueError) as error:
+        return f"no journal could name it: {error}"
+    return ""
