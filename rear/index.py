@@ -35,6 +35,7 @@ from rear.segments import (
     Segment,
     SegmentReader,
     SegmentWriter,
+    SourceKey,
     parse_segment_name,
     read_segment,
     segment_name,
@@ -44,12 +45,12 @@ from rear.storage import LOCAL, Storage
 if TYPE_CHECKING:
     from rear.archive import Archive
 
-__all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "rows_of"]
+__all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "SourceKey", "rows_of"]
 
 SMALL_MEMBERS: Final = 4_096
 """Segments up to this size are always taken into the next one: writing them again costs some milliseconds."""
 _ATTEMPTS: Final = 5
-_PART = ".part"
+PART_SUFFIX = ".part"
 
 _T = TypeVar("_T")
 
@@ -120,6 +121,15 @@ class Index:
         wanted = set(keys)
         return self._read(lambda: self._find_origins(wanted))
 
+    def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
+        """Return the rows of members by source, size and mtime; the last one of each. It reads all rows, as above.
+
+        Raises:
+            IndexFormatError, OSError: as `find`.
+        """
+        wanted = set(keys)
+        return self._read(lambda: self._find_sources(wanted))
+
     def rows(self) -> Iterator[IndexRow]:
         """Yield all rows in the order of the central directory.
 
@@ -146,6 +156,14 @@ class Index:
             if len(found) < len(keys):
                 with SegmentReader(segment, newer) as reader:
                     found.update(reader.find_origins(keys - found.keys()))
+        return found
+
+    def _find_sources(self, keys: set[SourceKey]) -> dict[SourceKey, IndexRow]:
+        found: dict[SourceKey, IndexRow] = {}
+        for segment, newer in reversed(_with_newer(self.segments)):
+            if len(found) < len(keys):
+                with SegmentReader(segment, newer) as reader:
+                    found.update(reader.find_sources(keys - found.keys()))
         return found
 
     def _open_all(self) -> tuple[ExitStack, list[SegmentReader]]:
@@ -288,7 +306,7 @@ class Index:
     def _install(self, source: Path, target: Path, identity: str) -> None:
         storage = self._storage
         storage.make_directories(self._folder)
-        part = target.with_name(f"{target.stem}-{identity}{_PART}")
+        part = target.with_name(f"{target.stem}-{identity}{PART_SUFFIX}")
         try:
             with ExitStack() as stack:
                 source_descriptor = storage.open(source)
@@ -409,7 +427,7 @@ def _with_newer(segments: list[Segment]) -> list[tuple[Segment, list[Segment]]]:
 
 def _number(name: str) -> int | None:
     """Return the number of a segment, or of the temporary file of one that was being written."""
-    if name.endswith(_PART):
+    if name.endswith(PART_SUFFIX):
         name = f"{name.partition('-')[0]}.sqlite"
     return parse_segment_name(name)
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from rear.codecs import crc32
 from rear.directory import Directory
-from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
+from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal import JournalWriter, decode_line, encode_line, read_lines
 from rear.layout import check_archive
 from rear.lease import Process, decode_process
@@ -26,6 +26,7 @@ from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
 FORMAT_VERSION: Final = 1
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
+_POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it
 
 
 class Move(NamedTuple):
@@ -211,7 +212,8 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
             numbers = [old[key] for key in ("archive_length", "offset", "length", "entries", "prefix")]
             length, offset, directory_length, entries, prefix = map(int, numbers)
             directory = Directory(length, offset, directory_length, entries, prefix, bytes.fromhex(old["comment"]))
-            if not 0 <= directory.offset <= directory.archive_length or min(numbers) < 0:
+            positions_fit = directory.offset + directory.length <= directory.archive_length <= _POSITION_LIMIT
+            if not positions_fit or min(numbers) < 0:
                 raise JournalError("impossible positions in an intent")
         archive, leader = payload["archive"], payload["leader"]
         tail_length, tail_crc = int(payload["tail_length"]), int(payload["tail_crc"])
@@ -219,7 +221,10 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
         raise JournalError(f"an intent without {error}") from None
     if not isinstance(archive, str):
         raise JournalError(f"an intent for {archive!r:.80}")
-    check_archive(archive)
+    try:
+        check_archive(archive)
+    except PathError as error:
+        raise JournalError(f"an intent for no archive of this base: {error}") from None
     if tail_length != (directory.archive_length - directory.offset if directory else 0):
         raise JournalError("the lengths in an intent contradict each other")
     process = payload.get("process")

@@ -74,6 +74,8 @@ class IndexRow(NamedTuple):
 
 OriginKey = tuple[str, str, int]
 """Host, worker and sequence number: what makes a member unique before it has a final archive."""
+SourceKey = tuple[str, int, int]
+"""Path of a source, its size in bytes and its mtime in nanoseconds: which state of which file a member was made of."""
 MemberKey = tuple[str, int]
 """Name and target start: what makes a member unique in its archive."""
 
@@ -427,6 +429,32 @@ class SegmentReader:
         for row in self._rows(sql):
             if row.host is not None and row.worker is not None and row.sequence is not None:
                 found[row.host, row.worker, row.sequence] = row
+        return found
+
+    def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
+        """Return the last row of each member that was made of these sources; reads the whole segment."""
+        try:
+            # As in `find_origins`.
+            self._connection.execute(
+                "CREATE TEMP TABLE IF NOT EXISTS wanted_sources (source TEXT, size INTEGER, mtime_ns INTEGER,"
+                " PRIMARY KEY (source, size, mtime_ns)) WITHOUT ROWID"
+            )
+            self._connection.execute("DELETE FROM wanted_sources")
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO wanted_sources VALUES (?, ?, ?)",
+                [(_stored(source), size, mtime_ns) for source, size, mtime_ns in keys if size <= INTEGER_LIMIT],
+            )
+            self._connection.commit()
+        except _READ_ERRORS as error:
+            raise _translated(error, self._segment.path) from error
+        sql = (
+            f"SELECT {_SELECTED} FROM members CROSS JOIN wanted_sources AS wanted ON wanted.source = members.source"
+            f" AND wanted.size = members.size AND wanted.mtime_ns = members.mtime_ns WHERE 1{self._hidden}"
+        )
+        found = {}
+        for row in self._rows(sql):
+            if row.source is not None and row.mtime_ns is not None:
+                found[row.source, row.size, row.mtime_ns] = row
         return found
 
 

@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that follow from the code: errors.md, cli.md, and the byte example in format.md.
+"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, and the byte example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
 
-from rear import errors
+from rear import errors, problems
 from rear.cli.app import app, scavenger_app
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -72,6 +72,44 @@ def _docstring(error: type[errors.RearError]) -> str:
 def _prose(text: str) -> str:
     """Return a paragraph of a docstring as one line of Markdown."""
     return " ".join(text.replace("``", "`").split())
+
+
+def problems_page() -> str:
+    """Return problems.md: every code of `rear.problems.CATALOG`."""
+    lines = [
+        _NOTE.format("rear/problems.py"), "# Problems\n",
+        "What `rear fsck` finds has a code that stays the same from version to version; with `--json` it is the field "
+        "`code`. Beside it stands what became of it, the `outcome`:\n",
+        "| outcome | meaning | exit status |", "|---|---|---|",
+        "| `repaired` | nothing more to do | 1, when no other problem is left |",
+        "| `would repair` | nothing was changed, because of `-n` or for want of `--in-place` or `--output` | 4 |",
+        "| `left` | it could not be repaired, or not without losing something; what there is of it was kept | 4 |",
+        "| `noted` | worth knowing, nothing is wrong | 0 |",
+        "",
+        "The exit status is that of fsck(8): 0 clean, 1 everything was repaired, 4 something is left, 8 it could not "
+        "run. Codes in **bold** tell of stored bytes that are not whole any more.\n",
+        "## Fields\n",
+        "An object of `--json` with `kind` `problem` has these fields, `null` where they say nothing:\n",
+        "| field | meaning |", "|---|---|",
+        "| `severity` | `info` when it is noted, `loss` when bytes are gone for good, else `warning` |",
+        *(f"| {name} | {meaning} |" for name, meaning in _attributes(problems.Problem)),
+        "",
+        "## Codes\n",
+        "| code | meaning | what is done about it |", "|---|---|---|",
+        *(f"| {_code(kind)} | {_cell(kind.meaning)} | {_cell(kind.repair)} |" for kind in problems.CATALOG.values()),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _attributes(described: type) -> Iterator[tuple[str, str]]:
+    section = (inspect.getdoc(described) or "").partition("Attributes:\n")[2]
+    for line in section.splitlines():
+        name, _, meaning = line.strip().partition(": ")
+        yield f"`{name}`", _prose(meaning).rstrip(".")
+
+
+def _code(kind: problems.ProblemKind) -> str:
+    return f"**`{kind.code}`**" if kind.is_loss else f"`{kind.code}`"
 
 
 def cli_page() -> str:
@@ -176,7 +214,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 when a page is out of date")
     check = parser.parse_args().check
     stale = []
-    for name, page in (("errors.md", errors_page), ("cli.md", cli_page), ("format.md", format_page)):
+    pages = {"errors.md": errors_page, "problems.md": problems_page, "cli.md": cli_page, "format.md": format_page}
+    for name, page in pages.items():
         path, text = DOCS / name, page()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)

@@ -1,0 +1,121 @@
+"""``rear fsck``: check a base or one archive, and repair it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rear.cli.outcome import report
+from rear.errors import RearError, UsageError
+from rear.printable import shown
+
+if TYPE_CHECKING:
+    from rear.events import Event
+    from rear.problems import Outcome
+
+
+def fsck(
+    path: Annotated[
+        str,
+        typer.Argument(
+            envvar="REAR_BASE",
+            help="A base, or one archive anywhere.",
+            metavar="[PATH]",
+            show_default="the current folder",
+        ),
+    ] = ".",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only report. For one archive that is so without --in-place.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every member, and check its size and CRC-32.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="One archive: write it anew as FILE, which must not exist."),
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")
+    ] = False,
+    assume_dead: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
+            metavar="HOST|WORKER",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+) -> None:
+    """Check a base or one archive, and repair what can be repaired without losing anything.
+
+    Exit status: 0 clean, 1 all repaired, 4 something is left, 8 could not run. docs/problems.md explains every problem.
+
+    Example: rear fsck --deep /nfs/base
+
+    Example: rear fsck --output mended.zip damaged.zip
+    """
+    from rear.problems import COULD_NOT_RUN
+
+    style = "json" if json else "quiet" if quiet else "plain"
+    try:
+        events = _events(path, dry_run, deep, output, in_place, assume_dead or [])
+        status = _run(path, events, style)
+    except BrokenPipeError:
+        raise
+    except (RearError, OSError) as error:
+        report(error)
+        status = COULD_NOT_RUN
+    raise typer.Exit(status)
+
+
+def _events(
+    path: str, dry_run: bool, deep: bool, output: str | None, in_place: bool, assume_dead: list[str]
+) -> Iterator[Event]:
+    if os.path.isdir(path):
+        if output is not None or in_place:
+            raise UsageError(f"{path} is a base: --output and --in-place are for one archive")
+        from rear.fsck import fsck as check_base
+
+        return check_base(path, report_only=dry_run, deep=deep, assume_dead=assume_dead)
+    if assume_dead:
+        raise UsageError(f"{path} is no base: --assume-dead is for one")
+    if dry_run and (output is not None or in_place):
+        raise UsageError("--dry-run writes nothing: leave out --output and --in-place")
+    from rear.repair import check_archive_file
+
+    return check_archive_file(path, deep=deep, output=output, in_place=in_place)
+
+
+def _run(path: str, events: Iterator[Event], style: str) -> int:
+    """Show all events and a summary; return the exit status."""
+    from rear.problems import exit_status, outcome_of
+    from rear.tui import show
+
+    counts: Counter[Outcome | None] = Counter()
+
+    def counted() -> Iterator[Event]:
+        for event in events:
+            counts[outcome_of(event)] += 1
+            yield event
+
+    with closing(events):  # type: ignore[type-var]
+        show(counted(), style)
+    if style == "plain":
+        print(f"{shown(path)}: {_summary(counts)}", file=sys.stderr)
+    return exit_status(counts)
+
+
+def _summary(counts: Counter[Outcome | None]) -> str:
+    words: tuple[tuple[Outcome, str], ...] = (
+        ("repaired", "repaired"), ("would repair", "would be repaired"), ("left", "left"), ("noted", "noted"),
+    )  # fmt: skip
+    parts = [f"{counts[outcome]:,} {word}" for outcome, word in words if counts[outcome]]
+    if set(counts) <= {None, "noted"}:
+        parts.insert(0, "clean")
+    return ", ".join(parts)

@@ -1,0 +1,197 @@
+"""What a scan of a whole archive finds, kept in arrays: members that can be copied, damaged ones, ranges of neither.
+
+Memory: some forty bytes a member. What is to be told of damaged members is spooled to local disk.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import IO, Final
+
+from rear import directory as directories
+from rear.archive import ReadAhead
+from rear.directory import Directory
+from rear.errors import RearError
+from rear.moving import Facts
+from rear.remains import Remains
+from rear.scanner import Found, Gap, Nested, scan
+from rear.storage import Storage
+from rear.zipformat import (
+    END,
+    END_SIGNATURE,
+    FLAG_ENCRYPTED,
+    LIMIT_16,
+    LOCAL,
+    LOCAL_SIGNATURE,
+    LocalHeader,
+    decode_local_header,
+    local_header_length,
+)
+
+DOUBTS_LIMIT: Final = 100_000
+"""Of so many members it is remembered what is wrong with their headers."""
+GAPS_KEPT: Final = 1_000
+"""So many ranges without member are kept one by one; of more, the old archive is the only copy."""
+
+
+class Survey:
+    """What a scan has found, in arrays: members that can be copied, and ranges that belong to none.
+
+    Damaged members are spooled; ``damaged`` counts them.
+    """
+
+    def __init__(self, descriptor: int, spool: IO[bytes], storage: Storage) -> None:
+        self.descriptor = descriptor
+        self.storage = storage
+        self.size = storage.size(descriptor)
+        self.offsets = array("Q")
+        self.ends = array("Q")
+        self.crcs = array("I")
+        self.compressed_sizes = array("Q")
+        self.sizes = array("Q")
+        self.flags = array("H")
+        self.methods = array("H")
+        #: What is wrong with the headers of members whose data is whole.
+        self.doubts: dict[int, str] = {}
+        self.damaged = 0
+        self.damaged_offsets = array("Q")
+        self.gaps: list[tuple[int, int]] = []
+        self.further_gaps = self.further_gap_bytes = 0
+        self.remains = Remains(descriptor, storage=storage)
+        self.directory: Directory | None = None
+        self._columns = (
+            self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.flags, self.methods,
+        )  # fmt: skip
+        self._spool = spool
+        self._directory_ranges: list[tuple[int, int]] = []
+        self._nested: list[tuple[int, int]] = []
+        self._ahead = ReadAhead(descriptor, storage)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def run(self) -> None:
+        """Scan the whole file."""
+        try:
+            self.directory = directories.locate(self.descriptor, storage=self.storage)
+        except RearError:
+            self.directory = None
+        for item in scan(self.descriptor, storage=self.storage):
+            if isinstance(item, Found):
+                self._add(item)
+            elif isinstance(item, Gap):
+                self._add_gap(item)
+            else:
+                self._retract(item)
+        self._read_remains()
+
+    def _add(self, found: Found) -> None:
+        if found.state in ("partial", "lost"):
+            pickle.dump(found, self._spool, pickle.HIGHEST_PROTOCOL)
+            self.damaged += 1
+            self.damaged_offsets.append(found.offset)
+            return
+        self.offsets.append(found.offset)
+        self.ends.append(found.end)
+        self.crcs.append(found.crc)
+        self.compressed_sizes.append(found.compressed_size)
+        self.sizes.append(found.size)
+        self.flags.append(found.header.flags)
+        self.methods.append(found.header.method)
+        is_decoded = found.recoverable_bytes == found.size and not found.header.flags & FLAG_ENCRYPTED
+        if found.state == "unverified" and is_decoded and len(self.doubts) < DOUBTS_LIMIT:
+            self.doubts[found.offset] = found.reason
+
+    def _add_gap(self, gap: Gap) -> None:
+        if gap.kind == "directory":
+            self._directory_ranges.append((gap.start, gap.length))
+        elif gap.kind == "unknown":
+            self._add_unknown(gap.start, gap.length)
+
+    def _add_unknown(self, start: int, length: int) -> None:
+        if self.gaps and sum(self.gaps[-1]) == start:
+            self.gaps[-1] = self.gaps[-1][0], self.gaps[-1][1] + length
+        elif len(self.gaps) < GAPS_KEPT:
+            self.gaps.append((start, length))
+        else:
+            self.further_gaps += 1
+            self.further_gap_bytes += length
+
+    def _retract(self, nested: Nested) -> None:
+        """Take back what was found in a range: it is what is left of a member that was a Zip itself."""
+        end = nested.start + nested.length
+        while len(self.offsets) and self.offsets[-1] >= nested.start:
+            self.doubts.pop(self.offsets[-1], None)
+            for numbers in self._columns:
+                numbers.pop()
+        while len(self.damaged_offsets) and self.damaged_offsets[-1] >= nested.start:
+            self.damaged_offsets.pop()
+            self.damaged -= 1
+        self.gaps = [gap for gap in self.gaps if sum(gap) <= nested.start or gap[0] >= end]
+        self._directory_ranges = [part for part in self._directory_ranges if sum(part) <= nested.start]
+        self._nested.append((nested.start, end))
+        self._add_unknown(nested.start, nested.length)
+
+    def damaged_members(self) -> Iterator[Found]:
+        """Yield the members that are not whole."""
+        self._spool.seek(0)
+        while True:
+            try:
+                found: Found = pickle.load(self._spool)
+            except EOFError:
+                return
+            number = bisect_right(self._nested, (found.offset, self.size)) - 1
+            if number < 0 or found.offset >= self._nested[number][1]:
+                yield found
+
+    def _read_remains(self) -> None:
+        prefix = None
+        if self.directory is not None:
+            prefix = self.directory.prefix
+            self._directory_ranges = [(self.directory.offset, self.directory.length)]
+        for start, length in self._directory_ranges:
+            self.remains.read(start, length)
+        first = min([*self.offsets[:1], *self.damaged_offsets[:1]], default=0)
+        self.remains.settle(self._name_at, prefix=prefix, first=first)
+
+    def _name_at(self, position: int) -> bytes | None:
+        number = self.number_at(position)
+        return None if number is None else self.header(number)[1].name
+
+    def number_at(self, position: int) -> int | None:
+        """Return the number of the member whose local header is at ``position``."""
+        number = bisect_right(self.offsets, position) - 1
+        return number if number >= 0 and self.offsets[number] == position else None
+
+    def header(self, number: int) -> tuple[bytes, LocalHeader]:
+        """Return the local header of a member, as bytes and as values; what the scan mended of it is right in both."""
+        position = self.offsets[number]
+        # A signature with a wrong bit or two is found where a member has to begin.
+        length = local_header_length(LOCAL_SIGNATURE + self._ahead.read(position, LOCAL.size)[4:])
+        data = self._ahead.read(position, length)
+        flags, method = self.flags[number], self.methods[number]
+        if data[:4] != LOCAL_SIGNATURE or LOCAL.unpack_from(data)[2:4] != (flags, method):
+            data = LOCAL_SIGNATURE + data[4:6] + struct.pack("<2H", flags, method) + data[10:]
+        return data, decode_local_header(data)
+
+    def facts(self, number: int) -> Facts:
+        """Return sizes and CRC-32 of a member, as its data has them."""
+        return Facts(self.crcs[number], self.compressed_sizes[number], self.sizes[number])
+
+    def comment(self) -> bytes:
+        """Return the archive comment, as far as there is an end record whose comment ends with the file (4.3.16)."""
+        if self.directory is not None:
+            return self.directory.comment
+        start = max(0, self.size - END.size - LIMIT_16)
+        tail = self.storage.read(self.descriptor, self.size - start, start)
+        position = tail.rfind(END_SIGNATURE)
+        while position >= 0:
+            comment = tail[position + END.size :]
+            if len(comment) == int.from_bytes(tail[position + END.size - 2 : position + END.size], "little"):
+                return comment
+            position = tail.rfind(END_SIGNATURE, 0, position + len(END_SIGNATURE) - 1)
+        return b""

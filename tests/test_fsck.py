@@ -1,0 +1,486 @@
+"""``rear fsck BASE``: what it finds, mends and leaves; -n changes nothing; killed anywhere it loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults import (
+    Failing,
+    Point,
+    RecordProperty,
+    Tampered,
+    check_base,
+    dying_at,
+    fork,
+    in_child,
+    scratch_folder,
+    some,
+)
+from test_power_loss import run_until
+from test_reconstruction import dead_worker, flip
+from test_salvage import write_pair
+
+import rear
+from rear.archive import Archive
+from rear.errors import BaseError, NotLeaderError
+from rear.events import Checked, Event
+from rear.fsck import fsck
+from rear.problems import CATALOG, Problem, exit_status, outcome_of
+
+FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
+FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}
+EXPECTED = {f"ar.zip/{name}": data for name, data in FILES.items()} | {"sub/other.zip/one": b"1" * 500}
+
+
+def write_files(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        for target, data in EXPECTED.items():
+            with fs.open(target, "wb") as file:
+                file.write(data)
+
+
+def check(base: Path, **options: object) -> list[Event]:
+    events = list(fsck(base, **options))  # type: ignore[arg-type]
+    assert isinstance(events[-1], Checked)
+    return events
+
+
+def problems(events: list[Event], *outcomes: str) -> list[Problem]:
+    return [
+        event
+        for event in events
+        if isinstance(event, Problem) and event.outcome in (outcomes or ("repaired", "left", "would repair"))
+    ]
+
+
+def status(events: list[Event]) -> int:
+    return exit_status(map(outcome_of, events))
+
+
+def state_of(folder: Path) -> dict[str, object]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_ino) if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def sound(folder: Path) -> Path:
+    """A base with everything merged."""
+    base = folder / "sound"
+    write_files(base)
+    for _ in rear.scavenge(base):
+        pass
+    check_base(base, EXPECTED)
+    return base
+
+
+@pytest.fixture
+def base(folder: Path, sound: Path) -> Iterator[Path]:
+    base = folder / "base"
+    renew(base, sound)
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def renew(base: Path, template: Path) -> None:
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.copytree(template, base)
+
+
+# --- damage: each makes one kind of it, and is named by the code that fsck has to give it ------------------------
+
+
+def cut_end_record(base: Path) -> str:
+    os.truncate(base / "ar.zip", (base / "ar.zip").stat().st_size - 10)
+    return "archive-directory-damaged"
+
+
+def remove_directory(base: Path) -> str:
+    with Archive.open(base / "ar.zip") as archive:
+        offset = archive.directory.offset
+    os.truncate(base / "ar.zip", offset)
+    return "archive-directory-damaged"
+
+
+def flip_directory_entry(base: Path) -> str:
+    with Archive.open(base / "ar.zip") as archive:
+        offset = archive.directory.offset
+    flip(base / "ar.zip", offset + 48)
+    return "member-header-differs"
+
+
+def flip_entry_signature(base: Path) -> str:
+    data = (base / "ar.zip").read_bytes()
+    flip(base / "ar.zip", data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 4))
+    return "archive-directory-damaged"
+
+
+def flip_local_name(base: Path) -> str:
+    flip(base / "ar.zip", 32)
+    return "member-header-differs"
+
+
+def remove_index(base: Path) -> str:
+    shutil.rmtree(base / ".rear/index/ar.zip")
+    return "index-missing"
+
+
+def damage_index(base: Path) -> str:
+    (segment,) = (base / ".rear/index/ar.zip").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[4096:8192] = os.urandom(4096)
+    segment.write_bytes(data)
+    return "index-damaged"
+
+
+def outdate_index(base: Path) -> str:
+    with zipfile.ZipFile(base / "ar.zip", "a") as archive:
+        archive.writestr("by zipfile", b"theirs")
+    return "index-outdated"
+
+
+def leave_fresh_file(base: Path) -> str:
+    (base / ".rear/reports/x.json.0123456789ab.new").parent.mkdir(exist_ok=True)
+    (base / ".rear/reports/x.json.0123456789ab.new").write_bytes(b"{")
+    return "stray-temporary"
+
+
+def leave_flush_request(base: Path) -> str:
+    (base / ".rear/flush").mkdir(exist_ok=True)
+    (base / ".rear/flush/0123").write_bytes(b"")
+    return "stray-temporary"
+
+
+def lose_journal(base: Path) -> str:
+    _, journal = write_pair(base, 0, {1: ("late", b"late")}, worker=dead_worker())
+    journal.unlink()
+    return "journal-missing"
+
+
+def damage_journal(base: Path) -> str:
+    _, journal = write_pair(base, 0, {1: ("late", b"late")}, worker=dead_worker())
+    flip(journal, 40)
+    return "journal-damaged"
+
+
+def crash_worker(base: Path) -> str:
+    write_pair(base, 0, {1: ("late", b"late")})
+    return "worker-crashed"
+
+
+def interrupt_merge(base: Path) -> str:
+    write_pair(base, 0, {1: ("late", b"late")}, close="exit")
+
+    def act(point: Point, path: str) -> None:
+        if point.operation == "copy_range" and path.endswith("ar.zip"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
+    return "unfinished-merge"
+
+
+def interrupt_merge_and_damage_intent(base: Path) -> str:
+    interrupt_merge(base)
+    (intent,) = (base / ".rear/intents").glob("*.intent")
+    flip(intent, 20)
+    return "intent-unreadable"
+
+
+DAMAGE: list[Callable[[Path], str]] = [
+    cut_end_record, remove_directory, flip_directory_entry, flip_entry_signature, flip_local_name, remove_index,
+    damage_index, outdate_index, leave_fresh_file, leave_flush_request, lose_journal, damage_journal, crash_worker,
+    interrupt_merge, interrupt_merge_and_damage_intent,
+]  # fmt: skip
+ADDED = {
+    **dict.fromkeys((lose_journal, damage_journal, crash_worker, interrupt_merge, interrupt_merge_and_damage_intent),
+                    {"ar.zip/late": b"late"}),
+    outdate_index: {"ar.zip/by zipfile": b"theirs"},
+}  # fmt: skip
+
+
+def expected_after(damage: Callable[[Path], str]) -> dict[str, bytes]:
+    return EXPECTED | ADDED.get(damage, {})
+
+
+def test_a_sound_base_is_clean(base: Path) -> None:
+    before = state_of(base)
+    events = check(base, deep=True)
+    assert problems(events) == []
+    assert status(events) == 0
+    done = events[-1]
+    assert isinstance(done, Checked)
+    assert (done.archives, done.members, done.report) == (2, len(EXPECTED), None)
+    after = state_of(base)
+    # Each leader takes a number.
+    for state in (before, after):
+        for name in [name for name in state if name.startswith((".rear/terms", ".rear/lock"))]:
+            del state[name]
+    assert {name: value for name, value in after.items() if value != before.get(name)} == {}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_mended_and_gone(base: Path, damage: Callable[[Path], str]) -> None:
+    code = damage(base)
+    before = state_of(base)
+    told = check(base, report_only=True)
+    assert state_of(base) == before
+    assert code in {problem.code for problem in problems(told, "would repair")}
+    assert status(told) == 4
+    mended = check(base)
+    assert code in {problem.code for problem in problems(mended, "repaired")}, problems(mended)
+    assert problems(mended, "left") == []
+    assert status(mended) == 1
+    check_base(base, expected_after(damage), lost_and_found=True)
+    again = check(base, deep=True)
+    assert (problems(again), status(again)) == ([], 0)
+
+
+def test_the_damaged_archive_is_kept(base: Path) -> None:
+    cut_end_record(base)
+    damaged = (base / "ar.zip").read_bytes()
+    (problem,) = [problem for problem in problems(check(base)) if problem.code == "archive-directory-damaged"]
+    assert problem.lost_and_found is not None
+    assert (base / problem.lost_and_found).read_bytes() == damaged
+    (noted,) = [one for one in problems(check(base), "noted") if one.code == "lost-and-found-items"]
+    assert "lost+found" in noted.subject
+
+
+def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
+    with Archive.open(base / "ar.zip") as archive:
+        entry = archive.find("random.bin")
+        start = entry.offset + archive.local_header(entry).length
+        offset = archive.directory.offset
+    flip(base / "ar.zip", start + 5000)
+    # Without --deep nothing shows it; then it is told of each time, and the archive stays as it is.
+    assert status(check(base)) == 0
+    for _ in range(2):
+        (problem,) = problems(check(base, deep=True))
+        assert (problem.code, problem.name, problem.outcome) == ("member-data-damaged", "random.bin", "left")
+    # With a damaged directory the archive is rebuilt, without it.
+    os.truncate(base / "ar.zip", offset)
+    events = check(base)
+    assert status(events) == 4
+    lost = [problem for problem in problems(events, "left")]
+    assert {problem.name for problem in lost} == {"random.bin"}
+    check_base(base, {t: data for t, data in EXPECTED.items() if "random" not in t}, lost_and_found=True)
+    assert status(check(base, deep=True)) == 0
+
+
+def test_a_member_that_only_the_index_knows_is_named(base: Path) -> None:
+    with Archive.open(base / "ar.zip") as archive:
+        entry = archive.find("logs/5.txt")
+        length = archive.local_header(entry).length + entry.compressed_size
+        offset = archive.directory.offset
+    data = bytearray((base / "ar.zip").read_bytes()[:offset])
+    data[entry.offset : entry.offset + length] = bytes(length)
+    (base / "ar.zip").write_bytes(data)
+    (problem,) = problems(check(base), "left")
+    assert (problem.code, problem.name) == ("member-lost", "logs/5.txt")
+
+
+def test_several_damages_at_once(base: Path) -> None:
+    interrupt_merge_and_damage_intent(base)
+    write_pair(base, 1, {2: ("more", b"more")}, worker="9-9-abcdef")
+    flip(base / "sub/other.zip", 31)
+    remove_index(base)
+    events = check(base)
+    assert status(events) == 1, problems(events)
+    check_base(base, EXPECTED | {"ar.zip/late": b"late", "ar.zip/more": b"more"}, lost_and_found=True)
+    assert status(check(base, deep=True)) == 0
+
+
+def test_what_a_live_worker_owns_is_not_touched(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        with fs.open("ar.zip/live", "w") as file:
+            file.write("alive")
+        (journal,) = (base / ".rear/inbox").rglob("*.journal")
+        events = check(base)
+        assert status(events) == 0
+        assert journal.exists()
+        with fs.open("ar.zip/live too", "w") as file:
+            file.write("alive")
+    for _ in rear.scavenge(base):
+        pass
+    check_base(base, EXPECTED | {"ar.zip/live": b"alive", "ar.zip/live too": b"alive"})
+
+
+def test_an_archive_that_somebody_else_is_writing_is_left(base: Path) -> None:
+    with zipfile.ZipFile(base / "whole.zip", "w") as archive:
+        archive.writestr("a", b"a" * 1000)
+    data = (base / "whole.zip").read_bytes()
+    (base / "theirs.zip").write_bytes(data[:-30])
+    events = check(base)
+    (problem,) = problems(events)
+    assert (problem.code, problem.subject, problem.outcome) == ("archive-directory-damaged", "theirs.zip", "left")
+    assert (base / "theirs.zip").read_bytes() == data[:-30]
+
+
+def test_an_archive_that_is_no_zip_any_more_is_left(base: Path) -> None:
+    length = (base / "ar.zip").stat().st_size
+    (base / "ar.zip").write_bytes(os.urandom(length))
+    noise = (base / "ar.zip").read_bytes()
+    events = check(base)
+    assert status(events) == 4
+    assert (base / "ar.zip").read_bytes() == noise
+    assert "archive-not-a-zip" in {problem.code for problem in problems(events, "left")}
+
+
+def test_strangers_are_noted(base: Path) -> None:
+    (base / ".rear/readme.txt").write_text("mine")
+    (base / ".rear/reports").mkdir(exist_ok=True)
+    (base / ".rear/reports/mine").write_text("mine")
+    (base / "sub/other.zip").unlink()
+    events = check(base)
+    assert status(events) == 0
+    assert {(problem.code, problem.subject) for problem in problems(events, "noted")} == {
+        ("stray-file", ".rear/readme.txt"),
+        ("stray-file", ".rear/reports/mine"),
+        ("index-stray", ".rear/index/sub/other.zip"),
+    }
+    assert (base / ".rear/readme.txt").exists()
+
+
+def test_a_base_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(BaseError):
+        list(fsck(tmp_path / "missing"))
+    events = check(tmp_path)
+    assert status(events) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_a_scavenger_works(base: Path) -> None:
+    write_pair(base, 0, {1: ("late", b"late")}, close="exit")
+
+    def act(point: Point, path: str) -> None:
+        if point.operation == "copy_range":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    scavenger = fork(lambda: list(rear.scavenge(base, storage=Tampered(act))))
+    _, stopped = os.waitpid(scavenger, os.WUNTRACED)
+    assert os.WIFSTOPPED(stopped)
+    with pytest.raises(NotLeaderError):
+        list(fsck(base))
+    assert "unfinished-merge" in {problem.code for problem in problems(check(base, report_only=True))}
+    while os.WIFSTOPPED(stopped):
+        os.kill(scavenger, signal.SIGCONT)
+        _, stopped = os.waitpid(scavenger, os.WUNTRACED)
+    assert os.waitstatus_to_exitcode(stopped) == 0
+    assert status(check(base)) == 0
+    check_base(base, EXPECTED | {"ar.zip/late": b"late"})
+
+
+def test_every_code_is_in_the_catalog() -> None:
+    with pytest.raises(ValueError, match="no code"):
+        Problem("made-up", "x", "y", "left")
+    source = "".join(path.read_text() for path in Path(rear.__file__).parent.rglob("*.py"))
+    for code in CATALOG:
+        assert source.count(f'"{code}"') >= 2, f"{code} is never given"
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+def damage_much(base: Path) -> None:
+    interrupt_merge_and_damage_intent(base)
+    lose_journal_of_another(base)
+    flip(base / "sub/other.zip", 31)
+    leave_fresh_file(base)
+
+
+def lose_journal_of_another(base: Path) -> None:
+    _, journal = write_pair(base, 1, {2: ("more", b"more")}, worker=dead_worker())
+    journal.unlink()
+
+
+MUCH = EXPECTED | {"ar.zip/late": b"late", "ar.zip/more": b"more"}
+
+
+@pytest.fixture(scope="module")
+def damaged(folder: Path, sound: Path) -> Path:
+    base = folder / "damaged"
+    renew(base, sound)
+    damage_much(base)
+    return base
+
+
+@pytest.mark.crash
+def test_killed_at_every_operation(base: Path, damaged: Path, record_property: RecordProperty) -> None:
+    renew(base, damaged)
+    storage = Tampered()
+    check(base, storage=storage)
+    check_base(base, MUCH, lost_and_found=True)
+    points = some(storage.points, 60)
+    for point in points:
+        renew(base, damaged)
+        assert in_child(lambda point=point: check(base, storage=dying_at(point))) == -signal.SIGKILL, point
+        try:
+            for _ in range(4):
+                events = check(base)
+            assert status(events) == 0
+            check_base(base, MUCH, lost_and_found=True)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+    record_property("crash_points", len(points))
+
+
+@pytest.mark.crash
+def test_power_lost_at_every_operation(folder: Path, damaged: Path, record_property: RecordProperty) -> None:
+    disk, left = folder / "disk", folder / "left"
+
+    def again() -> None:
+        shutil.rmtree(disk, ignore_errors=True)
+        shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(damaged, disk / "base")
+
+    again()
+    storage = Tampered()
+    check(disk / "base", storage=storage)
+    points = some(storage.points, 40)
+    for point in points:
+        for seed in range(2):
+            again()
+            run_until(point, disk, left, lambda storage: check(disk / "base", storage=storage), seed)
+            try:
+                check(left / "base")
+                assert status(check(left / "base")) == 0
+                check_base(left / "base", MUCH, lost_and_found=True)
+            except AssertionError as error:
+                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
+    record_property("crash_points", len(points) * 2)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE])
+def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> None:
+    renew(base, damaged)
+    storage = Tampered()
+    check(base, storage=storage)
+    points = some(storage.points, 25)
+    for point in points:
+        renew(base, damaged)
+        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        try:
+            check(base, storage=failing)
+        except OSError as failure:
+            assert failure.errno == error
+        try:
+            check(base)
+            assert status(check(base)) == 0
+            check_base(base, MUCH, lost_and_found=True)
+        except AssertionError as wrong:
+            raise AssertionError(f"{errno.errorcode[error]} at {point}: {wrong}") from wrong
