@@ -22,6 +22,9 @@ TIME_LIMIT_SECONDS: Final = 600
 _OUTPUT_FACTOR: Final = 1.25
 _OUTPUT_EXTRA_BYTES: Final = 16 << 20
 _PROGRAM: Final = "zip"
+#: Without an end record it asks whether this is a single-disk archive (split ones do not come here); with -q it then finds
+#: nothing.
+_ANSWER: Final = b"y\n"
 _LAUNCHER: Final = """
 import os, resource, signal, sys
 size, seconds, *command = sys.argv[1:]
@@ -60,7 +63,7 @@ def fix(
     storage.make_directories(workspace, sync=False)
     try:
         limit = int(_copy(path, workspace / "damaged.zip", storage) * _OUTPUT_FACTOR) + _OUTPUT_EXTRA_BYTES
-        status = _run([_PROGRAM, "-q", "-FF", "damaged.zip", "--out", "fixed.zip"], workspace, limit, seconds)
+        status = _run([_PROGRAM, "-FF", "damaged.zip", "--out", "fixed.zip"], workspace, limit, seconds)
         if status == _NOT_FOUND:
             raise UnsupportedError("zip is not installed, so zip -FF could not be tried")
         if "fixed.zip" not in storage.names(workspace):
@@ -79,7 +82,7 @@ def _run(command: list[str], folder: Path, limit: int, seconds: float) -> int | 
     try:
         # Its status tells little: it is not 0 for many archives that it fixes, and 0 for some that it does not.
         return subprocess.run(
-            [*launcher, *command], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [*launcher, *command], cwd=folder, input=_ANSWER, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, timeout=seconds, check=False,
         ).returncode  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -7,6 +7,8 @@ its checksum and names the temp archive's own cookie and worker, count.
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,13 +16,14 @@ from typing import Final, NamedTuple
 from rear.claims import ClaimedPair
 from rear.contents import opened
 from rear.errors import PathError, RearError, UnsupportedError
+from rear.infozip import fix
 from rear.journal import FORMAT_VERSION, Journal, decode_line, decode_record, encode_record, read_journal
 from rear.layout import check_archive, check_name
 from rear.lease import process_of_worker
 from rear.lostfound import LostAndFound
 from rear.records import Append, Open, Origin, Pair
 from rear.scanner import Found, Gap, Nested, scan
-from rear.storage import Storage
+from rear.storage import FRESH_SUFFIX, Storage
 
 _LEASE_SECONDS: Final = 60.0
 
@@ -92,6 +95,39 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
     lines = [encode_record(opened_record), *map(encode_record, appends.values())]
     storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
     return len(appends)
+
+
+def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
+    """Let ``zip -FF`` make a temp archive of one in which the scanner finds no member that can be placed.
+
+    What it makes takes the place of the temp archive, which goes to lost+found, if it holds such members: they pass the
+    same checks. Arguments and result are those of `rebuild_journal`.
+
+    Raises:
+        UnsupportedError: ``zip`` is not installed.
+        OSError: a file cannot be read or written.
+    """
+    path = folder / f"{pair.stem}.zip"
+    if path.name not in storage.names(folder):
+        return 0
+    with tempfile.TemporaryDirectory(prefix="rear-salvage-") as scratch:
+        fixed = fix(path, scratch, storage=storage)
+        if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
+            return 0
+        fresh = folder / f"{path.name}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        target = storage.create(fresh)
+        try:
+            with opened(fixed, storage) as source:
+                length = storage.size(source)
+                storage.copy_range(source, target, source_start=0, target_start=0, length=length)
+            storage.sync(target)
+        finally:
+            storage.close(target)
+    note = {"pair": str(pair), "reason": "no member in it could be placed; zip -FF found some, and they were taken on"}
+    lost_and_found.put_file(f"{pair.host}-{pair.stem}.zip", path, note)
+    storage.rename(fresh, path)
+    storage.sync_directory(folder)
+    return rebuild_journal(pair, folder, lost_and_found, storage=storage)
 
 
 def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> dict[int, Append]:

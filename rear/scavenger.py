@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from rear.claims import ClaimedPair, Claims, Orphan
 from rear.contents import open_target
-from rear.errors import BaseError, NotLeaderError, PathError, RearError, UsageError
+from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
     Cleared,
     Damaged,
@@ -37,7 +38,8 @@ from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.plan import Candidate, Conflict
 from rear.preview import preview
-from rear.reconstruction import rebuild_journal
+from rear.reconstruction import rebuild_by_zip, rebuild_journal
+from rear.records import Pair
 from rear.recovery import Recovery
 from rear.report import Report
 from rear.rollover import Cap, roll_over
@@ -262,9 +264,9 @@ class Scavenge:
             return
         pair, folder = item.pair, self._claims.folder(item.pair)
         try:
-            members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
+            members, remark = self._name_members(pair, folder)
             if not members:
-                reason = f"{item.reason}, and no member in the temp archive can be placed"
+                reason = f"{item.reason}, and no member in the temp archive can be placed{remark}"
                 kept = self._lost_and_found.put_pair(pair, folder, {"pair": str(pair), "reason": reason})
                 yield Damaged(str(pair), 0, 0, reason, kept)
                 return
@@ -277,6 +279,16 @@ class Scavenge:
         again = self._claims.read(pair)
         if not isinstance(again, Orphan):
             yield again
+
+    def _name_members(self, pair: Pair, folder: Path) -> tuple[int, str]:
+        """Write a journal from what the temp archive says; return how many members it names, and what else to say."""
+        members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
+        if members:
+            return members, ""
+        try:
+            return rebuild_by_zip(pair, folder, self._lost_and_found, storage=self._storage), ", by zip -FF neither"
+        except UnsupportedError as error:
+            return 0, f"; {error}"
 
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))

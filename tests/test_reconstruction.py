@@ -32,6 +32,7 @@ from rear.events import (
 )
 from rear.journal import read_journal
 from rear.lease import Process, this_process, worker_name
+from rear.scanner import scan
 from rear.storage import LOCAL
 
 TEXT = b"".join(f"line {number} of a log\n".encode() for number in range(4000))
@@ -154,7 +155,8 @@ def test_what_decodes_of_a_damaged_member_is_kept_apart(tmp_path: Path, pair: tu
     assert partial.name.endswith("6.txt.partial")
     content = partial.read_bytes()
     # Up to the flipped bit it is right; decoders notice that a little later.
-    assert len(os.path.commonprefix([content, MEMBERS[6][1]])) > len(MEMBERS[6][1]) // 4
+    same = next((at for at, pair in enumerate(zip(content, MEMBERS[6][1], strict=False)) if pair[0] != pair[1]), 0)
+    assert same > len(MEMBERS[6][1]) // 4
     assert str(partial.relative_to(tmp_path)) in lost.reason
     assert json.loads(partial.with_name(f"{partial.name}.json").read_text())["name"] == MEMBERS[6][0]
     check_base(
@@ -318,6 +320,39 @@ def test_a_temp_archive_that_tells_nothing_is_kept_as_a_whole(tmp_path: Path, pa
     assert json.loads((tmp_path / damaged.lost_and_found).with_suffix(".json").read_text())["reason"] in damaged.reason
     assert not pair[0].exists()
     assert losses(scavenge(tmp_path)) == []
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
+def test_what_zip_makes_of_a_temp_archive_counts_only_when_its_members_pass(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair[1].unlink()
+    data = pair[0].read_bytes()
+    blind = {pair[0].name}
+
+    def scan_blindly(descriptor: int, **options: object) -> Iterator[object]:
+        """A scanner that makes nothing of the temp archive itself."""
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if name in blind:
+            blind.discard(name)
+            return iter(())
+        return scan(descriptor, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rear.reconstruction.scan", scan_blindly)
+    (rebuilt,) = of_kind(scavenge(tmp_path), JournalRebuilt)
+    assert isinstance(rebuilt, JournalRebuilt)
+    assert rebuilt.members == len(MEMBERS)
+    check_base(tmp_path, EXPECTED, lost_and_found=True)
+    (kept,) = (tmp_path / ".rear/lost+found").rglob("*.zip")
+    assert kept.read_bytes() == data
+
+
+def test_without_zip_that_is_said(tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair[1].unlink()
+    pair[0].write_bytes(os.urandom(5000))
+    monkeypatch.setenv("PATH", "")
+    (damaged,) = of_kind(scavenge(tmp_path), Damaged)
+    assert "zip is not installed" in str(damaged)
 
 
 def test_bytes_that_nobody_can_place_are_kept_and_told_of(tmp_path: Path, pair: tuple[Path, Path]) -> None:
