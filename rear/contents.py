@@ -35,6 +35,10 @@ class Target:
         fingerprint = directories.fingerprint(self.descriptor, self.directory, storage=storage)
         return index.matches(fingerprint, self.directory.entries)
 
+    def is_older_than(self, index: Index) -> bool:
+        """Whether an index tells of members behind the end of the archive, as this host sees it."""
+        return self.directory is not None and bool(index.segments) and self.directory.offset < index.end
+
 
 @contextmanager
 def open_target(layout: Layout, archive: str, *, storage: Storage, write: bool = True) -> Iterator[Target]:
@@ -46,6 +50,7 @@ def open_target(layout: Layout, archive: str, *, storage: Storage, write: bool =
     """
     path = layout.archive(archive)
     check_inside(layout, path)
+    look_anew(path, storage=storage)
     try:
         descriptor = storage.open(path, write=write)
     except FileNotFoundError:
@@ -55,6 +60,14 @@ def open_target(layout: Layout, archive: str, *, storage: Storage, write: bool =
         yield Target(archive, path, descriptor, directories.locate(descriptor, storage=storage))
     finally:
         storage.close(descriptor)
+
+
+def look_anew(path: Path, *, storage: Storage) -> None:
+    """Make this host's view of a file fresh: call it right before a file is opened for what it holds now.
+
+    GlusterFS answers ``open``, ``fstat`` and reads from what it saw up to a second ago; a listing makes it ask.
+    """
+    storage.names(path.parent)
 
 
 def check_inside(layout: Layout, path: Path) -> None:

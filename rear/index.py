@@ -98,6 +98,15 @@ class Index:
         """Fingerprint of the central directory that it mirrors; ``None`` of an empty index."""
         return self.segments[-1].fingerprint if self.segments else None
 
+    @property
+    def end(self) -> int:
+        """Where in the archive the last of the members ends that it knows.
+
+        Raises:
+            IndexFormatError, OSError: as `find`.
+        """
+        return self._read(self._end)
+
     def matches(self, fingerprint: str, entries: int) -> bool:
         """Whether it mirrors the central directory of this fingerprint and number of entries."""
         return self.fingerprint == fingerprint and self.count == entries
@@ -165,6 +174,11 @@ class Index:
                 with SegmentReader(segment, newer) as reader:
                     found.update(reader.find_sources(keys - found.keys()))
         return found
+
+    def _end(self) -> int:
+        with ExitStack() as stack:
+            readers = [stack.enter_context(SegmentReader(*pair)) for pair in _with_newer(self.segments)]
+            return max((reader.end() for reader in readers), default=0)
 
     def _open_all(self) -> tuple[ExitStack, list[SegmentReader]]:
         with ExitStack() as stack:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rear import directory as directories
@@ -20,9 +21,9 @@ from rear.archive import Archive
 from rear.check import member_content
 from rear.claims import ClaimedPair, Claims
 from rear.codecs import crc32
-from rear.contents import Comparison, IndexedNames, NoNames, Target, open_target, opened
+from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, open_target, opened
 from rear.directory import Directory
-from rear.errors import IndexFormatError, ZipFormatError
+from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index import Index, IndexRow, rows_of
 from rear.intent import commit_intent, read_begin, write_intent
@@ -45,6 +46,8 @@ from rear.zipformat import (
 
 log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20
+_STALE_SECONDS = 5.0
+_STALE_PAUSE_SECONDS = 0.25
 
 
 class Merger:
@@ -88,8 +91,7 @@ class Merger:
         Raises:
             RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
         """
-        with open_target(self._layout, archive, storage=self._storage) as target:
-            index = Index.open(self._layout, archive, storage=self._storage)
+        with self._current_target(archive) as (target, index):
             yield from self._bring_up_to_date(index, target)
             try:
                 plan = self._make_plan(
@@ -105,6 +107,33 @@ class Merger:
             self._note(
                 plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, ""
             )
+
+    @contextmanager
+    def _current_target(self, archive: str) -> Iterator[tuple[Target, Index]]:
+        """Open an archive and its index, and wait until this host sees all of it that another one has merged.
+
+        A new segment of the index has a new name, so it is seen at once where the archive may not be.
+        """
+        deadline = self._storage.uptime() + _STALE_SECONDS
+        while True:
+            with open_target(self._layout, archive, storage=self._storage) as target:
+                index = Index.open(self._layout, archive, storage=self._storage)
+                if not self._is_older(target, index):
+                    yield target, index
+                    return
+            if self._storage.uptime() > deadline:
+                raise RearError(
+                    f"{archive} is shorter than its index says: this host sees an old state of it, or somebody put an "
+                    "older copy in its place; nothing was merged. If it is as it should be, rear fsck accepts it"
+                )
+            time.sleep(_STALE_PAUSE_SECONDS)
+
+    def _is_older(self, target: Target, index: Index) -> bool:
+        try:
+            return not target.is_mirrored_by(index, storage=self._storage) and target.is_older_than(index)
+        except IndexFormatError:
+            # It is made again, and knows no better then.
+            return False
 
     def _bring_up_to_date(self, index: Index, target: Target) -> Iterator[Event]:
         if target.descriptor is None or target.is_mirrored_by(index, storage=self._storage):
@@ -181,10 +210,14 @@ class Merger:
                 check_vacant(target.path, storage=self._storage)
             self._leadership.prove()
             commit_intent(writer)
-        except BaseException:
+        except BaseException as error:
             with ExitStack() as stack:
                 stack.callback(self._storage.close, writer.descriptor)
-                self._undo(plan, target.descriptor if has_begun else None, writer, planned_length, intent_path)
+                try:
+                    self._undo(plan, target.descriptor if has_begun else None, writer, planned_length, intent_path)
+                except OSError as failure:
+                    if isinstance(error, Exception):
+                        raise RearError(_describe_stuck(plan.archive, error, failure)) from error
             raise
         self._storage.close(writer.descriptor)
         self._leadership.prove()
@@ -208,9 +241,13 @@ class Merger:
         self._leadership.prove()
         if self._recovery.intents_of(plan.archive) != [intent_path]:
             raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(target.path))
-        if target.descriptor is not None:
-            now = directories.locate(target.descriptor, storage=self._storage)
-            if directories.fingerprint(target.descriptor, now, storage=self._storage) != before:
+        if target.descriptor is None:
+            return
+        look_anew(target.path, storage=self._storage)
+        with opened(target.path, self._storage) as descriptor:
+            now = directories.locate(descriptor, storage=self._storage)
+            is_same = os.path.samestat(os.fstat(descriptor), os.fstat(target.descriptor))
+            if not is_same or directories.fingerprint(descriptor, now, storage=self._storage) != before:
                 raise ZipFormatError(f"{target.path} was changed by somebody else while the merge was planned")
 
     def _undo(
@@ -341,6 +378,14 @@ class Merger:
         pairs = {str(candidate.claimed.pair): candidate.claimed for candidate in candidates}
         for pair, numbers in sequences.items():
             self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+
+
+def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:
+    return (
+        f"{error}; and the merge could not be undone at once: {failure}. Until the next scavenge can do it, other "
+        f"programs may not be able to read {archive}; rear reads it as it was before. Free some space, or mend what "
+        "failed, and scavenge again"
+    )
 
 
 def _index_row(placed: Placement) -> IndexRow:

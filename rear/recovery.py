@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rear.claims import ClaimedPair, Claims
-from rear.contents import check_inside, opened
+from rear.contents import check_inside, look_anew, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.intent import UNFINISHED_SUFFIX, Intent, read_intent
@@ -115,6 +115,7 @@ class Recovery:
             if self._may_come_back(intent):
                 self._renew_inode(target, fresh_path(path), intent, path)
             else:
+                look_anew(target, storage=self._storage)
                 with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
                     self.restore_tail(descriptor, source, intent)
         self.clear(path)
@@ -140,6 +141,7 @@ class Recovery:
         """Give an archive a new inode: what a leader that comes back writes to its open file ends in an orphan."""
         if fresh.name in self._storage.names(fresh.parent):
             self._storage.unlink(fresh)
+        look_anew(target, storage=self._storage)
         with opened(target, self._storage) as source:
             descriptor = self._storage.create(fresh)
             try:

@@ -390,6 +390,11 @@ class SegmentReader:
         """Yield all rows in the order of the archive's central directory."""
         return self._rows(f"SELECT {_SELECTED} FROM members WHERE 1{self._hidden} ORDER BY rowid")
 
+    def end(self) -> int:
+        """Return where in the archive the last of the members ends."""
+        sql = f"SELECT MAX(IFNULL(target_end, target_start)) FROM members WHERE 1{self._hidden}"
+        return max((value for (value,) in self._execute(sql, (), limit=1) if isinstance(value, int)), default=0)
+
     def find(self, names: Sequence[str]) -> dict[str, IndexRow]:
         """Return the last row of each name that is there. Sorted names are found fastest."""
         found = {}
