@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
 from rear.journal import Journal, JournalWriter, read_journal, read_notes, skim_journal
-from rear.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
+from rear.layout import PAIR_SUFFIXES, STATE, Layout, is_safe_component, parse_pair
 from rear.lease import Liveness, Observations, Process, is_running, process_of_worker
 from rear.records import Merged, Open, Pair
 from rear.storage import FRESH_SUFFIX, Storage
@@ -332,6 +332,18 @@ class Claims:
                         claimed.state = "crashed"
                     yield claimed
         self._buried.save()
+
+    def given_up(self, pair: Pair) -> set[int]:
+        """Return those members of a worker that went to lost+found from pairs of its that are buried."""
+        folder = self._layout.graveyard_folder(pair)
+        given_up: set[int] = set()
+        for name in self._storage.names(folder):
+            other = parse_pair(pair.host, name) if name.endswith(".merged") else None
+            if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
+                notes = read_notes(folder / name, storage=self._storage).merged
+                kept = f"{STATE}/{self._layout.lost_and_found.name}/"
+                given_up.update(sequence for sequence, note in notes.items() if note.target.startswith(kept))
+        return given_up
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
         if journal.closed is not None or journal.opened is None or is_running(process_of(journal.opened)) is False:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rear.archive import Archive
 from rear.claims import ClaimedPair, Claims, Orphan
-from rear.contents import opened
+from rear.contents import look_anew, opened
 from rear.errors import (
     FormatError,
     FutureVersionError,
@@ -45,12 +45,12 @@ from rear.events import (
 from rear.index import Index, rows_of
 from rear.inspection import inspect
 from rear.intent import UNFINISHED_SUFFIX, read_intent
-from rear.layout import STATE, Layout, check_archive
+from rear.layout import STATE, Layout, check_archive, is_directory
 from rear.leader import Leadership
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.problems import Outcome, Problem
-from rear.report import Report
+from rear.report import Report, report_refused
 from rear.restoration import Restoration
 from rear.scanner import Found, scan
 from rear.scavenger import Scavenge, ScavengeOptions, layout_of
@@ -87,11 +87,11 @@ def fsck(
 
 
 def _run(layout: Layout, report_only: bool, deep: bool, liveness: Liveness, storage: Storage) -> Iterator[Event]:
-    if not os.path.isdir(layout.state):
+    if not is_directory(layout.state):
         yield NothingYet(str(layout.base))
     with ExitStack() as stack:
         leadership = None
-        if not report_only and os.path.isdir(layout.state):
+        if not report_only and is_directory(layout.state):
             leadership = stack.enter_context(Leadership(layout, liveness=liveness, storage=storage))
         report = Report()
         check = _Check(layout, leadership, deep, liveness, storage)
@@ -100,7 +100,11 @@ def _run(layout: Layout, report_only: bool, deep: bool, liveness: Liveness, stor
             yield event
         done = Checked(str(layout.base), check.archives, check.members, None)
         if leadership is not None:
-            done = replace(done, report=report.write(layout, leadership.name, done.as_json(), storage=storage))
+            try:
+                done = replace(done, report=report.write(layout, leadership.name, done.as_json(), storage=storage))
+            except OSError as error:
+                refused = report_refused(error)
+                yield problem_of(refused) or refused
         yield done
 
 
@@ -256,6 +260,7 @@ class _Check:
     def _check_archive(self, archive: str) -> Iterator[Event]:
         mendable = []
         path = self._layout.archive(archive)
+        look_anew(path, storage=self._storage)
         for problem in inspect(path, deep=self._deep, subject=archive, storage=self._storage):
             if problem.outcome == "would repair":
                 mendable.append(problem)
@@ -269,6 +274,7 @@ class _Check:
     # Indexes.
 
     def _check_index(self, archive: str) -> Iterator[Event]:
+        look_anew(self._layout.archive(archive), storage=self._storage)
         try:
             found = Archive.open(self._layout.archive(archive), storage=self._storage)
         except (FormatError, UnsupportedError):

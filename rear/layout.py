@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
@@ -227,11 +228,23 @@ class Layout:
         return self.observations / topic / f"{host_folder(host)}.json"
 
 
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a directory; unlike `os.path.isdir` it does not take one that cannot be looked at for missing.
+
+    Raises:
+        OSError: that cannot be found out, because a server is down or a folder may not be entered.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:
     """Return the base that a final archive belongs to and its path in it, or ``None`` for an archive of nobody."""
     path = Path(os.path.abspath(archive_path))
     for folder in path.parents:
-        if os.path.isdir(folder / STATE):
+        if is_directory(folder / STATE):
             archive = path.relative_to(folder).as_posix()
             try:
                 check_archive(archive)

@@ -82,6 +82,10 @@ class PairWriter:
         self.journal_path = layout.journal(pair)
         self.length = 0
         self.members = 0
+        #: Whether it alone holds a member that counts; otherwise it need not be closed when it has failed.
+        self.needed = False
+        #: Whether one of them was never proven, and cannot be written again.
+        self.holds_only_copy = False
         #: When it was certainly this process's own, on the clock that goes on during sleep; before the first system
         #: call.
         self._confirmed = self.created = storage.uptime()
@@ -92,6 +96,9 @@ class PairWriter:
         self._beats = 0
         self._failure: OSError | None = None
         self._unrecorded: list[int] = []
+        #: Where the last sync that succeeded found the journal, the temp archive, its members and their directory.
+        self._synced = (0, 0, 0, 0)
+        self._aborted_since: list[int] = []
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
         self._descriptor = -1
@@ -177,6 +184,7 @@ class PairWriter:
             # What could not be recorded comes first the next time: without it a member counts as lost that never was
             # kept.
             self._unrecorded += sequences
+            self._aborted_since += sequences
             while self._unrecorded:
                 self._journal.append(Abort(self._unrecorded[0]))
                 del self._unrecorded[0]
@@ -187,11 +195,34 @@ class PairWriter:
         Raises:
             OSError: the pair is poisoned.
         """
+        with self._journal_lock:
+            reached = self._journal.length, self.length, self.members, len(self._directory)
+            aborts = len(self._aborted_since)
         self._journal.sync()
         self._storage.sync(self._descriptor)
         if not self._names_synced:
             self._storage.sync_directory(self.path.parent)
             self._names_synced = True
+        with self._journal_lock:
+            self._synced = reached
+            del self._aborted_since[:aborts]
+
+    def cut_back(self) -> None:
+        """Take back what was written since the last sync that succeeded, once its members are proven elsewhere.
+
+        After an error the kernel may have dropped part of it: what is written behind that would follow a hole.
+
+        Raises:
+            OSError: that failed.
+        """
+        journal_length, length, members, directory_length = self._synced
+        with self._journal_lock:
+            self._storage.truncate(self._journal.descriptor, journal_length)
+            self._journal.length = journal_length
+            self._unrecorded = list(self._aborted_since)
+        self._storage.truncate(self._descriptor, length)
+        self.length, self.members = length, members
+        del self._directory[directory_length:]
 
     def beat(self) -> bool:
         """Show other hosts that this process lives, by a record that reaches the server; false when the pair is lost.
@@ -261,26 +292,21 @@ class PairWriter:
         After Ctrl-C it can be called again.
 
         Raises:
-            OSError: it stays without ``close`` record; a scavenger takes it over once this process is gone.
+            OSError: it stays open and without ``close`` record; `release` leaves it to a scavenger, which takes it
+                over once this process is gone.
         """
         if self.released:
             return
-        try:
-            directory_offset = self.length
-            end = encode_end(
-                entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset
-            )
-            total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
-            self._storage.truncate(self._descriptor, total)
-            self.sync()
-            with self._journal_lock:
-                self._journal.append(Close(reason, self.members, total))
-                self._journal.sync()
-                # Under the lock: no beat may follow that record.
-                self._close_files()
-        except OSError:
-            self.release()
-            raise
+        directory_offset = self.length
+        end = encode_end(entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset)
+        total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
+        self._storage.truncate(self._descriptor, total)
+        self.sync()
+        with self._journal_lock:
+            self._journal.append(Close(reason, self.members, total))
+            self._journal.sync()
+            # Under the lock: no beat may follow that record.
+            self._close_files()
 
     def release(self) -> None:
         """Close the descriptors and write nothing; idempotent. Whatever is called later fails with ``EBADF``."""

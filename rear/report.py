@@ -6,11 +6,18 @@ import json
 import time
 from typing import Any, Final
 
-from rear.events import Event, Merged
+from rear.events import Event, Merged, Refused
 from rear.layout import Layout
 from rear.storage import Storage
 
 VERSION: Final = 1
+
+
+def report_refused(error: OSError) -> Refused:
+    """Return the event that tells of a report that could not be written: everything else was done."""
+    return Refused(
+        ".rear/reports", f"the report could not be written: {error}; what it would say is what was said here"
+    )
 
 
 class Report:

@@ -93,11 +93,15 @@ class Salvage:
         pending = claimed.journal.pending()
         yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
         bad: list[tuple[Append, str]] = []
+        given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
         for append in self._without_second_copies(claimed, pending):
             reason = self._why_bad(claimed, append, descriptor)
             if reason is None:
                 self._candidates[_key(claimed, append)] = claimed
                 yield Candidate(claimed, append)
+                if append.sequence in given_up:
+                    reason = "it was told of as lost; its worker came back and wrote it again"
+                    yield Recovered(append.archive, append.name, str(claimed.pair), reason)
             else:
                 bad.append((append, reason))
         if not bad:
@@ -235,6 +239,8 @@ class Salvage:
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
             reason += self._put_partial(name, descriptor, found, note)
+        if claimed.state == "stale":
+            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
         item = self._lost_and_found.put_bytes(name, descriptor, append.offset, append.length, note)
         self._claims.note(claimed, [append.sequence], target=item, intent="")
         return kind(

@@ -31,7 +31,7 @@ from rear.events import (
     Refused,
     Started,
 )
-from rear.layout import Layout
+from rear.layout import Layout, is_directory
 from rear.leader import Leadership
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
@@ -41,7 +41,7 @@ from rear.preview import preview
 from rear.reconstruction import rebuild_by_zip, rebuild_journal
 from rear.records import Pair
 from rear.recovery import Recovery
-from rear.report import Report
+from rear.report import Report, report_refused
 from rear.rollover import Cap, roll_over
 from rear.salvage import Salvage
 from rear.storage import LOCAL, Storage, StrPath
@@ -119,16 +119,17 @@ def layout_of(base: StrPath) -> Layout:
 
     Raises:
         BaseError: it is not.
+        OSError: it cannot be looked at.
     """
     layout = Layout(base)
-    if not os.path.isdir(layout.base):
+    if not is_directory(layout.base):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
     return layout
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
-    if not os.path.isdir(layout.state):
+    if not is_directory(layout.state):
         # Not made here: a scavenge in the wrong folder leaves no trace.
         yield NothingYet(str(layout.base))
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
@@ -152,7 +153,14 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
             # Who takes over takes files and folders away: then that is what there is to say.
             leadership.prove()
             raise
-        yield totals.summary(report.write(layout, leadership.name, totals.summary().as_json(), storage=storage))
+        name = None
+        try:
+            name = report.write(layout, leadership.name, totals.summary().as_json(), storage=storage)
+        except OSError as error:
+            refused = report_refused(error)
+            totals.add(refused)
+            yield refused
+        yield totals.summary(name)
 
 
 class _Totals:

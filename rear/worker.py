@@ -248,6 +248,8 @@ class Worker:
                 if names:
                     raise NotArchivedError(_list_unproven(names, error)) from error
                 log.warning("%s: %s", self.layout.base, error)
+            for pair in self._failed:
+                log.warning("%s stays unfinished until this process has ended", pair.path)
 
     def _check_open(self, target: Target) -> None:
         if self._closed:
@@ -390,6 +392,8 @@ class Worker:
         except SourceError as error:
             # A pickup whose source has changed since: the copy in the failed pair is all there is, and stays valid.
             log.error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
+            for failed in self._failed:
+                failed.needed = failed.holds_only_copy = True
             self._let_go(kept)
             kept.payload.close()
             return False
@@ -417,13 +421,18 @@ class Worker:
         """Close pairs that failed: their proven members count, those that were repeated elsewhere do not."""
         failed, self._failed = self._failed, []
         for pair in failed:
+            if not pair.needed:
+                # What it held is proven elsewhere, and what it says after a failed sync cannot be relied on.
+                pair.remove()
+                continue
             try:
+                if not pair.holds_only_copy:
+                    pair.cut_back()
                 pair.abort([item.sequence for item in repeated])
                 pair.close("poisoned")
             except OSError as error:
-                log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
-            finally:
-                pair.release()
+                log.warning("%s cannot be ended now: %s", pair.path, error)
+                self._failed.append(pair)
 
     def _confirm(self, item: Item) -> None:
         """After a gap longer than half the lease, prove that a member's pair is still ours before acknowledging it."""
@@ -458,7 +467,7 @@ class Worker:
         self._retained = [item for item in self._retained if item.sequence not in proven]
         for item in items:
             if item.sequence in proven:
-                item.proven = True
+                item.proven = pair.needed = True
                 self._retained_bytes -= item.payload.compressed_size + _ITEM_BYTES
                 if item.on_stable is None:
                     item.payload.close()
@@ -534,6 +543,7 @@ class Worker:
             except OSError as error:
                 # All its members are proven; a scavenger takes it over once this process is gone.
                 log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+                pair.release()
             with self._lock:
                 self._rolling = [(rolling, why) for rolling, why in self._rolling if rolling is not pair]
 

@@ -383,4 +383,4 @@ def check_base(
 
 def refused(error: OSError) -> bool:
     """Whether an error is one of those that storage is made to raise here."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)

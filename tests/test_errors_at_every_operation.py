@@ -26,7 +26,7 @@ from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.storage import Storage
 
-ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE)
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
 
 
 @pytest.fixture(scope="module")

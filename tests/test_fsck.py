@@ -465,7 +465,7 @@ def test_power_lost_at_every_operation(folder: Path, damaged: Path, record_prope
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE, errno.EINTR])
 def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> None:
     renew(base, damaged)
     storage = Tampered()

@@ -1,0 +1,154 @@
+"""What a pair that failed leaves behind on a file system that drops what it could not sync, as network clients do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import check_base, scavenge
+from test_salvage import of_kind
+
+import rear
+from rear.errors import BaseError, RearError
+from rear.events import Damaged, Event, Finished, Lost, NothingYet, Recovered, Refused
+from rear.journal import read_journal
+from rear.storage import LOCAL, Storage
+
+
+class Dropping(Storage):
+    """Takes all writes; a sync that fails drops what came since the last one that did not."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.failures = 0
+        self._synced: dict[str, int] = {}
+
+    def sync(self, descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if not self.is_full:
+            super().sync(descriptor)
+            self._synced[path] = self.size(descriptor)
+            return
+        self.failures += 1
+        os.ftruncate(descriptor, self._synced.get(path, 0))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def write(fs: rear.fs.RearFs, name: str, acknowledged: dict[str, bytes]) -> None:
+    data = f"{name}\n".encode() * 300
+    try:
+        with fs.open(f"ar.zip/{name}", "wb") as file:
+            file.write(data)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC  # noqa: PT017
+    else:
+        acknowledged[f"ar.zip/{name}"] = data
+
+
+def alarms(events: list[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, (Refused, Lost, Damaged))]
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+@pytest.mark.parametrize("sync", ["file", "interval"])
+def test_a_disk_that_was_full_for_a_while_raises_no_false_alarm(tmp_path: Path, before: int, sync: str) -> None:
+    storage, acknowledged = Dropping(), dict[str, bytes]()
+    with rear.rear_fs(tmp_path, sync=sync, storage=storage) as fs:
+        for number in range(before):
+            write(fs, f"before-{number}", acknowledged)
+        fs.sync()
+        storage.is_full = True
+        for number in range(4):
+            write(fs, f"full-{number}", acknowledged)
+            if sync == "interval":
+                with pytest.raises((OSError, RearError)):
+                    fs.sync()
+        assert storage.failures >= 4
+        storage.is_full = False
+        for number in range(3):
+            write(fs, f"after-{number}", acknowledged)
+    journals = [read_journal(path) for path in (tmp_path / ".rear/inbox").rglob("*.journal")]
+    assert [journal.damage for journal in journals if journal.damage] == []
+    events = scavenge(tmp_path)
+    assert alarms(events) == []
+    everything = {f"ar.zip/full-{number}": f"full-{number}\n".encode() * 300 for number in range(4)}
+    check_base(tmp_path, acknowledged, perhaps=everything)
+
+
+def test_a_sync_of_a_closed_pair_is_an_error_like_others() -> None:
+    with pytest.raises(OSError, match="Bad file"):
+        LOCAL.sync(-1)
+
+
+@pytest.mark.parametrize("failing", [".rear", "base"])
+def test_a_base_that_cannot_be_looked_at_is_neither_missing_nor_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    base = tmp_path / "base"
+    with rear.rear_fs(base) as fs:
+        write(fs, "a", {})
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if os.path.basename(os.fspath(path)) == failing:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), os.fspath(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(OSError, match="not connected") as caught:
+        scavenge(base)
+    assert not isinstance(caught.value, BaseError)
+    monkeypatch.undo()
+    assert of_kind(scavenge(base), NothingYet) == []
+
+
+def test_a_merge_that_cannot_be_undone_says_what_to_do(tmp_path: Path) -> None:
+    acknowledged: dict[str, bytes] = {}
+    for name in ("old", "new"):
+        with rear.rear_fs(tmp_path) as fs:
+            write(fs, name, acknowledged)
+        if name == "old":
+            scavenge(tmp_path)
+
+    class Full(Storage):
+        """Refuses all writes to the archive, also over old bytes, as GlusterFS does near its reserve."""
+
+        def copy_range(self, source: int, target: int, **options: Any) -> None:
+            if os.readlink(f"/proc/self/fd/{target}").endswith("ar.zip"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().copy_range(source, target, **options)
+
+        def replace(self, path: Any, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+    events = scavenge(tmp_path, storage=Full())
+    refusals = [str(event) for event in of_kind(events, Refused)]
+    assert any("could not be undone" in text and "scavenge again" in text for text in refusals), refusals
+    assert any("report could not be written" in text for text in refusals)
+    assert isinstance(events[-1], Finished)
+    scavenge(tmp_path)
+    check_base(tmp_path, acknowledged)
+
+
+def test_a_member_that_was_told_of_as_lost_is_told_of_when_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_salvage import see_nobody, write_pair
+
+    temp, _ = write_pair(tmp_path, 0, {1: ("a", b"one"), 2: ("b", b"two" * 100), 3: ("c", b"three")})
+    os.truncate(temp, 200)
+    see_nobody(monkeypatch)
+    now = LOCAL.uptime()
+    for later in (0, 61):
+        monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
+        events = scavenge(tmp_path)
+    lost = of_kind(events, Lost)
+    assert [event.name for event in lost] == ["b", "c"]  # type: ignore[attr-defined]
+    assert "may still have it" in str(lost[0])
+    write_pair(tmp_path, 1, {2: ("b", b"two" * 100), 3: ("c", b"three")}, close="exit", repeats_from=2)
+    events = scavenge(tmp_path)
+    assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]  # type: ignore[attr-defined]
+    assert alarms(events) == []
