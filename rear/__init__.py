@@ -21,8 +21,11 @@ from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.daemon import scavengerd
     from rear.scavenger import scavenge
+    from rear.sweeper import sweep
 
-__all__ = ["RearError", "RearFs", "__version__", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd"]
+__all__ = [
+    "RearError", "RearFs", "__version__", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from rear.daemon import scavengerd
 
         return scavengerd
+    if name == "sweep":
+        from rear.sweeper import sweep
+
+        return sweep
     raise AttributeError(f"module 'rear' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rear._version import __version__
-from rear.cli import cat, demo, get, ls, scavenge
+from rear.cli import cat, demo, doctor, fsck, get, ls, scavenge, sweep
 from rear.cli.outcome import reported
 
 app = typer.Typer(
@@ -20,9 +20,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="scavenge")(reported(scavenge.scavenge))
+app.command(name="sweep")(reported(sweep.sweep))
 app.command(name="ls")(reported(ls.ls))
 app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))
+app.command(name="fsck")(reported(fsck.fsck))
+app.command(name="doctor")(reported(doctor.doctor))
 app.command(name="demo")(reported(demo.demo))
 
 scavenger_app = typer.Typer(
