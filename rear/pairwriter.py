@@ -7,6 +7,7 @@ poisons the pair: what the kernel reported once it will not report again, so not
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
@@ -299,9 +300,15 @@ class PairWriter:
             return
         directory_offset = self.length
         end = encode_end(entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset)
-        total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
-        self._storage.truncate(self._descriptor, total)
-        self.sync()
+        try:
+            total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
+            self._storage.truncate(self._descriptor, total)
+            self.sync()
+        except OSError:
+            # Part of a directory would look like bytes that nobody can place.
+            with contextlib.suppress(OSError):
+                self._storage.truncate(self._descriptor, directory_offset)
+            raise
         with self._journal_lock:
             self._journal.append(Close(reason, self.members, total))
             self._journal.sync()

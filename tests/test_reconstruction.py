@@ -17,6 +17,7 @@ from test_power_loss import run_until
 from test_salvage import MTIME_NS, members, of_kind, see_nobody, write_pair
 
 import rear
+from rear.claims import ClaimedPair
 from rear.codecs import DEFLATED
 from rear.events import (
     Claimed,
@@ -32,6 +33,8 @@ from rear.events import (
 )
 from rear.journal import read_journal
 from rear.lease import Process, this_process, worker_name
+from rear.reconstruction import find_unjournaled
+from rear.records import Pair
 from rear.scanner import scan
 from rear.storage import LOCAL
 
@@ -355,6 +358,20 @@ def test_without_zip_that_is_said(tmp_path: Path, pair: tuple[Path, Path], monke
     assert "zip is not installed" in str(damaged)
 
 
+def test_a_torn_directory_of_its_own_is_no_finding(tmp_path: Path) -> None:
+    temp, journal = write_pair(tmp_path, 0, MEMBERS, worker=dead_worker(), method=DEFLATED, close="exit")
+    whole, records = temp.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(records[:-1]))
+    end = max(append.offset + append.length for append in read_journal(journal).appends.values())
+    opened = read_journal(journal)
+    claimed = ClaimedPair(Pair(this_process().host, dead_worker(), 0), temp.parent, opened, "crashed")
+    for length in range(end, len(whole)):
+        temp.write_bytes(whole[:length])
+        descriptor = os.open(temp, os.O_RDONLY)
+        assert list(find_unjournaled(claimed, descriptor, storage=LOCAL)) == [], length
+        os.close(descriptor)
+
+
 def test_bytes_that_nobody_can_place_are_kept_and_told_of(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     with pair[0].open("ab") as file:
         file.write(b"what is this?" * 10)
@@ -462,3 +479,30 @@ def test_salvage_loses_power(folder: Path, template: Path, record_property: Reco
             except AssertionError as error:
                 raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
     record_property("crash_points", len(points) * 2)
+
+
+def test_a_directory_that_breaks_off_is_no_loss(tmp_path: Path) -> None:
+    """A full disk, or SIGKILL, ends the write of a temp archive's directory anywhere."""
+    base = tmp_path / "base"
+    archive, journal = write_pair(base, 0, MEMBERS, worker=dead_worker(), method=DEFLATED, close="exit")
+    whole, records = archive.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    members_end = read_journal(journal, storage=LOCAL).appends[max(MEMBERS)]
+    begin = members_end.offset + members_end.length
+    assert whole[begin : begin + 4] == b"PK\x01\x02"
+    for length in [*range(begin, begin + 120, 11), begin + 1, *range(len(whole) - 90, len(whole), 9), len(whole)]:
+        shutil.rmtree(base)
+        archive.parent.mkdir(parents=True)
+        archive.write_bytes(whole[:length])
+        # Without its last record, "close".
+        journal.write_bytes(b"".join(records[:-1]))
+        assert losses(scavenge(base)) == [], length
+        check_base(base, EXPECTED)
+
+
+def test_other_bytes_behind_the_members_are_kept(tmp_path: Path) -> None:
+    archive, _ = write_pair(tmp_path, 0, MEMBERS, worker=dead_worker(), method=DEFLATED)
+    with archive.open("ab") as file:
+        file.write(b"PKW" + bytes(20))
+    (damaged,) = losses(scavenge(tmp_path))
+    assert isinstance(damaged, Damaged)
+    assert (damaged.length, (tmp_path / damaged.lost_and_found).exists()) == (23, True)
