@@ -15,7 +15,7 @@ from rear.index import PART_SUFFIX, Index
 from rear.layout import Layout, check_archive
 from rear.problems import Problem
 from rear.segments import parse_segment_name
-from rear.storage import Storage
+from rear.storage import FRESH_SUFFIX, Storage
 
 _FRESH: Final = re.compile(r".+\.[0-9a-f]{12}\.new\Z")
 """What `Storage.replace` and others write before they rename it."""
@@ -65,10 +65,20 @@ class _Strays:
             folders[:] = sorted(name for name in folders if Path(folder, name) != self._layout.observations / "leader")
             for name in sorted(files):
                 path = Path(folder, name)
-                if _FRESH.match(name) or name.endswith((PART_SUFFIX, RESCUE_SUFFIX)):
-                    yield self._remove(path, "its writer died before it was done")
-                elif path.parent == self._layout.flush_requests:
+                if path.parent == self._layout.flush_requests:
                     yield self._remove(path, "a request to live workers, by a scavenger that is gone")
+                elif self._is_unfinished(path):
+                    yield self._remove(path, "its writer died before it was done")
+
+    def _is_unfinished(self, path: Path) -> bool:
+        # By folder: in lost+found, what ends like the rest of a write may be what somebody's file is called.
+        if path.is_relative_to(self._layout.indexes):
+            return path.name.endswith(PART_SUFFIX)
+        if path.is_relative_to(self._layout.claims):
+            return path.name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX))
+        if path.is_relative_to(self._layout.inbox) or path.is_relative_to(self._layout.graveyard):
+            return False
+        return _FRESH.match(path.name) is not None
 
     def _remove(self, path: Path, detail: str) -> Problem:
         if self._repair:

@@ -33,6 +33,7 @@ from rear.archive import Archive
 from rear.errors import BaseError, NotLeaderError
 from rear.events import Checked, Event
 from rear.fsck import fsck
+from rear.journal import read_journal
 from rear.problems import CATALOG, Problem, exit_status, outcome_of
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
@@ -206,10 +207,10 @@ DAMAGE: list[Callable[[Path], str]] = [
     damage_index, outdate_index, leave_fresh_file, leave_flush_request, lose_journal, damage_journal, crash_worker,
     interrupt_merge, interrupt_merge_and_damage_intent,
 ]  # fmt: skip
+LATE = {"ar.zip/late": b"late"}
 ADDED = {
-    **dict.fromkeys((lose_journal, damage_journal, crash_worker, interrupt_merge, interrupt_merge_and_damage_intent),
-                    {"ar.zip/late": b"late"}),
-    outdate_index: {"ar.zip/by zipfile": b"theirs"},
+    lose_journal: LATE, damage_journal: LATE, crash_worker: LATE, interrupt_merge: LATE,
+    interrupt_merge_and_damage_intent: LATE, outdate_index: {"ar.zip/by zipfile": b"theirs"},
 }  # fmt: skip
 
 
@@ -275,10 +276,28 @@ def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
     os.truncate(base / "ar.zip", offset)
     events = check(base)
     assert status(events) == 4
-    lost = [problem for problem in problems(events, "left")]
-    assert {problem.name for problem in lost} == {"random.bin"}
+    assert {problem.name for problem in problems(events, "left")} == {"random.bin"}
     check_base(base, {t: data for t, data in EXPECTED.items() if "random" not in t}, lost_and_found=True)
     assert status(check(base, deep=True)) == 0
+
+
+def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) -> None:
+    with Archive.open(base / "ar.zip") as archive:
+        entry = archive.find("random.bin")
+        start = entry.offset + archive.local_header(entry).length
+    flip(base / "ar.zip", start + 5000)
+    cut_end_record(base)
+    temp, journal = write_pair(base, 0, {1: ("hole", b"x" * 500), 2: ("whole", b"y")})
+    append = read_journal(journal).appends[1]
+    flip(temp, append.data_offset + 7)
+    check(base)
+    lost_and_found = base / ".rear/lost+found"
+    before = state_of(lost_and_found)
+    assert {".part", ".partial", ".json", ".zip"} <= {Path(name).suffix for name in before}
+    check(base)
+    for _ in rear.scavenge(base):
+        pass
+    assert state_of(lost_and_found) == before
 
 
 def test_a_member_that_only_the_index_knows_is_named(base: Path) -> None:
@@ -477,7 +496,7 @@ def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> Non
         try:
             check(base, storage=failing)
         except OSError as failure:
-            assert failure.errno == error
+            assert failure.errno == error  # noqa: PT017
         try:
             check(base)
             assert status(check(base)) == 0
