@@ -48,11 +48,33 @@ class Membership:
         """Take note of the first member."""
         if self._made_by_rear is None:
             self._made_by_rear = origin is not None
+            if origin is not None and self._cookie is None:
+                self._cookie_bytes = origin.cookie.to_bytes(8, "little")
+
+    def _has_field(self, extra: bytes) -> bool:
+        """Tell whether there is an origin field, or what is left of one."""
+        return _IDENTIFIER in extra or (bool(self._cookie_bytes) and self._cookie_bytes in extra)
 
     def entry_at(self, position: int) -> CentralEntry | None:
         """Return the directory entry of the member at ``position``; ask with growing positions."""
         listing = self._listing
         return listing.at(position) if listing is not None and listing.is_believed else None
+
+    def is_clear(self, position: int, header: LocalHeader, header_bytes: bytes) -> tuple[bool, Origin | None]:
+        """Tell, quickly, whether there is no doubt that an expected header belongs and is as it was written."""
+        listing = self._listing
+        if listing is not None:
+            entry = listing.at(position) if listing.is_believed else None
+            if entry is None or entry.name_bytes != header.name:
+                return False, None
+        origin = None
+        if self._has_field(header.extra):
+            origin = decode_origin(header_bytes)
+            if origin is None and (self._made_by_rear or self._cookie is not None):
+                return False, None
+        if self._cookie is not None and (origin is None or origin.cookie != self._cookie):
+            return False, None
+        return True, origin
 
     def of(
         self, header: LocalHeader, header_bytes: bytes, *, entry: CentralEntry | None = None, is_expected: bool = False
@@ -66,7 +88,7 @@ class Membership:
             is_expected: the member before it ends where it begins.
         """
         extra = header.extra
-        has_field = _IDENTIFIER in extra
+        has_field = self._has_field(extra)
         origin = decode_origin(header_bytes) if has_field else None
         if self._cookie is not None:
             return self._by_cookie(extra, origin, entry, is_expected)

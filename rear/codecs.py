@@ -233,7 +233,8 @@ class StreamDecoder:
             if self._method == LZMA and len(data) < 9:
                 self._head = data
                 return
-            self._stream, data = _decompressor(self._method, data)
+            with _format_errors(self._method):
+                self._stream, data = _decompressor(self._method, data)
         with _format_errors(self._method):
             if self._method in (ZSTANDARD, DEFLATE64):
                 plain = self._stream.decompress(data)

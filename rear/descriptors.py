@@ -49,15 +49,15 @@ class DescriptorSearch:
         self._window = window
         self._waiting: dict[int, list[Descriptor]] = defaultdict(list)
         self._waiting_count = 0
-        self._searched = window.start
+        self._first = self._searched = window.start
         self._places: Iterator[int] | None = None
 
     def candidates(self, data_offset: int) -> Iterator[Descriptor]:
         """Yield the descriptors whose compressed size is the distance from ``data_offset``, nearest first."""
-        if data_offset >= self._searched:
+        if data_offset >= self._searched or data_offset < self._first:
             self._waiting.clear()
             self._waiting_count = 0
-            self._searched = data_offset
+            self._first = self._searched = data_offset
             self._places = None
         given = 0
         while True:

@@ -41,6 +41,9 @@ PIECE_BYTES: Final = 1 << 20
 """Directories are read in pieces of this size; the longest entry (4.4.10 to 4.4.12) takes a fifth of it."""
 ZIP64_END_LIMIT_BYTES: Final = 4096
 """Longest Zip64 end record that is looked for: 56 bytes, and what software adds of its own (4.3.14.2)."""
+_END_RECORDS_LIMIT: Final = 16
+"""So many end records that end at the last byte are looked at: a forged comment has room for 3,000, each of which may
+want the whole directory to be counted."""
 _FINGERPRINT_BYTES: Final = 4096
 _TAIL_BYTES: Final = END.size + LIMIT_16
 #: Longest local header: what stands before the data of a member.
@@ -91,11 +94,13 @@ def locate(descriptor: int, *, storage: Storage = LOCAL) -> Directory:
     tail_start = max(0, size - _TAIL_BYTES)
     tail = storage.read(descriptor, size - tail_start, tail_start)
     failure: NotAZipError | UnsupportedError | None = None
+    checked = 0
     position = tail.rfind(END_SIGNATURE)
-    while position >= 0:
+    while position >= 0 and checked < _END_RECORDS_LIMIT:
         if len(tail) - position >= END.size:
             comment_length = int.from_bytes(tail[position + END.size - 2 : position + END.size], "little")
             if position + END.size + comment_length == len(tail):
+                checked += 1
                 try:
                     return _check(descriptor, size, tail_start + position, tail[position:], storage)
                 except (NotAZipError, UnsupportedError) as error:

@@ -108,6 +108,12 @@ def local_header(window: Window, position: int) -> tuple[LocalHeader, bytes, str
     return header, found, oddity
 
 
+def is_header(window: Window, position: int) -> bool:
+    """Tell whether a plausible local header is there."""
+    there = local_header(window, position)
+    return there is not None and not there[2]
+
+
 def flipped_signature(window: Window, position: int) -> tuple[LocalHeader, bytes] | None:
     """Return a plausible local header whose signature has one or two wrong bits, where one has to be."""
     head = window.read(position, LOCAL.size)
@@ -130,6 +136,8 @@ def is_boundary(window: Window, position: int) -> bool:
         return True
     head = window.read(position, CENTRAL.size)
     signature = head[:4]
+    if not head:
+        return False
     if len(head) < LOCAL.size and (LOCAL_SIGNATURE.startswith(signature) or CENTRAL_SIGNATURE.startswith(signature)):
         # Torn there.
         return True
@@ -197,6 +205,11 @@ def directory_range(window: Window, position: int) -> DirectoryRange:
     return DirectoryRange(start, records, end, recorded, first)
 
 
+def _is_torn(record: bytes, signature: bytes, length: int) -> bool:
+    """Whether the file ends within a record."""
+    return 0 < len(record) < length and signature.startswith(record[: len(signature)])
+
+
 def _end_records(window: Window, position: int) -> tuple[int, tuple[int, int, int] | None]:
     zip64 = None
     record = window.read(position, ZIP64_END.size)
@@ -207,7 +220,13 @@ def _end_records(window: Window, position: int) -> tuple[int, tuple[int, int, in
         if locator[:4] == ZIP64_LOCATOR_SIGNATURE and len(locator) == ZIP64_LOCATOR.size:
             zip64 = entries, length, offset
             position = after + ZIP64_LOCATOR.size
+        elif _is_torn(locator, ZIP64_LOCATOR_SIGNATURE, ZIP64_LOCATOR.size):
+            return window.end, None
+    elif _is_torn(record, ZIP64_END_SIGNATURE, ZIP64_END.size):
+        return window.end, None
     record = window.read(position, END.size)
+    if _is_torn(record, END_SIGNATURE, END.size):
+        return window.end, zip64
     if record[:4] != END_SIGNATURE or len(record) < END.size:
         return position, zip64
     _, _, _, _, entries, length, offset, comment_length = END.unpack_from(record)

@@ -17,24 +17,25 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from rear.belonging import Membership
-from rear.codecs import STORED
-from rear.directory import Directory, locate
-from rear.errors import UnsupportedError, ZipFormatError
-from rear.listing import Listing
+from rear.codecs import DEFLATED, STORED, crc32, inflate
+from rear.errors import ZipFormatError
+from rear.listing import Listing, find_listing
 from rear.localheaders import (
-    DESCRIPTOR_SIGNATURE,
     HEADER_LIMIT_BYTES,
     DirectoryRange,
     directory_range,
     flipped_signature,
+    is_boundary,
+    is_header,
     local_header,
 )
 from rear.records import Origin
-from rear.storage import LOCAL, Storage
+from rear.storage import LOCAL as LOCAL_STORAGE
+from rear.storage import Storage
 from rear.streams import stream_pieces
-from rear.verdict import Claim, Examiner, State, Verdict, why_unreadable
+from rear.verdict import UNREAD, Claim, Examiner, State, Verdict, why_unreadable
 from rear.window import PIECE_BYTES, Window
-from rear.zipformat import END, END_SIGNATURE, FLAG_UTF8, LOCAL_SIGNATURE, CentralEntry, LocalHeader, decode_name
+from rear.zipformat import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE, CentralEntry, LocalHeader, decode_name
 
 Kind = Literal["zeros", "directory", "unknown"]
 
@@ -43,9 +44,11 @@ _SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
 _ZERO_RUN: Final = re.compile(rb"\0{64,}")
 _ZEROS: Final = bytes(PIECE_BYTES)
 _CONTROL: Final = re.compile(rb"[\0-\x1f\x7f]|^$")
-#: How far behind a directory its end record may be looked for, and how many are tried.
-_GARBAGE_LIMIT_BYTES: Final = 1 << 20
-_END_RECORDS_TRIED: Final = 16
+#: All but the bits for UTF-8 and for the effort of compression (4.4.4).
+_UNUSUAL_FLAGS: Final = 0xFFFF & ~(FLAG_UTF8 | 0x06)
+_USUAL_VERSION: Final = 63
+_USUAL_METHODS: Final = (STORED, DEFLATED)
+_USUAL_SIZE_BYTES: Final = 1 << 24
 #: Gaps that are remembered to recognise a Zip that begins in or behind one of them.
 _GAPS_KEPT: Final = 10_000
 
@@ -116,7 +119,7 @@ def scan(
     end: int | None = None,
     cookie: int | None = None,
     read_data: bool = True,
-    storage: Storage = LOCAL,
+    storage: Storage = LOCAL_STORAGE,
 ) -> Iterator[Found | Gap | Nested]:
     """Yield what stands in ``[start, end)`` of an open file, in order: each byte is in one `Found` or one `Gap`.
 
@@ -140,90 +143,8 @@ def scan(
     window = Window(descriptor, min(start, end), end, storage=storage)
     listing = None
     if start == 0 and end == size:
-        listing = _listing(descriptor, window, storage)
-        if listing is None:
-            _refuse_first_volume(window)
+        listing = find_listing(descriptor, window, storage=storage)
     return _Scan(window, cookie, read_data, listing).run()
-
-
-def _listing(descriptor: int, window: Window, storage: Storage) -> Listing | None:
-    try:
-        directory = locate(descriptor, storage=storage)
-    except UnsupportedError:
-        _refuse_last_volume(window)
-        return None
-    except ZipFormatError:
-        found = _locate_before_garbage(descriptor, window, storage)
-        if found is None:
-            return None
-        directory = found
-    return Listing(descriptor, directory, window, storage=storage)
-
-
-class _Cut(Storage):
-    """A file as it was before something was appended to it."""
-
-    def __init__(self, storage: Storage, end: int) -> None:
-        self._storage = storage
-        self._end = end
-
-    def size(self, descriptor: int) -> int:
-        return self._end
-
-    def read(self, descriptor: int, length: int, offset: int) -> bytes:
-        return self._storage.read(descriptor, min(length, max(0, self._end - offset)), offset)
-
-
-def _locate_before_garbage(descriptor: int, window: Window, storage: Storage) -> Directory | None:
-    """Return the directory of an archive that something was appended to, where `locate` finds none."""
-    tail_start = max(0, window.end - _GARBAGE_LIMIT_BYTES)
-    tail = window.read(tail_start, window.end - tail_start)
-    at = len(tail)
-    for _ in range(_END_RECORDS_TRIED):
-        at = tail.rfind(END_SIGNATURE, 0, at)
-        if at < 0:
-            break
-        end = tail_start + at + END.size + int.from_bytes(tail[at + 20 : at + 22], "little")
-        if end < window.end:
-            try:
-                return locate(descriptor, storage=_Cut(storage, end))
-            except (UnsupportedError, ZipFormatError):
-                continue
-    return None
-
-
-def _refuse_first_volume(window: Window) -> None:
-    # The first volume begins with the signature of a descriptor (8.5.4).
-    if window.read(0, 8) == DESCRIPTOR_SIGNATURE + LOCAL_SIGNATURE:
-        raise UnsupportedError(
-            "the first volume of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)"
-        )
-
-
-def _refuse_last_volume(window: Window) -> None:
-    """Refuse a file whose end record counts several volumes, unless its members are in this file all the same."""
-    tail_start = max(0, window.end - END.size - 0xFFFF)
-    tail = window.read(tail_start, window.end - tail_start)
-    at = tail.rfind(END_SIGNATURE)
-    if at < 0 or len(tail) < at + END.size:
-        return
-    _, disk, _, _, _, length, offset, _ = END.unpack_from(tail, at)
-    # One wrong bit in an end record must not hide an archive.
-    if not disk or _is_expected_header(window, 0):
-        return
-    first = directory_range(window, tail_start + at - length).first if length <= tail_start + at else None
-    if first is not None and offset == tail_start + at - length:
-        there = local_header(window, first.offset)
-        if there is not None and there[0].name == first.name_bytes:
-            return
-    raise UnsupportedError(
-        f"volume {disk + 1} of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)"
-    )
-
-
-def _is_expected_header(window: Window, position: int) -> bool:
-    there = local_header(window, position)
-    return there is not None and not there[2]
 
 
 class _Scan:
@@ -231,6 +152,7 @@ class _Scan:
 
     def __init__(self, window: Window, cookie: int | None, read_data: bool, listing: Listing | None) -> None:
         self._window = window
+        self._read_data = read_data
         self._listing = listing
         self._membership = Membership(cookie, listing)
         self._examiner = Examiner(window, read_data=read_data, belongs=self._membership.is_inside)
@@ -256,7 +178,66 @@ class _Scan:
                 self._membership.learn(found.origin)
             yield found
             position = self._expected = found.end
+            for found in self._whole_members(position):
+                yield found
+                position = self._expected = found.end
         yield from self._flush_gap()
+
+    def _whole_members(self, position: int) -> Iterator[Found]:
+        """Yield the next members as long as all is right with them and they are in memory.
+
+        Nearly all members are of that kind. `_member` answers the questions that the others raise, in ten times the
+        time.
+        """
+        window, membership, read_data = self._window, self._membership, self._read_data
+        data, base, view = window.data, window.base, memoryview(window.data)
+        unpack, last, new = LOCAL.unpack_from, len(data) - LOCAL.size, tuple.__new__
+        state: State = "whole" if read_data else "unverified"
+        reason = "" if read_data else UNREAD
+        at = position - base
+        while at <= last:
+            (
+                signature, needed, flags, method, _, _, crc, compressed_size, size, name_length, extra_length,
+            ) = unpack(data, at)  # fmt: skip
+            name_start = at + 30
+            name_end = name_start + name_length
+            start = name_end + extra_length
+            end = start + compressed_size
+            if (
+                signature != LOCAL_SIGNATURE or end > len(data) or flags & _UNUSUAL_FLAGS or needed > _USUAL_VERSION
+                or not name_length or (not compressed_size and size) or size > _USUAL_SIZE_BYTES
+            ):  # fmt: skip
+                return
+            name = data[name_start:name_end]
+            if b"\0" in name:
+                return
+            if not read_data or not compressed_size:
+                if (crc and not compressed_size) or not is_boundary(window, base + end):
+                    return
+                if method not in _USUAL_METHODS or (method == STORED and compressed_size != size):
+                    return
+            elif method == STORED:
+                if compressed_size != size or crc32(view[start:end]) != crc:
+                    return
+            elif method == DEFLATED:
+                plain = inflate(view[start:end], size)
+                if plain is None or crc32(plain) != crc:
+                    return
+            else:
+                return
+            extra, header_bytes = data[name_end:start], data[at:start]
+            header = new(
+                LocalHeader, (flags, method, crc, compressed_size, size, name, extra, start - at)
+            )  # fmt: skip
+            is_clear, origin = membership.is_clear(base + at, header, header_bytes)
+            if not is_clear:
+                return
+            text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
+            yield Found(
+                base + at, header, header_bytes, text, crc, compressed_size, size, base + end, state, reason,
+                size if read_data else 0, origin,
+            )  # fmt: skip
+            at = end
 
     def _member(self, position: int) -> Found | None:
         is_expected = position == self._expected
@@ -281,11 +262,12 @@ class _Scan:
         if verdict is None or verdict.end > self._window.end:
             return None
         if oddity:
-            # A header that says impossible things counts only where the data proves the rest of it.
-            if not verdict.recoverable_bytes or verdict.recoverable_bytes != verdict.size:
+            # A header that says impossible things counts only where its data proves the rest of it, or its bounds do.
+            is_whole = verdict.state in ("whole", "unverified") and verdict.compressed_size
+            if not is_whole and (entry is None or entry.name_bytes != verdict.header.name):
                 return None
             doubt = doubt or f"its local header is damaged: {oddity}"
-            if entry is None:
+            if entry is None and _CONTROL.search(verdict.header.name):
                 verdict = verdict._replace(state="partial")
         if verdict.header.length != len(header_bytes):
             header_bytes = self._window.read(position, verdict.header.length)
@@ -370,7 +352,7 @@ class _Scan:
             return
         has_member_before = self._first_offset is not None and self._first_offset < base
         # What begins in front of a Zip and has no members may be a self-extractor's program.
-        if has_member_before or _is_expected_header(self._window, found.end):
+        if has_member_before or is_header(self._window, found.end):
             yield from self._flush_gap()
             yield Nested(base, found.end - base)
 
@@ -400,7 +382,7 @@ def _is_better_name(listed: bytes, found: bytes) -> bool:
     return not _CONTROL.search(listed) or _CONTROL.search(found) is not None
 
 
-def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL) -> Iterator[bytes]:
+def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL_STORAGE) -> Iterator[bytes]:
     """Yield the plain bytes of a member that decode.
 
     All of a whole member, and of one whose data is whole under a damaged header; the first ``recoverable_bytes`` of a

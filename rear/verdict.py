@@ -11,6 +11,7 @@ What a damaged archive says of itself contradicts itself somewhere, so each stat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from rear.descriptors import DescriptorSearch
 from rear.errors import UnsupportedError
 from rear.localheaders import (
     BOUNDARY_PATTERN,
+    DESCRIPTOR_LAYOUTS,
+    DESCRIPTOR_SIGNATURE,
     LOCAL_PATTERN,
     Belonging,
     descriptor_length,
@@ -40,6 +43,8 @@ from rear.zipformat import (
 State = Literal["whole", "unverified", "partial", "lost"]
 BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]
 
+_DIRECTORY_PATTERN: Final = re.compile(rb"PK(?:\x01\x02|\x05\x06|\x06\x06)")
+UNREAD: Final = "its data was not read"
 #: Data of members that turn out not to be whole is read this often at most, on the average over the archive.
 _READ_AGAIN_LIMIT: Final = 8
 _READ_AGAIN_BYTES: Final = 64 << 20
@@ -48,7 +53,6 @@ _STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)
 _ODD_METHOD_NAMES: Final = {
     1: "shrink",
     6: "implode",
-    10: "PKWARE implode",
     95: "xz",
     97: "WavPack",
     98: "PPMd",
@@ -80,6 +84,8 @@ class Claim(NamedTuple):
     is_expected: bool
     #: Its entry in the directory of this archive.
     entry: CentralEntry | None
+    #: The sizes in ``header`` are those of the entry.
+    is_listed: bool = False
 
     @property
     def data_offset(self) -> int:
@@ -91,7 +97,7 @@ class Claim(NamedTuple):
         """Whether the header tells how long the data is."""
         header = self.header
         # Some software writes sizes here, but the CRC-32 into the descriptor alone.
-        return not header.has_descriptor or bool(header.crc and header.compressed_size)
+        return not header.has_descriptor or self.is_listed or bool(header.crc and header.compressed_size)
 
     @property
     def end(self) -> int:
@@ -133,7 +139,7 @@ class Examiner:
     def examine(self, claim: Claim) -> Verdict | None:
         """Return what is to be thought of a member; ``None`` when that is none."""
         if not self._read_data and claim.has_sizes:
-            verdict = self._unread(claim, "its data was not read")
+            verdict = self._unread(claim, UNREAD)
             if verdict is not None:
                 return verdict
         verdict = self.whole(claim)
@@ -156,12 +162,24 @@ class Examiner:
         entry, header = claim.entry, claim.header
         if entry is None or claim.is_proven:
             return claim
-        recorded = header._replace(crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size)
-        listed = claim._replace(header=recorded, is_proven=True)
+        recorded = header._replace(
+            flags=entry.flags, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
+        )
+        listed = claim._replace(header=recorded, is_proven=True, is_listed=True)
         if not claim.has_sizes or recorded == header:
             return listed if listed.end <= self._window.end else claim
-        is_better = is_boundary(self._window, listed.end) and not is_boundary(self._window, claim.end)
+        is_better = self._has_boundary(listed) and not self._has_boundary(claim)
         return listed if is_better else claim
+
+    def _has_boundary(self, claim: Claim) -> bool:
+        """Tell whether a boundary, or the right descriptor, follows the recorded end."""
+        if is_boundary(self._window, claim.end):
+            return True
+        header = claim.header
+        length = descriptor_length(
+            self._window, claim.end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
+        )
+        return length > 0 and header.compressed_size > 0
 
     def why_unreadable(self, header: LocalHeader) -> str:
         """Like the function of that name, quick for many members."""
@@ -183,9 +201,7 @@ class Examiner:
             return None
         if not (header.compressed_size or header.size or header.crc):
             # All zeros would also be what a lost descriptor flag leaves.
-            entry = claim.entry
-            sure = claim.is_proven or (entry is not None and not entry.crc and not entry.size)
-            if not sure and not is_boundary(window, end):
+            if not claim.is_proven and not is_boundary(window, end):
                 return None
         elif not self._decodes(claim, header.method, end, header.size, header.crc):
             return None
@@ -199,7 +215,7 @@ class Examiner:
 
     def _decodes(self, claim: Claim, method: int, end: int, size: int, crc: int) -> bool:
         length = end - claim.data_offset
-        if end > self._window.end or length < 0:
+        if end > self._window.end or length < 0 or (length == 0 and not is_boundary(self._window, end)):
             return False
         if self._budget < 0 and length > _SMALL_BYTES and not is_boundary(self._window, end):
             return False
@@ -224,13 +240,14 @@ class Examiner:
             return _verdict(claim, entry.crc, entry.compressed_size, entry.size, end + length, reason)
         if claim.header.method == STORED:
             return self._stored_with_descriptor(claim)
-        decoded = decode_stream(self._window, claim.header.method, start, self._window.end)
+        decoded = self._stream(claim)
         if decoded.ended:
             end = start + decoded.consumed
             length = descriptor_length(
                 self._window, end, crc=decoded.crc, compressed_size=decoded.consumed, size=decoded.size
             )
             if length:
+                self._budget += decoded.consumed
                 return _verdict(claim, decoded.crc, decoded.consumed, decoded.size, end + length)
         return None
 
@@ -270,11 +287,10 @@ class Examiner:
 
     def _mended(self, claim: Claim) -> Verdict | None:
         """Return the verdict on a member whose data is whole although its header, or its descriptor, is damaged."""
-        verdict = self._mended_by_directory(claim) or self._mended_by_flags(claim)
-        if verdict is not None or self.why_unreadable(claim.header):
-            return verdict
+        is_readable = not self.why_unreadable(claim.header)
         verdict = self._mended_lengths(claim)
-        if verdict is not None:
+        verdict = verdict or self._mended_by_directory(claim) or self._mended_by_flags(claim)
+        if verdict is not None or not is_readable:
             return verdict
         if not claim.has_sizes:
             return None
@@ -299,6 +315,8 @@ class Examiner:
                 self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
             )
         reason = f"its local header says {_describe(said)}; the central directory {_describe(header)}, as is found"
+        if header == said and not header.has_descriptor:
+            reason = ""
         return _verdict(claim._replace(header=header), entry.crc, entry.compressed_size, entry.size, end, reason)
 
     def _mended_by_flags(self, claim: Claim) -> Verdict | None:
@@ -313,7 +331,7 @@ class Examiner:
             verdict = self.whole(claim._replace(header=said._replace(flags=said.flags | 1 << 3)))
             if verdict is not None:
                 return _but(verdict, "its local header says that it is empty; a data descriptor says otherwise")
-        if said.flags & FLAG_ENCRYPTED or not claim.has_sizes or said.size == 0:
+        if said.flags & FLAG_ENCRYPTED or (claim.has_sizes and said.size == 0):
             return None
         for method in (STORED, *_STREAMS):
             if (method ^ said.method).bit_count() != 1 or (method == STORED and said.size != said.compressed_size):
@@ -328,9 +346,13 @@ class Examiner:
         """Try what one wrong bit in the length of name or extra area would explain."""
         window = self._window
         head = window.read(claim.position, LOCAL.size)
+        unreadable = self.why_unreadable(claim.header)
+        if unreadable and (not claim.has_sizes or self._has_boundary(claim)):
+            return None
 
         def is_empty(start: int) -> bool:
-            return descriptor_length(window, start, crc=0, compressed_size=0, size=0) > 0
+            length = descriptor_length(window, start, crc=0, compressed_size=0, size=0)
+            return length > 0 and not claim.header.size and is_boundary(window, start + length)
 
         for bit in range(32):
             lengths = int.from_bytes(head[26:30], "little") ^ 1 << bit
@@ -347,7 +369,10 @@ class Examiner:
             found = LOCAL_SIGNATURE + head[4:26] + lengths.to_bytes(4, "little")
             found += self._window.read(claim.position + LOCAL.size, length - LOCAL.size)
             mended = claim._replace(header=decode_local_header(found))
-            verdict = self.whole(mended)
+            if unreadable and mended.end < window.end:
+                verdict = self._unread(mended, unreadable)
+            else:
+                verdict = self.whole(mended)
             if verdict is not None and b"\0" not in mended.header.name:
                 return _but(verdict, "its local header is damaged: the lengths of name or extra area are wrong")
         return None
@@ -454,13 +479,14 @@ class Examiner:
             return first
         return end
 
-    def _inner(self, start: int, end: int, *, stop: bool) -> tuple[int | None, bool]:
+    def _inner(self, start: int, end: int, *, stop: bool, empty: bool = False) -> tuple[int | None, bool]:
         """Look for whole members in a range; return where the first begins, and whether one goes on past the end.
 
         Args:
             start: where to begin.
             end: end of the range.
             stop: the first one is enough.
+            empty: one without data counts, too.
         """
         if self._budget < 0:
             return None, False
@@ -477,8 +503,12 @@ class Examiner:
                 return (at if first is None else first), True
             if belonging == "no":
                 continue
-            verdict = self.whole(Claim(at, found[0], False, False, None))
-            if verdict is None or not verdict.size or verdict.state != "whole":
+            inner = Claim(at, found[0], False, False, None)
+            reason = self.why_unreadable(inner.header)
+            verdict = self._bounded(inner, reason) if reason else self.whole(inner)
+            if verdict is None or (verdict.state != "whole" and not reason):
+                continue
+            if not (verdict.compressed_size or empty):
                 continue
             first = at if first is None else first
             position = verdict.end
@@ -488,7 +518,7 @@ class Examiner:
 
     def _damaged_with_descriptor(self, claim: Claim) -> Verdict | None:
         """Judge a member whose sizes stand behind its data, which is damaged."""
-        header, start, limit = claim.header, claim.data_offset, self._window.end
+        header, start = claim.header, claim.data_offset
         decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._stream(claim)
         for found in self._search.candidates(start):
             if not found.followed or found.position < start + decoded.consumed:
@@ -507,24 +537,73 @@ class Examiner:
             )  # fmt: skip
         if not (claim.is_expected or claim.entry is not None or decoded.size):
             return None
+        if header.method == STORED:
+            return self._stored_without_descriptor(claim)
         if decoded.ended:
-            end = data_end = start + decoded.consumed
-            reason = f"no data descriptor at {end:,} that fits its data, whose CRC-32 is {decoded.crc:08x}"
-        else:
-            first, _ = self._inner(start + decoded.consumed, limit, stop=True)
-            end = data_end = limit if first is None else first
-            reason = decoded.reason or "no data descriptor fits its data"
-        recoverable = without_zero_tail(self._window, start, end) if header.method == STORED else decoded.size
-        state = "partial" if recoverable else "lost"
-        return Verdict(header, decoded.crc, data_end - start, recoverable, end, state, reason, recoverable)
+            data_end = start + decoded.consumed
+            end, proven = self._damaged_descriptor(data_end, decoded.crc)
+            reason = f"no data descriptor at {data_end:,} that fits its data, whose CRC-32 is {decoded.crc:08x}"
+            state = "unverified" if proven else "partial"
+            return Verdict(
+                header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size
+            )  # fmt: skip
+        end = self._next_boundary(start + decoded.consumed)
+        reason = decoded.reason or "no data descriptor fits its data"
+        state = "partial" if decoded.size else "lost"
+        size = header.size or decoded.size
+        return Verdict(header, decoded.crc, end - start, size, end, state, reason, min(size, decoded.size))
+
+    def _damaged_descriptor(self, position: int, crc: int) -> tuple[int, bool]:
+        """Return where a damaged descriptor at ``position`` ends, and whether it says the CRC-32 that is expected."""
+        end, proven = position, False
+        for signature, layout in DESCRIPTOR_LAYOUTS:
+            values = self._window.read(position, len(signature) + layout.size)
+            if len(values) < len(signature) + layout.size:
+                continue
+            if values[len(signature) : len(signature) + 4] == crc.to_bytes(4, "little"):
+                proven = True
+            elif not signature or not values.startswith(signature):
+                continue
+            if end == position or is_boundary(self._window, position + len(values)):
+                end = position + len(values)
+        return end, proven
+
+    def _stored_without_descriptor(self, claim: Claim) -> Verdict:
+        """Judge a stored member whose descriptor is damaged or missing: what is behind the next boundary is not its."""
+        header, start = claim.header, claim.data_offset
+        end = self._next_boundary(start)
+        data_end = start + header.compressed_size if header.compressed_size else end
+        if not header.compressed_size or data_end > end:
+            data_end = end
+            for signature, layout in DESCRIPTOR_LAYOUTS:
+                position = end - len(signature) - layout.size
+                values = self._window.read(position, len(signature) + layout.size)
+                if position < start:
+                    continue
+                crc = crc_of(self._window, start, position)
+                if values[len(signature) : len(signature) + 4] == crc.to_bytes(4, "little"):
+                    size = position - start
+                    reason = "its data descriptor has the right CRC-32, but wrong sizes or a wrong signature"
+                    return Verdict(header, crc, size, size, end, "unverified", reason, size)
+                if signature and values.startswith(signature):
+                    data_end = position
+            if data_end == end:
+                tail = self._window.read(max(start, end - 24), min(24, end - start))
+                torn = tail.rfind(DESCRIPTOR_SIGNATURE)
+                data_end = end if torn < 0 else end - len(tail) + torn
+        recoverable = without_zero_tail(self._window, start, data_end)
+        crc = crc_of(self._window, start, data_end)
+        reason = f"no data descriptor fits its data, whose CRC-32 is {crc:08x}"
+        state: State = "partial" if recoverable else "lost"
+        return Verdict(header, crc, data_end - start, max(header.size, recoverable), end, state, reason, recoverable)
 
     def _closed(self, claim: Claim, reason: str) -> Verdict | None:
         """Judge a member whose data cannot be decoded here: only its bounds count."""
         header, start, limit = claim.header, claim.data_offset, self._window.end
+        verdict = self._bounded(claim, reason)
+        if verdict is not None:
+            return verdict
         if claim.has_sizes:
-            verdict = self._unread(claim, reason)
-            if verdict is not None:
-                return verdict
             if not (claim.is_proven or claim.is_expected or claim.entry is not None):
                 return None
             end = self._extent(claim, claim.end, 0)
@@ -538,15 +617,37 @@ class Examiner:
             what = f"the file ends at {limit:,}" if end == limit else f"the next member begins at {end:,}"
             reason = f"its data should end at {claim.end:,}, {what}; {reason}"
             return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
-        for found in self._search.candidates(start):
-            if found.followed and (found.compressed_size or not found.size):
-                return Verdict(header, found.crc, found.compressed_size, found.size, found.end, "unverified", reason, 0)
         if not (claim.is_expected or claim.entry is not None):
             return None
-        first, _ = self._inner(start, limit, stop=True)
-        end = limit if first is None else first
+        end = self._next_boundary(start)
         reason = f"no data descriptor tells where its data ends; {reason}"
         return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
+
+    def _bounded(self, claim: Claim, reason: str) -> Verdict | None:
+        """Return the verdict on a member of which nothing but the bounds can be known, if these are beyond doubt."""
+        if claim.has_sizes:
+            return self._unread(claim, reason)
+        best = None
+        for found in self._search.candidates(claim.data_offset):
+            if found.followed and (found.compressed_size or not found.size):
+                best = found
+                break
+            # A signature and the right distance are evidence enough when the next header is damaged.
+            best = best or (found if found.compressed_size else None)
+        if best is None:
+            return None
+        return Verdict(
+            claim.header, best.crc, best.compressed_size, best.size, best.end, "unverified", reason, 0
+        )  # fmt: skip
+
+    def _next_boundary(self, start: int) -> int:
+        """Return where a member has to have ended that goes on at ``start``, and of which no length is known."""
+        first, _ = self._inner(start, self._window.end, stop=True, empty=True)
+        end = self._window.end if first is None else first
+        for at in self._window.matches(_DIRECTORY_PATTERN, start, end):
+            if is_boundary(self._window, at):
+                return at
+        return end
 
 
 def _verdict(claim: Claim, crc: int, compressed_size: int, size: int, end: int, reason: str = "") -> Verdict:

@@ -1,17 +1,21 @@
-"""Zip files from many writers, for the tests that read archives which rear did not make."""
+"""Zip files from many writers, for the tests that read archives which rear did not make; see ``tools/make_zoo.py``."""
 
 from __future__ import annotations
 
-import io
-import os
 import random
 import shutil
 import subprocess
-import zipfile
+import sys
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import make_zoo
+from make_zoo import STUB, MissingProgramError
+
+__all__ = ["CONTENTS", "STUB", "WRITERS", "make", "run", "tool", "write_tree"]
 
 CONTENTS = {
     "empty": b"",
@@ -19,11 +23,13 @@ CONTENTS = {
     "logs/numbers": b"".join(b"%d\n" % number for number in range(30_000)),
     "logs/noise.bin": random.Random(5).randbytes(70_000),
 }
-STUB = b'#!/bin/sh\nexec unzip -q "$0"\n' + b"#" * 3000 + b"\n"
+#: Those of the zoo that add nothing of their own, and that Python's zipfile reads too, or an external program does.
 WRITERS = (
     "zipfile", "zipfile-stored", "zipfile-bzip2", "zipfile-lzma", "zipfile-zip64", "zipfile-comment", "zipfile-stream",
-    "zip", "zip-zip64", "zip-stream", "zip-prefix", "zip-prefix-adjusted",
-    "7z", "7z-deflate64", "7z-bzip2", "7z-lzma", "bsdtar",
+    "zipfile-stream-stored",
+    "zip", "zip-stored", "zip-zip64", "zip-stream", "zip-bzip2", "zip-prefix", "zip-prefix-adjusted",
+    "7z", "7z-deflate64", "7z-bzip2", "7z-lzma", "bsdtar", "bsdtar-stored",
+    "bytes-bare-8", "bytes-signature64-8", "bytes-zip64", "bytes-zstd",
 )  # fmt: skip
 
 
@@ -44,59 +50,14 @@ def run(*arguments: str | Path, cwd: Path | None = None, stdin: bytes | None = N
 
 def write_tree(folder: Path) -> Path:
     """Write `CONTENTS` as files."""
-    for name, data in CONTENTS.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
+    return make_zoo.write_tree(folder, CONTENTS)
 
 
 def make(writer: str, folder: Path) -> Path:
     """Return an archive of `CONTENTS` from one of `WRITERS`; skip the test when the program is missing."""
     target = folder / f"{writer}.zip"
-    program, _, variant = writer.partition("-")
-    if program == "zipfile":
-        _make_with_zipfile(target, variant)
-        return target
-    tree = write_tree(folder / "tree")
-    if program == "zip":
-        options = {"zip64": ["-fz"], "stream": ["-fd"]}.get(variant, [])
-        run(tool("zip"), "-qr", *options, target, *sorted(os.listdir(tree)), cwd=tree)
-        if variant.startswith("prefix"):
-            target.write_bytes(STUB + target.read_bytes())
-        if variant == "prefix-adjusted":
-            run("zip", "-qA", target)
-    elif program == "7z":
-        method = {"deflate64": "Deflate64", "bzip2": "BZip2", "lzma": "LZMA"}.get(variant, "Deflate")
-        run(tool("7z"), "a", "-bd", f"-mm={method}", target, ".", cwd=tree)
-    else:
-        run(tool("bsdtar"), "--format", "zip", "-cf", target, *sorted(os.listdir(tree)), cwd=tree)
+    try:
+        target.write_bytes(make_zoo.make(writer, CONTENTS))
+    except MissingProgramError as error:
+        pytest.skip(str(error))
     return target
-
-
-def _make_with_zipfile(target: Path, variant: str) -> None:
-    method = {
-        "stored": zipfile.ZIP_STORED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA,
-    }.get(variant, zipfile.ZIP_DEFLATED)  # fmt: skip
-    with (
-        open(target, "wb") as file,
-        zipfile.ZipFile(Unseekable(file) if variant == "stream" else file, "w", method) as archive,
-    ):
-        for name, data in CONTENTS.items():
-            with archive.open(name, "w", force_zip64=variant == "zip64") as member:
-                member.write(data)
-        if variant == "comment":
-            archive.comment = b"a comment with PK\x01\x02 in it" + bytes(30)
-
-
-class Unseekable(io.RawIOBase):
-    """Like a pipe: zipfile then writes data descriptors."""
-
-    def __init__(self, target: IO[bytes]) -> None:
-        self._target = target
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._target.write(data)

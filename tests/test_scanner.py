@@ -1,0 +1,637 @@
+"""The scanner against archives from many writers, whole and damaged: none missing, none invented, no wrong byte."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
+
+from rear import rear_fs, rear_open
+from rear.codecs import DEFLATED, STORED, ZSTANDARD, compress, crc32
+from rear.errors import UnsupportedError
+from rear.records import Origin
+from rear.scanner import Found, Gap, Nested, recovered_content, scan
+from rear.storage import Storage
+from rear.window import PIECE_BYTES
+from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
+
+COOKIE = 0x0123456789ABCDEF
+TEXT = b"".join(b"%d is the number of this line\n" % number for number in range(400))
+NOISE = random.Random(7).randbytes(6000)
+
+
+class Scanned:
+    """What a scan of some bytes said; checks on the way that each byte was told of once."""
+
+    def __init__(self, data: bytes, **options: Any) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            start = position = options.get("start", 0)
+            self.found: list[Found] = []
+            self.gaps: list[Gap] = []
+            self.nested: list[Nested] = []
+            self.content: dict[int, bytes] = {}
+            for event in scan(file.fileno(), **options):
+                if isinstance(event, Nested):
+                    self.nested.append(event)
+                    end = event.start + event.length
+                    self.found = [one for one in self.found if not event.start <= one.offset < end]
+                    continue
+                begin = event.offset if isinstance(event, Found) else event.start
+                assert begin == position, event
+                if isinstance(event, Gap):
+                    assert event.length > 0
+                    self.gaps.append(event)
+                    position += event.length
+                    continue
+                self._check(event)
+                self.found.append(event)
+                self.content[event.offset] = b"".join(recovered_content(file.fileno(), event))
+                position = event.end
+            assert position == max(start, options.get("end", len(data)))
+
+    @staticmethod
+    def _check(one: Found) -> None:
+        assert one.offset < one.data_offset <= one.end
+        assert one.recoverable_bytes >= 0
+        assert (one.state == "whole") == (one.reason == "")
+        if one.state == "whole":
+            assert one.recoverable_bytes == one.size
+
+    def states(self) -> dict[str, str]:
+        return {one.name: one.state for one in self.found}
+
+    def whole(self) -> dict[str, bytes]:
+        for one in self.found:
+            if one.state == "whole":
+                assert crc32(self.content[one.offset]) == one.crc
+        return {one.name: self.content[one.offset] for one in self.found if one.state == "whole"}
+
+    def one(self, name: str) -> Found:
+        (found,) = [one for one in self.found if one.name == name]
+        return found
+
+    def content_of(self, name: str) -> bytes:
+        return self.content[self.one(name).offset]
+
+
+class Pipe(io.RawIOBase):
+    """What `zipfile` writes data descriptors to, because it cannot seek."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._target = target
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._target.write(data)
+
+
+def member(
+    name: str, plain: bytes, method: int = STORED, *, sequence: int | None = None, cookie: int = COOKIE
+) -> tuple[bytes, bytes]:
+    """Return local header with data, and directory entry without offset."""
+    data = plain if method == STORED else compress(plain, method)
+    facts = Member(name, method, crc32(plain), len(data), len(plain), 1_700_000_000_000_000_000, 0o100644)
+    origin = None
+    if sequence is not None:
+        origin = Origin(cookie, sequence, "ar.zip", "node7", "w", 1_700_000_000_000_000_000, 0o100644)
+    return encode_local_header(facts, origin) + data, encode_central_entry(facts, 0)
+
+
+def described(name: str, plain: bytes, method: int, layout: str) -> bytes:
+    """Return a member with data descriptor; ``layout`` is ``32``, ``64``, ``bare32`` or ``bare64``."""
+    data = plain if method == STORED else compress(plain, method)
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 8, method, 0, 0x21, 0, 0, 0, len(name), 0) + name.encode()
+    numbers = struct.pack("<IQQ" if layout.endswith("64") else "<3I", crc32(plain), len(data), len(plain))
+    return head + data + (b"" if layout.startswith("bare") else b"PK\7\x08") + numbers
+
+
+def members(count: int, method: int = STORED, *, own: bool = False) -> tuple[list[bytes], dict[str, bytes]]:
+    parts, plain = [], {}
+    for number in range(count):
+        name = f"d/{number}.txt"
+        plain[name] = b"%d " % number + (TEXT if number % 3 else NOISE)[: 100 + number % 7 * 50]
+        parts.append(member(name, plain[name], method, sequence=number if own else None)[0])
+    return parts, plain
+
+
+def with_directory(parts: list[bytes], comment: bytes = b"") -> bytes:
+    """Return an archive of whole members."""
+    data = b"".join(parts)
+    offset = len(data)
+    directory = b""
+    for one in Scanned(data).found:
+        facts = Member(one.name, one.header.method, one.crc, one.compressed_size, one.size, 0, 0)
+        directory += encode_central_entry(facts, one.offset)
+    end = encode_end(entries=len(parts), directory_length=len(directory), directory_offset=offset, comment=comment)
+    return data + directory + end
+
+
+def directory_start(data: bytes) -> int:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.start_dir
+
+
+# Whole archives
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "without-directory"])
+def test_every_member_of_every_writer_is_found(writer: str, cut: bool, tmp_path: Path) -> None:
+    data = make(writer, tmp_path).read_bytes()
+    if cut:
+        data = data[: directory_start(data)]
+    scanned = Scanned(data)
+    assert set(scanned.states().values()) == {"whole"}
+    files = {name: plain for name, plain in scanned.whole().items() if not name.endswith("/")}
+    assert files == CONTENTS
+    kinds = [gap.kind for gap in scanned.gaps]
+    assert kinds == (["unknown"] if "prefix" in writer else []) + ([] if cut else ["directory"])
+
+
+def test_members_of_a_worker_and_of_a_closed_temp_archive(tmp_path: Path) -> None:
+    with rear_fs(tmp_path / "base", compression="deflate"):
+        for name, plain in CONTENTS.items():
+            with rear_open(f"ar.zip/{name}", "wb") as file:
+                file.write(plain)
+    (path,) = (tmp_path / "base").rglob("inbox/*/*.zip")
+    data = path.read_bytes()
+    scanned = Scanned(data)
+    assert scanned.whole() == CONTENTS
+    origin = scanned.found[0].origin
+    assert origin is not None
+    assert {one.origin.archive for one in scanned.found if one.origin} == {"ar.zip"}
+    assert Scanned(data, cookie=origin.cookie).whole() == CONTENTS
+    # With another cookie none of it is a member.
+    assert Scanned(data, cookie=origin.cookie ^ 1).found == []
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("layout", ["32", "64", "bare32", "bare64"])
+def test_data_descriptors(method: int, layout: str) -> None:
+    plain = {"a": TEXT, "empty": b"", "PK": b"PK\3\4PK\7\x08PK\1\2" * 50, "last": NOISE}
+    data = b"".join(described(name, content, method, layout) for name, content in plain.items())
+    scanned = Scanned(data)
+    assert scanned.whole() == plain
+    assert scanned.gaps == []
+    # The torn last one is told apart, and what decodes of it is its begin.
+    torn = Scanned(data[:-60])
+    assert {name: state for name, state in torn.states().items() if state == "whole"}.keys() == {"a", "empty", "PK"}
+    assert NOISE.startswith(torn.content_of("last"))
+    assert torn.one("last").recoverable_bytes > len(NOISE) - 100
+
+
+def test_names_and_directories() -> None:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("früh/", b"")
+            archive.writestr("früh/日本.txt", b"x")
+        data = file.getvalue()
+    cp437 = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 0x21, crc32(b"y"), 1, 1, 5, 0) + b"\x81ber!" + b"y"
+    assert Scanned(data[: directory_start(data)] + cp437).whole() == {
+        "früh/": b"",
+        "früh/日本.txt": b"x",
+        "über!": b"y",
+    }
+
+
+def test_a_stored_zip_is_one_member() -> None:
+    inner = with_directory(members(20)[0])
+    data = member("a", b"1")[0] + member("inner.zip", inner)[0] + member("b", b"2")[0]
+    assert Scanned(data).whole() == {"a": b"1", "inner.zip": inner, "b": b"2"}
+
+
+def test_zip64_headers() -> None:
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 45, 0, 0, 0, 0x21, crc32(TEXT), 0xFFFFFFFF, 0xFFFFFFFF, 1, 20)
+    first = head + b"a" + struct.pack("<2HQQ", 1, 16, len(TEXT), len(TEXT)) + TEXT
+    assert Scanned(first + member("b", NOISE)[0]).whole() == {"a": TEXT, "b": NOISE}
+
+
+def test_encrypted_members_are_kept_as_they_are(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree")
+    target = tmp_path / "e.zip"
+    run(tool("zip"), "-qr", "-P", "secret", target, ".", cwd=tmp_path / "tree")
+    data = target.read_bytes()
+    for part in (data, data[: directory_start(data)]):
+        scanned = Scanned(part)
+        found = {one.name: one for one in scanned.found if not one.name.endswith("/")}
+        assert found.keys() == CONTENTS.keys()
+        for name, one in found.items():
+            assert one.state == "unverified"
+            assert "encrypted" in one.reason
+            with zipfile.ZipFile(target) as archive:
+                info = archive.getinfo(name)
+            assert (one.compressed_size, one.size, one.crc) == (info.compress_size, info.file_size, info.CRC)
+            assert scanned.content[one.offset] == part[one.data_offset : one.data_offset + one.compressed_size]
+
+
+def test_a_method_without_codec_says_so(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree")
+    target = tmp_path / "p.zip"
+    run(tool("7z"), "a", "-bd", "-mm=PPMd", target, "logs", cwd=tmp_path / "tree")
+    states = Scanned(target.read_bytes()).found
+    assert [one.reason for one in states if one.header.method == 98] == ["no codec for compression method 98 (PPMd)"]
+    assert {one.state for one in states if one.header.method == 98} == {"unverified"}
+
+
+def test_deflate64_leaves_zipfile_alone(tmp_path: Path) -> None:
+    """After the import of its decoder zipfile would write stored bytes under method 9."""
+    path = make("7z-deflate64", tmp_path)
+    program = (
+        "import io, os, sys, zipfile\nfrom rear.scanner import scan\n"
+        "found = list(scan(os.open(sys.argv[1], os.O_RDONLY)))\n"
+        "assert any(one.header.method == 9 and one.state == 'whole' for one in found[:-1])\n"
+        "try:\n    zipfile.ZipFile(io.BytesIO(), 'w', compression=9)\n"
+        "except NotImplementedError:\n    print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
+
+
+def test_split_archives_are_refused(tmp_path: Path) -> None:
+    tmp_path.joinpath("noise").write_bytes(random.Random(2).randbytes(200_000))
+    run(tool("zip"), "-q", "-s", "64k", "s.zip", "noise", cwd=tmp_path)
+    for name in ("s.z01", "s.zip"):
+        with pytest.raises(UnsupportedError, match="split"):
+            Scanned(tmp_path.joinpath(name).read_bytes())
+
+
+def test_without_reading_data() -> None:
+    parts, plain = members(30, DEFLATED)
+    for data in (b"".join(parts), with_directory(parts)):
+        scanned = Scanned(data, read_data=False)
+        assert set(scanned.states().values()) == {"unverified"}
+        assert {one.name for one in scanned.found} == set(plain)
+        assert [one.size for one in scanned.found] == [len(content) for content in plain.values()]
+        assert {one.recoverable_bytes for one in scanned.found} == {0}
+
+
+def test_a_range() -> None:
+    parts, plain = members(9)
+    start, end = len(b"".join(parts[:2])), len(b"".join(parts[:5]))
+    scanned = Scanned(b"".join(parts), start=start, end=end)
+    assert list(scanned.whole()) == list(plain)[2:5]
+
+
+# Damage
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED, ZSTANDARD])
+def test_torn_at_every_length_of_the_last_member(method: int) -> None:
+    first, last = member("first", NOISE[:300])[0], member("last", TEXT[:700], method)[0]
+    for length in range(len(first), len(first + last)):
+        scanned = Scanned((first + last)[:length])
+        assert scanned.whole() == {"first": NOISE[:300]}
+        for one in scanned.found[1:]:
+            assert one.state in ("partial", "lost")
+            assert TEXT[:700].startswith(scanned.content[one.offset])
+            assert len(scanned.content[one.offset]) == one.recoverable_bytes
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("directory", [False, True])
+def test_holes_of_zeros(method: int, directory: bool) -> None:
+    parts, plain = members(300, method)
+    data = bytearray(with_directory(parts) if directory else b"".join(parts))
+    # Half of the data of one member is left.
+    start, end = len(b"".join(parts[:101])) - 40, len(data) // 2
+    data[start:end] = bytes(end - start)
+    position, kept = 0, {}
+    for name, part in zip(plain, parts, strict=True):
+        if position + len(part) <= start or position >= end:
+            kept[name] = plain[name]
+        position += len(part)
+    scanned = Scanned(bytes(data))
+    assert scanned.whole() == kept
+    assert any(gap.kind == "zeros" and gap.length > (end - start) // 2 for gap in scanned.gaps)
+    cut = scanned.one(next(name for name in plain if name not in kept))
+    assert cut.state in ("partial", "lost")
+
+
+def test_garbage_before_between_and_after() -> None:
+    parts, plain = members(3)
+    noise = [random.Random(seed).randbytes(5000) for seed in range(4)]
+    data = b"".join(piece for pair in zip(noise, [*parts, b""], strict=True) for piece in pair)
+    scanned = Scanned(data)
+    assert scanned.whole() == plain
+    assert [(gap.length, gap.kind) for gap in scanned.gaps] == [(5000, "unknown")] * 4
+
+
+def test_truncated_and_wrong_directories() -> None:
+    parts, plain = members(40)
+    data = with_directory(parts)
+    start = len(b"".join(parts))
+    for length in range(start, len(data), 97):
+        assert Scanned(data[:length]).whole() == plain
+    other = with_directory([member(f"other/{number}", b"1")[0] for number in range(40)])
+    assert Scanned(b"".join(parts) + other[-(len(data) - start) :]).whole() == plain
+
+
+def test_what_a_valid_directory_does_not_list_is_no_member() -> None:
+    parts, plain = members(6)
+    data, hidden = with_directory(parts), member("deleted", b"gone")[0]
+    start = len(b"".join(parts))
+    end = data[start:-22] + encode_end(
+        entries=6, directory_length=len(data) - start - 22, directory_offset=start + len(hidden)
+    )
+    scanned = Scanned(data[:start] + hidden + end)
+    assert scanned.whole() == plain
+    assert (scanned.gaps[0].kind, scanned.gaps[0].length) == ("unknown", len(hidden))
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("field", [18, 22], ids=["compressed-size", "size"])
+@pytest.mark.parametrize("bit", [0, 3, 9, 14, 20, 31])
+def test_a_flipped_size_loses_nobody(method: int, field: int, bit: int) -> None:
+    parts, plain = members(20, method)
+    head = bytearray(parts[7])
+    head[field + bit // 8] ^= 1 << bit % 8
+    scanned = Scanned(b"".join([*parts[:7], bytes(head), *parts[8:]]))
+    assert scanned.whole() == {name: content for name, content in plain.items() if name != "d/7.txt"}
+    assert scanned.one("d/7.txt").state == "unverified"
+    assert scanned.content_of("d/7.txt") == plain["d/7.txt"]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["foreign", "rear"])
+def test_any_flipped_bit_of_a_header_costs_that_member_at_most(own: bool) -> None:
+    parts, plain = members(4, DEFLATED, own=own)
+    length = len(parts[2]) - len(compress(plain["d/2.txt"], DEFLATED))
+    others = {name: content for name, content in plain.items() if name != "d/2.txt"}
+    for position in range(length):
+        head = bytearray(parts[2])
+        head[position] ^= 1 << position % 8
+        data = b"".join([*parts[:2], bytes(head), parts[3]])
+        for options in ({"cookie": COOKIE}, {}) if own else ({},):
+            whole = Scanned(data, **options).whole()
+            assert others.items() <= whole.items(), position
+            for name in whole.keys() - others.keys():
+                # Without a checksum a changed name is a name.
+                assert not own
+                assert whole[name] == plain["d/2.txt"]
+
+
+def test_our_own_checksum_tells_of_a_flipped_name() -> None:
+    parts, plain = members(3, own=True)
+    data = b"".join(parts).replace(b"d/1.txt", b"d/q.txt", 1)
+    for options in ({"cookie": COOKIE}, {}):
+        scanned = Scanned(data, **options)
+        found = scanned.one("d/q.txt")
+        assert (found.state, found.recoverable_bytes, found.origin) == ("unverified", found.size, None)
+        assert "checksum" in found.reason
+        assert scanned.content[found.offset] == plain["d/1.txt"]
+
+
+def test_a_directory_tells_of_a_flipped_name() -> None:
+    parts, _ = members(3)
+    scanned = Scanned(with_directory(parts).replace(b"d/1.txt", b"d/q.txt", 1))
+    assert scanned.states() == {"d/0.txt": "whole", "d/1.txt": "unverified", "d/2.txt": "whole"}
+    assert "d/q.txt" in scanned.one("d/1.txt").reason
+
+
+def test_flipped_bits_in_data_say_how_far_it_decodes() -> None:
+    plain = TEXT * 10
+    first = bytearray(member("a", plain, DEFLATED)[0])
+    first[len(first) * 2 // 3] ^= 0xFF
+    scanned = Scanned(bytes(first) + member("b", NOISE)[0])
+    found = scanned.one("a")
+    assert found.state == "partial"
+    assert len(plain) // 3 < found.recoverable_bytes <= len(plain)
+    assert scanned.content_of("a")[: len(plain) // 3] == plain[: len(plain) // 3]
+    assert scanned.whole() == {"b": NOISE}
+
+
+# Zips inside Zips
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_zip_that_a_hole_has_opened(method: int) -> None:
+    inner, _ = members(60, method)
+    before, plain = members(5, method, own=True)
+    archive = member("inner.zip", with_directory(inner), sequence=9)[0]
+    last = member("last", b"z", sequence=10)[0]
+    data = bytearray(b"".join([*before, archive, last]))
+    start = len(b"".join(before))
+    data[start : start + 300] = bytes(300)
+    expected = {**plain, "last": b"z"}
+    assert Scanned(bytes(data), cookie=COOKIE).whole() == expected
+    assert Scanned(bytes(data)).whole() == expected
+
+
+def test_a_foreign_zip_that_a_hole_has_opened_is_known_by_its_own_directory() -> None:
+    inner, _ = members(60)
+    parts = [member("a", b"1")[0], member("inner.zip", with_directory(inner))[0], member("b", b"2")[0]]
+    data = bytearray(b"".join(parts))
+    # The header goes, and so it does with the first inner member.
+    for hole in (20, 150):
+        start = len(parts[0])
+        data[start : start + hole] = bytes(hole)
+        scanned = Scanned(bytes(data))
+        assert scanned.whole() == {"a": b"1", "b": b"2"}
+        (nested,) = scanned.nested
+        assert nested.start + nested.length == len(parts[0] + parts[1])
+
+
+def test_a_torn_zip_at_the_torn_tail_has_no_members_of_ours() -> None:
+    inner = with_directory(members(60)[0])
+    for own in (False, True):
+        archive = member("inner.zip", inner, sequence=1 if own else None)[0]
+        data = member("a", b"1", sequence=0 if own else None)[0] + archive[: len(archive) // 2]
+        scanned = Scanned(data)
+        assert scanned.states() == {"a": "whole", "inner.zip": "partial"}
+        assert inner.startswith(scanned.content_of("inner.zip"))
+
+
+def test_two_archives_one_after_the_other_are_not_nested() -> None:
+    first, second = member("a", b"1")[0], member("b", b"2")[0]
+    scanned = Scanned(with_directory([first]) + with_directory([second]))
+    assert scanned.whole() == {"a": b"1", "b": b"2"}
+    assert scanned.nested == []
+
+
+def test_a_self_extractor_is_not_nested(tmp_path: Path) -> None:
+    data = STUB + make("zipfile", tmp_path).read_bytes()
+    scanned = Scanned(data[:-22] + b"\0" + data[-21:])
+    assert scanned.whole() == CONTENTS
+    assert scanned.nested == []
+
+
+# Hostile input
+
+
+class CountingStorage(Storage):
+    """Counts what is read."""
+
+    def __init__(self) -> None:
+        self.calls = self.bytes = self.longest = 0
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        data = super().read(descriptor, length, offset)
+        self.calls += 1
+        self.bytes += len(data)
+        self.longest = max(self.longest, len(data))
+        return data
+
+
+def counted(data: bytes, **options: Any) -> tuple[CountingStorage, Scanned]:
+    storage = CountingStorage()
+    return storage, Scanned(data, storage=storage, **options)
+
+
+def test_one_pass_in_large_pieces() -> None:
+    parts, plain = members(20_000)
+    data = b"".join(parts)
+    storage, scanned = counted(data)
+    assert len(scanned.found) == len(plain)
+    # Recovering the content has read all once more, a call each.
+    assert storage.calls < len(data) // PIECE_BYTES * 2 + 10
+    assert storage.longest <= PIECE_BYTES
+
+
+def fake_headers(count: int, size: int, method: int = STORED) -> bytes:
+    return b"".join(
+        struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 0x21, number, size, size, 4, 0) + b"fake"
+        for number in range(count)
+    )
+
+
+def test_a_hundred_thousand_fake_headers_in_a_payload() -> None:
+    payload = fake_headers(100_000, 1000)
+    storage, scanned = counted(member("a", payload)[0] + member("b", b"2")[0])
+    assert scanned.whole() == {"a": payload, "b": b"2"}
+    assert storage.bytes < 4 * len(payload)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("size", [1000, 1 << 20, 2**31])
+def test_fake_headers_that_overlap_cost_linear_time(method: int, size: int) -> None:
+    data = fake_headers(30_000, size, method)
+    storage, scanned = counted(b"garbage" + data + member("real", b"r" * 100)[0])
+    assert not [one for one in scanned.found if one.state == "whole" and one.name != "real"]
+    assert storage.bytes < 200 << 20
+
+
+@pytest.mark.timeout(60)
+def test_forged_sizes() -> None:
+    for size in (2**63, 2**64 - 1, 2**62):
+        head = struct.pack("<4s5H3I2H", b"PK\3\4", 45, 0, 8, 0, 0x21, 1, 0xFFFFFFFF, 0xFFFFFFFF, 1, 20)
+        forged = head + b"a" + struct.pack("<2HQQ", 1, 16, size, size) + compress(TEXT, DEFLATED)
+        scanned = Scanned(forged + member("b", NOISE)[0])
+        assert scanned.whole() == {"b": NOISE}
+
+
+@pytest.mark.timeout(60)
+def test_a_bomb_takes_no_memory() -> None:
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = b"".join(stream.compress(bytes(1 << 20)) for _ in range(256)) + stream.flush()
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0x21, 1, len(bomb), 1000, 4, 0) + b"bomb"
+    program = (
+        "import resource, sys, tempfile\nfrom rear.scanner import scan\n"
+        "with tempfile.TemporaryFile() as file:\n    file.write(sys.stdin.buffer.read()); file.flush()\n"
+        "    print([one.state for one in scan(file.fileno())])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=head + bomb + member("b", b"2")[0], capture_output=True, check=True
+    )
+    assert done.stdout == b"['partial', 'whole']\n"
+    assert int(done.stderr) < 150
+
+
+@pytest.mark.timeout(60)
+def test_large_sparse_files_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with open(path, "w+b") as file:
+        file.write(member("a", b"1")[0])
+        file.seek(1 << 40)
+        file.write(member("b", b"2")[0])
+        file.flush()
+        storage = CountingStorage()
+        events = list(scan(file.fileno(), storage=storage))
+    assert [one.name for one in events if isinstance(one, Found)] == ["a", "b"]
+    if os.stat(path).st_blocks < 1000:
+        assert storage.bytes < 64 << 20
+
+
+def test_members_larger_than_a_piece() -> None:
+    large = random.Random(4).randbytes(3 * PIECE_BYTES + 17)
+    plain = {"a": large, "b": b"2", "c": large[::-1]}
+    parts = [member("a", large)[0], member("b", b"2")[0], member("c", large[::-1], DEFLATED)[0]]
+    assert Scanned(b"".join(parts)).whole() == plain
+    streamed = io.BytesIO()
+    with zipfile.ZipFile(Pipe(streamed), "w") as archive:
+        for name, content in plain.items():
+            archive.writestr(name, content)
+    assert Scanned(streamed.getvalue()[:-22]).whole() == plain
+
+
+@given(st.binary(max_size=600))
+def test_arbitrary_bytes(data: bytes) -> None:
+    try:
+        Scanned(data)
+        Scanned(data, cookie=COOKIE, read_data=False)
+    except UnsupportedError:
+        assert b"PK" in data
+
+
+def archives() -> Iterator[tuple[bytes, dict[str, bytes]]]:
+    for own in (False, True):
+        for method in (STORED, DEFLATED, ZSTANDARD):
+            parts, plain = members(5, method, own=own)
+            yield b"".join(parts), plain
+            yield with_directory(parts), plain
+    plain = {"a": TEXT[:400], "b": NOISE[:200], "c": b""}
+    for layout in ("32", "bare64"):
+        for method in (STORED, DEFLATED):
+            yield b"".join(described(name, content, method, layout) for name, content in plain.items()), plain
+
+
+ARCHIVES = list(archives())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(ARCHIVES), st.data())
+def test_a_damaged_archive_yields_no_whole_member_that_was_not_there(
+    archive: tuple[bytes, dict[str, bytes]], draw: st.DataObject
+) -> None:
+    data, plain = bytearray(archive[0]), archive[1]
+    for _ in range(draw.draw(st.integers(1, 3))):
+        start = draw.draw(st.integers(0, len(data) - 1))
+        kind = draw.draw(st.sampled_from(["flip", "zeros", "cut", "insert", "noise"]))
+        length = draw.draw(st.integers(1, 200))
+        if kind == "flip":
+            data[start] ^= 1 << length % 8
+        elif kind == "zeros":
+            data[start : start + length] = bytes(len(data[start : start + length]))
+        elif kind == "cut":
+            del data[start : start + length]
+        elif kind == "insert":
+            data[start:start] = random.Random(length).randbytes(length)
+        else:
+            data[start : start + length] = random.Random(length).randbytes(len(data[start : start + length]))
+        if not data:
+            return
+    try:
+        whole = Scanned(bytes(data)).whole()
+    except UnsupportedError:
+        return
+    contents = set(plain.values())
+    for name, content in whole.items():
+        assert plain.get(name) == content or content in contents
