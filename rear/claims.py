@@ -84,12 +84,23 @@ class Claims:
         layout: the base.
         leader: its name.
         liveness: says which workers have ended.
+        prove: raises `NotLeaderError` when another one leads by now.
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, leader: str, *, liveness: Liveness, storage: Storage) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        leader: str,
+        *,
+        liveness: Liveness,
+        prove: Callable[[], None] = lambda: None,
+        storage: Storage,
+    ) -> None:
         self._layout = layout
         self._leader = leader
+        self._prove = prove
+        self._leaders_before: list[str] = []
         self._liveness = liveness
         self._storage = storage
         self._observations = Observations(layout, topic="workers", storage=storage)
@@ -99,9 +110,11 @@ class Claims:
         """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing."""
         # As long as it is there, nobody has taken over: see `Leadership.prove`.
         self._storage.make_directories(self._layout.claims / self._leader)
-        for leader in self._storage.names(self._layout.claims):
-            if leader == self._leader or not is_safe_component(leader):
-                continue
+        leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
+        self._leaders_before = [leader for leader in leaders if leader != self._leader]
+        # Now, after the listing: a leader after this one begins its term before it makes its folder.
+        self._prove()
+        for leader in self._leaders_before:
             for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
                 self._move(
                     pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
@@ -126,11 +139,11 @@ class Claims:
         The leader before may have died between the renames of a claim or a burial; or it is in the middle of them, and
         does not know yet that it was deposed: what was not at one place the first time is at another the second time.
         """
+        self._prove()
         inbox, graveyard = self._layout.inbox_folder(pair), self._layout.graveyard_folder(pair)
+        others = [self._layout.claims / leader / pair.host for leader in self._leaders_before]
         for suffix in ("zip", "merged"):
             name = f"{pair.stem}.{suffix}"
-            leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
-            others = [self._layout.claims / leader / pair.host for leader in leaders if leader != self._leader]
             for source in (inbox, graveyard, *others, inbox, graveyard):
                 if name in self._storage.names(folder):
                     break
@@ -325,7 +338,7 @@ class Claims:
             is_over = self._is_over(pair, journal)
             if journal.pending() or is_over:
                 folder = self._layout.claim_folder(self._leader, pair)
-                self._move(pair, self._layout.graveyard_folder(pair), folder)
+                self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
                 claimed = self._read(pair, folder)
                 if isinstance(claimed, ClaimedPair):
                     if is_over:

@@ -132,13 +132,19 @@ class Leadership:
                 f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
             )
 
-    def _owner(self) -> dict[str, Any] | None:
-        data = self._storage.read(self._descriptor, _RECORD_BYTES, 0).rstrip(b" \0")
+    def _owner_by_name(self) -> dict[str, Any] | None:
+        """Read the record, if need be through a new descriptor: NFS fails all I/O on one whose lock was lost."""
         try:
-            owner = decode_line(data.removesuffix(b"\n"))
-        except JournalError:
-            return None
-        return owner if owner.get("leader") else None
+            return self._owner()
+        except OSError:
+            descriptor = self._storage.open(self._layout.lock)
+            try:
+                return _decode_owner(self._storage.read(descriptor, _RECORD_BYTES, 0))
+            finally:
+                self._storage.close(descriptor)
+
+    def _owner(self) -> dict[str, Any] | None:
+        return _decode_owner(self._storage.read(self._descriptor, _RECORD_BYTES, 0))
 
     def _write(self) -> None:
         record = {
@@ -182,7 +188,7 @@ class Leadership:
             raise NotLeaderError(f"another scavenger has taken over {self._layout.base}: nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
-        owner = self._owner()
+        owner = self._owner_by_name()
         claims = self._storage.names(self._layout.claims)
         if owner is None or owner.get("leader") != self.name or self.name not in claims:
             raise NotLeaderError(f"{_describe(owner)} has taken over {self._layout.base} while this process was paused")
@@ -198,8 +204,12 @@ class Leadership:
             owner = self._owner()
             if owner is not None and owner.get("leader") == self.name:
                 self._storage.write(self._descriptor, [b" " * _RECORD_BYTES], 0)
+        except OSError:
+            # A record that stays is seen to be of a process that has ended, or waited out.
+            pass
         finally:
-            self._storage.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                self._storage.close(self._descriptor)
             with _led_here_lock:
                 _led_here.discard(self._key)
 
@@ -208,6 +218,14 @@ class Leadership:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
+
+
+def _decode_owner(data: bytes) -> dict[str, Any] | None:
+    try:
+        owner = decode_line(data.rstrip(b" \0").removesuffix(b"\n"))
+    except JournalError:
+        return None
+    return owner if owner.get("leader") else None
 
 
 def _describe(owner: dict[str, Any] | None) -> str:

@@ -149,8 +149,9 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
                 totals.add(event)
                 report.add(event)
                 yield event
-        except FileNotFoundError:
-            # Who takes over takes files and folders away: then that is what there is to say.
+        except OSError:
+            # Who takes over takes files and folders away, and an NFS client makes a file whose lock it lost fail for
+            # ever: then that is what there is to say.
             leadership.prove()
             raise
         name = None
@@ -208,7 +209,7 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, liveness=liveness, storage=storage)
+        self._claims = Claims(layout, leadership.name, liveness=liveness, prove=leadership.prove, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
         self._lost_and_found = LostAndFound(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
@@ -271,6 +272,8 @@ class Scavenge:
             yield item
             return
         pair, folder = item.pair, self._claims.folder(item.pair)
+        # To be taken over makes the journal go missing as well.
+        self._leadership.prove()
         try:
             members, remark = self._name_members(pair, folder)
             if not members:
@@ -327,6 +330,7 @@ class Scavenge:
             except NotLeaderError:
                 raise
             except (RearError, OSError) as error:
+                self._leadership.prove()
                 yield Refused(
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )

@@ -12,8 +12,8 @@ from faults import check_base, scavenge
 from test_salvage import of_kind
 
 import rear
-from rear.errors import BaseError, RearError
-from rear.events import Damaged, Event, Finished, Lost, NothingYet, Recovered, Refused
+from rear.errors import BaseError, NotLeaderError, RearError
+from rear.events import Damaged, Event, Finished, Lost, NothingYet, Planned, Recovered, Refused
 from rear.journal import read_journal
 from rear.storage import LOCAL, Storage
 
@@ -152,3 +152,70 @@ def test_a_member_that_was_told_of_as_lost_is_told_of_when_it_comes_back(
     events = scavenge(tmp_path)
     assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]  # type: ignore[attr-defined]
     assert alarms(events) == []
+
+
+class LosesItsLock(Storage):
+    """From some moment on, fails all I/O on the lock file that was opened before, as NFS does after a lost lock."""
+
+    def __init__(self) -> None:
+        self.old: set[int] = set()
+        self.has_lost = False
+
+    def create(self, path: Any, mode: int = 0o666) -> int:
+        descriptor = super().create(path, mode)
+        return self._noted(path, descriptor)
+
+    def open(self, path: Any, **options: Any) -> int:
+        return self._noted(path, super().open(path, **options))
+
+    def _noted(self, path: Any, descriptor: int) -> int:
+        self.old.discard(descriptor)
+        if not self.has_lost and os.path.basename(os.fspath(path)) == "lock":
+            self.old.add(descriptor)
+        return descriptor
+
+    def _check(self, descriptor: int) -> None:
+        if self.has_lost and descriptor in self.old:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        self._check(descriptor)
+        return super().read(descriptor, length, offset)
+
+    def write(self, descriptor: int, buffers: Any, offset: int) -> int:
+        self._check(descriptor)
+        return super().write(descriptor, buffers, offset)
+
+    def copy_range(self, source: int, target: int, **options: Any) -> None:
+        if self.has_lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().copy_range(source, target, **options)
+
+
+@pytest.mark.parametrize("is_deposed", [True, False])
+def test_a_leader_that_lost_its_lock_says_what_it_is(tmp_path: Path, is_deposed: bool) -> None:
+    acknowledged: dict[str, bytes] = {}
+    with rear.rear_fs(tmp_path) as fs:
+        write(fs, "a", acknowledged)
+    storage = LosesItsLock()
+    events = rear.scavenge(tmp_path, storage=storage)
+    found: list[Event] = []
+    if is_deposed:
+        with pytest.raises(NotLeaderError, match="taken over"):  # noqa: PT012
+            for event in events:
+                found.append(event)
+                if isinstance(event, Planned):
+                    storage.has_lost = True
+                    # What another scavenger, elsewhere, leaves to be seen.
+                    (term,) = (tmp_path / ".rear/terms").iterdir()
+                    term.with_name(str(int(term.name) + 1)).touch()
+        assert of_kind(found, Refused) == []
+    else:
+        for event in events:
+            found.append(event)
+            storage.has_lost = storage.has_lost or isinstance(event, Planned)
+        assert len(of_kind(found, Refused)) == 1
+    for path in (tmp_path / ".rear/lock", *(tmp_path / ".rear/terms").iterdir()):
+        path.unlink()
+    scavenge(tmp_path)
+    check_base(tmp_path, acknowledged)

@@ -21,6 +21,7 @@ from faults import (
     check_base,
     contents,
     fork,
+    in_child,
     scavenge,
     scratch_folder,
     some,
@@ -37,7 +38,7 @@ import rear.salvage
 from rear.errors import NotLeaderError, RearError
 from rear.events import Event, Lost
 from rear.lease import Process
-from rear.storage import LOCAL, Storage
+from rear.storage import LOCAL, Storage, StrPath
 
 LEASE_SECONDS = 0.1
 SEEING = (rear.lease, rear.claims, rear.recovery, rear.salvage)
@@ -84,10 +85,10 @@ def see_nobody(process: Process) -> None:
     return
 
 
-def start_scavenger(base: Path, stop_at: Point | None) -> int:
+def start_scavenger(base: Path, stop_at: Point | Unlocked | None) -> int:
     """Start a scavenger that stops itself, and return when it has done so."""
 
-    storage = Unlocked(stop_at)
+    storage = stop_at if isinstance(stop_at, Unlocked) else Unlocked(stop_at)
 
     def run() -> None:
         for _ in range(1000):
@@ -337,3 +338,75 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     fs.close()
     scavenge(base)
     check_base(base, {"ar.zip/before": b"before", "ar.zip/after": b"after"})
+
+
+# --- leaders that take over claims --------------------------------------------------------------------------------
+
+
+class Looking(Unlocked):
+    """Stops the process once: at a listing, or before it takes a file from another claim folder, by its number."""
+
+    def __init__(self, *, listing: int = 0, taking: int = 0) -> None:
+        super().__init__()
+        self.listings = self.takings = 0
+        self.stop_at_listing = listing
+        self.stop_at_taking = taking
+
+    def names(self, path: StrPath) -> list[str]:
+        self.listings += 1
+        if self.listings == self.stop_at_listing:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().names(path)
+
+    def rename(self, source: StrPath, target: StrPath) -> None:
+        self.takings += "/claims/" in os.fspath(source) and "/claims/" in os.fspath(target)
+        if self.takings == self.stop_at_taking:
+            self.stop_at_taking = 0
+            os.kill(os.getpid(), signal.SIGSTOP)
+        super().rename(source, target)
+
+    def try_lock(self, descriptor: int) -> bool:
+        self.listings = 0
+        return super().try_lock(descriptor)
+
+
+@pytest.mark.crash
+def test_a_deposed_scavenger_does_not_take_claims_back(
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: RecordProperty
+) -> None:
+    """One dies with claims; another is stopped while it takes them over, and goes on while a third one does so."""
+    monkeypatch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
+
+    def again() -> None:
+        renew(base, template)
+        dying = Tampered(lambda point, path: os.kill(os.getpid(), signal.SIGKILL) if ".planning" in path else None)
+        assert in_child(lambda: scavenge(base, storage=dying)) == -signal.SIGKILL
+        assert len(list((base / ".rear" / "claims").rglob("*.journal"))) == 2
+
+    again()
+    looking = Looking()
+    scavenge(base, storage=looking)
+    stops = [
+        (listing, taking) for listing in range(1, looking.listings + 1) for taking in range(1, looking.takings + 1)
+    ]
+    count = 0
+    for listing, taking in some(stops, 60):
+        again()
+        with monkeypatch.context() as patch:
+            for module in SEEING:
+                patch.setattr(module, "is_running", see_nobody)
+            deposed = start_scavenger(base, Looking(listing=listing))
+            successor = start_scavenger(base, Looking(taking=taking))
+            count += bool(deposed and successor)
+            resume(deposed)
+            resume(successor)
+        try:
+            scavenge(base)
+            check(base)
+            # The template has a torn member; nothing else may have seemed to be lost meanwhile.
+            notes = [path.read_text() for path in (base / ".rear" / "lost+found").rglob("*.json")]
+            assert all("torn.txt" in note for note in notes), notes
+        except AssertionError as error:
+            raise AssertionError(f"stopped at listing {listing}, then at file {taking}: {error}") from error
+    assert count > 20
+    record_property("crash_points", count)
