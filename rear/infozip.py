@@ -22,8 +22,8 @@ TIME_LIMIT_SECONDS: Final = 600
 _OUTPUT_FACTOR: Final = 1.25
 _OUTPUT_EXTRA_BYTES: Final = 16 << 20
 _PROGRAM: Final = "zip"
-#: Without an end record it asks whether this is a single-disk archive (split ones do not come here); with -q it then finds
-#: nothing.
+#: Without an end record it asks whether this is a single-disk archive (split ones do not come here); with -q it then
+#: finds nothing.
 _ANSWER: Final = b"y\n"
 _LAUNCHER: Final = """
 import os, resource, signal, sys

@@ -189,10 +189,15 @@ class _Inspection:
         """Read all members whose headers are right; in an own pass, so that the reads go forward."""
         checked = iter(self._numbers)
         wanted = next(checked, -1)
+        # Members that overlap, which is told as such, must not have the same bytes read a million times.
+        budget = self._archive.directory.archive_length
         try:
             for number, entry in enumerate(self._archive.entries()):
                 if number == wanted:
                     wanted = next(checked, -1)
+                    budget -= entry.compressed_size
+                    if budget < 0:
+                        return
                     yield from self._check_content(entry)
         except ZipFormatError:
             # The directory is damaged, which has been told.

@@ -16,6 +16,7 @@ from rear.zipformat import (
     EXTRA_LIMIT_BYTES,
     FLAG_DESCRIPTOR,
     FLAG_ENCRYPTED,
+    FLAG_MASKED,
     FLAG_UTF8,
     LIMIT_32,
     LOCAL,
@@ -91,8 +92,8 @@ def make_local_header(header: bytes, local: LocalHeader, naming: Naming, facts: 
         return _make_own_header(local, naming, facts, origin)
     without = {ZIP64, ORIGIN} | ({UNICODE_PATH} if naming.name != local.name else set())
     keep = keeps_descriptor(local)
-    _, _, _, method, clock, date, crc, compressed_size, size, _, _ = LOCAL.unpack_from(header)
-    needed = version_needed(method, False)
+    _, _, _, _, clock, date, crc, compressed_size, size, _, _ = LOCAL.unpack_from(header)
+    method, needed = local.method, version_needed(local.method, False)
     flags = local.flags & ~FLAG_UTF8 | (FLAG_UTF8 if naming.is_utf8 else 0)
     zip64 = b""
     if keep:
@@ -151,7 +152,8 @@ def make_central_entry(
         facts: sizes and CRC-32.
         old: the member's entry in the old directory: attributes, times, extra fields and comment come from there.
     """
-    flags = local.flags & ~FLAG_UTF8 | (FLAG_UTF8 if naming.is_utf8 else 0)
+    # The new directory is not encrypted, and masks nothing.
+    flags = local.flags & ~(FLAG_UTF8 | FLAG_MASKED) | (FLAG_UTF8 if naming.is_utf8 else 0)
     if old is not None:
         without = {ZIP64, UNICODE_PATH} if old.name_bytes != naming.name else {ZIP64}
         return old._replace(

@@ -4,9 +4,8 @@ Whole members are copied byte for byte, neighbours as one range; a new central d
 not get into the new archive: what decodes of it, its raw bytes, and bytes that belong to no member are handed to
 whoever keeps them. Where an archive is, and what becomes of the old one, is decided elsewhere: here are two open files.
 
-Which of two statements counts: sizes and CRC-32 are those that fit the data. A name is that of the local header when
-rear's own checksum covers it, else that of the index, of the old directory, of the local header. Names that lead out of
-a directory are kept: a name is part of what was archived, and every reader has to mind it anyway.
+Which of two statements counts: sizes and CRC-32 are those that fit the data; for names see `rear.naming`. Names that
+lead out of a directory are kept: a name is part of what was archived, and every reader has to mind it anyway.
 
 Memory: some forty bytes a member; the new directory is spooled to local disk.
 """
@@ -16,15 +15,11 @@ from __future__ import annotations
 import re
 import tempfile
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import count
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Iterator
 from typing import IO, Any, Final, NamedTuple, Protocol
 
-from rear.check import member_content
-from rear.codecs import crc32
-from rear.errors import RearError
-from rear.inspection import SeenNames
+from rear.headerless import Headerless, HeaderlessSearch
 from rear.moving import (
     Facts,
     Naming,
@@ -34,25 +29,21 @@ from rear.moving import (
     keeps_descriptor,
     make_central_entry,
     make_local_header,
-    naming_of,
 )
-from rear.plan import numbered
+from rear.naming import Known, KnownMember, Names
 from rear.problems import Outcome, Problem
 from rear.scanner import Found, recovered_content
 from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage
 from rear.survey import Survey
 from rear.zipformat import (
     FLAG_UTF8,
-    ORIGIN,
     CentralEntry,
-    LocalHeader,
     decode_local_header,
     decode_name,
-    decode_origin,
     encode_end,
-    extra_fields,
 )
-from rear.zipformat import LOCAL as LOCAL_HEADER
+
+__all__ = ["KeepAside", "KnownMember", "Rebuilt", "rebuild"]
 
 MADE_ANEW_LIMIT: Final = 100_000
 """So many members whose local headers are gone, or whose names occur twice, are brought back: each takes memory."""
@@ -71,14 +62,6 @@ class KeepAside(Protocol):
         """Keep plain bytes as ``<name>.partial`` with a note; return where."""
 
 
-class KnownMember(NamedTuple):
-    """What an index says of the member at some offset."""
-
-    name: str
-    crc: int
-    size: int
-
-
 class Rebuilt(NamedTuple):
     """What came of a rebuild: members of the new archive, damaged ones that are not in it, and its size."""
 
@@ -93,7 +76,7 @@ def rebuild(
     target: int | None,
     keep_aside: KeepAside | None,
     subject: str,
-    known: Callable[[int], KnownMember | None] | None = None,
+    known: Known | None = None,
     item_prefix: str = "",
     storage: Storage = LOCAL,
 ) -> Generator[Problem, None, Rebuilt]:
@@ -128,29 +111,12 @@ def rebuild(
         return Rebuilt(writer.members, writer.damaged, writer.position)
 
 
-class _Resolved(NamedTuple):
-    """A member as it goes into the new archive; ``contradiction`` says what was wrong with its header, if anything."""
-
-    header: bytes
-    local: LocalHeader
-    naming: Naming
-    old: CentralEntry | None
-    contradiction: str
-
-
-class _Anew(NamedTuple):
-    """A member whose local header is gone or wrong, but whose data is where and what its old directory entry says."""
-
-    entry: CentralEntry
-    data_start: int
-
-
 class _Writer:
     """Writes the new archive of a survey."""
 
     def __init__(
         self, survey: Survey, target: int | None, keep_aside: KeepAside | None, subject: str,
-        known: Callable[[int], KnownMember | None] | None, item_prefix: str, entries: IO[bytes],
+        known: Known | None, item_prefix: str, entries: IO[bytes],
     ) -> None:  # fmt: skip
         self.members = self.damaged = self.position = 0
         self._survey = survey
@@ -159,12 +125,12 @@ class _Writer:
         self._target = target
         self._keep_aside = None if target is None else keep_aside
         self._subject = subject
-        self._known = known
+        self._names = Names(survey, known, MADE_ANEW_LIMIT)
+        self._headerless = HeaderlessSearch(survey, MADE_ANEW_LIMIT)
         self._item_prefix = item_prefix
         self._entries = entries
         self._range = (0, 0)
-        self._renamed: dict[int, str] = {}
-        self._anew: list[_Anew] = []
+        self._skipped: set[int] = set()
 
     @property
     def _done(self) -> Outcome:
@@ -172,14 +138,16 @@ class _Writer:
 
     def run(self) -> Iterator[Problem]:
         yield from self._tell_damaged()
+        yield from self._look_at_empty()
         yield from self._look_for_missing()
         yield from self._tell_gaps()
-        yield from self._resolve_duplicates()
+        yield from self._settle_names()
         self._copy_stub()
         for number in range(len(self._survey)):
-            yield from self._take(number)
-        for anew in self._anew:
-            self._take_anew(anew)
+            if number not in self._skipped:
+                yield from self._take(number)
+        for found in self._headerless.found:
+            self._take_headerless(found)
         self._flush()
         self._write_directory()
 
@@ -194,13 +162,11 @@ class _Writer:
     def _tell_damaged(self) -> Iterator[Problem]:
         for found in self._survey.damaged_members():
             facts = Facts(found.crc, found.compressed_size, found.size)
-            entry = self._old_entry(found.offset, found.header.name, facts)
+            entry = self._names.old_entry(found.offset, found.header.name, facts)
             if entry is None and self._survey.remains.is_trusted:
                 entry = next(self._survey.remains.find(found.offset), None)
             name = found.name if entry is None else entry.name
-            anew = None if entry is None else self._find_data(found.offset, entry, found.data_offset)
-            if anew is not None:
-                self._anew.append(anew)
+            if entry is not None and self._headerless.find(found.offset, entry, found.data_offset):
                 detail = "its data fits its directory entry, and a new local header was made"
                 yield self._problem("member-header-differs", detail, self._done, found.offset, None, name)
                 continue
@@ -234,7 +200,7 @@ class _Writer:
         """Keep bytes that belong to no member. Without a directory, one may have been a member: nobody can tell."""
         outcome: Outcome = "noted" if self._survey.directory is not None else "left"
         gaps = self._survey.gaps[1:] if self._stub_length() else self._survey.gaps
-        taken = array("Q", sorted(anew.data_start for anew in self._anew))
+        taken = array("Q", sorted(found.data_start for found in self._headerless.found))
         detail = "bytes that belong to no member"
         for start, length in gaps:
             if bisect_left(taken, start) < bisect_left(taken, start + length):
@@ -261,148 +227,49 @@ class _Writer:
 
     # ---- members that only the old directory knows
 
+    def _look_at_empty(self) -> Iterator[Problem]:
+        """Look for the data of members that only seem empty: the directory knows better than a damaged header."""
+        survey = self._survey
+        if not survey.remains.is_trusted:
+            return
+        for number in survey.doubtful_empty_members():
+            offset = survey.offsets[number]
+            entry = next(survey.remains.find(offset), None)
+            if entry is not None and entry.size:
+                self._skipped.add(number)
+                yield self._restore(offset, entry)
+
     def _look_for_missing(self) -> Iterator[Problem]:
         """Look for the data of members whose local header is gone."""
         survey = self._survey
         if not survey.remains.is_trusted:
             return
-        damaged = set(survey.damaged_offsets)
+        told = set(survey.damaged_offsets)
         for position, number in survey.remains.all():
-            if position in damaged or survey.number_at(position) is not None:
+            if position in told or survey.number_at(position) is not None:
                 continue
-            entry = survey.remains.entry(number)
-            anew = self._find_data(position, entry)
-            if anew is not None:
-                self._anew.append(anew)
-                detail = "its local header was gone; its data fits its directory entry, and a new header was made"
-                yield self._problem("member-header-missing", detail, self._done, position, None, entry.name)
-            else:
-                detail = f"the old directory tells of it, but neither its header nor its data is at {position:,}"
-                yield self._problem("member-lost", detail, "left", position, entry.compressed_size, entry.name)
+            told.add(position)
+            yield self._restore(position, survey.remains.entry(number))
 
-    def _find_data(self, position: int, entry: CentralEntry, *likely: int) -> _Anew | None:
-        """Return the data of a member, where an entry makes one look for it, and its size and CRC-32 are right.
-
-        It may begin where its header says, if there is one; or end where the next member begins; or begin behind a
-        header of the usual length: without extra fields, or with those of the directory.
-        """
-        if len(self._anew) >= MADE_ANEW_LIMIT:
-            return None
-        after = self._survey.offsets[bisect_right(self._survey.offsets, position) :][:1]
-        end = after[0] if after else self._directory_start()
-        usual = position + LOCAL_HEADER.size + len(entry.name_bytes)
-        for start in dict.fromkeys((*likely, end - entry.compressed_size, usual, usual + len(entry.extra))):
-            least = position + LOCAL_HEADER.size
-            if least <= start and start + entry.compressed_size <= end and self._fits(start, entry):
-                return _Anew(entry, start)
-        return None
-
-    def _directory_start(self) -> int:
-        return self._survey.directory.offset if self._survey.directory is not None else self._survey.size
-
-    def _fits(self, start: int, entry: CentralEntry) -> bool:
-        if entry.is_encrypted:
-            return False
-        size = crc = 0
-        try:
-            for piece in member_content(
-                self._source, start, entry.compressed_size, entry.method, storage=self._storage
-            ):
-                size += len(piece)
-                crc = crc32(piece, crc)
-                if size > entry.size:
-                    return False
-        except RearError:
-            return False
-        return (size, crc) == (entry.size, entry.crc)
-
-    # ---- names
-
-    def _old_entry(self, offset: int, name: bytes, facts: Facts) -> CentralEntry | None:
-        """Return the old directory entry of a member, if there is one that speaks of it."""
-        found = None
-        for entry in self._survey.remains.find(offset):
-            if entry.name_bytes == name:
-                return entry
-            if (entry.crc, entry.size) == (facts.crc, facts.size):
-                found = entry
-        return found
-
-    def _resolve(self, number: int) -> _Resolved:
-        survey = self._survey
-        header, local = survey.header(number)
-        offset, facts = survey.offsets[number], survey.facts(number)
-        old = self._old_entry(offset, local.name, facts)
-        naming = Naming(local.name, bool(local.flags & FLAG_UTF8))
-        contradiction = ""
-        if decode_origin(header) is None:
-            better = self._better_naming(offset, facts, old)
-            if better is not None and better.name != local.name:
-                contradiction = f"name {local.name!r:.200} in the local header"
-                naming = better
-            elif better is None and any(identifier == ORIGIN for identifier, _ in extra_fields(local.extra)):
-                contradiction = "the local header does not pass its checksum, so its name may be damaged"
-        contradiction = contradiction or survey.doubts.get(offset, "")
-        if not contradiction and not is_consistent(local, naming, facts):
-            contradiction = "sizes or CRC-32 in the local header do not fit the data"
-        if number in self._renamed:
-            naming = naming_of(self._renamed[number])
-        return _Resolved(header, local, naming, old, contradiction)
-
-    def _better_naming(self, offset: int, facts: Facts, old: CentralEntry | None) -> Naming | None:
-        known = self._known(offset) if self._known is not None else None
-        if known is not None and (known.crc, known.size) == (facts.crc, facts.size):
-            return naming_of(known.name)
-        return None if old is None else Naming(old.name_bytes, bool(old.flags & FLAG_UTF8))
-
-    def _name(self, number: int) -> str:
-        resolved = self._resolve(number)
-        flags = FLAG_UTF8 if resolved.naming.is_utf8 else 0
-        return decode_name(resolved.naming.name, flags, resolved.local.extra)
-
-    def _resolve_duplicates(self) -> Iterator[Problem]:
-        """Find names that occur twice. The member that counts keeps its name, the others get a number."""
-        survey = self._survey
-        seen = SeenNames(len(survey) + len(self._anew))
-        for number in range(len(survey)):
-            seen.add(self._name(number))
-        for anew in self._anew:
-            seen.add(anew.entry.name)
-        if not seen.perhaps_twice:
-            return
-        groups: dict[str, list[int]] = {}
-        for number in range(len(survey)):
-            name = self._name(number)
-            if hash(name) in seen.perhaps_twice and not (name.endswith("/") and not survey.sizes[number]):
-                groups.setdefault(name, []).append(number)
-        for name, numbers in groups.items():
-            if len(numbers) > 1:
-                yield from self._rename(name, numbers, seen)
-
-    def _rename(self, name: str, numbers: list[int], seen: SeenNames) -> Iterator[Problem]:
-        survey = self._survey
-        if len(self._renamed) + len(numbers) > MADE_ANEW_LIMIT:
-            detail = f"too many names occur twice: {len(numbers):,} members keep this one"
-            yield self._problem("member-duplicate-name", detail, "left", None, None, name)
-            return
-
-        def claim(number: int) -> tuple[bool, int, int]:
-            known = self._known(survey.offsets[number]) if self._known is not None else None
-            return known is not None and known.name == name, survey.remains.rank(survey.offsets[number]), number
-
-        keeps = max(numbers, key=claim)
-        further = count(1)
-        for number in numbers:
-            if number == keeps:
-                continue
-            # What only may be taken counts as taken.
-            new_name = next(new for new in (numbered(name, n) for n in further) if not seen.contains(new))
-            seen.add(new_name)
-            self._renamed[number] = new_name
-            detail = f"another member of this name counts; this one is called {new_name!r:.200} now"
-            yield self._problem("member-duplicate-name", detail, self._done, survey.offsets[number], None, name)
+    def _restore(self, position: int, entry: CentralEntry) -> Problem:
+        """Find the data of a member that has no good local header; tell whether it is there."""
+        if self._headerless.find(position, entry):
+            detail = "its local header was gone; its data fits its directory entry, and a new header was made"
+            return self._problem("member-header-missing", detail, self._done, position, None, entry.name)
+        self.damaged += 1
+        detail = f"the old directory tells of it, but neither its header nor its data is at {position:,}"
+        return self._problem("member-lost", detail, "left", position, entry.compressed_size, entry.name)
 
     # ---- writing
+
+    def _settle_names(self) -> Iterator[Problem]:
+        others = {found.entry.name for found in self._headerless.found}
+        for number, name, new_name in self._names.settle(others, self._skipped):
+            offset, outcome = self._survey.offsets[number], self._done
+            detail = f"another member of this name counts; this one is called {new_name!r:.200} now"
+            if new_name is None:
+                detail, outcome = "another member of this name counts; too many have to get other names", "left"
+            yield self._problem("member-duplicate-name", detail, outcome, offset, None, name)
 
     def _copy_stub(self) -> None:
         length = self._stub_length()
@@ -411,7 +278,7 @@ class _Writer:
 
     def _take(self, number: int) -> Iterable[Problem]:
         survey = self._survey
-        resolved, facts = self._resolve(number), survey.facts(number)
+        resolved, facts = self._names.resolve(number), survey.facts(number)
         offset, end = survey.offsets[number], survey.ends[number]
         at = self._next_position()
         header = resolved.header
@@ -434,14 +301,14 @@ class _Writer:
             )
         ]  # fmt: skip
 
-    def _take_anew(self, anew: _Anew) -> None:
-        entry = anew.entry
+    def _take_headerless(self, found: Headerless) -> None:
+        entry = found.entry
         facts = Facts(entry.crc, entry.compressed_size, entry.size)
         naming = Naming(entry.name_bytes, bool(entry.flags & FLAG_UTF8))
         header = header_of_entry(entry)
         at = self._next_position()
         self._write(header)
-        self._copy(anew.data_start, entry.compressed_size)
+        self._copy(found.data_start, entry.compressed_size)
         self._add_entry(make_central_entry(header, decode_local_header(header), naming, facts, entry), at)
 
     def _next_position(self) -> int:

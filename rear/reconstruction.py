@@ -24,8 +24,10 @@ from rear.lostfound import LostAndFound
 from rear.records import Append, Open, Origin, Pair
 from rear.scanner import Found, Gap, Nested, scan
 from rear.storage import FRESH_SUFFIX, Storage
+from rear.zipformat import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
 
 _LEASE_SECONDS: Final = 60.0
+_DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
 
 
 class Remains(NamedTuple):
@@ -53,14 +55,25 @@ def find_unjournaled(claimed: ClaimedPair, descriptor: int, *, storage: Storage)
         OSError: the temp archive cannot be read.
     """
     for start, end in _uncovered(claimed.journal, storage.size(descriptor)):
+        directory_end = start
         for item in _findings(descriptor, start, end, claimed.opened.cookie, storage):
             if isinstance(item, Found):
                 if item.origin is None or item.origin.sequence not in claimed.journal.aborted:
                     yield _member(item, claimed.pair, claimed.journal)
-            elif item.kind != "directory":
+            elif item.kind == "directory":
+                directory_end = item.start + item.length
+            elif item.start != directory_end or not _is_torn_directory(item, descriptor, storage):
                 zeros = "zeros, which a file system leaves of writes that never arrived"
                 what = zeros if item.kind == "zeros" else "bytes of no member"
                 yield Remains(item.start, item.length, f"{what}; no record of the journal covers them")
+
+
+def _is_torn_directory(gap: Gap, descriptor: int, storage: Storage) -> bool:
+    """Whether a central directory breaks off in this gap: its writer was killed, or the disk full (APPNOTE 4.3.12)."""
+    if gap.start + gap.length != storage.size(descriptor) or gap.length >= CENTRAL.size + 3 * 0xFFFF:
+        return False
+    head = storage.read(descriptor, len(CENTRAL_SIGNATURE), gap.start)
+    return any(signature.startswith(head) for signature in _DIRECTORY_SIGNATURES)
 
 
 def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:

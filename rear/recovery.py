@@ -46,6 +46,8 @@ class Recovery:
         """
         folder = self._layout.intents
         names = self._storage.names(folder)
+        # After the listing: what a leader after this one is writing does not count as left behind.
+        self._leadership.prove()
         for name in names:
             if name.endswith(".intent"):
                 self._leadership.prove()

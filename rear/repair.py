@@ -35,7 +35,7 @@ from rear.rebuild import Rebuilt, rebuild
 from rear.storage import LOCAL, Storage, StrPath
 
 #: Of a rebuilt archive: what was so before, and is none of a rebuild's business.
-_TOLERATED: Final = frozenset({"member-unsafe-name"})
+_TOLERATED: Final = frozenset({"member-unsafe-name", "member-duplicate-name"})
 #: What a rebuild looks at again; its word counts then.
 _TOLD_BY_REBUILD: Final = frozenset(
     {"archive-gap", "member-data-damaged", "member-header-differs", "member-header-missing", "member-overlap"}
@@ -97,6 +97,9 @@ def _report(given: str, path: str, deep: bool, storage: Storage) -> Iterator[Pro
             try:
                 scanned = rebuild(descriptor, target=None, keep_aside=None, subject=given, storage=storage)
                 rebuilt = held.take(scanned)
+            except UnsupportedError as volume:
+                yield Problem("archive-split", given, str(volume), "left")
+                return
             finally:
                 storage.close(descriptor)
             yield _no_directory(given, path, error, rebuilt)
@@ -199,6 +202,9 @@ class _Repair:
                 return
             try:
                 verdict = self._rebuild(reason, rebuilding)
+            except UnsupportedError as volume:
+                yield Problem("archive-split", self._given, str(volume), "left")
+                return
             except (RearError, OSError):
                 yield from inspected.problems()
                 raise

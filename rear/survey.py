@@ -6,10 +6,10 @@ Memory: some forty bytes a member. What is to be told of damaged members is spoo
 from __future__ import annotations
 
 import pickle
-import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, Final
 
 from rear import directory as directories
@@ -32,10 +32,18 @@ from rear.zipformat import (
     local_header_length,
 )
 
-DOUBTS_LIMIT: Final = 100_000
-"""Of so many members it is remembered what is wrong with their headers."""
 GAPS_KEPT: Final = 1_000
 """So many ranges without member are kept one by one; of more, the old archive is the only copy."""
+
+
+_DAMAGED: Final = frozenset({"partial", "lost"})
+
+
+def _is_doubtful(found: Found) -> bool:
+    """Whether the header of an unverified member is damaged, and not its data merely unreadable here."""
+    is_decoded = found.recoverable_bytes == found.size and not found.header.flags & FLAG_ENCRYPTED
+    as_it_stands = len(found.header_bytes) == found.header.length and found.header_bytes[:4] == LOCAL_SIGNATURE
+    return is_decoded or not as_it_stands
 
 
 class Survey:
@@ -53,20 +61,15 @@ class Survey:
         self.crcs = array("I")
         self.compressed_sizes = array("Q")
         self.sizes = array("Q")
-        self.flags = array("H")
-        self.methods = array("H")
-        #: What is wrong with the headers of members whose data is whole.
-        self.doubts: dict[int, str] = {}
         self.damaged = 0
         self.damaged_offsets = array("Q")
         self.gaps: list[tuple[int, int]] = []
         self.further_gaps = self.further_gap_bytes = 0
         self.remains = Remains(descriptor, storage=storage)
         self.directory: Directory | None = None
-        self._columns = (
-            self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.flags, self.methods,
-        )  # fmt: skip
         self._spool = spool
+        #: Where in the spool members stand whose data is whole, but whose header is damaged; by offset.
+        self._doubtful: dict[int, int] = {}
         self._directory_ranges: list[tuple[int, int]] = []
         self._nested: list[tuple[int, int]] = []
         self._ahead = ReadAhead(descriptor, storage)
@@ -90,21 +93,22 @@ class Survey:
         self._read_remains()
 
     def _add(self, found: Found) -> None:
-        if found.state in ("partial", "lost"):
+        if found.state == "unverified" and not found.size and found.crc and not found.header.flags & FLAG_ENCRYPTED:
+            # Of nothing, the CRC-32 is 0.
+            found = replace(found, state="lost")
+        if found.state in _DAMAGED:
             pickle.dump(found, self._spool, pickle.HIGHEST_PROTOCOL)
             self.damaged += 1
             self.damaged_offsets.append(found.offset)
             return
+        if found.state == "unverified" and _is_doubtful(found):
+            self._doubtful[found.offset] = self._spool.tell()
+            pickle.dump(found, self._spool, pickle.HIGHEST_PROTOCOL)
         self.offsets.append(found.offset)
         self.ends.append(found.end)
         self.crcs.append(found.crc)
         self.compressed_sizes.append(found.compressed_size)
         self.sizes.append(found.size)
-        self.flags.append(found.header.flags)
-        self.methods.append(found.header.method)
-        is_decoded = found.recoverable_bytes == found.size and not found.header.flags & FLAG_ENCRYPTED
-        if found.state == "unverified" and is_decoded and len(self.doubts) < DOUBTS_LIMIT:
-            self.doubts[found.offset] = found.reason
 
     def _add_gap(self, gap: Gap) -> None:
         if gap.kind == "directory":
@@ -125,8 +129,8 @@ class Survey:
         """Take back what was found in a range: it is what is left of a member that was a Zip itself."""
         end = nested.start + nested.length
         while len(self.offsets) and self.offsets[-1] >= nested.start:
-            self.doubts.pop(self.offsets[-1], None)
-            for numbers in self._columns:
+            self._doubtful.pop(self.offsets[-1], None)
+            for numbers in (self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes):
                 numbers.pop()
         while len(self.damaged_offsets) and self.damaged_offsets[-1] >= nested.start:
             self.damaged_offsets.pop()
@@ -138,12 +142,16 @@ class Survey:
 
     def damaged_members(self) -> Iterator[Found]:
         """Yield the members that are not whole."""
-        self._spool.seek(0)
+        position = 0
         while True:
+            self._spool.seek(position)
             try:
                 found: Found = pickle.load(self._spool)
             except EOFError:
                 return
+            position = self._spool.tell()
+            if found.state not in _DAMAGED:
+                continue
             number = bisect_right(self._nested, (found.offset, self.size)) - 1
             if number < 0 or found.offset >= self._nested[number][1]:
                 yield found
@@ -167,16 +175,29 @@ class Survey:
         number = bisect_right(self.offsets, position) - 1
         return number if number >= 0 and self.offsets[number] == position else None
 
-    def header(self, number: int) -> tuple[bytes, LocalHeader]:
-        """Return the local header of a member, as bytes and as values; what the scan mended of it is right in both."""
+    def header(self, number: int) -> tuple[bytes, LocalHeader, str]:
+        """Return the local header of a member as bytes and as values, with what is wrong with it.
+
+        Of a damaged one, the values are as the scan mended them.
+        """
         position = self.offsets[number]
-        # A signature with a wrong bit or two is found where a member has to begin.
-        length = local_header_length(LOCAL_SIGNATURE + self._ahead.read(position, LOCAL.size)[4:])
+        if position in self._doubtful:
+            self._spool.seek(self._doubtful[position])
+            found: Found = pickle.load(self._spool)
+            # Where nothing but the signature was damaged, rear's checksum shows that the rest is right.
+            return LOCAL_SIGNATURE + found.header_bytes[4:], found.header, found.reason
+        length = local_header_length(self._ahead.read(position, LOCAL.size))
         data = self._ahead.read(position, length)
-        flags, method = self.flags[number], self.methods[number]
-        if data[:4] != LOCAL_SIGNATURE or LOCAL.unpack_from(data)[2:4] != (flags, method):
-            data = LOCAL_SIGNATURE + data[4:6] + struct.pack("<2H", flags, method) + data[10:]
-        return data, decode_local_header(data)
+        return data, decode_local_header(data), ""
+
+    def is_doubtful(self, number: int) -> bool:
+        """Whether a member's header is damaged, so that its name may be wrong."""
+        return self.offsets[number] in self._doubtful
+
+    def doubtful_empty_members(self) -> list[int]:
+        """Return the members of which nothing but a damaged header says that they are empty."""
+        numbers = (self.number_at(offset) for offset in self._doubtful)
+        return [number for number in numbers if number is not None and not self.sizes[number]]
 
     def facts(self, number: int) -> Facts:
         """Return sizes and CRC-32 of a member, as its data has them."""

@@ -39,7 +39,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("parts", {"worker", "index", "intent", "lostfound", "descriptors", "listing"}),
     ("whole archives", {"fs", "archive", "plan", "belonging", "verdict"}),
     ("what an archive holds", {"contents", "extraction", "rollover", "scanner", "inspection", "remains"}),
-    ("what is left of an archive", {"survey"}),
+    ("what is left of an archive", {"survey", "headerless", "naming"}),
     ("a new archive of that", {"rebuild"}),
     ("one archive repaired", {"repair"}),
     ("what a crash left", {"reconstruction", "rescue"}),

@@ -286,6 +286,26 @@ def test_very_many_overlaps_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
     assert any("39 more members" in problem.detail for problem in overlaps)
 
 
+def test_members_that_share_their_data_do_not_cost_its_size_each(tmp_path: Path) -> None:
+    class Counting(Storage):
+        length = 0
+
+        def read(self, descriptor: int, length: int, offset: int) -> bytes:
+            data = super().read(descriptor, length, offset)
+            self.length += len(data)
+            return data
+
+    one = member("a", bytes(1 << 20))
+    directory = encode_central_entry(one, 0) * 1_000
+    body = encode_local_header(one, None) + bytes(1 << 20)
+    end = encode_end(entries=1_000, directory_length=len(directory), directory_offset=len(body))
+    (tmp_path / "a.zip").write_bytes(body + directory + end)
+    storage = Counting()
+    codes = {problem.code for problem in inspect(tmp_path / "a.zip", deep=True, storage=storage)}
+    assert "member-overlap" in codes
+    assert storage.length < 30 << 20
+
+
 # ---- names
 
 
