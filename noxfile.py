@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = ["3.11", "3.12", "3.13"]
 TYPED = ["rear", "tools", "bench", "noxfile.py"]
+FUZZED = ["journal", "intent", "directory", "scanner"]
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
@@ -49,6 +50,33 @@ def tests(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """The tests that crash at many points, at every point. Takes long."""
     pytest(session, "-m", "crash", "--timeout=3600", crash="full")
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """All writers and all damage beside zip -FF, 7z and bsdtar; takes long; ``-- --write`` renews the page."""
+    install(session, "-e", ".[test]")
+    session.run("python", "tools/compare_recovery.py", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided fuzzing, a minute for each reader; or ``nox -s fuzz -- journal --seconds 600``."""
+    install(session, "-e", ".[zstd]")
+    try:
+        session.install("--quiet", "atheris")
+    except nox.command.CommandFailed:
+        session.skip("atheris cannot be installed here: it has wheels for some versions of Python on Linux alone")
+    arguments = [session.posargs] if session.posargs else [[name] for name in FUZZED]
+    for each in arguments:
+        session.run("python", "tools/fuzz.py", *each)
+
+
+@nox.session
+def netfs(session: nox.Session) -> None:
+    """Two hosts on NFS and on GlusterFS, on this machine; needs root and packages, and says which. Takes minutes."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", "tests/test_two_hosts.py", *session.posargs, env={"REAR_NETFS": "1"})
 
 
 @nox.session

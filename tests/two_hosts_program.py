@@ -1,0 +1,200 @@
+"""What runs on the hosts of `test_two_hosts`: a worker that tells what was acknowledged, and scavengers.
+
+What happens goes, a line of JSON each, to a log that is not on the share. A line of a worker is on this machine's disk
+before the next file is begun, so that it outlives the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from faults import Point, Tampered
+
+import rear
+import rear.claims
+import rear.leader
+from rear.errors import NotArchivedError, NotLeaderError, RearError
+from rear.layout import Layout
+from rear.storage import LOCAL, Storage
+
+ARCHIVES = ("a.zip", "runs/b.zip", "runs/7/c.zip")
+#: A scenario takes seconds, so what is buried does not wait for ten minutes to be looked through a last time.
+GRAVEYARD_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
+
+
+def target(prefix: str, number: int) -> str:
+    """Return the path of a worker's file."""
+    return f"{ARCHIVES[number % len(ARCHIVES)]}/{prefix}/{number:05d}"
+
+
+def content(path: str, *, large: bool = False) -> bytes:
+    """Return the bytes of a worker's file: some do not shrink, some are empty, a few are large."""
+    source = random.Random(path)
+    if large:
+        return source.randbytes(source.randrange(1, 128 << 10))
+    size = source.choice((0, 10, 1_000, 5_000, 20_000, 200_000))
+    data = source.randbytes(size)
+    return data if source.random() < 0.5 else data.hex().encode()
+
+
+class Log:
+    """A log that is on disk line by line."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._lock = threading.Lock()
+
+    def write(self, kind: str, **fields: object) -> None:
+        """Append one line."""
+        line = json.dumps({"kind": kind, "at": LOCAL.uptime(), **fields}).encode() + b"\n"
+        with self._lock:
+            os.write(self._descriptor, line)
+            os.fsync(self._descriptor)
+
+
+def work(arguments: argparse.Namespace, log: Log, stopped: threading.Event) -> None:
+    """Write files until told to stop, and log each when its close has returned."""
+    fs = rear.rear_fs(
+        arguments.base, lease_seconds=arguments.lease, sync=arguments.sync, rotation_span=arguments.rotation,
+        compression=arguments.compression,
+    )  # fmt: skip
+    number = 0
+    while not stopped.is_set() and number != arguments.count:
+        path = target(arguments.prefix, number)
+        try:
+            with fs.open(path, "wb") as file:
+                file.write(content(path, large=arguments.large))
+            log.write("acknowledged", target=path)
+        except OSError as error:
+            log.write("refused", target=path, error=str(error))
+            stopped.wait(0.2)
+        number += 1
+        stopped.wait(arguments.pause)
+    log.write("closing")
+    _again(log, fs.close)
+    log.write("ended")
+
+
+def _again(log: Log, close: Callable[[], None]) -> None:
+    """Close as a careful program does: what could not be archived is kept, so a second try may do."""
+    deadline = LOCAL.uptime() + 30
+    while True:
+        try:
+            close()
+        except (NotArchivedError, OSError) as error:
+            log.write("not_archived", error=str(error))
+            if LOCAL.uptime() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def pausing(where: str, log: Log) -> Storage:
+    """Return storage that pauses once: ``copy_range:.zip`` in the middle of a copy into a file of that kind."""
+    operation, _, part = where.partition(":")
+    paused = threading.Event()
+
+    def act(point: Point, path: str) -> None:
+        can_be_half = operation in ("write", "copy_range")
+        if point.operation == operation and part in path and point.half == can_be_half and not paused.is_set():
+            paused.set()
+            log.write("paused", path=path)
+            time.sleep(PAUSE_SECONDS)
+            log.write("resumed", path=path)
+
+    return Tampered(act)
+
+
+def scavenge(arguments: argparse.Namespace, log: Log, stopped: threading.Event) -> int:
+    """Scavenge again and again, and log all events; with ``--settle`` until nothing is left to do."""
+    rear.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
+    rear.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
+    rear.claims._GRAVEYARD_LEASES = 0  # type: ignore[misc]
+    storage = pausing(arguments.pause_at, log) if arguments.pause_at else LOCAL
+    deadline = LOCAL.uptime() + arguments.seconds
+    while not stopped.is_set():
+        try:
+            for event in rear.scavenge(arguments.base, storage=storage):
+                log.write(event.kind, severity=event.severity, **event.as_fields())
+        except NotLeaderError as error:
+            log.write("not_leader", error=str(error))
+        except (RearError, OSError) as error:
+            log.write("failed", error=f"{type(error).__name__}: {error}")
+        waiting = what_waits(arguments.base)
+        if arguments.settle and waiting == []:
+            return 0
+        if LOCAL.uptime() > deadline:
+            log.write("gave_up", waiting=waiting)
+            return 1
+        stopped.wait(arguments.pause)
+    return 0
+
+
+def what_waits(base: str) -> list[str] | None:
+    """Return the files that a scavenge has yet to deal with; ``None`` when the share does not tell."""
+    layout = Layout(base)
+    found = []
+    try:
+        os.listdir(layout.inbox)
+        for folder in (layout.inbox, layout.claims, layout.intents, layout.graveyard):
+            for path, _, names in os.walk(folder, onerror=_unless_missing):
+                found += [str(Path(path, name).relative_to(layout.state)) for name in names]
+    except OSError:
+        return None
+    return sorted(found)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def main() -> int:
+    """Run as told by the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["work", "scavenge"])
+    parser.add_argument("base")
+    parser.add_argument("log")
+    parser.add_argument("--lease", type=float, default=3.0)
+    parser.add_argument("--pause", type=float, default=0.02)
+    parser.add_argument("--prefix", default="w")
+    parser.add_argument("--sync", default="interval")
+    parser.add_argument("--rotation", type=float, default=3.0)
+    parser.add_argument("--compression", default="deflate")
+    parser.add_argument("--count", type=int, default=-1)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--pause-at", default="")
+    parser.add_argument("--settle", action="store_true")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    arguments = parser.parse_args()
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+    log = Log(arguments.log)
+    log.write("started", pid=os.getpid())
+    if arguments.what == "work":
+        work(arguments, log, stopped)
+        return 0
+    return scavenge(arguments, log, stopped)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; the last one may be half a line."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
