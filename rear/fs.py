@@ -23,7 +23,7 @@ from rear.layout import Layout, Target, split_target
 from rear.memberfile import MemberFile, TextMemberFile, open_member
 from rear.payload import Payload
 from rear.pickup import Pickup, SourceFile
-from rear.records import Metadata
+from rear.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.storage import LOCAL, Storage, StrPath
 from rear.worker import Worker, WorkerOptions
 
@@ -308,6 +308,8 @@ def _check_metadata(metadata: Metadata) -> Metadata:
         raise UsageError(f"metadata takes {len(encoded):,} bytes as JSON, {METADATA_LIMIT_BYTES:,} at most")
     # A copy: the caller may change the dict before the file is closed.
     kept: Metadata = json.loads(encoded)
+    if not is_metadata(kept):
+        raise UsageError(f"metadata nests more than {METADATA_DEPTH_LIMIT} levels deep")
     return kept
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from rear.codecs import crc32
 from rear.errors import FutureVersionError, JournalError
-from rear.records import Abort, Append, Beat, Close, Merged, Open, Record
+from rear.records import Abort, Append, Beat, Close, Merged, Open, Record, is_metadata
 from rear.storage import LOCAL, Storage, StrPath
 
 FORMAT_VERSION: Final = 1
@@ -120,12 +120,8 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(map(_natural, value))
 
 
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 _ACCEPTS: Final = {
-    "int": _natural, "str": _text, "float": _number, "tuple[int, ...]": _naturals, "Metadata": _object,
+    "int": _natural, "str": _text, "float": _number, "tuple[int, ...]": _naturals, "Metadata": is_metadata,
 }  # fmt: skip
 _SIGNED: Final = {"mtime_ns", "created_ns"}
 #: What has to fit into a header of a Zip file.

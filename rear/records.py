@@ -8,9 +8,24 @@ file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Metadata = dict[str, Any]
+METADATA_DEPTH_LIMIT: Final = 64
+"""Metadata nests this deep at most, in what is written and in what is read: who compares or copies it recurses."""
+
+
+def is_metadata(value: object) -> bool:
+    """Whether a value can be a member's metadata: a dict that does not nest too deep."""
+    if not isinstance(value, dict):
+        return False
+    level: list[object] = list(value.values())
+    for _ in range(METADATA_DEPTH_LIMIT):
+        nested = [one for one in level if isinstance(one, (dict, list))]
+        if not nested:
+            return True
+        level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+    return False
 
 
 class Open(NamedTuple):

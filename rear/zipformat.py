@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from rear.codecs import BZIP2, DEFLATE64, LZMA, ZSTANDARD, crc32
 from rear.errors import ZipFormatError
-from rear.records import Origin
+from rear.records import Origin, is_metadata
 
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 CENTRAL_SIGNATURE: Final = b"PK\x01\x02"
@@ -349,7 +349,7 @@ def decode_origin(header: bytes) -> Origin | None:
         metadata = json.loads(tail[position:]) if position < len(tail) else None
     except (ValueError, RecursionError):
         return None
-    if metadata is not None and not isinstance(metadata, dict):
+    if metadata is not None and not is_metadata(metadata):
         return None
     return Origin(cookie, sequence, archive, host, worker, mtime_ns, mode, source or None, source_start, metadata)
 

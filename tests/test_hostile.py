@@ -396,3 +396,20 @@ def test_names_in_the_inbox_that_rear_does_not_give(folder: Path) -> None:
         (inbox / name).mkdir()
     survives(folder)
     json.dumps([event.as_json() for event in survives(folder)])
+
+
+@pytest.mark.parametrize("depth", [64, 65, 900])
+def test_metadata_that_nests_deep(folder: Path, depth: int) -> None:
+    base = folder / "base"
+    forgery = Forgery(base)
+    metadata: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        metadata = {"a": metadata}
+    forgery.write(lambda record: record.update(metadata=metadata))
+    survives(folder)
+    with rear.rear_fs(folder / "other") as fs:
+        if depth > 64:
+            with pytest.raises(rear.errors.UsageError, match="levels deep"):
+                fs.open("ar.zip/a", "w", metadata=metadata)
+        else:
+            fs.open("ar.zip/a", "w", metadata=metadata).close()

@@ -221,7 +221,7 @@ def test_the_server_is_killed_while_workers_write(stage: Stage) -> None:
         worker.wait_for("acknowledged", count=count + 20, seconds=60)
         worker.stop()
     stage.settle(stage.b)
-    stage.judge(lost_and_found=True, false_alarms=True)
+    stage.judge(lost_and_found=True)
 
 
 def test_the_server_is_killed_during_a_merge(merging: Stage) -> None:
