@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Run ``rear``; the process ends with the command's exit status."""
-    from rear.cli.app import app
-
-    app(prog_name="rear")
+    _run("app", "rear")
 
 
 def scavenger_main() -> None:
     """Run ``rear-scavenger``, the name and options by which older programs call ``rear scavenge``."""
-    from rear.cli.app import scavenger_app
+    _run("scavenger_app", "rear-scavenger")
 
-    scavenger_app(prog_name="rear-scavenger")
+
+def _run(application: str, program: str) -> None:
+    try:
+        # The slow part of a short command: Ctrl-C often comes here.
+        from rear.cli import app
+    except KeyboardInterrupt:
+        sys.exit(130)
+    getattr(app, application)(prog_name=program)
