@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import time
 from pathlib import Path
 
 import nox
@@ -77,6 +79,17 @@ def netfs(session: nox.Session) -> None:
     """Two hosts on NFS and on GlusterFS, on this machine; needs root and packages, and says which. Takes minutes."""
     install(session, "-e", ".[test]")
     session.run("python", "-m", "pytest", "tests/test_two_hosts.py", *session.posargs, env={"REAR_NETFS": "1"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Everything at once, killed and stopped at random: REAR_SOAK_SECONDS (300), REAR_SOAK_SEED (the clock)."""
+    env = {
+        "REAR_SOAK_SECONDS": os.environ.get("REAR_SOAK_SECONDS", "300"),
+        "REAR_SOAK_SEED": os.environ.get("REAR_SOAK_SEED", str(int(time.time()))),
+    }
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", "-s", "tests/test_soak.py", *session.posargs, env=env)
 
 
 @nox.session
