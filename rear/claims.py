@@ -9,6 +9,7 @@ seen.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,7 @@ class Claims:
         if process is None or is_running(process) is not False:
             return False
         journal = self._load(pair, self._layout.inbox_folder(pair))
-        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage:
+        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
             return False
         path = self._layout.temp_archive(pair)
         if path.name not in self._storage.names(path.parent):
@@ -438,6 +439,15 @@ class Claims:
                 self._storage.remove_directory(folder / host)
         with contextlib.suppress(OSError):
             self._storage.remove_directory(folder)
+
+
+def owner_of(claimed: ClaimedPair) -> int:
+    """Return the user whose journal a pair has: the owner of the file, or, of one that a scavenger of this user had to
+    write anew, the owner of what it was made from.
+    """
+    owner = os.lstat(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
+    is_rebuilt = claimed.opened.created_ns == 0 and owner == os.geteuid()
+    return claimed.opened.uid if is_rebuilt else owner
 
 
 def process_of(opened: Open) -> Process:

@@ -141,7 +141,7 @@ class _Check:
             yield from self._guarded(f"{STATE}/intents", self._look_at_intents())
             yield from self._check_archives()
         else:
-            yield from self._settle_intents()
+            yield from self._settle_intents(self._leadership)
             options = ScavengeOptions(verify=self._deep)
             scavenge = Scavenge(self._layout, options, self._leadership, self._liveness, self._storage)
             yield from self._as_problems(scavenge.recover())
@@ -205,7 +205,7 @@ class _Check:
                 detail = "a merge into a final archive is under way, or its scavenger has died"
                 yield Problem("unfinished-merge", subject, detail, "would repair")
 
-    def _settle_intents(self) -> Iterator[Event]:
+    def _settle_intents(self, leadership: Leadership) -> Iterator[Event]:
         """Put aside records of merges by which nothing can be undone: what they protect is checked by other means."""
         folder = self._layout.intents
         for name in self._storage.names(folder):
@@ -215,8 +215,11 @@ class _Check:
             try:
                 reason = self._why_useless(folder / name)
                 if reason is not None:
+                    leadership.prove()
                     item = self._lost_and_found.put_file(name, folder / name, {"subject": subject, "reason": reason})
                     yield Problem("intent-unreadable", subject, reason, "repaired", lost_and_found=item)
+            except NotLeaderError:
+                raise
             except (RearError, OSError) as error:
                 yield Problem("refused", subject, str(error), "left")
 
@@ -232,6 +235,7 @@ class _Check:
         target = self._layout.archive(intent.archive)
         if intent.old is None or intent.committed:
             return None
+        look_anew(target, storage=self._storage)
         if target.name not in self._storage.names(target.parent):
             return f"its archive {intent.archive} is not there any more"
         if self._storage.size_of(target) < intent.old.offset:

@@ -100,6 +100,7 @@ class PairWriter:
         #: Where the last sync that succeeded found the journal, the temp archive, its members and their directory.
         self._synced = (0, 0, 0, 0)
         self._aborted_since: list[int] = []
+        self._is_cut = False
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
         self._descriptor = -1
@@ -224,6 +225,7 @@ class PairWriter:
         self._storage.truncate(self._descriptor, length)
         self.length, self.members = length, members
         del self._directory[directory_length:]
+        self._is_cut = True
 
     def beat(self) -> bool:
         """Show other hosts that this process lives, by a record that reaches the server; false when the pair is lost.
@@ -298,10 +300,13 @@ class PairWriter:
         """
         if self.released:
             return
-        directory_offset = self.length
+        directory_offset = total = self.length
         end = encode_end(entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset)
         try:
-            total = directory_offset + self._storage.write(self._descriptor, [self._directory, end], directory_offset)
+            # Nobody beats a pair that failed, so a scavenger may be copying what was cut off: that has to end in an
+            # error of its copy, never in other bytes.
+            if not self._is_cut:
+                total += self._storage.write(self._descriptor, [self._directory, end], directory_offset)
             self._storage.truncate(self._descriptor, total)
             self.sync()
         except OSError:

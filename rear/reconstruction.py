@@ -7,6 +7,7 @@ its checksum and names the temp archive's own cookie and worker, count.
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
     Raises:
         OSError: the temp archive cannot be read, or the journal not written.
     """
+    owner = _owner(pair, folder, storage)
     named = list(_placeable(folder / f"{pair.stem}.zip", pair, storage))
     appends = _rest_of_journal(pair, folder, lost_and_found, storage)
     cookie = named[0][1].cookie if named else 0
@@ -103,11 +105,21 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         pid=process.pid if process else 0, process_start=process.process_start if process else None,
         boot_id=process.boot_id if process else None, pid_namespace=process.pid_namespace if process else None,
         # Members of an earlier pair that had failed may be here again: they are looked up one by one.
-        uid=0, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
+        uid=owner, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
     )  # fmt: skip
     lines = [encode_record(opened_record), *map(encode_record, appends.values())]
     storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
     return len(appends)
+
+
+def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
+    """Return whose files they are, so that a journal made of them gives no right to files of whoever makes it."""
+    present = storage.names(folder)
+    names = (f"{pair.stem}.{suffix}" for suffix in ("journal", "zip"))
+    owners = {os.lstat(folder / name).st_uid for name in names if name in present}
+    if len(owners) != 1:
+        raise RearError("its temp archive belongs to another user than its journal")
+    return owners.pop()
 
 
 def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
@@ -133,11 +145,14 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
             with opened(fixed, storage) as source:
                 length = storage.size(source)
                 storage.copy_range(source, target, source_start=0, target_start=0, length=length)
+            with opened(path, storage) as old:
+                storage.copy_owner_and_mode(old, target)
             storage.sync(target)
         finally:
             storage.close(target)
     note = {"pair": str(pair), "reason": "no member in it could be placed; zip -FF found some, and they were taken on"}
-    lost_and_found.put_file(f"{pair.host}-{pair.stem}.zip", path, note)
+    # A second name: until the rename it has to be here as well, or a crash would leave it in lost+found alone.
+    lost_and_found.put_copy(f"{pair.host}-{pair.stem}.zip", path, note)
     storage.rename(fresh, path)
     storage.sync_directory(folder)
     return rebuild_journal(pair, folder, lost_and_found, storage=storage)

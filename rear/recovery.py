@@ -149,6 +149,7 @@ class Recovery:
             try:
                 length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
                 self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
+                self._storage.copy_owner_and_mode(source, descriptor)
                 if undo is not None:
                     with opened(path, self._storage) as kept:
                         self.restore_tail(descriptor, kept, undo)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from rear.check import raw_bytes, why_data_bad
-from rear.claims import RESCUE_SUFFIX, ClaimedPair
+from rear.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
 from rear.codecs import STORED, crc32
 from rear.errors import FormatError, RearError
 from rear.payload import payload_of_bytes, payload_of_source
@@ -80,16 +80,22 @@ class Rescue:
             return f"its source {append.source} is needed in part only"
         try:
             return self._from_source(append, append.source)
-        except (RearError, OSError) as error:
+        except (RearError, OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return f"its source cannot be used: {text if append.source in text else f'{append.source}: {text}'}"
 
     def _from_source(self, append: Append, source: str) -> Candidate | str:
-        owner = self._owner()
+        owner = owner_of(self._claimed)
         if stat.S_ISLNK(append.mode):
             status = os.lstat(source)
             payload = payload_of_bytes(os.readlink(os.fsencode(source)), STORED)
         else:
+            # Before anything is read: a forged record may name a file of any size, or somebody else's.
+            status = os.lstat(source)
+            if status.st_uid != owner:
+                return f"its source {source} belongs to another user than the journal"
+            if (status.st_size, status.st_mtime_ns) != (append.size, append.mtime_ns):
+                return f"its source {source} has changed since: other size or time"
             payload, stamp = payload_of_source(source, append.method, _SPOOL_BYTES)
             status = os.lstat(source)
             if (status.st_dev, status.st_ino) != (stamp.dev, stamp.ino):
@@ -105,13 +111,6 @@ class Rescue:
             return self._write(append, payload.chunks())
         finally:
             payload.close()
-
-    def _owner(self) -> int:
-        journal = self._storage.open(self._claimed.folder / f"{self._claimed.pair.stem}.journal")
-        try:
-            return os.fstat(journal).st_uid
-        finally:
-            self._storage.close(journal)
 
     def _write(self, append: Append, data: Iterable[bytes]) -> Candidate:
         opened = self._claimed.opened

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rear.archive import Archive
 from rear.contents import check_inside, opened
-from rear.errors import IndexFormatError, UnsupportedError, ZipFormatError
+from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
 from rear.index import Index, rows_of
 from rear.infozip import fix
 from rear.inspection import inspect
@@ -59,6 +59,7 @@ class Restoration:
         """
         path, reason = self._layout.archive(archive), mendable[0].detail
         check_inside(self._layout, path)
+        self._check_no_intent(archive)
         fresh = fresh_path(self._layout.intent(archive, self._leadership.name))
         self._storage.make_directories(fresh.parent)
         self._unlink(fresh)
@@ -69,6 +70,7 @@ class Restoration:
             if not rebuilt.members:
                 return [*problems, Problem("archive-not-a-zip", archive, reason, "left")]
             self._check(fresh)
+            self._copy_owner_and_mode(path, fresh)
             known = _known(Index.open(self._layout, archive, storage=self._storage))
             item = self._lost_and_found.put_copy(_flat(archive), path, {"archive": archive, "reason": reason})
             self._leadership.prove()
@@ -78,6 +80,18 @@ class Restoration:
             raise
         done = [replace(problem, outcome="repaired", lost_and_found=item) for problem in mendable]
         return done + problems + self._missing(archive, known, problems)
+
+    def _copy_owner_and_mode(self, path: Path, fresh: Path) -> None:
+        with opened(path, self._storage) as source, opened(fresh, self._storage, write=True) as target:
+            self._storage.copy_owner_and_mode(source, target)
+            self._storage.sync(target)
+
+    def _check_no_intent(self, archive: str) -> None:
+        """Refuse while a merge waits to be undone: its undo would write the old end into the new archive."""
+        stem = self._layout.intent(archive).stem
+        for name in self._storage.names(self._layout.intents):
+            if name.startswith(stem) and name.endswith(".intent"):
+                raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
 
     def _unlink(self, fresh: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from rear.check import why_bad
-from rear.claims import ClaimedPair, Claims, process_of
+from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
@@ -193,7 +193,7 @@ class Salvage:
         Raises:
             RearError: so it is.
         """
-        if os.fstat(descriptor).st_uid != os.lstat(claimed.temp_archive.with_suffix(".journal")).st_uid:
+        if os.fstat(descriptor).st_uid != owner_of(claimed):
             raise RearError("it belongs to another user than its journal")
 
     def _written_later(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:

@@ -381,7 +381,7 @@ class Worker:
 
     def _keep_attempt(self, pair: PairWriter) -> None:
         """Keep one failed pair of mere repetitions, not one for each try: memory has them all too."""
-        if self._attempt in self._failed:
+        if self._attempt in self._failed and not self._attempt.holds_only_copy:
             self._failed.remove(self._attempt)
             self._attempt.remove()
         self._attempt = pair
@@ -426,6 +426,10 @@ class Worker:
                 pair.remove()
                 continue
             try:
+                if not pair.is_owned():
+                    # Nobody has beaten it since it failed. Who took it knows all that this could tell.
+                    pair.release()
+                    continue
                 if not pair.holds_only_copy:
                     pair.cut_back()
                 pair.abort([item.sequence for item in repeated])

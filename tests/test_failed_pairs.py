@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faults import check_base, scavenge
-from test_salvage import of_kind
+from test_salvage import of_kind, see_nobody, write_pair
 
 import rear
 from rear.errors import BaseError, NotLeaderError, RearError
@@ -136,8 +136,6 @@ def test_a_merge_that_cannot_be_undone_says_what_to_do(tmp_path: Path) -> None:
 def test_a_member_that_was_told_of_as_lost_is_told_of_when_it_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_salvage import see_nobody, write_pair
-
     temp, _ = write_pair(tmp_path, 0, {1: ("a", b"one"), 2: ("b", b"two" * 100), 3: ("c", b"three")})
     os.truncate(temp, 200)
     see_nobody(monkeypatch)
@@ -218,4 +216,65 @@ def test_a_leader_that_lost_its_lock_says_what_it_is(tmp_path: Path, is_deposed:
     for path in (tmp_path / ".rear/lock", *(tmp_path / ".rear/terms").iterdir()):
         path.unlink()
     scavenge(tmp_path)
+    check_base(tmp_path, acknowledged)
+
+
+class Broken(Storage):
+    """The worker's disk: for a while no sync succeeds, and nothing can be made."""
+
+    is_broken = False
+
+    def sync(self, descriptor: int) -> None:
+        if self.is_broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().sync(descriptor)
+
+    def create(self, path: Any, mode: int = 0o666) -> int:
+        if self.is_broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return super().create(path, mode)
+
+
+def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody beats a pair that failed. Its worker lives, and is well again just when another host copies from it."""
+    disk, real, later = Broken(), Storage.uptime, [0.0]
+    monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + later[0])
+    acknowledged: dict[str, bytes] = {}
+
+    class Scavenger(Storage):
+        has_copied = False
+
+        def copy_range(self, source: int, target: int, **options: Any) -> None:
+            if not self.has_copied and ".rear/intents" in os.readlink(f"/proc/self/fd/{target}"):
+                self.has_copied = True
+                disk.is_broken = False
+                fs.sync()
+            super().copy_range(source, target, **options)
+
+    with rear.rear_fs(tmp_path, storage=disk, sync_interval=1e6) as fs:
+        for number in range(100):
+            acknowledged[f"ar.zip/{number}"] = os.urandom(3000)
+            with fs.open(f"ar.zip/{number}", "wb") as file:
+                file.write(acknowledged[f"ar.zip/{number}"])
+        fs.sync()
+        write(fs, "not synced", acknowledged)
+        disk.is_broken = True
+        with pytest.raises(OSError, match="Input/output"):
+            fs.sync()
+        see_nobody(monkeypatch)
+        scavenge(tmp_path)
+        later[0] += 61
+        scavenger = Scavenger()
+        scavenge(tmp_path, storage=scavenger)
+        assert scavenger.has_copied
+    monkeypatch.undo()
+    for _ in range(2):
+        scavenge(tmp_path)
+    later[0] += 10_000
+    monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + later[0])
+    for _ in range(2):
+        scavenge(tmp_path)
+        later[0] += 10_000
     check_base(tmp_path, acknowledged)

@@ -10,6 +10,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults import (
@@ -18,6 +19,7 @@ from faults import (
     RecordProperty,
     Tampered,
     check_base,
+    contents,
     dying_at,
     fork,
     in_child,
@@ -35,6 +37,7 @@ from rear.events import Checked, Event
 from rear.fsck import fsck
 from rear.journal import read_journal
 from rear.problems import CATALOG, Problem, exit_status, outcome_of
+from rear.storage import LOCAL, Storage
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
 FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}
@@ -279,6 +282,45 @@ def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
     assert {problem.name for problem in problems(events, "left")} == {"random.bin"}
     check_base(base, {t: data for t, data in EXPECTED.items() if "random" not in t}, lost_and_found=True)
     assert status(check(base, deep=True)) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_rebuilt_archive_keeps_owner_and_mode(base: Path) -> None:
+    path = base / "ar.zip"
+    path.chmod(0o640)
+    os.chown(path, 12345, 12346)
+    cut_end_record(base)
+    assert status(check(base)) == 1
+    found = path.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o640, 12345, 12346)
+
+
+def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) -> None:
+    """Its undo, later, would write the old end into the new archive."""
+
+    class Once(Storage):
+        def copy_range(self, source: int, target: int, **options: Any) -> None:
+            if os.readlink(f"/proc/self/fd/{target}").endswith("/ar.zip"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), "ar.zip")
+            super().copy_range(source, target, **options)
+
+    write_pair(base, 0, {1: ("late", b"late" * 90)}, close="exit")
+
+    def act(point: Point, path: str) -> None:
+        if point.operation == "write" and path.endswith("/ar.zip"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
+    with Archive.open(base / "ar.zip") as archive:
+        entry = archive.find("random.bin")
+        start = entry.offset + archive.local_header(entry).length
+    flip(base / "ar.zip", 31)
+    flip(base / "ar.zip", start + 9)
+    for storage in (Once(), LOCAL, LOCAL):
+        check(base, deep=True, storage=storage)
+    found = [name for name, _ in contents(base / "ar.zip")]
+    assert len(found) == len(set(found))
+    assert set(found) >= {"late", *FILES} - {"random.bin"}
 
 
 def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) -> None:

@@ -18,7 +18,7 @@ from test_salvage import MTIME_NS, members, of_kind, see_nobody, write_pair
 
 import rear
 from rear.claims import ClaimedPair
-from rear.codecs import DEFLATED
+from rear.codecs import DEFLATED, crc32
 from rear.events import (
     Claimed,
     Cleared,
@@ -31,7 +31,7 @@ from rear.events import (
     Recovered,
     Torn,
 )
-from rear.journal import read_journal
+from rear.journal import encode_record, read_journal
 from rear.lease import Process, this_process, worker_name
 from rear.reconstruction import find_unjournaled
 from rear.records import Pair
@@ -264,6 +264,67 @@ def test_another_source_is_not_taken_for_it(tmp_path: Path, source: Path, change
     assert not (tmp_path / "ar.zip").exists()
 
 
+# --- a journal's word about files ------------------------------------------------------------------------------------
+
+
+def forge(journal: Path, **changes: object) -> None:
+    """Change what a journal says of its members."""
+    parsed = read_journal(journal)
+    assert parsed.opened is not None
+    records = [parsed.opened, *(append._replace(**changes) for append in parsed.appends.values())]  # type: ignore[arg-type]
+    journal.write_bytes(b"".join(map(encode_record, records)))
+
+
+def test_a_forged_source_ends_no_scavenge(tmp_path: Path) -> None:
+    temp, journal = write_pair(tmp_path, 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
+    forge(journal, source="/tmp/a\0b")
+    os.truncate(temp, 50)
+    assert [event.name for event in of_kind(scavenge(tmp_path), Lost)] == ["a"]  # type: ignore[attr-defined]
+
+
+def test_a_source_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "sparse"
+    source.touch()
+    os.truncate(source, 1 << 44)
+    temp, journal = write_pair(tmp_path / "base", 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
+    forge(journal, source=str(source), method=DEFLATED)
+    os.truncate(temp, 50)
+    monkeypatch.setattr("rear.rescue.payload_of_source", None)
+    (lost,) = of_kind(scavenge(tmp_path / "base"), Lost)
+    assert "has changed since" in str(lost)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_journal_that_was_made_anew_gives_no_right_to_files_of_who_made_it(tmp_path: Path) -> None:
+    base, secret = tmp_path / "base", tmp_path / "secret"
+    secret.write_bytes(b"1234")
+    secret.chmod(0o600)
+    temp, journal = write_pair(base, 0, {1: ("a", b"x" * 100), 2: ("b", b"y")}, worker=dead_worker())
+    forge(
+        journal, source=str(secret), size=4, source_end=4, crc=crc32(b"1234"), mtime_ns=secret.stat().st_mtime_ns,
+    )  # fmt: skip
+    journal.write_bytes(b"no first record\n" + b"".join(journal.read_bytes().splitlines(keepends=True)[1:]))
+    temp.unlink()
+    os.chown(journal, 12345, 12345)
+    scavenge(base)
+    assert not (base / "ar.zip").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_temp_archive_of_another_user_gets_a_journal_again(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    pair[1].unlink()
+    os.chown(pair[0], 12345, 12345)
+    scavenge(tmp_path)
+    check_base(tmp_path, EXPECTED)
+
+
+def test_a_journal_of_members_without_anything_else_is_told_of(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    pair[1].write_bytes(b"".join(pair[1].read_bytes().splitlines(keepends=True)[1:]))
+    pair[0].unlink()
+    told = {event.name for event in scavenge(tmp_path) if isinstance(event, (Lost, Torn))}
+    assert told == {name for name, _ in MEMBERS.values()}
+
+
 # --- who is alive ---------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +409,33 @@ def test_what_zip_makes_of_a_temp_archive_counts_only_when_its_members_pass(
     check_base(tmp_path, EXPECTED, lost_and_found=True)
     (kept,) = (tmp_path / ".rear/lost+found").rglob("*.zip")
     assert kept.read_bytes() == data
+
+
+def test_a_crash_while_what_zip_made_takes_its_place(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    good = tmp_path / "good"
+    shutil.copy(pair[0], good)
+    pair[1].unlink()
+    pair[0].write_bytes(bytes(1000))
+
+    def fix(path: Path, folder: str, *, storage: object) -> Path:
+        """Stands for a ``zip -FF`` that finds the members."""
+        return Path(shutil.copy(good, Path(folder) / "fixed.zip"))
+
+    monkeypatch.setattr("rear.reconstruction.fix", fix)
+    template = tmp_path / "template"
+    shutil.copytree(tmp_path / ".rear", template / ".rear")
+    storage = Tampered()
+    shutil.copytree(template, base)
+    scavenge(base, storage=storage)
+    for point in storage.points:
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
+        for _ in range(2):
+            scavenge(base)
+        check_base(base, EXPECTED, lost_and_found=True)
 
 
 def test_without_zip_that_is_said(tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
