@@ -6,7 +6,7 @@ venv=$root/.venv
 python=${PYTHON:-python3}
 
 # Programs that the tests use when they are there, and the Debian packages that they come in.
-external_tools=(strace:strace unzip:unzip zip:zip 7z:p7zip-full bsdtar:libarchive-tools)
+external_tools=(strace:strace unzip:unzip zip:zip 7z:p7zip-full bsdtar:libarchive-tools fusermount3:fuse3)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
