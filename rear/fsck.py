@@ -46,7 +46,7 @@ from rear.index import Index, rows_of
 from rear.inspection import inspect
 from rear.intent import UNFINISHED_SUFFIX, read_intent
 from rear.layout import STATE, Layout, check_archive, is_directory
-from rear.leader import Leadership
+from rear.leader import Leadership, is_led
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.problems import Outcome, Problem
@@ -138,7 +138,10 @@ class _Check:
         """Check everything, and yield what is found and done."""
         if self._leadership is None:
             yield from self._look_at_pairs()
-            yield from self._guarded(f"{STATE}/intents", self._look_at_intents())
+            # What a scavenger is doing right now is no problem.
+            outcome: Outcome = "noted" if is_led(self._layout, storage=self._storage) else "would repair"
+            yield from self._look_at_claims(outcome)
+            yield from self._guarded(f"{STATE}/intents", self._look_at_intents(outcome))
             yield from self._check_archives()
         else:
             yield from self._settle_intents(self._leadership)
@@ -195,7 +198,16 @@ class _Check:
                 "journal-damaged", subject, damage.reason, "would repair", offset=damage.start, length=damage.length
             )
 
-    def _look_at_intents(self) -> Iterator[Event]:
+    def _look_at_claims(self, outcome: Outcome) -> Iterator[Event]:
+        for leader in self._storage.names(self._layout.claims):
+            folder = self._layout.claims / leader
+            files = [name for host in self._storage.names(folder) for name in self._storage.names(folder / host)]
+            count = sum(name.endswith(".journal") for name in files)
+            if count:
+                detail = f"it had claimed {count:,} temp archives"
+                yield Problem("scavenger-crashed", f"{STATE}/claims/{leader}", detail, outcome)
+
+    def _look_at_intents(self, outcome: Outcome) -> Iterator[Event]:
         for name in self._storage.names(self._layout.intents):
             subject = f"{STATE}/intents/{name}"
             reason = self._why_useless(self._layout.intents / name) if name.endswith(".intent") else None
@@ -203,7 +215,7 @@ class _Check:
                 yield Problem("intent-unreadable", subject, reason, "would repair")
             elif name.endswith((".intent", UNFINISHED_SUFFIX)):
                 detail = "a merge into a final archive is under way, or its scavenger has died"
-                yield Problem("unfinished-merge", subject, detail, "would repair")
+                yield Problem("unfinished-merge", subject, detail, outcome)
 
     def _settle_intents(self, leadership: Leadership) -> Iterator[Event]:
         """Put aside records of merges by which nothing can be undone: what they protect is checked by other means."""

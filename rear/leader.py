@@ -16,7 +16,7 @@ from typing import Any, Final
 from rear.errors import JournalError, NotLeaderError
 from rear.journal import decode_line, encode_line
 from rear.layout import Layout
-from rear.lease import Liveness, Observations, decode_process, this_process
+from rear.lease import Liveness, Observations, decode_process, is_running, this_process
 from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS: Final = 60.0
@@ -218,6 +218,19 @@ class Leadership:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
+
+
+def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:
+    """Whether a scavenger of this host leads a base now; of another host nobody can tell at a glance."""
+    try:
+        descriptor = storage.open(layout.lock)
+    except FileNotFoundError:
+        return False
+    try:
+        owner = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
+    finally:
+        storage.close(descriptor)
+    return owner is not None and is_running(decode_process(owner)) is True
 
 
 def _decode_owner(data: bytes) -> dict[str, Any] | None:

@@ -156,6 +156,11 @@ _KINDS: Final = (
         "`rear scavenge` checks its members one by one and merges those that are whole.",
     ),
     ProblemKind(
+        "scavenger-crashed",
+        "A scavenger ended, or is paused, with temp archives that it had claimed.",
+        "They are merged; `rear scavenge` does that too.",
+    ),
+    ProblemKind(
         "journal-missing",
         "A temp archive has no journal.",
         "Its members are found by their local headers, which say where they belong.",
@@ -183,7 +188,11 @@ _KINDS: Final = (
         "An index does not mirror its archive: another program changed the archive, or a merge could not write it.",
         "The index is made again from the archive.",
     ),
-    ProblemKind("index-stray", "An index belongs to no final archive.", "It is removed: it is derived data."),
+    ProblemKind(
+        "index-stray",
+        "The final archive of an index is not there: moved or removed by somebody, or lost.",
+        "None: the index still names what the archive held. Remove the index when that is of no use any more.",
+    ),
     ProblemKind(
         "stray-temporary",
         "A file is the rest of a write that never ended.",

@@ -198,6 +198,20 @@ def interrupt_merge(base: Path) -> str:
     return "unfinished-merge"
 
 
+def kill_scavenger(base: Path) -> str:
+    write_pair(base, 0, {1: ("late", b"late")}, close="exit")
+
+    def act(point: Point, path: str) -> None:
+        if path.endswith(".planning"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
+    assert {problem.code for problem in problems(check(base, report_only=True), "would repair")} == {
+        "scavenger-crashed"
+    }
+    return "scavenger-crashed"
+
+
 def interrupt_merge_and_damage_intent(base: Path) -> str:
     interrupt_merge(base)
     (intent,) = (base / ".rear/intents").glob("*.intent")
@@ -252,6 +266,14 @@ def test_damage_is_named_mended_and_gone(base: Path, damage: Callable[[Path], st
     check_base(base, expected_after(damage), lost_and_found=True)
     again = check(base, deep=True)
     assert (problems(again), status(again)) == ([], 0)
+
+
+def test_claims_of_a_scavenger_that_was_killed(base: Path) -> None:
+    kill_scavenger(base)
+    assert status(check(base, report_only=True)) == 4
+    check(base)
+    check_base(base, EXPECTED | {"ar.zip/late": b"late"})
+    assert status(check(base, report_only=True)) == 0
 
 
 def test_the_damaged_archive_is_kept(base: Path) -> None:
@@ -436,7 +458,9 @@ def test_while_a_scavenger_works(base: Path) -> None:
     assert os.WIFSTOPPED(stopped)
     with pytest.raises(NotLeaderError):
         list(fsck(base))
-    assert "unfinished-merge" in {problem.code for problem in problems(check(base, report_only=True))}
+    told = check(base, report_only=True)
+    assert {"unfinished-merge", "scavenger-crashed"} <= {problem.code for problem in problems(told, "noted")}
+    assert status(told) == 0
     while os.WIFSTOPPED(stopped):
         os.kill(scavenger, signal.SIGCONT)
         _, stopped = os.waitpid(scavenger, os.WUNTRACED)
