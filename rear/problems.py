@@ -266,9 +266,8 @@ def outcome_of(event: Event) -> Outcome | None:
     """Return what became of a problem that an event tells of; ``None`` when it tells of none."""
     if isinstance(event, Problem):
         return event.outcome
-    if event.severity == "loss" or isinstance(event, Refused):
-        return "left"
-    return "repaired" if event.severity == "warning" else None
+    # Two members that met under one name are no problem, nor is other normal work.
+    return "left" if event.severity == "loss" or isinstance(event, Refused) else None
 
 
 def exit_status(outcomes: Iterable[Outcome | None]) -> int:

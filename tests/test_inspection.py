@@ -481,7 +481,7 @@ def test_exit_statuses() -> None:
     assert exit_status([]) == exit_status([None, "noted"]) == 0
     assert exit_status(["noted", "repaired"]) == 1
     assert exit_status(["repaired", "left"]) == exit_status(["would repair"]) == 4
-    assert outcome_of(rear.events.RolledBack("ar.zip")) == "repaired"
+    assert outcome_of(rear.events.Renamed("ar.zip", "a", "a~1", "pair")) is None
     assert outcome_of(rear.events.Refused("ar.zip", "why")) == "left"
     assert outcome_of(rear.events.NothingYet("base")) is None
 
