@@ -656,3 +656,29 @@ def test_who_is_not_the_leader_says_so(base: Path) -> None:
     assert NotLeaderError.__name__ in errors
     list(events)
     assert read_all(base) == {target(0, number): content(0, number) for number in range(3)}
+
+
+STOPPING = """
+import signal, sys, time, threading
+from rear.cli.stopping import StopRequest
+stop = StopRequest()
+signal.signal(signal.SIGALRM, lambda *_: stop.set())
+signal.setitimer(signal.ITIMER_REAL, 0.00005, 0.00005)
+deadline = time.monotonic() + 1.5
+count = 0
+while time.monotonic() < deadline:
+    stop._is_set = False
+    stop.wait(0.00001)
+    count += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(count)
+"""
+
+
+def test_a_signal_that_meets_a_wait_does_not_wait_for_it() -> None:
+    """With `threading.Event`, `set` may wait for ever for the wait that it has interrupted."""
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPING], capture_output=True, text=True, timeout=30, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent)},
+    )  # fmt: skip
+    assert int(done.stdout) > 100

@@ -23,6 +23,7 @@ from faults import Point, Tampered
 import rear
 import rear.claims
 import rear.leader
+from rear.cli.stopping import StopRequest
 from rear.errors import NotArchivedError, NotLeaderError, RearError
 from rear.layout import Layout
 from rear.storage import LOCAL, Storage
@@ -63,7 +64,7 @@ class Log:
             os.fsync(self._descriptor)
 
 
-def work(arguments: argparse.Namespace, log: Log, stopped: threading.Event) -> None:
+def work(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> None:
     """Write files until told to stop, and log each when its close has returned."""
     fs = rear.rear_fs(
         arguments.base, lease_seconds=arguments.lease, sync=arguments.sync, rotation_span=arguments.rotation,
@@ -117,7 +118,7 @@ def pausing(where: str, log: Log) -> Storage:
     return Tampered(act)
 
 
-def scavenge(arguments: argparse.Namespace, log: Log, stopped: threading.Event) -> int:
+def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> int:
     """Scavenge again and again, and log all events; with ``--settle`` until nothing is left to do."""
     rear.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
     rear.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
@@ -179,7 +180,7 @@ def main() -> int:
     parser.add_argument("--settle", action="store_true")
     parser.add_argument("--seconds", type=float, default=600.0)
     arguments = parser.parse_args()
-    stopped = threading.Event()
+    stopped = StopRequest()
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
     log = Log(arguments.log)
     log.write("started", pid=os.getpid())

@@ -15,6 +15,7 @@ import typer
 
 from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
+from rear.cli.stopping import StopRequest
 
 Base = Annotated[
     str,
@@ -111,7 +112,7 @@ def scavenger(
     scavenge(directory, verify=verify, flush=flush, every=every, json=json, quiet=quiet)
 
 
-def _once(base: str, options: dict[str, Any], style: str, stop: threading.Event | None = None) -> int:
+def _once(base: str, options: dict[str, Any], style: str, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
     from rear.events import Event
@@ -131,7 +132,7 @@ def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float
     """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
     from rear.errors import NotLeaderError
 
-    stop = threading.Event()
+    stop = StopRequest()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
@@ -152,7 +153,7 @@ def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float
     return worst
 
 
-def _wait_for_eof(stop: threading.Event) -> None:
+def _wait_for_eof(stop: StopRequest) -> None:
     while os.read(0, 4096):
         pass
     stop.set()
