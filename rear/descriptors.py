@@ -22,14 +22,14 @@ _PER_MEMBER_LIMIT: Final = 64
 
 
 class Descriptor(NamedTuple):
-    """A data descriptor: one with a signature, or one that a boundary follows."""
+    """A data descriptor: one with a signature, or one that a signature of a record follows."""
 
     position: int
     length: int
     crc: int
     compressed_size: int
     size: int
-    #: A boundary follows.
+    #: What follows is a boundary, and not merely a signature.
     followed: bool
 
     @property
@@ -90,10 +90,9 @@ class DescriptorSearch:
             if start < data_offset or (start > data_offset and self._waiting_count >= _WAITING_LIMIT):
                 continue
             followed = is_boundary(self._window, at + layout.size)
-            if followed or signature:
-                length = len(signature) + layout.size
-                self._waiting[start].append(Descriptor(position, length, crc, compressed_size, size, followed))
-                self._waiting_count += 1
+            length = len(signature) + layout.size
+            self._waiting[start].append(Descriptor(position, length, crc, compressed_size, size, followed))
+            self._waiting_count += 1
         return True
 
     def _places_from(self, position: int) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Finds the members of a Zip by their local headers, without a central directory.
 
 One pass from the begin to the end, in pieces: where a member ends the next one is expected, and where none is there the
-next plausible local header is looked for. `rear.verdict` judges each; `rear.localheaders` says what is plausible.
+next plausible local header is looked for. `rear.examiner` judges each; `rear.localheaders` says what is plausible.
 
 A Zip inside a member whose own header is damaged looks like a part of the archive: `rear.belonging` tells such members
 from those of the archive. Where it cannot, directory and end record of the inner Zip do, once the scan comes to them:
@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from rear.belonging import Membership
 from rear.codecs import DEFLATED, STORED, crc32, inflate
-from rear.errors import ZipFormatError
+from rear.examiner import Examiner
+from rear.found import Found, Gap, Kind, Nested, recovered_content
 from rear.listing import Listing, find_listing
 from rear.localheaders import (
     HEADER_LIMIT_BYTES,
@@ -32,12 +32,9 @@ from rear.localheaders import (
 from rear.records import Origin
 from rear.storage import LOCAL as LOCAL_STORAGE
 from rear.storage import Storage
-from rear.streams import stream_pieces
-from rear.verdict import UNREAD, Claim, Examiner, State, Verdict, why_unreadable
+from rear.verdict import UNREAD, Claim, State, Verdict
 from rear.window import PIECE_BYTES, Window
 from rear.zipformat import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE, CentralEntry, LocalHeader, decode_name
-
-Kind = Literal["zeros", "directory", "unknown"]
 
 _SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
 #: Zeros that are fewer are part of what is around them.
@@ -51,65 +48,6 @@ _USUAL_METHODS: Final = (STORED, DEFLATED)
 _USUAL_SIZE_BYTES: Final = 1 << 24
 #: Gaps that are remembered to recognise a Zip that begins in or behind one of them.
 _GAPS_KEPT: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A member found by its local header; positions count from the start of the file.
-
-    Attributes:
-        offset: where its local header begins.
-        header: the local header, Zip64 applied; a field that was found to be damaged has the value that fits the data,
-            and ``reason`` tells of it.
-        header_bytes: the local header as it stands in the file, with name and extra area.
-        name: its name as text.
-        crc: CRC-32 of the plain data, from the header or the data descriptor.
-        compressed_size: bytes of data, as recorded or as found; of a damaged member, what is there.
-        size: plain size in bytes, as recorded or as found.
-        end: first byte after data and data descriptor.
-        state: ``whole``: data, size and CRC-32 are right, and the header says the same. ``unverified``: the data cannot
-            be decoded here, or was not; or it is whole, but the header is damaged, so that the name may be wrong as
-            well (then ``recoverable_bytes`` is ``size``). ``partial``: some of it decodes. ``lost``: nothing does.
-        reason: empty when whole, else what was expected and what was found.
-        recoverable_bytes: plain bytes that decode. Where damage is in the middle of stored data, nobody can tell where:
-            all bytes that are there count.
-        origin: what rear's own field in the header says.
-    """
-
-    offset: int
-    header: LocalHeader
-    header_bytes: bytes
-    name: str
-    crc: int
-    compressed_size: int
-    size: int
-    end: int
-    state: State
-    reason: str
-    recoverable_bytes: int
-    origin: Origin | None
-
-    @property
-    def data_offset(self) -> int:
-        """Where the data begins."""
-        return self.offset + self.header.length
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A range that belongs to no member."""
-
-    start: int
-    length: int
-    kind: Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Nested:
-    """What was found so far in a range are members of a Zip inside this one, whose own header is damaged."""
-
-    start: int
-    length: int
 
 
 def scan(
@@ -382,45 +320,4 @@ def _is_better_name(listed: bytes, found: bytes) -> bool:
     return not _CONTROL.search(listed) or _CONTROL.search(found) is not None
 
 
-def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL_STORAGE) -> Iterator[bytes]:
-    """Yield the plain bytes of a member that decode.
-
-    All of a whole member, and of one whose data is whole under a damaged header; the first ``recoverable_bytes`` of a
-    partial one; nothing of a lost one. Of a member that cannot be decoded here, or was not, the data as it stands in
-    the file.
-
-    Args:
-        descriptor: the open file.
-        found: what `scan` said about the member.
-        storage: the file system.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    start, method = found.data_offset, found.header.method
-    end = start + found.compressed_size
-    window = Window(descriptor, start, end, storage=storage)
-    is_raw = found.state == "unverified" and (
-        found.recoverable_bytes != found.size or why_unreadable(found.header) != ""
-    )
-    if is_raw or method == STORED:
-        length = found.compressed_size if is_raw else found.recoverable_bytes
-        for piece in window.pieces(start, start + length):
-            yield bytes(piece)
-        return
-    missing = found.recoverable_bytes
-    try:
-        while missing > 0:
-            consumed = 0
-            for plain, consumed, _ in stream_pieces(window, method, start, end):  # noqa: B007
-                if plain and missing > 0:
-                    yield plain[:missing]
-                    missing -= min(missing, len(plain))
-                if missing <= 0:
-                    return
-            # Zstandard data may be several frames.
-            if not consumed:
-                return
-            start += consumed
-    except ZipFormatError:
-        return
+__all__ = ["Found", "Gap", "Kind", "Nested", "recovered_content", "scan"]

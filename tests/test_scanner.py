@@ -62,6 +62,8 @@ class Scanned:
                 self._check(event)
                 self.found.append(event)
                 self.content[event.offset] = b"".join(recovered_content(file.fileno(), event))
+                if event.state != "unverified":
+                    assert len(self.content[event.offset]) == event.recoverable_bytes
                 position = event.end
             assert position == max(start, options.get("end", len(data)))
 
@@ -492,6 +494,120 @@ class CountingStorage(Storage):
 def counted(data: bytes, **options: Any) -> tuple[CountingStorage, Scanned]:
     storage = CountingStorage()
     return storage, Scanned(data, storage=storage, **options)
+
+
+def test_a_length_that_only_the_zip64_field_has_is_no_bound_without_it() -> None:
+    """A zeroed Zip64 field leaves 0xFFFFFFFF: taken literally, the member would swallow all that follow."""
+    name = b"a.bin"
+    for plain, method in ((b"", STORED), (NOISE, STORED), (TEXT, DEFLATED)):
+        data = plain if method == STORED else compress(plain, method)
+        head = struct.pack(
+            "<4s5H3I2H", b"PK\3\4", 45, 0, method, 0, 0x21, crc32(plain), 0xFFFFFFFF, 0xFFFFFFFF, len(name), 20
+        )
+        other = member("b.txt", TEXT)[0]
+        intact = head + name + struct.pack("<HHQQ", 1, 16, len(plain), len(data)) + data + other
+        assert Scanned(intact).whole() == {"a.bin": plain, "b.txt": TEXT}
+        damaged = head + name + bytes(20) + data + other
+        scanned = Scanned(damaged)
+        assert scanned.whole() == {"b.txt": TEXT}
+        found = scanned.one("a.bin")
+        assert (found.size, found.end) == (len(plain), len(damaged) - len(other))
+        assert found.state == "unverified"
+        assert scanned.content_of("a.bin") == plain
+        # Its data is damaged as well: what is left of it ends where the next member begins.
+        if data:
+            middle = len(head) + len(name) + 20 + len(data) // 2
+            scanned = Scanned(damaged[:middle] + bytes([damaged[middle] ^ 0x55]) + damaged[middle + 1 :])
+            assert scanned.whole() == {"b.txt": TEXT}
+            found = scanned.one("a.bin")
+            assert found.state == "partial"
+            assert found.recoverable_bytes <= found.size <= len(plain)
+            assert found.end == len(damaged) - len(other)
+            assert "does not tell the length" in found.reason
+
+
+def test_an_encrypted_member_without_a_length_ends_where_the_next_begins() -> None:
+    """AE-2 stores no CRC-32: 0 does not make it empty."""
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 51, 1, 99, 0, 0x21, 0, 0xFFFFFFFF, 0xFFFFFFFF, 5, 20)
+    first = head + b"a.bin" + bytes(20) + NOISE
+    scanned = Scanned(first + member("b.txt", TEXT)[0])
+    assert scanned.whole() == {"b.txt": TEXT}
+    found = scanned.one("a.bin")
+    assert (found.state, found.end, found.compressed_size) == ("unverified", len(first), len(NOISE))
+    assert "does not tell the length" in found.reason
+    assert scanned.content_of("a.bin") == NOISE
+
+
+@pytest.mark.parametrize("layout", ["32", "64"])
+def test_a_torn_descriptor_behind_whole_data(layout: str) -> None:
+    """The stream ends by itself where a descriptor with its CRC-32 begins, whatever is left of the sizes."""
+    whole = described("a.txt", TEXT, DEFLATED, layout)
+    sizes = len(whole) - (16 if layout == "64" else 8)
+    for kept in range(sizes, len(whole)):
+        for data in (whole[:kept], whole[:kept] + bytes(len(whole) - kept)):
+            scanned = Scanned(data)
+            assert scanned.states() == {"a.txt": "whole" if data == whole else "unverified"}, kept
+            assert scanned.content_of("a.txt") == TEXT
+
+
+def test_a_bare_descriptor_before_a_damaged_directory_entry() -> None:
+    archive = with_directory([described("a.bin", NOISE, STORED, "bare32"), described("b.txt", TEXT, STORED, "bare32")])
+    entry = archive.index(b"PK\1\2")
+    damaged = archive[: entry + 8] + b"\xff\xff" + archive[entry + 10 :]
+    assert Scanned(damaged).whole() == {"a.bin": NOISE, "b.txt": TEXT}
+
+
+def test_properties_that_no_lzma_decoder_takes() -> None:
+    """Each flipped bit of version, properties and dictionary size: damage, never another exception."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.txt", TEXT)
+        archive.writestr("b.txt", NOISE)
+    data = file.getvalue()
+    start = 30 + len("a.txt")
+    for bit in range(9 * 8):
+        changed = bytearray(data)
+        changed[start + bit // 8] ^= 1 << bit % 8
+        for cut in (None, data.index(b"PK\1\2")):
+            scanned = Scanned(bytes(changed[:cut]))
+            assert scanned.content_of("b.txt") == NOISE
+            assert scanned.one("b.txt").state == "whole"
+            content = scanned.content_of("a.txt")
+            assert scanned.one("a.txt").state in ("partial", "lost") or content == TEXT, bit
+
+
+@pytest.mark.parametrize("padding", [b"\0" * 9000, b"garbage" * 50])
+def test_a_directory_with_something_behind_it_is_evidence(padding: bytes) -> None:
+    """Programs that write to a pipe pad their output to a block."""
+    parts, _ = members(5)
+    archive = with_directory(parts) + padding
+    flipped = archive.replace(b"d/2.txt", b"d/3.txt", 1)
+    scanned = Scanned(flipped)
+    assert sorted(scanned.states()) == [f"d/{number}.txt" for number in range(5)]
+    assert scanned.one("d/2.txt").state == "unverified"
+    assert "central directory 'd/2.txt'" in scanned.one("d/2.txt").reason
+
+
+@pytest.mark.parametrize("method", [DEFLATED, ZSTANDARD, zipfile.ZIP_BZIP2])
+def test_a_stream_tells_its_length_when_header_and_crc_are_damaged(method: int) -> None:
+    """CRC-32 and compressed size are wrong: the data that decodes is delivered, and as much as was promised."""
+    plain = TEXT[:900]
+    one = member("a.txt", plain, method)[0] if method != zipfile.ZIP_BZIP2 else _bzipped("a.txt", plain)
+    other = member("b.txt", NOISE)[0]
+    for compressed_size in (0, 7, len(one), 0x7FFFFFFF):
+        changed = one[:14] + struct.pack("<II", 539, compressed_size) + one[22:]
+        scanned = Scanned(changed + other)
+        found = scanned.one("a.txt")
+        assert (found.state, found.recoverable_bytes, found.end) == ("partial", len(plain), len(one)), compressed_size
+        assert scanned.content_of("a.txt") == plain
+        assert scanned.whole() == {"b.txt": NOISE}
+
+
+def _bzipped(name: str, plain: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(name, plain)
+    return file.getvalue().partition(b"PK\1\2")[0]
 
 
 def test_one_pass_in_large_pieces() -> None:

@@ -1,0 +1,165 @@
+"""What else could a damaged local header have said? Its data tells: a CRC-32 that is right proves a reading."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rear.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
+from rear.localheaders import BOUNDARY_PATTERN, descriptor_length, is_boundary
+from rear.streams import crc_of
+from rear.verdict import Claim, Verdict, doubted, intact
+from rear.wholeness import Wholeness
+from rear.window import Window
+from rear.zipformat import FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE, LocalHeader, decode_local_header
+
+_STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)
+
+
+class Mending:
+    """Finds members whose data is whole although their header, or their descriptor, is damaged.
+
+    Args:
+        window: the archive.
+        whole: tells whether a reading of a header fits its data.
+    """
+
+    def __init__(self, window: Window, whole: Wholeness) -> None:
+        self._window = window
+        self._whole = whole
+
+    def mended(self, claim: Claim) -> Verdict | None:
+        """Return the verdict on a member whose data is whole although its header, or its descriptor, is damaged."""
+        is_readable = not self._whole.why_unreadable(claim.header)
+        verdict = self._by_lengths(claim)
+        verdict = verdict or self._by_directory(claim) or self._by_flags(claim)
+        if verdict is not None or not is_readable:
+            return verdict
+        if not claim.has_sizes:
+            return None
+        if claim.header.method == STORED:
+            return self._stored(claim)
+        return self._stream(claim)
+
+    def _by_directory(self, claim: Claim) -> Verdict | None:
+        entry = claim.entry
+        if entry is None or entry.is_encrypted or entry.method not in (STORED, *_STREAMS):
+            return None
+        end = claim.data_offset + entry.compressed_size
+        if not self._whole.decodes(claim, entry.method, end, entry.size, entry.crc):
+            return None
+        said = claim.header
+        header = said._replace(
+            method=entry.method, flags=entry.flags, crc=entry.crc, compressed_size=entry.compressed_size,
+            size=entry.size,
+        )  # fmt: skip
+        if header.has_descriptor:
+            end += descriptor_length(
+                self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
+            )
+        reason = f"its local header says {_describe(said)}; the central directory {_describe(header)}, as is found"
+        if header == said and not header.has_descriptor:
+            reason = ""
+        return intact(claim._replace(header=header), entry.crc, entry.compressed_size, entry.size, end, reason)
+
+    def _by_flags(self, claim: Claim) -> Verdict | None:
+        """Try what one wrong bit in flags or method would explain."""
+        said = claim.header
+        if said.flags & FLAG_ENCRYPTED:
+            plain = claim._replace(header=said._replace(flags=said.flags & ~FLAG_ENCRYPTED))
+            verdict = self._whole.whole(plain)
+            if verdict is not None and verdict.size:
+                return doubted(verdict, "its local header says that it is encrypted, but it is not")
+        if not (said.compressed_size or said.size or said.crc) and not said.has_descriptor:
+            verdict = self._whole.whole(claim._replace(header=said._replace(flags=said.flags | 1 << 3)))
+            if verdict is not None:
+                return doubted(verdict, "its local header says that it is empty; a data descriptor says otherwise")
+        if said.flags & FLAG_ENCRYPTED or (claim.has_sizes and said.size == 0):
+            return None
+        for method in (STORED, *_STREAMS):
+            if (method ^ said.method).bit_count() != 1 or (method == STORED and said.size != said.compressed_size):
+                continue
+            verdict = self._whole.whole(claim._replace(header=said._replace(method=method)))
+            if verdict is not None:
+                name = METHOD_NAMES[method]
+                return doubted(
+                    verdict, f"its local header says compression method {said.method}, but its data is {name}"
+                )
+        return None
+
+    def _by_lengths(self, claim: Claim) -> Verdict | None:
+        """Try what one wrong bit in the length of name or extra area would explain."""
+        window = self._window
+        head = window.read(claim.position, LOCAL.size)
+        unreadable = self._whole.why_unreadable(claim.header)
+        if unreadable and (not claim.has_sizes or self._whole.has_boundary(claim)):
+            return None
+
+        def is_empty(start: int) -> bool:
+            length = descriptor_length(window, start, crc=0, compressed_size=0, size=0)
+            return length > 0 and not claim.header.size and is_boundary(window, start + length)
+
+        for bit in range(32):
+            lengths = int.from_bytes(head[26:30], "little") ^ 1 << bit
+            length = LOCAL.size + (lengths & LIMIT_16) + (lengths >> 16)
+            start = claim.position + length
+            if not lengths & LIMIT_16 or start > self._window.end or self._whole.budget_bytes < 0:
+                continue
+            if claim.has_sizes and not claim.header.has_descriptor:
+                if not is_boundary(self._window, start + claim.header.compressed_size):
+                    continue
+            elif not claim.has_sizes and claim.header.method == STORED and not is_empty(start):
+                # Of members whose end has to be looked for, only empty ones.
+                continue
+            found = LOCAL_SIGNATURE + head[4:26] + lengths.to_bytes(4, "little")
+            found += self._window.read(claim.position + LOCAL.size, length - LOCAL.size)
+            mended = claim._replace(header=decode_local_header(found))
+            if unreadable and mended.end < window.end:
+                verdict = self._whole.unread(mended, unreadable)
+            else:
+                verdict = self._whole.whole(mended)
+            if verdict is not None and b"\0" not in mended.header.name:
+                return doubted(verdict, "its local header is damaged: the lengths of name or extra area are wrong")
+        return None
+
+    def _stored(self, claim: Claim) -> Verdict | None:
+        said, start = claim.header, claim.data_offset
+        sizes = {said.compressed_size, said.size} if said.compressed_size != said.size else set()
+        for size in sorted(sizes):
+            if self._whole.decodes(claim, STORED, start + size, size, said.crc):
+                return self._with_sizes(claim, size, size)
+        end = min(claim.end, self._window.end)
+        if (claim.end <= end and is_boundary(self._window, claim.end)) or self._whole.budget_bytes < 0:
+            return None
+        self._whole.budget_bytes -= end - start
+        position, crc = start, 0
+        for boundary in self._window.matches(BOUNDARY_PATTERN, start, end):
+            crc, position = crc_of(self._window, position, boundary, crc), boundary
+            if crc == said.crc and boundary > start and is_boundary(self._window, boundary):
+                return self._with_sizes(claim, boundary - start, boundary - start)
+        if end == self._window.end and crc_of(self._window, position, end, crc) == said.crc and end > start:
+            return self._with_sizes(claim, end - start, end - start)
+        return None
+
+    def _stream(self, claim: Claim) -> Verdict | None:
+        decoded = self._whole.stream(claim)
+        if decoded.ended and decoded.crc == claim.header.crc and (decoded.size or not claim.header.size):
+            return self._with_sizes(claim, decoded.consumed, decoded.size)
+        return None
+
+    def _with_sizes(self, claim: Claim, compressed_size: int, size: int) -> Verdict:
+        said = claim.header
+        header = said._replace(compressed_size=compressed_size, size=size)
+        end = claim.data_offset + compressed_size
+        if header.has_descriptor:
+            end += descriptor_length(self._window, end, crc=said.crc, compressed_size=compressed_size, size=size)
+        reason = (
+            f"its local header says {said.compressed_size:,} bytes of data for {said.size:,}; "
+            f"{compressed_size:,} bytes have the right CRC-32"
+        )
+        return intact(claim._replace(header=header), said.crc, compressed_size, size, end, reason)
+
+
+def _describe(header: LocalHeader) -> str:
+    return (
+        f"method {header.method}, {header.compressed_size:,} bytes of data for {header.size:,}, CRC-32 {header.crc:08x}"
+    )
