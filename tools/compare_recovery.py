@@ -468,9 +468,12 @@ def page(rows: str, failed: int, missing: dict[str, str], members: int, every: i
     notes = [f"- {name}: {reason}." for name, reason in missing.items()]
     if every > 1:
         notes.append(f"- Of the damage at every byte or field, one of {every} cases is in the table.")
-    verdict = "`rear` recovers what any of the others recovers, and delivers no wrong byte and no phantom."
-    if failed:
-        verdict += f" Cases where that does not hold yet: {failed:,}."
+    verdict = (
+        "What is aimed at: `rear` recovers what any of the others recovers, and delivers no wrong byte and no phantom. "
+        f"In this table that holds in all cases but {failed:,}."
+    )
+    if every > 1:
+        verdict += " Cases that are not in it may hold more of these."
     skipped = "".join(f"{note}\n" for note in ["", *notes])
     head = _INTRODUCTION.format(
         members=members,
