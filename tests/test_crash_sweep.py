@@ -201,7 +201,7 @@ def test_killed_at_every_operation(folder: Path, record_property: RecordProperty
     points = points_of(folder)
     assert sum(point.operation == "unlink" for point in points) > len(SPOOL)
     count = 0
-    for point in some(points, 100):
+    for point in some(points, 60):
         renew(folder)
         count += in_child(lambda point=point: sweep(folder, dying_at(point))) == -signal.SIGKILL
         try:
@@ -254,7 +254,7 @@ def test_killed_by_strace_at_system_calls(
         call.name for call in calls
     }
     count = 0
-    for call in some(calls, 10):
+    for call in some(calls, 6):
         renew(folder)
         count += killed_at(call, [*SWEEP, str(folder)]) == -signal.SIGKILL
         try:
@@ -270,7 +270,7 @@ def test_killed_by_strace_at_system_calls(
 def test_the_power_goes(folder: Path, record_property: RecordProperty) -> None:
     points = points_of(folder)
     survivors = folder.parent / "survivors"
-    chosen = some(points, 60)
+    chosen = some(points, 30)
     for point in chosen:
         for seed in range(3):
             renew(folder)
@@ -325,7 +325,7 @@ def in_trouble(folder: Path, storage: SweepFailing) -> None:
 @pytest.mark.timeout(1800)
 def test_every_operation_fails_once(folder: Path, record_property: RecordProperty) -> None:
     points = points_of(folder)
-    chosen = some(points, 80)
+    chosen = some(points, 40)
     for point, error in zip(chosen, itertools.cycle(ERRORS)):
         renew(folder)
         in_trouble(folder, SweepFailing(error, lambda found, path, point=point: found[::2] == point[::2]))

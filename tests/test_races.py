@@ -391,7 +391,7 @@ def test_a_deposed_scavenger_does_not_take_claims_back(
     listings = range(1, looking.listings_before_last + 12)
     stops = [(listing, taking) for listing in listings for taking in range(1, looking.takings + 1)]
     count = 0
-    for listing, taking in some(stops, 60):
+    for listing, taking in some(stops, 40):
         again()
         with monkeypatch.context() as patch:
             for module in SEEING:

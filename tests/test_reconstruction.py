@@ -285,7 +285,7 @@ def test_a_forged_source_ends_no_scavenge(tmp_path: Path) -> None:
 def test_a_source_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "sparse"
     source.touch()
-    os.truncate(source, 1 << 44)
+    os.truncate(source, 1 << 40)
     temp, journal = write_pair(tmp_path / "base", 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
     forge(journal, source=str(source), method=DEFLATED)
     os.truncate(temp, 50)
