@@ -201,7 +201,8 @@ def test_killed_at_every_operation(folder: Path, record_property: RecordProperty
     points = points_of(folder)
     assert sum(point.operation == "unlink" for point in points) > len(SPOOL)
     count = 0
-    for point in some(points, 60):
+    chosen = some(points, 60)
+    for point in chosen:
         renew(folder)
         count += in_child(lambda point=point: sweep(folder, dying_at(point))) == -signal.SIGKILL
         try:
@@ -209,7 +210,7 @@ def test_killed_at_every_operation(folder: Path, record_property: RecordProperty
         except AssertionError as error:
             raise AssertionError(f"killed at {point}: {error}") from error
     # The background thread of the worker makes the number of operations vary a little.
-    assert count > 90
+    assert count > 0.9 * len(chosen)
     record_property("crash_points", count)
     print(f"{count} crash points of {len(points)}")
 
@@ -254,14 +255,15 @@ def test_killed_by_strace_at_system_calls(
         call.name for call in calls
     }
     count = 0
-    for call in some(calls, 6):
+    chosen = some(calls, 6)
+    for call in chosen:
         renew(folder)
         count += killed_at(call, [*SWEEP, str(folder)]) == -signal.SIGKILL
         try:
             recover(folder)
         except AssertionError as error:
             raise AssertionError(f"killed at {call}: {error}") from error
-    assert count > 5
+    assert count > len(chosen) // 2
     record_property("crash_points", count)
 
 
