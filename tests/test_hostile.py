@@ -119,7 +119,9 @@ def survives(folder: Path, *, honest: bool = True, seconds: float = 10.0) -> lis
     if honest:
         for target, data in HONEST.items():
             archive, _, name = target.partition("/")
-            assert (name, data) in contents(folder / "base" / archive)
+            # Which of two pairs comes first depends on process numbers; the second of one name gets a number.
+            names = {name, name.replace(".", "~1.")}
+            assert next(found for found, content in contents(folder / "base" / archive) if content == data) in names
             check_archive(folder / "base" / archive)
     return events
 
@@ -196,7 +198,7 @@ def test_names_of_members(folder: Path, name: str) -> None:
     survives(folder)
     # What is no valid record at all leaves the member to its own local header, which names it well.
     placed = ["forged.txt"] if name == "\ud800" else []
-    assert [found for found, _ in contents(folder / "base" / "ar.zip")] == ["honest.txt", *placed]
+    assert sorted(found for found, _ in contents(folder / "base" / "ar.zip")) == [*placed, "honest.txt"]
 
 
 @pytest.mark.parametrize(
