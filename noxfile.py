@@ -37,9 +37,10 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, crash: str) -> None:
-    """Run pytest. Its status 5, nothing collected, fails too: a suite without tests proves nothing."""
+    """Run pytest, a process a core. Its status 5, nothing collected, fails too: no tests prove nothing."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", *arguments, *session.posargs, env={"REAR_CRASH": crash})
+    spread = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+    session.run("python", "-m", "pytest", *spread, *arguments, *session.posargs, env={"REAR_CRASH": crash})
 
 
 @nox.session(python=sorted({*SUPPORTED, RUNNING}))
@@ -118,6 +119,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks; arguments go on: ``nox -s bench -- merge --quick``."""
-    install(session, "-e", ".")
+    """Benchmarks beside other programs, under 15 minutes; arguments go on: ``nox -s bench -- merge --quick``."""
+    install(session, "-e", ".[bench]")
     session.run("python", "-m", "bench", *session.posargs)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import errno
 import heapq
 import os
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, NamedTuple, NoReturn
 
-from rear.codecs import crc32, decode
+from rear.codecs import crc32, decode, is_whole
 from rear.directory import PIECE_BYTES, Directory, entries, entry_at, fingerprint, locate, names
 from rear.errors import (
     FutureVersionError,
@@ -33,7 +34,9 @@ from rear.layout import find_base
 from rear.records import Origin
 from rear.storage import LOCAL, Storage, StrPath
 from rear.zipformat import (
+    FLAG_DESCRIPTOR,
     FLAG_ENCRYPTED,
+    LIMIT_32,
     LOCAL_SIGNATURE,
     CentralEntry,
     LocalHeader,
@@ -51,6 +54,8 @@ _FIRST_READ_BYTES: Final = 16 << 10
 _SUGGESTION_POOL: Final = 2_000
 #: What local header and directory have to agree in; the last three only if they do not follow the data (4.4.4, bit 3).
 _COMPARED: Final = ("name", "method", "encryption flag", "CRC-32", "compressed size", "size")
+#: What a local header repeats of a directory entry: flags to length of the name (4.3.7, 4.3.12).
+_REPEATED: Final = struct.Struct("<4H3IH").pack
 #: What reading from a file says that another host removed or cut meanwhile.
 _CHANGED_ERRORS: Final = frozenset({errno.ESTALE, errno.EIO, errno.ENOENT})
 
@@ -207,6 +212,23 @@ class Archive:
         length = LOCAL_HEADER.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         return self._window.read(position, length)
 
+    def plain_header_length(self, entry: CentralEntry) -> int:
+        """Return the length of a local header that repeats its entry word by word, as nearly all do; 0: look closer."""
+        name, compressed_size, size = entry.name_bytes, entry.compressed_size, entry.size
+        position = self.directory.prefix + entry.offset
+        end = LOCAL_HEADER.size + len(name)
+        if entry.flags & FLAG_DESCRIPTOR or compressed_size >= LIMIT_32 or size >= LIMIT_32:
+            return 0
+        if position + end > self.directory.offset:
+            return 0
+        data = self._window.read(position, end)
+        repeated = _REPEATED(
+            entry.flags, entry.method, entry.dos_time, entry.dos_date, entry.crc, compressed_size, size, len(name)
+        )
+        if data[6:28] != repeated or data[30:] != name or data[:4] != LOCAL_SIGNATURE:
+            return 0
+        return end + int.from_bytes(data[28:30], "little")
+
     def read_at(self, position: int, length: int) -> bytes:
         """Return raw bytes of the file, fewer at its end; reads that go forward cost few system calls."""
         return self._window.read(position, length)
@@ -252,8 +274,21 @@ class Archive:
 
     def verify(self, entry: CentralEntry) -> None:
         """Read a member and keep nothing; errors are those of `read`."""
+        if entry.size <= PIECE_BYTES and entry.compressed_size <= PIECE_BYTES and self._is_whole(entry):
+            return
         for _ in self.read(entry):
             pass
+
+    def _is_whole(self, entry: CentralEntry) -> bool:
+        """Whether a small member is beyond doubt as its entry says: what is told of others, `read` finds out."""
+        length = self.plain_header_length(entry)
+        if not length or entry.flags & FLAG_ENCRYPTED:
+            return False
+        start = self.directory.prefix + entry.offset + length
+        if start + entry.compressed_size > self.directory.offset:
+            return False
+        data = self._window.read(start, entry.compressed_size)
+        return len(data) == entry.compressed_size and is_whole(data, entry.method, entry.size, entry.crc)
 
     def _fail(self, entry: CentralEntry, text: str) -> NoReturn:
         raise ZipFormatError(f"{self.path}: member {entry.name!r:.300}: {text}") from None

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from rear.listing import Listing
 from rear.localheaders import Belonging
 from rear.records import Origin
-from rear.zipformat import ORIGIN, CentralEntry, LocalHeader, decode_name, decode_origin
+from rear.zipformat import ORIGIN, CentralEntry, LocalHeader, check_origin, decode_name, decode_origin
 
 _IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
 
@@ -60,21 +60,30 @@ class Membership:
         listing = self._listing
         return listing.at(position) if listing is not None and listing.is_believed else None
 
-    def is_clear(self, position: int, header: LocalHeader, header_bytes: bytes) -> tuple[bool, Origin | None]:
-        """Tell, quickly, whether there is no doubt that an expected header belongs and is as it was written."""
+    @property
+    def has_evidence(self) -> bool:
+        """Whether anything but a header itself tells whether it belongs."""
+        return self._listing is not None or self._cookie is not None
+
+    def is_clear(self, position: int, name: bytes, extra: bytes, header_bytes: bytes) -> tuple[bool, int | None]:
+        """Tell, quickly, whether there is no doubt that an expected header belongs and is as it was written.
+
+        Returns:
+            the answer, and the mode that rear's own field has, if there is one.
+        """
         listing = self._listing
         if listing is not None:
             entry = listing.at(position) if listing.is_believed else None
-            if entry is None or entry.name_bytes != header.name:
+            if entry is None or entry.name_bytes != name:
                 return False, None
-        origin = None
-        if self._has_field(header.extra):
-            origin = decode_origin(header_bytes)
-            if origin is None and (self._made_by_rear or self._cookie is not None):
+        checked = None
+        if self._has_field(extra):
+            checked = check_origin(header_bytes, len(extra))
+            if checked is None and (self._made_by_rear or self._cookie is not None):
                 return False, None
-        if self._cookie is not None and (origin is None or origin.cookie != self._cookie):
+        if self._cookie is not None and (checked is None or checked[0] != self._cookie):
             return False, None
-        return True, origin
+        return True, None if checked is None else checked[1]
 
     def of(
         self, header: LocalHeader, header_bytes: bytes, *, entry: CentralEntry | None = None, is_expected: bool = False

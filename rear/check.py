@@ -5,20 +5,27 @@ A journal is input like any other: every number in it is checked against the fil
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
-from rear.codecs import crc32, decode
+from rear.codecs import crc32, decode, is_whole
+from rear.encoder import Encoder
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.layout import check_archive, check_name
 from rear.records import Append, Open
 from rear.storage import COPY_CHUNK_BYTES, Storage
+from rear.window import Window
 from rear.zipformat import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL, decode_local_header, decode_origin
 
+_SMALL_BYTES = 1 << 20
+#: The headers of such members are so near to each other that all between them is read as well.
+_NEAR_BYTES = 16 << 10
 _HEADER_LIMIT_BYTES = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
 
 
 def why_bad(
-    descriptor: int, append: Append, opened: Open, *, archive_length: int, read_data: bool, storage: Storage
+    descriptor: int, append: Append, opened: Open, *, window: Window, read_data: bool, storage: Storage
 ) -> str | None:
     """Tell what is wrong with a journaled member, or ``None`` when it is whole.
 
@@ -26,7 +33,7 @@ def why_bad(
         descriptor: the open temp archive.
         append: what the journal says of the member.
         opened: the journal's first record.
-        archive_length: length of the temp archive in bytes.
+        window: on all of it; members are best asked for in their order.
         read_data: decode the data as well, and compare its size and CRC-32.
         storage: the file system.
 
@@ -42,18 +49,28 @@ def why_bad(
     header_length = append.length - append.compressed_size
     if not LOCAL.size <= header_length <= _HEADER_LIMIT_BYTES:
         return f"a local header of {header_length:,} bytes is impossible"
-    if append.offset + append.length > archive_length:
-        return f"the temp archive ends at {archive_length:,}, the member at {append.offset + append.length:,}"
+    if append.offset + append.length > window.end:
+        return f"the temp archive ends at {window.end:,}, the member at {append.offset + append.length:,}"
+    # Of a small member all is read at once.
+    is_small = read_data and append.length <= _SMALL_BYTES and append.size <= _SMALL_BYTES
     try:
-        reason = _header_differs(storage.read(descriptor, header_length, append.offset), append, opened)
-        if reason is None and read_data:
-            reason = why_data_bad(descriptor, append, storage)
+        length = append.length if is_small else header_length
+        if append.length <= _NEAR_BYTES:
+            window.load(append.offset, length)
+        data = window.read(append.offset, length)
+        reason = _header_differs(data[:header_length], append, opened)
+        if reason is not None or not read_data:
+            return reason
+        if is_small and is_whole(memoryview(data)[header_length:], append.method, append.size, append.crc):
+            return None
+        return why_data_bad(descriptor, append, storage)
     except FormatError as error:
         return str(error)
-    return reason
 
 
 def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
+    if data == _expected_header(append, opened):
+        return None
     header = decode_local_header(data)
     found = (header.name, header.method, header.crc, header.compressed_size, header.size, header.length)
     expected = (
@@ -73,6 +90,20 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
     if (origin.mtime_ns, origin.mode, origin.metadata) != (append.mtime_ns, append.mode, append.metadata):
         return "time, mode or metadata in the local header are not those in the journal"
     return None
+
+
+def _expected_header(append: Append, opened: Open) -> bytes | None:
+    """Return what stands before nearly all members: to compare is faster than to decode."""
+    try:
+        return _encoder(opened).header(append)
+    except (ZipFormatError, struct.error):
+        # Forged numbers and texts that no header can hold.
+        return None
+
+
+@lru_cache(maxsize=2)
+def _encoder(opened: Open) -> Encoder:
+    return Encoder(opened)
 
 
 def why_data_bad(descriptor: int, append: Append, storage: Storage) -> str | None:

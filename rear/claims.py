@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,11 @@ class ClaimedPair:
     journal: Journal
     state: str
     data: Path | None = None
+    #: The pair's, as events and intents give it.
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = str(self.pair)
 
     @property
     def temp_archive(self) -> Path:
@@ -125,7 +130,7 @@ class Claims:
 
     def adopted(self) -> Iterator[ClaimedPair | Orphan | Event]:
         """Yield the pairs that are in the claim folder already, each with all its files."""
-        whole = set(self._pairs(self._layout.claims / self._leader))
+        whole = dict.fromkeys(self._pairs(self._layout.claims / self._leader))
         for pair in whole:
             folder = self._layout.claim_folder(self._leader, pair)
             self._gather(pair, folder)
@@ -185,12 +190,15 @@ class Claims:
         if remember:
             self._observations.save()
 
-    def later_journals(self, pair: Pair) -> Iterator[Journal]:
-        """Yield the journals in the inbox that the worker of ``pair`` began after it."""
-        folder = self._layout.inbox_folder(pair)
-        for name in self._storage.names(folder):
-            other = parse_pair(pair.host, name) if name.endswith(".journal") else None
-            if other is not None and other.worker == pair.worker and other.rotation > pair.rotation:
+    def later_journals(self, pair: Pair, *, besides: Container[Pair] = ()) -> Iterator[Journal]:
+        """Yield the journals that the worker of ``pair`` began after it, wherever they wait: in the inbox, claimed for
+        a later round, or in the graveyard.
+        """
+        for folder in (self._layout.graveyard_folder(pair), self.folder(pair), self._layout.inbox_folder(pair)):
+            for name in self._storage.names(folder):
+                other = parse_pair(pair.host, name) if name.endswith(".journal") else None
+                if other is None or other.worker != pair.worker or other.rotation <= pair.rotation or other in besides:
+                    continue
                 journal = self._load(other, folder)
                 if isinstance(journal, Journal):
                     yield journal
@@ -332,20 +340,23 @@ class Claims:
         A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than
         any lease.
         """
+        ready: dict[Pair, bool] = {}
         for pair in self._pairs(self._layout.graveyard):
             journal = self._load(pair, self._layout.graveyard_folder(pair))
-            if not isinstance(journal, Journal):
-                continue
-            is_over = self._is_over(pair, journal)
-            if journal.pending() or is_over:
-                folder = self._layout.claim_folder(self._leader, pair)
-                self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
-                claimed = self._read(pair, folder)
-                if isinstance(claimed, ClaimedPair):
-                    if is_over:
-                        claimed.state = "crashed"
-                    yield claimed
+            if isinstance(journal, Journal):
+                is_over = self._is_over(pair, journal)
+                if journal.pending() or is_over:
+                    ready[pair] = is_over
+        # Whatever stops the merges to come, what was seen has its time.
         self._buried.save()
+        for pair, is_over in ready.items():
+            folder = self._layout.claim_folder(self._leader, pair)
+            self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
+            claimed = self._read(pair, folder)
+            if isinstance(claimed, ClaimedPair):
+                if is_over:
+                    claimed.state = "crashed"
+                yield claimed
 
     def given_up(self, pair: Pair) -> set[int]:
         """Return those members of a worker that went to lost+found from pairs of its that are buried."""

@@ -142,16 +142,24 @@ def _decompressor(method: int, head: bytes) -> tuple[_Decompressor, bytes]:
     packed = head[4]
     if packed >= 9 * 5 * 5:
         raise ZipFormatError(f"impossible LZMA properties {packed:#x}")
-    dictionary_bytes = max(int.from_bytes(head[5:9], "little"), 4096)
-    if dictionary_bytes > LZMA_DICTIONARY_LIMIT_BYTES:
-        raise UnsupportedError(
-            f"an LZMA dictionary of {dictionary_bytes:,} bytes, {LZMA_DICTIONARY_LIMIT_BYTES:,} at most"
-        )
+    # Few streams need as much as they announce, and a damaged field announces anything.
+    dictionary_bytes = min(max(int.from_bytes(head[5:9], "little"), 4096), LZMA_DICTIONARY_LIMIT_BYTES)
     lzma_filter = {
         "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45,
         "dict_size": dictionary_bytes,
     }  # fmt: skip
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma_filter]), head[9:]
+
+
+def _lzma_failure(head: bytes, error: Exception) -> RearError:
+    """Return what is to be raised for a stream that does not decode."""
+    announced = int.from_bytes(head[5:9], "little")
+    if announced > LZMA_DICTIONARY_LIMIT_BYTES:
+        return UnsupportedError(
+            f"an LZMA dictionary of {announced:,} bytes is announced, {LZMA_DICTIONARY_LIMIT_BYTES:,} are not enough "
+            "or the data is damaged"
+        )
+    return ZipFormatError(f"malformed lzma stream: {error}")
 
 
 def _decode_incrementally(method: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -188,7 +196,7 @@ def _decode_incrementally(method: int, chunks: Iterable[bytes]) -> Iterator[byte
         # lzma.LZMAError derives from Exception alone, and lzma is not imported unless it is needed.
         if type(error).__name__ != "LZMAError":
             raise
-        raise ZipFormatError(f"malformed lzma stream: {error}") from error
+        raise _lzma_failure(head, error) from error
     if stream.unused_data or next(source, b""):
         raise ZipFormatError(f"bytes follow the end of the {METHOD_NAMES[method]} stream")
 
@@ -225,8 +233,7 @@ class StreamDecoder:
         """Yield what the next bytes of the stream decode to.
 
         Raises:
-            ZipFormatError: the stream is malformed.
-            UnsupportedError: its LZMA dictionary is too large.
+            ZipFormatError: the stream is malformed, or needs a larger LZMA dictionary than we give it.
         """
         if self._stream is None:
             data = self._head + data
@@ -262,6 +269,21 @@ def inflate(data: bytes | memoryview, size: int) -> bytes | None:
     except _ISAL_ERROR:
         return None
     return plain if stream.eof and len(plain) == size and not stream.unused_data else None
+
+
+def is_whole(data: bytes | memoryview, method: int, size: int, crc: int) -> bool:
+    """Whether the data of a small member is beyond doubt what it should be; false, too, where `decode` has to tell.
+
+    Args:
+        data: all of the compressed data.
+        method: compression method.
+        size: length of the plain bytes.
+        crc: their CRC-32.
+    """
+    if method == DEFLATED:
+        plain = inflate(data, size)
+        return plain is not None and crc32(plain) == crc
+    return method == STORED and len(data) == size and crc32(data) == crc
 
 
 @contextmanager

@@ -59,6 +59,7 @@ _start: _Start | None = None
 _installed = 0
 _builtins_before: dict[str, Any] = {}
 _builtins_ours: dict[str, Any] = {}
+_of_process: list[Any] = []
 
 
 def _renew_lock() -> None:
@@ -84,11 +85,24 @@ def current() -> Any:
     if level is None:
         level = threading.current_thread().__dict__.get(_INHERITED)
         if level is None:
+            if _of_process:
+                return _of_process[-1]
             raise NoContextError(
                 "no rear_fs is open here: call rear_open and rear_pickup inside `with rear_fs(base):`, or in a thread"
                 " that was started inside it, or use the methods open and pickup of a rear_fs"
             )
     return level.fs
+
+
+def enter_process(fs: Any) -> None:
+    """Make ``fs`` current wherever no other one is: in threads that others have started, too."""
+    _of_process.append(fs)
+
+
+def leave_process(fs: Any) -> None:
+    """Undo one `enter_process`."""
+    if fs in _of_process:
+        _of_process.remove(fs)
 
 
 def entered() -> object:

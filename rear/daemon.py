@@ -28,6 +28,8 @@ class scavengerd:
         on_conflict: as for `rear.scavenge`.
         max_size: as for `rear.scavenge`.
         max_members: as for `rear.scavenge`.
+        jobs: processes that check and copy, where there is much of it.
+        dask: address of a Dask scheduler whose workers do that instead: ``tcp://host:8786``.
 
     Raises:
         UsageError: an option has a value that cannot be used.
@@ -45,14 +47,19 @@ class scavengerd:
         on_conflict: str = "rename",
         max_size: int | None = None,
         max_members: int | None = None,
+        jobs: int = 1,
+        dask: str | None = None,
     ) -> None:
         if not every > 0:
             raise UsageError(f"every is {every!r}: it has to be a number of seconds greater than 0")
+        if jobs < 1:
+            raise UsageError(f"jobs is {jobs!r}: it has to be a number of processes, 1 or more")
         self._base = os.path.abspath(base)
         self._every = every
         self._options = ["--quiet", "--on-conflict", on_conflict]
         self._options += ["--verify"] * verify
-        for option, value in (("--max-size", max_size), ("--max-members", max_members)):
+        self._options += ["--jobs", str(jobs)]
+        for option, value in (("--max-size", max_size), ("--max-members", max_members), ("--dask", dask)):
             self._options += [] if value is None else [option, str(value)]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[bytes] = []

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.localheaders import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE, is_boundary
+from rear.localheaders import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE, is_boundary, is_signature_at
 from rear.window import Window
 
 _PATTERN: Final = re.compile(rb"PK(?:\x07\x08|\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
@@ -31,6 +31,8 @@ class Descriptor(NamedTuple):
     size: int
     #: What follows is a boundary, and not merely a signature.
     followed: bool
+    #: The signature of a record follows, be the record as damaged as it may.
+    marked: bool
 
     @property
     def end(self) -> int:
@@ -84,14 +86,18 @@ class DescriptorSearch:
             values = self._window.read(at, layout.size)
             if at < data_offset or len(values) < layout.size:
                 continue
+            if not signature and self._window.read(at - 4, 4) == DESCRIPTOR_SIGNATURE:
+                # One with a signature, met from behind: its size is wrong by those four bytes.
+                continue
             crc, compressed_size, size = layout.unpack(values)
             position = at - len(signature)
             start = position - compressed_size
             if start < data_offset or (start > data_offset and self._waiting_count >= _WAITING_LIMIT):
                 continue
             followed = is_boundary(self._window, at + layout.size)
+            marked = followed or is_signature_at(self._window, at + layout.size)
             length = len(signature) + layout.size
-            self._waiting[start].append(Descriptor(position, length, crc, compressed_size, size, followed))
+            self._waiting[start].append(Descriptor(position, length, crc, compressed_size, size, followed, marked))
             self._waiting_count += 1
         return True
 

@@ -11,6 +11,7 @@ What a damaged archive says of itself contradicts itself somewhere, so each stat
 from __future__ import annotations
 
 from rear.fragments import BelongsTo, Fragments
+from rear.localheaders import is_boundary
 from rear.mending import Mending
 from rear.verdict import UNREAD, Claim, Verdict
 from rear.wholeness import Wholeness
@@ -45,6 +46,13 @@ class Examiner:
         if verdict is not None:
             return verdict
         return self._fragments.left_of(self._settled(claim), self._whole.why_unreadable(claim.header))
+
+    def proven(self, claim: Claim) -> Verdict | None:
+        """Return the verdict on a member if a boundary follows data that has the right CRC-32, else ``None``."""
+        header = claim.header
+        if not (self._read_data and header.crc and header.compressed_size) or not is_boundary(self._window, claim.end):
+            return None
+        return self._whole.whole(claim)
 
     def _settled(self, claim: Claim) -> Claim:
         """Return the claim with the sizes of the central directory, where these are the better ones."""

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from rear.codecs import STORED
 from rear.errors import ZipFormatError
 from rear.records import Origin
 from rear.storage import LOCAL as LOCAL_STORAGE
 from rear.storage import Storage
-from rear.streams import stream_pieces
+from rear.streams import recoverable_pieces
 from rear.verdict import State, why_unreadable
 from rear.window import Window
-from rear.zipformat import LocalHeader
+from rear.zipformat import LOCAL, LocalHeader, decode_name, decode_origin
 
 Kind = Literal["zeros", "directory", "unknown"]
+Row = tuple[int, int, int, int, int, int]
+"""Where header and data begin in a piece of the file; CRC-32, compressed size, plain size, length of the name."""
+
+_FLAGS_AND_METHOD: Final = struct.Struct("<2H")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A member found by its local header; positions count from the start of the file.
 
     Attributes:
@@ -38,7 +42,8 @@ class Found:
             well (then ``recoverable_bytes`` is ``size``). ``partial``: some of it decodes. ``lost``: nothing does.
         reason: empty when whole, else what was expected and what was found.
         recoverable_bytes: plain bytes that decode. Where damage is in the middle of stored data, nobody can tell where:
-            all bytes that are there count.
+            all bytes that are there count. More than are there when the file ends early and the CRC-32 proves that
+            nothing but zeros is missing.
         origin: what rear's own field in the header says.
     """
 
@@ -59,6 +64,54 @@ class Found:
     def data_offset(self) -> int:
         """Where the data begins."""
         return self.offset + self.header.length
+
+
+class Run(NamedTuple):
+    """Members that follow each other without a gap and about which there is no question, many in few objects.
+
+    Attributes:
+        base: where ``data`` begins in the file.
+        data: a piece of the file with all of their headers and data.
+        rows: of each member, see `Row`.
+        names: of each member, as bytes; without NUL.
+        modes: of members whose header passes the checksum of rear's own field, by its place in ``data``.
+        end: first byte behind the last one, in the file.
+        state: ``whole``, or ``unverified`` where data was not to be read.
+        reason: empty when whole.
+    """
+
+    base: int
+    data: bytes
+    rows: list[Row]
+    names: list[bytes]
+    modes: dict[int, int]
+    end: int
+    state: State
+    reason: str
+
+    def members(self) -> Iterator[Found]:
+        """Yield them one by one."""
+        base, data, new = self.base, self.data, tuple.__new__
+        state, reason, modes = self.state, self.reason, self.modes
+        is_read = state == "whole"
+        for (at, start, crc, compressed_size, size, name_length), name in zip(self.rows, self.names, strict=True):
+            flags, method = _FLAGS_AND_METHOD.unpack_from(data, at + 6)
+            extra = data[at + LOCAL.size + name_length : start]
+            header = new(LocalHeader, (flags, method, crc, compressed_size, size, name, extra, start - at))
+            text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
+            header_bytes = data[at:start]
+            origin = decode_origin(header_bytes) if at in modes else None
+            found = new(
+                Found,
+                (
+                    base + at, header, header_bytes, text, crc, compressed_size, size,
+                    base + start + compressed_size, state, reason, size if is_read else 0, origin,
+                ),
+            )  # fmt: skip
+            if origin is None and at in modes:
+                # The checksum is right: whoever wrote this meant it.
+                found = found._replace(state="unverified", reason="what its origin field says makes no sense")
+            yield found
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +156,15 @@ def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL
         length = found.compressed_size if is_raw else found.recoverable_bytes
         for piece in window.pieces(start, start + length):
             yield bytes(piece)
+        if length > found.compressed_size:
+            # The file ends within the member; its CRC-32 proves that zeros are missing.
+            yield bytes(length - found.compressed_size)
         return
     missing = found.recoverable_bytes
     try:
         while missing > 0:
             consumed = 0
-            for plain, consumed, _ in stream_pieces(window, method, start, end):  # noqa: B007
+            for plain, consumed, _ in recoverable_pieces(window, method, start, end):  # noqa: B007
                 if plain and missing > 0:
                     yield plain[:missing]
                     missing -= min(missing, len(plain))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from rear.codecs import STORED
+from rear.codecs import STORED, crc32
 from rear.localheaders import (
     DESCRIPTOR_LAYOUTS,
     DESCRIPTOR_SIGNATURE,
@@ -19,9 +19,10 @@ from rear.localheaders import (
     Belonging,
     descriptor_length,
     is_boundary,
+    is_damaged_boundary,
     local_header,
 )
-from rear.streams import Decoded, crc_of, decode_stream, without_zero_tail
+from rear.streams import Decoded, crc_of, recovery_cost_bytes, without_zero_tail
 from rear.verdict import Claim, State, Verdict, intact
 from rear.wholeness import Wholeness
 from rear.window import Window
@@ -29,6 +30,9 @@ from rear.zipformat import LIMIT_32, LocalHeader
 
 BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]
 
+#: Of a torn member so many zeros may be missing that its CRC-32 proves them.
+_MISSING_ZEROS_LIMIT_BYTES: Final = 1 << 20
+_DESCRIPTOR_PATTERN: Final = re.compile(re.escape(DESCRIPTOR_SIGNATURE))
 _DIRECTORY_PATTERN: Final = re.compile(rb"PK(?:\x01\x02|\x05\x06|\x06\x06)")
 
 
@@ -91,23 +95,27 @@ class Fragments:
         end = self._extent(claim, claim.end, decoded.consumed)
         if end is None:
             return None
-        data_end = min(end, claim.end)
+        data_end, torn = min(end, claim.end), ""
         if header.method == STORED:
             recoverable = without_zero_tail(self._window, start, data_end)
             found_crc = crc_of(self._window, start, data_end)
             reason = f"CRC-32 {found_crc:08x} instead of {header.crc:08x}"
+            missing = claim.end - data_end if end == limit else 0
+            if 0 < missing <= _MISSING_ZEROS_LIMIT_BYTES and crc32(bytes(missing), found_crc) == header.crc:
+                recoverable, torn = header.compressed_size, "; with zeros up to there its CRC-32 is right"
         else:
-            if start + decoded.consumed > data_end:
-                # What came from behind its data is not its own.
-                decoded = decode_stream(self._window, header.method, start, data_end)
+            decoded = self._up_to(claim, decoded, data_end)
             recoverable = min(decoded.size, header.size)
-            reason = decoded.reason or (
+            reason = decoded.reason
+            if reason and (decoded.size, decoded.crc) == (header.size, header.crc) and header.size:
+                reason += "; all of its data has the right CRC-32, so a checksum or size inside its stream is damaged"
+            reason = reason or (
                 f"{decoded.size:,} bytes with CRC-32 {decoded.crc:08x} instead of {header.size:,} with {header.crc:08x}"
             )
         if not (header.compressed_size or header.size):
             reason = f"nothing at {start:,} shows that it is empty"
         elif claim.end > limit and end == limit:
-            reason = f"its data should end at {claim.end:,}, the file ends at {limit:,}"
+            reason = f"its data should end at {claim.end:,}, the file ends at {limit:,}{torn}"
         elif end < claim.end:
             reason = f"its data should end at {claim.end:,}, but the next member begins at {end:,}; {reason}"
         believed = (
@@ -120,6 +128,13 @@ class Fragments:
         if not (header.compressed_size or header.size):
             state = "unverified"
         return Verdict(header, header.crc, data_end - start, header.size, end, state, reason, recoverable)
+
+    def _up_to(self, claim: Claim, decoded: Decoded, end: int) -> Decoded:
+        """Return what decodes up to ``end``: what came from behind its data is not its own."""
+        keeps_back = recovery_cost_bytes(claim.header.method, 1) > 0 and not decoded.ended
+        if claim.data_offset + decoded.consumed <= end and not keeps_back:
+            return decoded
+        return self._whole.stream(claim, end)
 
     def _is_stream_better(self, claim: Claim, decoded: Decoded) -> bool:
         """Tell whether the end of its stream tells the length of a damaged member better than its header does."""
@@ -135,9 +150,10 @@ class Fragments:
         header, start = claim.header, claim.data_offset
         decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._whole.stream(claim)
         for found in self._whole.search.candidates(start):
-            if not found.followed or found.position < start + decoded.consumed:
+            if not found.followed or (header.method == STORED and found.size != found.compressed_size):
                 continue
-            if header.method == STORED and found.size != found.compressed_size:
+            is_crossed = found.position < start + decoded.consumed
+            if is_crossed and self._up_to(claim, decoded, found.position).size < found.size:
                 continue
             if header.method == STORED:
                 recoverable = without_zero_tail(self._window, start, found.position)
@@ -146,6 +162,7 @@ class Fragments:
                 reason = f"its data descriptor says {found.size:,} bytes; {decoded.size:,} have the right CRC-32"
                 return intact(claim, found.crc, decoded.consumed, decoded.size, found.end, reason)
             else:
+                decoded = self._up_to(claim, decoded, found.position)
                 recoverable, crc = min(decoded.size, found.size), decoded.crc
             reason = decoded.reason or f"CRC-32 {crc:08x} instead of {found.crc:08x} in its data descriptor"
             state: State = "partial" if recoverable else "lost"
@@ -165,6 +182,7 @@ class Fragments:
                 header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size
             )  # fmt: skip
         end = self._next_boundary(start + decoded.consumed)
+        decoded = self._up_to(claim, decoded, end)
         reason = decoded.reason or "no data descriptor fits its data"
         state = "partial" if decoded.size else "lost"
         size = header.size or decoded.size
@@ -192,6 +210,9 @@ class Fragments:
         """Judge a stored member whose descriptor is damaged or missing: what is behind the next boundary is not its."""
         header, start = claim.header, claim.data_offset
         end = self._next_boundary(start)
+        verdict = self._by_descriptor_crc(claim, end)
+        if verdict is not None:
+            return verdict
         data_end = start + header.compressed_size if header.compressed_size else end
         if not header.compressed_size or data_end > end:
             data_end = end
@@ -210,12 +231,32 @@ class Fragments:
             if data_end == end:
                 tail = self._window.read(max(start, end - 24), min(24, end - start))
                 torn = tail.rfind(DESCRIPTOR_SIGNATURE)
+                if torn < 0 and end == self._window.end:
+                    # One letter may well be data.
+                    torn = next((len(tail) - n for n in (3, 2) if tail.endswith(DESCRIPTOR_SIGNATURE[:n])), -1)
                 data_end = end if torn < 0 else end - len(tail) + torn
         recoverable = without_zero_tail(self._window, start, data_end)
         crc = crc_of(self._window, start, data_end)
         reason = f"no data descriptor fits its data, whose CRC-32 is {crc:08x}"
         state: State = "partial" if recoverable else "lost"
         return Verdict(header, crc, data_end - start, max(header.size, recoverable), end, state, reason, recoverable)
+
+    def _by_descriptor_crc(self, claim: Claim, limit: int) -> Verdict | None:
+        """Find the first descriptor up to ``limit`` that says the CRC-32 of all data before it, whatever its sizes."""
+        window, position, crc = self._window, claim.data_offset, 0
+        for at in window.matches(_DESCRIPTOR_PATTERN, position, limit):
+            crc, position = crc_of(window, position, at, crc), at
+            size = at - claim.data_offset
+            if window.read(at + 4, 4) != crc.to_bytes(4, "little"):
+                continue
+            ends = [at + 4 + layout.size for signature, layout in DESCRIPTOR_LAYOUTS[1::-1] if signature]
+            end = next((end for end in ends if is_damaged_boundary(window, end)), min(ends[0], limit))
+            # What is empty has no checksum: all of its descriptor has to be right.
+            if not size and any(window.read(at + 8, end - at - 8)):
+                continue
+            reason = "its data descriptor has the right CRC-32, but is damaged, or the header behind it is"
+            return Verdict(claim.header, crc, size, size, end, "unverified", reason, size)
+        return None
 
     def _closed(self, claim: Claim, reason: str) -> Verdict | None:
         """Judge a member whose data cannot be decoded here: only its bounds count."""
@@ -255,8 +296,11 @@ class Fragments:
         if claim.is_proven or (recorded <= limit and is_boundary(self._window, end)):
             return end
         is_consistent = claim.header.method == STORED and claim.header.size == claim.header.compressed_size
-        first, crosses = self._inner(claim.data_offset + consumed, end, stop=not claim.is_expected)
-        if first is not None and (crosses or not claim.is_expected or (recorded > limit and not is_consistent)):
+        is_refuted = recorded > limit and not is_consistent
+        first, crosses = self._inner(
+            claim.data_offset + consumed, end, stop=not claim.is_expected, empty=is_refuted
+        )  # fmt: skip
+        if first is not None and (crosses or not claim.is_expected or is_refuted):
             return first
         return end
 

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import errno
 import json
-import logging
 import os
 import sys
 import threading
@@ -14,23 +13,31 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from rear import codecs
 from rear.context import current, enter, entered, install_builtins, leave, remove_builtins
 from rear.errors import BaseError, RearError, UsageError
 from rear.layout import Layout, Target, split_target
 from rear.memberfile import MemberFile, TextMemberFile, open_member
+from rear.messages import tell_error
 from rear.payload import Payload
 from rear.pickup import Pickup, SourceFile
 from rear.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.storage import LOCAL, Storage, StrPath
 from rear.worker import Worker, WorkerOptions
-
-log = logging.getLogger("rear")
+from rear.writtennames import WrittenNames
 
 METADATA_LIMIT_BYTES = 60 << 10
 _FILE_MODE = 0o100644
+
+
+class _Ticket(NamedTuple):
+    """What is known of a file that is being written."""
+
+    target: Target
+    key: int
+    metadata: Metadata | None
 
 
 class RearFs:
@@ -42,7 +49,8 @@ class RearFs:
 
     Args:
         base: directory on the shared file system; made when the first file is closed.
-        rotation_span: seconds after which a new temp archive begins.
+        rotation_span: seconds after which a new temp archive begins, at the latest: up to a quarter earlier, so that
+            the workers of a job do not all come at once.
         rotation_size: bytes after which a new temp archive begins.
         success_only: a file whose ``with`` block raised is not archived.
         compression: ``"deflate"``, ``"stored"`` or ``"zstd"`` (extra ``rear[zstd]``); skipped where content does not
@@ -88,8 +96,9 @@ class RearFs:
         self._spool_size = spool_size
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
-        #: Hashes of the names that were written or are being written; in the latter case by whom.
-        self._names: dict[int, object] = {}
+        #: By hash of their names: the files that are being written; and which names were.
+        self._being_written: dict[int, _Ticket] = {}
+        self._written = WrittenNames()
         #: By id. Not a WeakSet: that one cannot be listed while other threads open files.
         self._open_files: dict[int, weakref.ref[MemberFile]] = {}
         self._worker = Worker(self._layout, options, on_first_pair=lambda: _note_open(self), storage=storage)
@@ -135,50 +144,49 @@ class RearFs:
         """
         target = split_target(path)
         kept = None if metadata is None else _check_metadata(metadata)
-        key = hash(target)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
-
-        # Not one of the functions below: naming itself, it would be a cycle for the collector.
-        writer = object()
-
-        def finish(file: MemberFile) -> None:
-            self._open_files.pop(id(file), None)
-            try:
-                self._worker.append(
-                    target, file.payload(self._method), mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=kept
-                )
-            except BaseException:
-                self._forget_name(key, writer)
-                raise
-            self._names[key] = None
-
-        def discard(file: MemberFile) -> None:
-            self._open_files.pop(id(file), None)
-            self._forget_name(key, writer)
-
         file = open_member(
             os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
-            success_only=self._success_only, finish=finish, discard=discard,
+            success_only=self._success_only, finish=self._archive, discard=self._drop,
         )  # fmt: skip
-        member = file.buffer if isinstance(file, TextMemberFile) else file
-        assert isinstance(member, MemberFile)
+        member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
+        key = hash(target)
+        member.ticket = ticket = _Ticket(target, key, kept)
         try:
-            # One step, so that of two threads with mode x one alone gets the name.
-            if self._names.setdefault(key, writer) is not writer and "x" in mode:
+            # One step, so that of two threads with mode x one alone gets the name. And it comes first: a file that is
+            # finished stands among the written ones before it is taken from those that are being written.
+            is_first = self._being_written.setdefault(key, ticket) is ticket
+            if "x" in mode and not (is_first and key not in self._written):
                 raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
             self._open_files[id(member)] = weakref.ref(member)
             _note_open(self)
         except BaseException:
             self._open_files.pop(id(member), None)
-            self._forget_name(key, writer)
+            self._no_longer_written(ticket)
             member.forget()
             raise
         return file  # type: ignore[return-value]
 
-    def _forget_name(self, key: int, writer: object) -> None:
-        if self._names.get(key) is writer:
-            del self._names[key]
+    def _archive(self, file: MemberFile) -> None:
+        self._open_files.pop(id(file), None)
+        ticket: _Ticket = file.ticket
+        try:
+            self._worker.append(
+                ticket.target, file.payload(self._method),
+                mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=ticket.metadata,
+            )  # fmt: skip
+            self._written.add(ticket.key)
+        finally:
+            self._no_longer_written(ticket)
+
+    def _drop(self, file: MemberFile) -> None:
+        self._open_files.pop(id(file), None)
+        self._no_longer_written(file.ticket)
+
+    def _no_longer_written(self, ticket: _Ticket) -> None:
+        if self._being_written.get(ticket.key) is ticket:
+            del self._being_written[ticket.key]
 
     def pickup(self, source: StrPath, path: StrPath) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
@@ -206,7 +214,7 @@ class RearFs:
                 member, payload,
                 mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
             )  # fmt: skip
-            self._names[hash(member)] = None
+            self._written.add(hash(member))
 
         return Pickup(
             source,
@@ -277,7 +285,7 @@ class RearFs:
                 raise
             # Who waits for what the block raised, Ctrl-C or another, is to get it.
             error.add_note(f"and then, on leaving the rear_fs of {self.base}: {failure}")
-            log.error("%s: %s", self.base, failure)
+            tell_error("%s: %s", self.base, failure)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -345,7 +353,7 @@ def _close_open_systems() -> None:
             fs.close()
         except Exception as error:
             # One that fails must not keep the others from being closed.
-            log.error("%s: %s", fs.base, error)
+            tell_error("%s: %s", fs.base, error)
 
 
 def _begin_process() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rear.archive import Archive
 from rear.claims import ClaimedPair, Claims, Orphan
@@ -49,6 +50,7 @@ from rear.layout import STATE, Layout, check_archive, is_directory
 from rear.leader import Leadership, is_led
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
+from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
 from rear.report import Report, report_refused
 from rear.restoration import Restoration
@@ -57,6 +59,9 @@ from rear.scavenger import Scavenge, ScavengeOptions, layout_of
 from rear.storage import LOCAL, Storage, StrPath
 from rear.strays import find_strays
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 
 def fsck(
     base: StrPath,
@@ -64,6 +69,7 @@ def fsck(
     report_only: bool = False,
     deep: bool = False,
     assume_dead: Sequence[str] = (),
+    executor: Executor | None = None,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Check a base and repair what can be repaired without losing anything; yield problems and what happens.
@@ -76,6 +82,7 @@ def fsck(
         report_only: change nothing; problems say what would be repaired.
         deep: read and decode every member of every final archive.
         assume_dead: as for `rear.scavenge`.
+        executor: as for `rear.scavenge`; with ``deep`` it also reads the final archives.
         storage: the file system.
 
     Raises:
@@ -83,10 +90,12 @@ def fsck(
         NotLeaderError: a scavenger is at work; nothing was done. With ``report_only`` it does not matter.
         OSError: the base cannot be read, or not be written.
     """
-    return _run(layout_of(base), report_only, deep, Liveness(assume_dead), storage)
+    return _run(layout_of(base), report_only, deep, Liveness(assume_dead), executor, storage)
 
 
-def _run(layout: Layout, report_only: bool, deep: bool, liveness: Liveness, storage: Storage) -> Iterator[Event]:
+def _run(
+    layout: Layout, report_only: bool, deep: bool, liveness: Liveness, executor: Executor | None, storage: Storage
+) -> Iterator[Event]:
     if not is_directory(layout.state):
         yield NothingYet(str(layout.base))
     with ExitStack() as stack:
@@ -94,7 +103,7 @@ def _run(layout: Layout, report_only: bool, deep: bool, liveness: Liveness, stor
         if not report_only and is_directory(layout.state):
             leadership = stack.enter_context(Leadership(layout, liveness=liveness, storage=storage))
         report = Report()
-        check = _Check(layout, leadership, deep, liveness, storage)
+        check = _Check(layout, leadership, deep, liveness, executor, storage)
         for event in check.events():
             report.add(event)
             yield event
@@ -116,17 +125,26 @@ class _Check:
         leadership: of this process; ``None`` to change nothing.
         deep: decode every member.
         liveness: says which workers have ended.
+        executor: checks and copies, if there is one.
         storage: the file system.
     """
 
     def __init__(
-        self, layout: Layout, leadership: Leadership | None, deep: bool, liveness: Liveness, storage: Storage
+        self,
+        layout: Layout,
+        leadership: Leadership | None,
+        deep: bool,
+        liveness: Liveness,
+        executor: Executor | None,
+        storage: Storage,
     ) -> None:
         self.archives = self.members = 0
         self._layout = layout
         self._leadership = leadership
         self._deep = deep
         self._liveness = liveness
+        self._executor = executor
+        self._parallel = Parallel(executor, storage=storage)
         self._storage = storage
         self._lost_and_found = LostAndFound(layout, storage=storage)
 
@@ -145,7 +163,7 @@ class _Check:
             yield from self._check_archives()
         else:
             yield from self._settle_intents(self._leadership)
-            options = ScavengeOptions(verify=self._deep)
+            options = ScavengeOptions(verify=self._deep, executor=self._executor)
             scavenge = Scavenge(self._layout, options, self._leadership, self._liveness, self._storage)
             yield from self._as_problems(scavenge.recover())
             # An archive that is rebuilt now takes what waits for it.
@@ -277,7 +295,7 @@ class _Check:
         mendable = []
         path = self._layout.archive(archive)
         look_anew(path, storage=self._storage)
-        for problem in inspect(path, deep=self._deep, subject=archive, storage=self._storage):
+        for problem in inspect(path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage):
             if problem.outcome == "would repair":
                 mendable.append(problem)
             else:

@@ -9,31 +9,38 @@ that escape.
 from __future__ import annotations
 
 import re
-import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
 from rear.archive import Archive, header_difference
+from rear.bounds import member_end
 from rear.check import raw_bytes
+from rear.checktasks import checked_entries, is_much
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
 from rear.layout import check_name
+from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
 from rear.storage import LOCAL, Storage, StrPath
 from rear.zipformat import CentralEntry, LocalHeader, decode_local_header
 
 DETAILED_LIMIT: Final = 100_000
 """So many overlaps, and so many names that may occur twice, are looked at one by one; the rest is only counted."""
-_DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"
-_DESCRIPTOR_LIMIT_BYTES: Final = 24
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 _BITS_A_NAME: Final = 64
 _MOST_BITS: Final = 1 << 28
+#: Up to so many names their hashes are kept: 20 MB, faster than a table, and certain.
+_HASHES_LIMIT: Final = 250_000
 
 
 def inspect(
-    target: StrPath | Archive, *, deep: bool = False, subject: str | None = None, storage: Storage = LOCAL
+    target: StrPath | Archive,
+    *,
+    deep: bool = False,
+    subject: str | None = None,
+    parallel: Parallel | None = None,
+    storage: Storage = LOCAL,
 ) -> Iterator[Problem]:
     """Check one archive and yield what is found; nothing is changed.
 
@@ -43,6 +50,7 @@ def inspect(
         target: path of the archive, or the open archive.
         deep: read every member, and compare its size and CRC-32.
         subject: what problems call the archive; its path by default.
+        parallel: the executor that reads members, if there is one.
         storage: the file system; only read.
 
     Raises:
@@ -50,7 +58,7 @@ def inspect(
         OSError: it cannot be read.
     """
     if isinstance(target, Archive):
-        yield from _Inspection(target, subject or target.path, deep, storage).problems()
+        yield from _Inspection(target, subject or target.path, deep, parallel, storage).problems()
         return
     subject = subject or str(target)
     try:
@@ -62,7 +70,7 @@ def inspect(
         yield Problem(code, subject, _without(str(error), ": "), "left")
     else:
         with archive:
-            yield from _Inspection(archive, subject, deep, storage).problems()
+            yield from _Inspection(archive, subject, deep, parallel, storage).problems()
 
 
 def _without(text: str, separator: str) -> str:
@@ -83,28 +91,14 @@ def escape_of(name: str) -> str | None:
     return None
 
 
-def descriptor_length(data: bytes, crc: int, compressed_size: int, size: int) -> int:
-    """Return the length of the data descriptor that ``data`` begins with, 0 when there is none that fits (4.3.9).
-
-    It may have a signature or not, and sizes of 32 or 64 bits; nothing in the header tells which.
-    """
-    at = 4 if data[:4] == _DESCRIPTOR_SIGNATURE else 0
-    # What looks like a signature may be a CRC.
-    for start in {at, 0}:
-        for layout, mask in (("<IQQ", -1), ("<3I", 0xFFFFFFFF)):
-            expected = struct.pack(layout, crc, compressed_size & mask, size & mask)
-            if data[start : start + len(expected)] == expected:
-                return start + len(expected)
-    return 0
-
-
 class _Inspection:
     """One check of one open archive."""
 
-    def __init__(self, archive: Archive, subject: str, deep: bool, storage: Storage) -> None:
+    def __init__(self, archive: Archive, subject: str, deep: bool, parallel: Parallel | None, storage: Storage) -> None:
         self._archive = archive
         self._subject = subject
         self._deep = deep
+        self._parallel = parallel or Parallel(storage=storage)
         self._storage = storage
         self._prefix = archive.directory.prefix
         self._limit = archive.directory.offset
@@ -116,18 +110,32 @@ class _Inspection:
 
     def problems(self) -> Iterator[Problem]:
         number = 0
+        budget = self._archive.directory.archive_length
         try:
-            for number, entry in enumerate(self._archive.entries()):
-                yield from self._check_member(number, entry)
+            for number, (entry, end) in enumerate(self._entries()):
+                if end:
+                    found = self._note_range(number, entry, self._prefix + entry.offset, end)
+                else:
+                    found = self._check_member(number, entry)
+                yield from found
                 yield from self._check_name(entry)
+                if self._deep and not found:
+                    # Members that overlap, which is told as such, must not have the same bytes read a million times.
+                    budget -= entry.compressed_size
+                    if budget >= 0 and not end:
+                        yield from self._check_content(entry)
         except ZipFormatError as error:
             detail = _without(str(error), ": ")
             yield self._problem("archive-directory-damaged", detail, "would repair", self._limit)
-        if self._deep:
-            yield from self._check_data()
         overlaps: dict[int, int] = {}
         yield from self._check_ranges(overlaps)
         yield from self._check_names_again(overlaps)
+
+    def _entries(self) -> Iterator[tuple[CentralEntry, int]]:
+        """Yield all entries, each with where its member ends, if an executor has found that it is all right, or 0."""
+        if self._deep and self._parallel.has_executor and is_much(self._limit, self._archive.directory.entries):
+            return checked_entries(self._archive, self._parallel)
+        return ((entry, 0) for entry in self._archive.entries())
 
     def _problem(
         self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
@@ -143,30 +151,24 @@ class _Inspection:
 
     # ---- one member
 
-    def _check_member(self, number: int, entry: CentralEntry) -> Iterable[Problem]:
+    def _check_member(self, number: int, entry: CentralEntry) -> Sequence[Problem]:
         try:
-            header = self._archive.local_header_bytes(entry)
-            local = decode_local_header(header)
+            end, difference = member_end(self._archive, entry)
         except ZipFormatError as error:
             return [self._about("member-header-missing", entry, error, "would repair")]
-        start = self._prefix + entry.offset
-        end = start + local.length + entry.compressed_size
-        if local.has_descriptor and end <= self._limit:
-            end += self._descriptor_length(end, entry)
+        found = self._note_range(number, entry, self._prefix + entry.offset, end)
+        if difference is not None:
+            return [self._about("member-header-differs", entry, difference, "would repair")]
+        return found
+
+    def _note_range(self, number: int, entry: CentralEntry, start: int, end: int) -> Sequence[Problem]:
         self._starts.append(start)
         self._ends.append(min(end, self._limit))
         self._numbers.append(number)
-        difference = header_difference(entry, local)
-        if difference is not None:
-            return [self._about("member-header-differs", entry, difference, "would repair")]
         if end > self._limit:
             detail = f"its data would end at {end:,}, the directory begins at {self._limit:,}"
             return [self._about("member-overlap", entry, detail, "would repair")]
         return ()
-
-    def _descriptor_length(self, position: int, entry: CentralEntry) -> int:
-        data = self._archive.read_at(position, min(_DESCRIPTOR_LIMIT_BYTES, self._limit - position))
-        return descriptor_length(data, entry.crc, entry.compressed_size, entry.size)
 
     def _check_name(self, entry: CentralEntry) -> Iterable[Problem]:
         name = entry.name
@@ -184,24 +186,6 @@ class _Inspection:
         if oddity and not name.startswith("./"):
             return [self._about("member-unsafe-name", entry, oddity, "noted")]
         return ()
-
-    def _check_data(self) -> Iterator[Problem]:
-        """Read all members whose headers are right; in an own pass, so that the reads go forward."""
-        checked = iter(self._numbers)
-        wanted = next(checked, -1)
-        # Members that overlap, which is told as such, must not have the same bytes read a million times.
-        budget = self._archive.directory.archive_length
-        try:
-            for number, entry in enumerate(self._archive.entries()):
-                if number == wanted:
-                    wanted = next(checked, -1)
-                    budget -= entry.compressed_size
-                    if budget < 0:
-                        return
-                    yield from self._check_content(entry)
-        except ZipFormatError:
-            # The directory is damaged, which has been told.
-            return
 
     def _check_content(self, entry: CentralEntry) -> Iterable[Problem]:
         try:
@@ -303,7 +287,9 @@ class _Inspection:
 
 
 class SeenNames:
-    """Finds names that may occur twice, in a table of bits (a Bloom filter): some others too, so they are compared.
+    """Finds names that may occur twice: by their hashes, and in large archives by a table of bits (a Bloom filter).
+
+    Of some names the latter says so that do not, so they are compared.
 
     Args:
         count: about how many names there will be.
@@ -318,12 +304,19 @@ class SeenNames:
         while bits < min(count * _BITS_A_NAME, _MOST_BITS):
             bits *= 2
         self._mask = bits - 1
-        self._table = bytearray(bits // 8)
+        self._hashes: set[int] | None = set() if count <= _HASHES_LIMIT else None
+        self._table = bytearray(0 if self._hashes is not None else bits // 8)
         self.perhaps_twice: set[int] = set()
 
     def add(self, name: str) -> None:
         """Note a name; one that may have been there already is noted in ``perhaps_twice``."""
         key = hash(name)
+        if self._hashes is not None and len(self._hashes) <= _HASHES_LIMIT:
+            if key in self._hashes:
+                self.perhaps_twice.add(key)
+            self._hashes.add(key)
+            return
+        self._begin_table()
         seen = True
         for place in (key & self._mask, key >> 32 & self._mask):
             byte, bit = place >> 3, 1 << (place & 7)
@@ -333,8 +326,20 @@ class SeenNames:
         if seen:
             self.perhaps_twice.add(key)
 
+    def _begin_table(self) -> None:
+        """Go on with a table: there are more names than the end record said."""
+        if self._hashes is None:
+            return
+        hashes, self._hashes = self._hashes, None
+        self._table = bytearray((self._mask + 1) // 8)
+        for key in hashes:
+            for place in (key & self._mask, key >> 32 & self._mask):
+                self._table[place >> 3] |= 1 << (place & 7)
+
     def contains(self, name: str) -> bool:
         """Whether a name was added; now and then true of one that was not."""
         key = hash(name)
+        if self._hashes is not None:
+            return key in self._hashes
         places = key & self._mask, key >> 32 & self._mask
         return all(self._table[place >> 3] & 1 << (place & 7) for place in places)

@@ -23,7 +23,8 @@ from rear.layout import check_archive
 from rear.lease import Process, decode_process
 from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""What is read. Written is 1, or 2 when an executor copies: who undoes that has to know what `rear.copytasks` says."""
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 _POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it
@@ -67,6 +68,7 @@ def write_intent(
     archive_descriptor: int | None,
     moves: Iterable[Move],
     process: Process | None = None,
+    permit: str | None = None,
     storage: Storage = LOCAL,
 ) -> JournalWriter:
     """Write an intent up to its ``planned`` record and bring it to stable storage; return its open file for the commit.
@@ -79,6 +81,7 @@ def write_intent(
         archive_descriptor: the open archive, for the bytes to keep; ``None`` with ``old``.
         moves: what is to be merged.
         process: in which the leader runs.
+        permit: name of the file without which no executor copies for this merge; ``None`` when none does.
         storage: the file system.
 
     Raises:
@@ -95,9 +98,10 @@ def write_intent(
         )
         writer = JournalWriter(descriptor, storage=storage)
         begin = {
-            "kind": "begin", "format_version": FORMAT_VERSION, "archive": archive, "leader": leader,
+            "kind": "begin", "format_version": 1 if permit is None else 2, "archive": archive, "leader": leader,
             "process": None if process is None else process._asdict(),
             "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
+            **({} if permit is None else {"permit": permit}),
         }  # fmt: skip
         writer.write(encode_line(begin))
         if old is not None and archive_descriptor is not None:

@@ -28,6 +28,10 @@ COMPONENT_LIMIT_BYTES = 240
 """Longest part of an archive's path: file systems stop at 255, and ``ar-12.zip`` must still fit."""
 
 _BACKSLASH_OR_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
+#: Names that need no closer look: no control character or backslash, no empty part, none that begins with a dot.
+_PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0-\[\]-~]*")
+_PLAIN_NAME_LIMIT_BYTES = 4096
+_KNOWN_ARCHIVES_LIMIT = 1_000
 _ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
@@ -83,6 +87,10 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise PathError(f"{text!r} is not text")
+    end = text.find(".zip/") + 4
+    archive, name = text[:end], text[end + 1 :]
+    if archive in _known_archives and len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name):
+        return Target(archive, name)
     parts = check_relative_path(text)
     position = next((number for number, part in enumerate(parts) if _ARCHIVE_PART.search(part)), None)
     if position is None:
@@ -101,6 +109,8 @@ def check_name(name: str) -> None:
     Raises:
         PathError: see `check_relative_path`; or the name is longer than 65,535 bytes in UTF-8.
     """
+    if len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name):
+        return
     check_relative_path(name.removesuffix("/"))
     _check_name_length(name)
 
@@ -117,6 +127,8 @@ def check_archive(archive: str) -> None:
     Raises:
         PathError: see `check_relative_path`; or the path is reserved, too long, or names no ``.zip``.
     """
+    if archive in _known_archives:
+        return
     parts = check_relative_path(archive)
     if not _ARCHIVE_PART.search(parts[-1]) or any(_ARCHIVE_PART.search(part) for part in parts[:-1]):
         raise PathError(f"{_describe(archive)} is not the path of an archive: its last part alone has to end in '.zip'")
@@ -129,6 +141,13 @@ def check_archive(archive: str) -> None:
             raise PathError(
                 f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
             )
+    if len(_known_archives) >= _KNOWN_ARCHIVES_LIMIT:
+        _known_archives.clear()
+    _known_archives.add(archive)
+
+
+_known_archives: set[str] = set()
+"""Paths that `check_archive` has found right: many members go into few archives."""
 
 
 def host_folder(host: str) -> str:

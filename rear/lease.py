@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
@@ -35,7 +34,7 @@ class Process(NamedTuple):
 def this_process() -> Process:
     """Return the identity of the running process; parts that this system does not tell are ``None``."""
     pid = os.getpid()
-    return Process(host_folder(socket.gethostname()), pid, _process_start(pid), _boot_id(), _pid_namespace())
+    return Process(host_folder(os.uname().nodename), pid, _process_start(pid), _boot_id(), _pid_namespace())
 
 
 def worker_name(process: Process, random: str) -> str:

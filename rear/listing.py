@@ -206,9 +206,11 @@ def _refuse_last_volume(window: Window) -> None:
     # One wrong bit in an end record must not hide an archive.
     if not disk or is_header(window, 0):
         return
-    first = directory_range(window, tail_start + at - length).first if length <= tail_start + at else None
-    if first is not None and offset == tail_start + at - length:
-        there = local_header(window, first.offset)
+    # Something before the archive moves all of it.
+    prefix = tail_start + at - length - offset
+    first = directory_range(window, prefix + offset).first if prefix >= 0 else None
+    if first is not None:
+        there = local_header(window, prefix + first.offset)
         if there is not None and there[0].name == first.name_bytes:
             return
     raise UnsupportedError(

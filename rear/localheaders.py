@@ -130,6 +130,16 @@ def flipped_signature(window: Window, position: int) -> tuple[LocalHeader, bytes
     return (header, found) if header.name and b"\0" not in header.name else None
 
 
+def is_signature_at(window: Window, position: int) -> bool:
+    """Tell whether the signature of a record stands at ``position``, whatever follows it."""
+    return BOUNDARY_PATTERN.match(window.read(position, 4)) is not None
+
+
+def is_damaged_boundary(window: Window, position: int) -> bool:
+    """Tell whether a header begins at ``position`` that is damaged: in its signature, or anywhere behind that."""
+    return is_signature_at(window, position) or flipped_signature(window, position) is not None
+
+
 def is_boundary(window: Window, position: int) -> bool:
     """Tell whether a member may end at ``position``: a header, a directory or the end of the range is there."""
     if position == window.end:

@@ -100,10 +100,10 @@ class LostAndFound:
         Returns:
             the path of the item relative to the base.
         """
-        item = self._path(name, "json", note).with_name(name)
-        if item.name in self._storage.names(self._folder):
+        if name in self._storage.names(self._folder):
             # Kept before, by a check that died; or another file that was damaged on the same day.
-            item = item.with_name(f"{secrets.token_hex(6)}-{name}")
+            name = f"{secrets.token_hex(6)}-{name}"
+        item = self._path(name, "json", note).with_name(name)
         if self._storage.link(path, item):
             self._storage.sync_directory(self._folder)
         else:

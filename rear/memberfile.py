@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 from weakref import ref
 
 from rear.errors import RearError, UsageError
@@ -27,13 +28,23 @@ _SPOOL_BUFFER_BYTES: Final = 1 << 16
 _nothing: Final = cast("Callable[[], None]", int)
 """Does nothing, without a line of Python: see `_EndedMemberFile`."""
 
+_ENDED: Final = io.BytesIO()
+"""The file behind all files that have ended."""
+_ENDED.close()
+
 _process = object()
 """Another one in each process that a fork made: cheaper to compare than process ids are to get."""
 
 
+_beginning = threading.RLock()
+"""Held for the first write to a file, and while its buffer is made: threads that share a file must not lose a write."""
+
+
 def _begin_process() -> None:
-    global _process
+    global _process, _beginning
     _process = object()
+    # Another thread of the parent may have held it during the fork.
+    _beginning = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_begin_process)
@@ -119,6 +130,11 @@ class MemberFile(io.BufferedIOBase):
     # On the class as long as they are true, which is all the life of most files.
     _in_memory = True
     _failure: OSError | None = None
+    #: Made when it is needed: most files are written at once, and their bytes are ``_whole`` then.
+    _file: io.BytesIO | io.BufferedRandom | None = None
+    _whole = b""
+    #: What `finish` and `discard` want to know of it.
+    ticket: Any = None
     #: A text file around this one: it may hold characters that are not here yet.
     _text: ref[TextMemberFile] | None = None
 
@@ -139,7 +155,6 @@ class MemberFile(io.BufferedIOBase):
         self._success_only = success_only
         self._discard = discard
         self._process = _process
-        self._file: io.BytesIO | io.BufferedRandom = _Memory()
         # Whoever takes this out of the dictionary, which only one thread can, ends the file.
         self._finish = finish
 
@@ -153,14 +168,21 @@ class MemberFile(io.BufferedIOBase):
         """
         if self._process is not _process:
             raise self._foreign()
+        file = self._file
+        if file is None:
+            with _beginning:
+                if self._file is None and type(data) is bytes and not self._whole and len(data) <= self._spool_size:
+                    self._whole = data
+                    return len(data)
+                file = self._usable()
         if self._in_memory:
             length = len(data) if type(data) is bytes else memoryview(data).nbytes
-            if self._file.tell() + length <= self._spool_size:
-                return self._file.write(data)
+            if file.tell() + length <= self._spool_size:
+                return file.write(data)
         try:
             if self._in_memory:
-                self._spill()
-            return self._file.write(data)
+                file = self._spill()
+            return file.write(data)
         except OSError as error:
             self._failure = error
             raise
@@ -260,7 +282,7 @@ class MemberFile(io.BufferedIOBase):
         if self._in_memory:
             return self._size_in_memory()
         self.flush()
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self._usable().fileno()).st_size
 
     def payload(self, method: int) -> Payload:
         """Return all of the file as a payload; for ``finish``.
@@ -269,6 +291,8 @@ class MemberFile(io.BufferedIOBase):
             OSError: the local spool cannot be written or read.
         """
         file = self._file
+        if file is None:
+            return payload_of_bytes(self._whole, method)
         if isinstance(file, io.BytesIO):
             return payload_of_bytes(file.getvalue(), method)
         return payload_of_file(file, self.size, method, self._spool_size)
@@ -356,6 +380,12 @@ class MemberFile(io.BufferedIOBase):
         if self.__dict__.pop("_finish", None) is not None:
             self._drop()
 
+    def __enter__(self) -> Self:
+        # Not the inherited one: it asks a property.
+        if "_finish" not in self.__dict__:
+            self._check_open()
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -377,7 +407,15 @@ class MemberFile(io.BufferedIOBase):
     def _usable(self) -> io.BytesIO | io.BufferedRandom:
         if self._process is not _process:
             raise self._foreign()
-        return self._file
+        file = self._file
+        if file is None:
+            with _beginning:
+                file = self._file
+                if file is None:
+                    file = _Memory(self._whole)
+                    file.seek(0, os.SEEK_END)
+                    self._file = file
+        return file
 
     def _reading(self) -> io.BytesIO | io.BufferedRandom:
         if not self._readable:
@@ -386,7 +424,7 @@ class MemberFile(io.BufferedIOBase):
         return self._usable()
 
     def _check_open(self) -> None:
-        if "_finish" not in self.__dict__ and self._file.closed:
+        if "_finish" not in self.__dict__ and self._file is _ENDED:
             raise ValueError("I/O operation on closed file.")
 
     def _foreign(self) -> RearError:
@@ -398,11 +436,13 @@ class MemberFile(io.BufferedIOBase):
             self._failure = error
 
     def _size_in_memory(self) -> int:
+        if self._file is None:
+            return len(self._whole)
         with cast("io.BytesIO", self._file).getbuffer() as view:
             return len(view)
 
     def _spill(self) -> io.BufferedRandom:
-        memory = cast("io.BytesIO", self._file)
+        memory = cast("io.BytesIO", self._usable())
         position = memory.tell()
         spool = io.BufferedRandom(_SpoolIO(open_spool(), "rb+"), _SPOOL_BUFFER_BYTES)
         try:
@@ -419,12 +459,13 @@ class MemberFile(io.BufferedIOBase):
         return spool
 
     def _drop(self) -> None:
-        file = self._file
+        file, self._file = self._file, _ENDED
         if not self._in_memory:
             # What is still buffered need not reach a file that no one will read.
             cast("_SpoolIO", cast("io.BufferedRandom", file).raw).abandon()
             _spools.discard(cast("io.BufferedRandom", file))
-        file.close()
+        if file is not None:
+            file.close()
         self.__class__ = _EndedMemberFile
 
 
@@ -561,6 +602,7 @@ class _EndedTextMemberFile(TextMemberFile):
 
 
 _EndedMemberFile.__name__ = MemberFile.__name__
+_EndedTextMemberFile.__name__ = TextMemberFile.__name__
 
 
 def _warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rear.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
-from rear.localheaders import BOUNDARY_PATTERN, descriptor_length, is_boundary
+from rear.localheaders import BOUNDARY_PATTERN, descriptor_length, is_boundary, is_damaged_boundary
 from rear.streams import crc_of
 from rear.verdict import Claim, Verdict, doubted, intact
 from rear.wholeness import Wholeness
 from rear.window import Window
-from rear.zipformat import FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE, LocalHeader, decode_local_header
+from rear.zipformat import (
+    FLAG_ENCRYPTED,
+    LIMIT_16,
+    LOCAL,
+    LOCAL_SIGNATURE,
+    CentralEntry,
+    LocalHeader,
+    decode_local_header,
+)
 
 _STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)
 
@@ -30,8 +39,13 @@ class Mending:
     def mended(self, claim: Claim) -> Verdict | None:
         """Return the verdict on a member whose data is whole although its header, or its descriptor, is damaged."""
         is_readable = not self._whole.why_unreadable(claim.header)
-        verdict = self._by_lengths(claim)
-        verdict = verdict or self._by_directory(claim) or self._by_flags(claim)
+        # What a CRC-32 proves comes first; that a member is empty is proven by what follows alone.
+        entry = claim.entry
+        is_listed_first = entry is not None and (entry.compressed_size or entry.name_bytes == claim.header.name)
+        verdict = self._by_directory(claim) if is_listed_first else None
+        verdict = verdict or self._by_flags(claim) or self._by_next_signature(claim) or self._by_lengths(claim)
+        if verdict is None and not is_listed_first:
+            verdict = self._by_directory(claim)
         if verdict is not None or not is_readable:
             return verdict
         if not claim.has_sizes:
@@ -86,40 +100,85 @@ class Mending:
                 )
         return None
 
+    def _by_next_signature(self, claim: Claim) -> Verdict | None:
+        """Believe a header that says that the member is empty when the next one begins there, damaged as it may be."""
+        header = claim.header
+        is_empty = not (header.compressed_size or header.size or header.crc or header.has_descriptor)
+        if not is_empty or header.flags & FLAG_ENCRYPTED or not (claim.is_expected or claim.entry is not None):
+            return None
+        if not is_damaged_boundary(self._window, claim.end):
+            return None
+        return intact(claim, 0, 0, 0, claim.end, f"the header that follows it at {claim.end:,} is damaged")
+
     def _by_lengths(self, claim: Claim) -> Verdict | None:
         """Try what one wrong bit in the length of name or extra area would explain."""
-        window = self._window
-        head = window.read(claim.position, LOCAL.size)
         unreadable = self._whole.why_unreadable(claim.header)
+        if unreadable and claim.entry is not None and claim.header.name != claim.entry.name_bytes:
+            verdict = self._unreadable_as_listed(claim, claim.entry, unreadable)
+            if verdict is not None:
+                return verdict
         if unreadable and (not claim.has_sizes or self._whole.has_boundary(claim)):
             return None
+        best = None
+        for mended in self._other_lengths(claim):
+            if self._whole.budget_bytes < 0:
+                break
+            verdict = None
+            entry = claim.entry
+            if entry is not None and entry.compressed_size and mended.header.name == entry.name_bytes:
+                verdict = self._by_directory(mended)
+            if verdict is None and self._may_end_right(claim, mended.data_offset):
+                if unreadable and mended.end < self._window.end:
+                    verdict = self._whole.unread(mended, unreadable)
+                else:
+                    verdict = self._whole.whole(mended)
+            # Data with the right CRC-32 proves its lengths; of what is empty, the shortest takes nothing from others.
+            if verdict is not None and (best is None or verdict.end < best.end):
+                best = verdict
+            if verdict is not None and verdict.compressed_size:
+                break
+        if best is None:
+            return None
+        return doubted(best, "its local header is damaged: the lengths of name or extra area are wrong")
 
-        def is_empty(start: int) -> bool:
-            length = descriptor_length(window, start, crc=0, compressed_size=0, size=0)
-            return length > 0 and not claim.header.size and is_boundary(window, start + length)
+    def _unreadable_as_listed(self, claim: Claim, entry: CentralEntry, unreadable: str) -> Verdict | None:
+        """Return the reading that has the name of the directory, if a boundary is where the directory says."""
+        for mended in self._other_lengths(claim):
+            if mended.header.name == entry.name_bytes:
+                header = mended.header._replace(
+                    crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
+                )  # fmt: skip
+                verdict = self._whole.unread(mended._replace(header=header, is_listed=True), unreadable)
+                if verdict is not None:
+                    return doubted(verdict, f"its local header is damaged: the lengths are wrong; {unreadable}")
+        return None
 
+    def _other_lengths(self, claim: Claim) -> Iterator[Claim]:
+        """Yield the claim with one bit of its lengths changed, for each bit with which it may end right."""
+        window, entry = self._window, claim.entry
+        head = window.read(claim.position, LOCAL.size)
         for bit in range(32):
             lengths = int.from_bytes(head[26:30], "little") ^ 1 << bit
-            length = LOCAL.size + (lengths & LIMIT_16) + (lengths >> 16)
-            start = claim.position + length
-            if not lengths & LIMIT_16 or start > self._window.end or self._whole.budget_bytes < 0:
+            name_length, length = lengths & LIMIT_16, (lengths & LIMIT_16) + (lengths >> 16)
+            start = claim.position + LOCAL.size + length
+            is_listed = entry is not None and len(entry.name_bytes) == name_length
+            if not name_length or start > window.end or not (is_listed or self._may_end_right(claim, start)):
                 continue
-            if claim.has_sizes and not claim.header.has_descriptor:
-                if not is_boundary(self._window, start + claim.header.compressed_size):
-                    continue
-            elif not claim.has_sizes and claim.header.method == STORED and not is_empty(start):
-                # Of members whose end has to be looked for, only empty ones.
-                continue
-            found = LOCAL_SIGNATURE + head[4:26] + lengths.to_bytes(4, "little")
-            found += self._window.read(claim.position + LOCAL.size, length - LOCAL.size)
-            mended = claim._replace(header=decode_local_header(found))
-            if unreadable and mended.end < window.end:
-                verdict = self._whole.unread(mended, unreadable)
-            else:
-                verdict = self._whole.whole(mended)
-            if verdict is not None and b"\0" not in mended.header.name:
-                return doubted(verdict, "its local header is damaged: the lengths of name or extra area are wrong")
-        return None
+            variable = window.read(claim.position + LOCAL.size, length)
+            if b"\0" not in variable[:name_length]:
+                found = LOCAL_SIGNATURE + head[4:26] + lengths.to_bytes(4, "little") + variable
+                yield claim._replace(header=decode_local_header(found))
+
+    def _may_end_right(self, claim: Claim, start: int) -> bool:
+        """Tell, before data is read, whether it may begin at ``start``."""
+        header = claim.header
+        if claim.has_sizes and not header.has_descriptor:
+            return is_boundary(self._window, start + header.compressed_size)
+        if claim.has_sizes or header.method != STORED:
+            return True
+        # Of members whose end has to be looked for, only empty ones.
+        length = descriptor_length(self._window, start, crc=0, compressed_size=0, size=0)
+        return length > 0 and not header.size and is_boundary(self._window, start + length)
 
     def _stored(self, claim: Claim) -> Verdict | None:
         said, start = claim.header, claim.data_offset

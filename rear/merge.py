@@ -9,6 +9,7 @@ was working, is built as a new file and renamed.
 from __future__ import annotations
 
 import errno
+import heapq
 import logging
 import os
 import time
@@ -18,10 +19,10 @@ from pathlib import Path
 
 from rear import directory as directories
 from rear.archive import Archive
-from rear.check import member_content
+from rear.checktasks import changed_members
 from rear.claims import ClaimedPair, Claims
-from rear.codecs import crc32
 from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, open_target, opened
+from rear.copytasks import Piece, copy_on_executor, new_permit
 from rear.directory import Directory
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
@@ -31,21 +32,21 @@ from rear.journal import JournalWriter
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
+from rear.parallel import Parallel
 from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan, planned
 from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
 from rear.storage import Storage
 from rear.zipformat import (
     CENTRAL,
-    LOCAL,
     Member,
-    decode_local_header,
     encode_central_entry,
     encode_end,
-    local_header_length,
 )
 
 log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20
+SHARED_COPY_BYTES = 256 << 20
+"""From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
 _STALE_SECONDS = 5.0
 _STALE_PAUSE_SECONDS = 0.25
 
@@ -61,6 +62,7 @@ class Merger:
         lost_and_found: takes what the conflict policy does not let in.
         on_conflict: policy for members of one name and different content.
         verify: read the merged bytes back and check them before the commit.
+        parallel: the executor that copies and checks.
         storage: the file system.
     """
 
@@ -74,6 +76,7 @@ class Merger:
         *,
         on_conflict: Conflict,
         verify: bool,
+        parallel: Parallel,
         storage: Storage,
     ) -> None:
         self._layout = layout
@@ -83,6 +86,7 @@ class Merger:
         self._lost_and_found = lost_and_found
         self._on_conflict = on_conflict
         self._verify = verify
+        self._parallel = parallel
         self._storage = storage
 
     def merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
@@ -185,26 +189,32 @@ class Merger:
         before = None
         if target.descriptor is not None and target.directory is not None:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
+        is_shared = self._parallel.has_executor and plan.size_bytes >= SHARED_COPY_BYTES
+        permit = new_permit(intent_path) if is_shared else None
         writer = write_intent(
             intent_path, archive=plan.archive, leader=self._leadership.name, old=plan.old,
             archive_descriptor=target.descriptor, moves=plan.moves(), process=self._leadership.process,
-            storage=self._storage,
+            permit=None if permit is None else permit.name, storage=self._storage,
         )  # fmt: skip
         planned_length, has_begun = writer.length, False
         try:
             self._check_unchanged(plan, target, before, intent_path)
             with ExitStack() as stack:
-                descriptor = target.descriptor
+                descriptor, path = target.descriptor, target.path
                 if descriptor is None:
-                    descriptor = self._storage.create(fresh_path(intent_path))
+                    path = fresh_path(intent_path)
+                    descriptor = self._storage.create(path)
                     stack.callback(self._storage.close, descriptor)
                     self._storage.sync_directory(intent_path.parent)
                 has_begun = True
-                yield from self._copy(plan, descriptor)
+                if permit is None:
+                    yield from self._copy(plan, descriptor)
+                else:
+                    yield from self._copy_shared(plan, descriptor, path, permit)
                 after = self._write_directory(plan, descriptor, writer)
-                if self._verify:
-                    self._verify_merged(plan, descriptor)
                 self._storage.sync(descriptor)
+                if self._verify:
+                    self._verify_merged(plan, descriptor, path, is_shared=is_shared)
                 fingerprint = directories.fingerprint(descriptor, after, storage=self._storage)
             if target.descriptor is None:
                 check_vacant(target.path, storage=self._storage)
@@ -226,7 +236,7 @@ class Merger:
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
         self._publish(plan, index, before, fingerprint)
         moved = group_sequences(
-            (str(placed.candidate.claimed.pair), placed.candidate.append.sequence) for placed in plan.placements
+            (placed.candidate.claimed.name, placed.candidate.append.sequence) for placed in plan.placements
         )
         self._note(plan.archive, moved, [placed.candidate for placed in plan.placements], intent_path.stem)
         self._recovery.clear(intent_path)
@@ -268,9 +278,8 @@ class Merger:
             self._storage.truncate(intent.descriptor, planned_length)
             self._storage.sync(intent.descriptor)
         if descriptor is not None and plan.old is not None:
-            self._recovery.restore_tail(
-                descriptor, intent.descriptor, read_begin(intent.descriptor, storage=self._storage)
-            )
+            begin = read_begin(intent.descriptor, storage=self._storage)
+            self._recovery.undo_own(begin, intent_path, descriptor, intent.descriptor)
         self._recovery.clear(intent_path)
 
     def _copy(self, plan: MergePlan, descriptor: int) -> Iterator[Event]:
@@ -302,6 +311,17 @@ class Merger:
             if source is not None:
                 self._storage.close(source)
 
+    def _copy_shared(self, plan: MergePlan, descriptor: int, path: Path, permit: Path) -> Iterator[Event]:
+        """Copy on the executor. The permit is removed with the intent, and before anything is undone."""
+        self._storage.close(self._storage.create(permit))
+        copied = 0
+        for length in copy_on_executor(
+            _pieces(plan), permit=permit, target=path, descriptor=descriptor, parallel=self._parallel,
+            storage=self._storage,
+        ):  # fmt: skip
+            copied += length
+            yield Copied(plan.archive, copied, plan.size_bytes)
+
     def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter) -> Directory:
         """Write the old directory, as opaque bytes, and the new entries after it; cut the file there."""
         position = plan.target_end
@@ -318,7 +338,7 @@ class Merger:
                 position += length
                 old_entries -= removed
         entries = b"".join(
-            encode_central_entry(placed.member, placed.target_start - plan.prefix) for placed in plan.placements
+            [encode_central_entry(placed.member, placed.target_start - plan.prefix) for placed in plan.placements]
         )
         comment = plan.old.comment if plan.old else b""
         count = old_entries + len(plan.placements)
@@ -346,26 +366,20 @@ class Merger:
             position += length
         yield start, position - start, 0
 
-    def _verify_merged(self, plan: MergePlan, descriptor: int) -> None:
-        for placed in plan.placements:
-            append = placed.candidate.append
-            head = self._storage.read(descriptor, LOCAL.size, placed.target_start)
-            head = self._storage.read(descriptor, local_header_length(head), placed.target_start)
-            header = decode_local_header(head)
-            size = crc = 0
-            data_offset = placed.target_start + header.length
-            for piece in member_content(
-                descriptor, data_offset, append.compressed_size, append.method, storage=self._storage
-            ):
-                size += len(piece)
-                crc = crc32(piece, crc)
-            if (header.name, size, crc) != (placed.name.encode(), append.size, append.crc):
-                raise ZipFormatError(
-                    f"{placed.name} is not the same after the merge as before it; the merge was undone"
-                )
+    def _verify_merged(self, plan: MergePlan, descriptor: int, path: Path, *, is_shared: bool) -> None:
+        if is_shared and not self._parallel.is_local:
+            # Other hosts wrote: this one may still show what was there before.
+            self._storage.drop_cache(descriptor)
+        changed = changed_members(
+            plan.placements, path=path, descriptor=descriptor, is_shared=is_shared, parallel=self._parallel,
+            storage=self._storage,
+        )  # fmt: skip
+        for name in changed:
+            raise ZipFormatError(f"{name} is not the same after the merge as before it; the merge was undone")
 
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
-        rows = (_index_row(placed) for placed in plan.placements)
+        now = time.time_ns()
+        rows = (_index_row(placed, now) for placed in plan.placements)
         removed = [(replaced.name, replaced.existing.target_start) for replaced in plan.replaced]
         try:
             index.publish(rows, fingerprint, previous=before, removed=removed)
@@ -375,9 +389,21 @@ class Merger:
 
     def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
         self._leadership.prove()
-        pairs = {str(candidate.claimed.pair): candidate.claimed for candidate in candidates}
+        pairs = {candidate.claimed.name: candidate.claimed for candidate in candidates}
         for pair, numbers in sequences.items():
             self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+
+
+def _pieces(plan: MergePlan) -> Iterator[Piece]:
+    """Yield all that is copied, in the order of its place in the archive."""
+    headers = (
+        Piece(placed.header, 0, placed.target_start, len(placed.header)) for placed in plan.renamed if placed.header
+    )
+    ranges = (
+        Piece(os.fspath(wanted.claimed.temp_archive), wanted.source_start, wanted.target_start, wanted.length)
+        for wanted in plan.ranges
+    )
+    return heapq.merge(headers, ranges, key=lambda piece: piece.target_start)
 
 
 def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:
@@ -388,11 +414,11 @@ def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:
     )
 
 
-def _index_row(placed: Placement) -> IndexRow:
-    append, pair = placed.candidate.append, placed.candidate.claimed.pair
+def _index_row(placed: Placement, archived_ns: int) -> IndexRow:
+    (claimed, append), name, start, length, _ = placed
+    pair = claimed.pair
     return IndexRow(
-        placed.name, append.source, append.source_start, append.source_end, placed.target_start,
-        placed.target_start + placed.target_length, time.time_ns(), append.size,
-        append.compressed_size, append.method, append.crc,
-        append.mtime_ns, append.mode, pair.host, pair.worker, append.sequence, append.metadata,
+        name, append.source, append.source_start, append.source_end, start, start + length, archived_ns, append.size,
+        append.compressed_size, append.method, append.crc, append.mtime_ns, append.mode, pair.host, pair.worker,
+        append.sequence, append.metadata,
     )  # fmt: skip

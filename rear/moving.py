@@ -36,7 +36,7 @@ from rear.zipformat import (
 
 _FIELD: Final = struct.Struct("<2H")
 _UNIX_OLD: Final = 0x7855  # Info-ZIP Unix type 2, whose central form is empty (4.6.1)
-_MADE_BY_UNIX: Final = 3 << 8 | 63
+MADE_BY_UNIX: Final = 3 << 8 | 63
 _FILE_MODE: Final = stat.S_IFREG | 0o644
 _DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 _DOS_DIRECTORY: Final = 0x10
@@ -162,15 +162,21 @@ def make_central_entry(
         )  # fmt: skip
     clock, date = LOCAL.unpack_from(header)[4:6]
     origin = decode_origin(header)
-    mode = origin.mode if origin is not None else _DIRECTORY_MODE if naming.name.endswith(b"/") else _FILE_MODE
-    attributes = (mode & 0xFFFF) << 16 | (_DOS_DIRECTORY if stat.S_ISDIR(mode) else 0)
+    attributes = new_attributes(naming.name, None if origin is None else origin.mode)
     return CentralEntry(
-        _MADE_BY_UNIX, flags, local.method, clock, date, facts.crc, facts.compressed_size, facts.size, attributes, 0,
-        naming.name, _central_extra(local.extra), b"",
+        MADE_BY_UNIX, flags, local.method, clock, date, facts.crc, facts.compressed_size, facts.size, attributes, 0,
+        naming.name, central_extra(local.extra), b"",
     )  # fmt: skip
 
 
-def _central_extra(extra: bytes) -> bytes:
+def new_attributes(name: bytes, mode: int | None) -> int:
+    """Return the external attributes (4.4.15) of a member whose mode is known or, with ``None``, is not."""
+    if mode is None:
+        mode = _DIRECTORY_MODE if name.endswith(b"/") else _FILE_MODE
+    return (mode & 0xFFFF) << 16 | (_DOS_DIRECTORY if stat.S_ISDIR(mode) else 0)
+
+
+def central_extra(extra: bytes) -> bytes:
     """Return the extra fields of a local header in the form that they have in the directory."""
     fields = []
     for identifier, data in extra_fields(extra):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rear.inspection import SeenNames
 from rear.moving import Facts, Naming, is_consistent, naming_of
@@ -26,6 +26,9 @@ from rear.zipformat import (
 
 if TYPE_CHECKING:
     from rear.survey import Survey
+
+
+_SET_LIMIT: Final = 1 << 19
 
 
 class KnownMember(NamedTuple):
@@ -72,6 +75,11 @@ class Names:
         self._known = known
         self._limit = limit
         self._renamed: dict[int, str] = {}
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether nothing but the local headers says what members are called, and none has another name now."""
+        return self._known is None and not len(self._survey.remains) and not self._renamed
 
     def old_entry(self, offset: int, name: bytes, facts: Facts) -> CentralEntry | None:
         """Return the old directory entry of a member, if there is one that speaks of it."""
@@ -122,6 +130,8 @@ class Names:
             skipped: members that do not get into it.
         """
         survey = self._survey
+        if self.is_simple and not others and _are_all_different(survey.name_hashes):
+            return
         seen, keys = SeenNames(len(survey) + len(others)), array("q")
         for number in range(len(survey)):
             name = self._name(number)
@@ -162,3 +172,13 @@ class Names:
             seen.add(new_name)
             self._renamed[number] = new_name
             yield Renaming(number, name, new_name)
+
+
+def _are_all_different(numbers: array[int]) -> bool:
+    """Tell whether no number occurs twice; a part of them is in a set at a time."""
+    mask = (1 << (len(numbers) // _SET_LIMIT).bit_length()) - 1
+    for part in range(mask + 1):
+        chosen = [number for number in numbers if number & mask == part] if mask else numbers
+        if len(set(chosen)) < len(chosen):
+            return False
+    return True

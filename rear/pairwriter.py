@@ -12,14 +12,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 from rear.codecs import crc32, decode
+from rear.encoder import Encoder
 from rear.errors import FormatError
 from rear.journal import FORMAT_VERSION, JournalWriter
 from rear.layout import Layout, Target
 from rear.lease import Process
 from rear.payload import Payload
-from rear.records import Abort, Append, Beat, Close, Metadata, Open, Origin, Pair
+from rear.records import Abort, Beat, Close, Metadata, Open, Pair
 from rear.storage import COPY_CHUNK_BYTES, Storage
-from rear.zipformat import LOCAL, Member, encode_central_entry, encode_end, encode_local_header, local_header_length
+from rear.zipformat import LOCAL, encode_end, local_header_length
 
 
 class Item:
@@ -44,7 +45,6 @@ class Item:
         sequence: int,
         target: Target,
         payload: Payload,
-        *,
         mtime_ns: int,
         mode: int,
         source: str | None,
@@ -91,6 +91,7 @@ class PairWriter:
         #: call.
         self._confirmed = self.created = storage.uptime()
         self._opened = opened
+        self._encoder = Encoder(opened)
         self._storage = storage
         self._directory = bytearray()
         self._names_synced = False
@@ -133,30 +134,20 @@ class PairWriter:
         """
         if self._failure is not None:
             raise self._failure
-        payload, target = item.payload, item.target
-        member = Member(
-            target.name, payload.method, payload.crc, payload.compressed_size, payload.size, item.mtime_ns, item.mode
+        payload = item.payload
+        line, header, entry = self._encoder.encode(
+            item.sequence, item.target, payload, self.length, item.mtime_ns, item.mode, item.source, item.metadata
         )
-        opened = self._opened
-        origin = Origin(
-            opened.cookie, item.sequence, target.archive, opened.host, opened.worker, item.mtime_ns, item.mode,
-            item.source, 0, item.metadata,
-        )  # fmt: skip
-        header = encode_local_header(member, origin)
         length = len(header) + payload.compressed_size
-        record = Append(
-            item.sequence, item.source, 0, payload.size, self.length, length, target.archive, target.name,
-            payload.method, payload.crc, payload.compressed_size, payload.size, item.mtime_ns, item.mode, item.metadata,
-        )  # fmt: skip
         before = self.length, self.members, len(self._directory)
         try:
             with self._journal_lock:
-                self._journal.append(record)
+                self._journal.write(line)
             if payload.data is not None:
                 self._storage.write(self._descriptor, [header, payload.data], self.length)
             else:
                 self._write_chunks(header, payload)
-            self._directory += encode_central_entry(member, self.length)
+            self._directory += entry
             item.pair, item.offset = self, self.length
             self.members += 1
             self.length += length

@@ -21,6 +21,7 @@ SMALLEST_COMPRESSED_BYTES: Final = 32
 """Shorter members are stored: there is nothing to gain."""
 _READ_BYTES: Final = 1 << 18
 _SAMPLE_BYTES: Final = 1 << 12
+_NOISE_FROM_BYTES: Final = 1 << 10
 _SAMPLED_FROM_BYTES: Final = 1 << 16
 """Longer data is compressed only when samples of it shrink."""
 
@@ -156,8 +157,9 @@ def payload_of_bytes(data: bytes | bytearray | memoryview, method: int) -> Paylo
         method != STORED
         and size >= SMALLEST_COMPRESSED_BYTES
         and (
-            size < _SAMPLED_FROM_BYTES
-            or _samples_shrink(lambda count, start: data[start : start + count], size, method)
+            not _is_noise(data)
+            if size < _SAMPLED_FROM_BYTES
+            else _samples_shrink(lambda count, start: data[start : start + count], size, method)
         )
     ):
         compressed = compress(data, method)
@@ -328,6 +330,19 @@ def _read_source(descriptor: int, stamp: SourceStamp, method: int, spool_size: i
             squeezer = None
     payload = squeezer.payload(method, crc) if squeezer is not None else None
     return _SourcePayload(crc, stamp) if payload is None else payload
+
+
+def _is_noise(data: bytes) -> bool:
+    """Whether short data is as random as can be: to find that out by compressing it takes longer than to compress text.
+
+    Told by how many different bytes there are: neither too few, as in text, nor too many, as where they count up.
+    """
+    size = len(data)
+    if size < _NOISE_FROM_BYTES or not 86 <= len(set(data[:128])) <= 116:
+        return False
+    at = size >> 1
+    # The second sample sees that of a floating point number some bytes are always the same. And it may repeat itself.
+    return 215 <= len(set(data[at : at + 512])) <= 234 and data.count(data[at : at + 16]) == 1
 
 
 def _samples_shrink(read: Callable[[int, int], bytes], size: int, method: int) -> bool:

@@ -57,8 +57,7 @@ class Names(Protocol):
         """Return those of ``names`` that are taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """A member that will be copied: under which name, and where."""
 
     candidate: Candidate
@@ -132,10 +131,9 @@ class MergePlan:
     def moves(self) -> list[Move]:
         """What the intent has to say, by temp archive."""
         moves = [
-            Move(str(placed.candidate.claimed.pair), placed.candidate.append.sequence, placed.name,
-                 placed.target_start, placed.target_start + placed.target_length)
-            for placed in self.placements
-        ]  # fmt: skip
+            Move(claimed.name, append.sequence, name, start, start + length)
+            for (claimed, append), name, start, length, _ in self.placements
+        ]
         return sorted(moves + self.duplicates)
 
 
@@ -165,8 +163,7 @@ def make_plan(
         resolver.take(candidate)
     _assign_offsets(plan, resolver.accepted)
     plan.duplicates = [
-        Move(str(candidate.claimed.pair), candidate.append.sequence, name, 0, 0)
-        for candidate, name in resolver.duplicates
+        Move(candidate.claimed.name, candidate.append.sequence, name, 0, 0) for candidate, name in resolver.duplicates
     ]
     return plan
 
@@ -177,7 +174,8 @@ class _Resolver:
     def __init__(
         self, plan: MergePlan, names: Names, same_content: Callable[[Candidate, Existing], bool], on_conflict: Conflict
     ) -> None:
-        self.known: dict[str, Existing] = {}
+        #: A candidate stands for what it will be: most are never asked for.
+        self.known: dict[str, Existing | Candidate] = {}
         self.accepted: dict[str, Candidate] = {}
         self.duplicates: list[tuple[Candidate, str]] = []
         self._plan = plan
@@ -195,12 +193,13 @@ class _Resolver:
         self.known.update(self._names.find(new))
 
     def take(self, candidate: Candidate) -> None:
-        name = candidate.append.name
-        existing = self.known.get(name)
-        if candidate.key in self._placed:
+        name, key = candidate.append.name, candidate.key
+        if key in self._placed:
             # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
-            self.duplicates.append((candidate, self._placed[candidate.key]))
-        elif existing is None:
+            self.duplicates.append((candidate, self._placed[key]))
+            return
+        existing = self._find(name)
+        if existing is None:
             self._accept(candidate, name)
         elif self._is_same(candidate, existing):
             self.duplicates.append((candidate, name))
@@ -215,14 +214,19 @@ class _Resolver:
         else:
             self._rename(candidate, name)
 
-    def _accept(self, candidate: Candidate, name: str) -> None:
-        append = candidate.append
-        self.accepted[name] = candidate
-        self._placed[candidate.key] = name
-        self.known[name] = Existing(
+    def _find(self, name: str) -> Existing | None:
+        existing = self.known.get(name)
+        if not isinstance(existing, Candidate):
+            return existing
+        append = existing.append
+        return Existing(
             append.crc, append.size, stat.S_ISREG(append.mode), append.offset, append.offset + append.length,
-            candidate.key, candidate,
+            existing.key, existing,
         )  # fmt: skip
+
+    def _accept(self, candidate: Candidate, name: str) -> None:
+        self.accepted[name] = self.known[name] = candidate
+        self._placed[candidate.key] = name
 
     def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
         if existing.key == candidate.key:
@@ -252,7 +256,7 @@ class _Resolver:
             new_name = numbered(name, number)
             if new_name not in self._asked:
                 self.ask(numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP))
-            existing = self.known.get(new_name)
+            existing = self._find(new_name)
             if existing is None:
                 self._next_number[name] = number
                 return self._accept(candidate, new_name)
@@ -285,29 +289,31 @@ def numbered(name: str, number: int) -> str:
 def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
     """Lay the members out one after the other; neighbours that need no new header become one range."""
     position = plan.target_end
+    last: ClaimedPair | None = None
+    first_source = first_target = source_end = 0
     # Under "last" a name moves to the candidate that came last: the order of the temp archives makes the ranges long.
     for name, candidate in accepted.items():
-        append = candidate.append
-        header = None if name == append.name else _header(candidate, name)
-        source, length = append.offset, append.length
-        if header is not None:
+        claimed, append = candidate
+        length, source = append.length, append.offset
+        header = None
+        start = position
+        if name != append.name:
+            header = _header(candidate, name)
+            start += len(header)
             source, length = append.data_offset, append.compressed_size
-        start = position + len(header or b"")
-        last = plan.ranges[-1] if plan.ranges else None
-        if (
-            header is None
-            and last
-            and last.claimed is candidate.claimed
-            and (last.source_start + last.length == source and last.target_start + last.length == start)
-        ):
-            plan.ranges[-1] = last._replace(length=last.length + length)
-        else:
-            plan.ranges.append(RangeCopy(candidate.claimed, source, start, length))
+        # Ranges follow each other without a gap where no header comes between them.
+        if header is not None or last is not claimed or source != source_end:
+            if last is not None:
+                plan.ranges.append(RangeCopy(last, first_source, first_target, source_end - first_source))
+            last, first_source, first_target = claimed, source, start
         placed = Placement(candidate, name, position, start + length - position, header)
         plan.placements.append(placed)
         if header is not None:
             plan.renamed.append(placed)
+        source_end = source + length
         position = start + length
+    if last is not None:
+        plan.ranges.append(RangeCopy(last, first_source, first_target, source_end - first_source))
     plan.target_end = position
 
 

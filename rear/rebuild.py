@@ -7,7 +7,8 @@ whoever keeps them. Where an archive is, and what becomes of the old one, is dec
 Which of two statements counts: sizes and CRC-32 are those that fit the data; for names see `rear.naming`. Names that
 lead out of a directory are kept: a name is part of what was archived, and every reader has to mind it anyway.
 
-Memory: some forty bytes a member; the new directory is spooled to local disk.
+Memory: some fifty bytes a member; the new directory is spooled to local disk. What is plain (`rear.plainentries`) is
+neither read again nor looked at one by one.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from rear.moving import (
     make_local_header,
 )
 from rear.naming import Known, KnownMember, Names
+from rear.plainentries import moved_entries
 from rear.problems import Outcome, Problem
 from rear.scanner import Found, recovered_content
 from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage
-from rear.survey import Survey
+from rear.survey import PlainRun, Survey
 from rear.zipformat import (
     FLAG_UTF8,
+    LIMIT_32,
     CentralEntry,
     decode_local_header,
     decode_name,
@@ -101,8 +104,12 @@ def rebuild(
         UnsupportedError: the archive is split into volumes.
         OSError: one of the files cannot be read or written.
     """
-    with tempfile.TemporaryFile(prefix="rear-") as spool, tempfile.TemporaryFile(prefix="rear-") as entries:
-        survey = Survey(descriptor, spool, storage)
+    with (
+        tempfile.TemporaryFile(prefix="rear-") as spool,
+        tempfile.TemporaryFile(prefix="rear-") as plain_entries,
+        tempfile.TemporaryFile(prefix="rear-") as entries,
+    ):
+        survey = Survey(descriptor, spool, plain_entries, storage)
         survey.run()
         if not len(survey) and not survey.damaged and survey.directory is None:
             return Rebuilt(0, 0, 0)
@@ -143,9 +150,12 @@ class _Writer:
         yield from self._tell_gaps()
         yield from self._settle_names()
         self._copy_stub()
-        for number in range(len(self._survey)):
-            if number not in self._skipped:
-                yield from self._take(number)
+        following = 0
+        for run in self._plain_runs():
+            yield from self._take_all(range(following, run.first))
+            following = run.first + run.members
+            yield from self._take_run(run)
+        yield from self._take_all(range(following, len(self._survey)))
         for found in self._headerless.found:
             self._take_headerless(found)
         self._flush()
@@ -275,6 +285,26 @@ class _Writer:
         length = self._stub_length()
         if length:
             self._copy(0, length)
+
+    def _plain_runs(self) -> Iterable[PlainRun]:
+        """Return what can be taken without a look at each member."""
+        return self._survey.plain_runs() if self._names.is_simple and not self._skipped else ()
+
+    def _take_run(self, run: PlainRun) -> Iterable[Problem]:
+        survey, last = self._survey, run.first + run.members - 1
+        start, end, target = survey.offsets[run.first], survey.ends[last], self._next_position()
+        if target + end - start > LIMIT_32:
+            return self._take_all(range(run.first, last + 1))
+        self._copy(start, end - start)
+        self.members += run.members
+        if self._target is not None:
+            self._entries.write(moved_entries(survey.plain_entries(run), run.members, target - start))
+        return ()
+
+    def _take_all(self, numbers: range) -> Iterator[Problem]:
+        for number in numbers:
+            if number not in self._skipped:
+                yield from self._take(number)
 
     def _take(self, number: int) -> Iterable[Problem]:
         survey = self._survey

@@ -1,13 +1,12 @@
 """Values that pass between the modules: what a journal says, what a member is, where bytes go.
 
-All are immutable. ``source`` is where bytes come from and ``target`` where they go; offsets and lengths are in bytes,
-times in nanoseconds since the Unix epoch. The journal's records are named tuples because a worker makes one for each
-file.
+All are immutable named tuples: a worker makes a record for each file, and dataclasses would make ``import rear`` slow.
+``source`` is where bytes come from and ``target`` where they go; offsets and lengths are in bytes,
+times in nanoseconds since the Unix epoch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 Metadata = dict[str, Any]
@@ -104,8 +103,7 @@ class Merged(NamedTuple):
 Record = Open | Append | Abort | Beat | Close | Merged
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """What rear's own extra field in a local header says of a member: where it came from and where it belongs."""
 
     cookie: int
@@ -120,8 +118,7 @@ class Origin:
     metadata: Metadata | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A temp archive and its journal, by the host, worker and rotation that their names carry."""
 
     host: str

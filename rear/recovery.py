@@ -1,7 +1,7 @@
 """Merges that were interrupted: undone before their commit, completed after it. Doing it again changes nothing.
 
 An archive on which a leader was working that is not provably dead gets a new inode, so that what that leader writes
-to its open file, should it come back, ends in an orphan.
+to its open file, should it come back, ends in an orphan. So does one to which an executor may still copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rear.claims import ClaimedPair, Claims
 from rear.contents import check_inside, look_anew, opened
+from rear.copytasks import intent_stem_of, names_of, withdraw
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.intent import UNFINISHED_SUFFIX, Intent, read_intent
@@ -57,7 +58,9 @@ class Recovery:
                     yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
         for name in names:
             stem, _, suffix = name.rpartition(".")
-            if f".{suffix}" == UNFINISHED_SUFFIX or (suffix == "archive" and f"{stem}.intent" not in names):
+            belongs_to = stem if suffix == "archive" else intent_stem_of(name)
+            is_alone = belongs_to is not None and f"{belongs_to}.intent" not in names
+            if f".{suffix}" == UNFINISHED_SUFFIX or is_alone:
                 with contextlib.suppress(FileNotFoundError):
                     self._storage.unlink(folder / name)
 
@@ -114,13 +117,32 @@ class Recovery:
         if intent is not None and intent.planned and intent.old is not None:
             target = self._layout.archive(intent.archive)
             check_inside(self._layout, target)
-            if self._may_come_back(intent):
+            if withdraw(path, storage=self._storage) or self._may_come_back(intent):
                 self._renew_inode(target, fresh_path(path), intent, path)
             else:
                 look_anew(target, storage=self._storage)
                 with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
                     self.restore_tail(descriptor, source, intent)
         self.clear(path)
+
+    def undo_own(self, intent: Intent, path: Path, descriptor: int, source: int) -> None:
+        """Bring back the old archive after a merge of this leader has failed.
+
+        Args:
+            intent: what its first record says.
+            path: of the intent.
+            descriptor: the open archive.
+            source: the open intent.
+
+        Raises:
+            RearError, OSError: that failed; doing it again is possible.
+        """
+        if not withdraw(path, storage=self._storage):
+            # Through what is open: names may be those of another leader by now.
+            self.restore_tail(descriptor, source, intent)
+            return
+        self._leadership.prove()
+        self._renew_inode(self._layout.archive(intent.archive), fresh_path(path), intent, path)
 
     def restore_tail(self, descriptor: int, source: int, intent: Intent) -> None:
         """Bring back the end of the old archive from an open intent.
@@ -161,7 +183,8 @@ class Recovery:
 
     def clear(self, path: Path) -> None:
         """Remove an intent whose merge is undone or complete, and what was built for it and not installed."""
-        for name in (fresh_path(path), path):
+        others = (path.with_name(name) for name in names_of(path, storage=self._storage))
+        for name in (fresh_path(path), path, *others):
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(name)
         self._storage.sync_directory(path.parent)

@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterator, Set
 from dataclasses import asdict, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from rear import infozip
 from rear.archive import Archive, directory_of
@@ -30,9 +30,13 @@ from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
 from rear.inspection import inspect
 from rear.layout import STATE, find_base
 from rear.lostfound import LostAndFound
+from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
 from rear.rebuild import Rebuilt, rebuild
 from rear.storage import LOCAL, Storage, StrPath
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 #: Of a rebuilt archive: what was so before, and is none of a rebuild's business.
 _TOLERATED: Final = frozenset({"member-unsafe-name", "member-duplicate-name"})
@@ -45,7 +49,7 @@ _HOPES: Final = frozenset({"would repair", "repaired"})
 
 def check_archive_file(
     path: StrPath, *, deep: bool = False, output: StrPath | None = None, in_place: bool = False,
-    storage: Storage = LOCAL,
+    executor: Executor | None = None, storage: Storage = LOCAL,
 ) -> Iterator[Problem]:  # fmt: skip
     """Check one archive, and rebuild it if told to; yield problems with what became of each.
 
@@ -54,6 +58,7 @@ def check_archive_file(
         deep: read every member, too.
         output: write the archive anew under this name, which must not be taken; the old one stays as it is.
         in_place: rebuild the archive if that mends it; the old one is kept as ``<name>.damaged``.
+        executor: reads members with ``deep``, if there is one: see `rear.scavenge`.
         storage: the file system.
 
     Raises:
@@ -63,7 +68,7 @@ def check_archive_file(
     """
     given, path = os.fspath(path), os.path.realpath(path)
     if output is None and not in_place:
-        return _report(given, path, deep, storage)
+        return _report(given, path, deep, Parallel(executor, storage=storage), storage)
     if output is not None and in_place:
         raise UsageError("an archive is written anew in its place or under another name, not both")
     if in_place:
@@ -73,7 +78,7 @@ def check_archive_file(
     target = path if output is None else os.path.abspath(output)
     if output is not None and os.path.lexists(target):
         raise UsageError(f"{os.fspath(output)} exists; name a new file, nothing was changed")
-    return _Repair(given, path, target, deep, storage).problems()
+    return _Repair(given, path, target, deep, Parallel(executor, storage=storage), storage).problems()
 
 
 def _base_of(path: str) -> Path | None:
@@ -88,7 +93,7 @@ def _base_of(path: str) -> Path | None:
 # ---- report only
 
 
-def _report(given: str, path: str, deep: bool, storage: Storage) -> Iterator[Problem]:
+def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem]:
     try:
         directory_of(path, storage=storage)
     except NotAZipError as error:
@@ -107,7 +112,7 @@ def _report(given: str, path: str, deep: bool, storage: Storage) -> Iterator[Pro
     except UnsupportedError:
         yield from inspect(path, subject=given, storage=storage)
     else:
-        yield from inspect(path, deep=deep, subject=given, storage=storage)
+        yield from inspect(path, deep=deep, subject=given, parallel=parallel, storage=storage)
 
 
 def _no_directory(given: str, path: str, error: Exception, rebuilt: Rebuilt) -> Problem:
@@ -175,14 +180,16 @@ class _Repair:
         path: the same without links.
         target: what the new one is to be called.
         deep: read all members first.
+        parallel: the executor that reads them.
         storage: the file system.
     """
 
-    def __init__(self, given: str, path: str, target: str, deep: bool, storage: Storage) -> None:
+    def __init__(self, given: str, path: str, target: str, deep: bool, parallel: Parallel, storage: Storage) -> None:
         self._given = given
         self._path = path
         self._target = target
         self._deep = deep
+        self._parallel = parallel
         self._storage = storage
         self._aside = _AsideFolder(target, storage)
 
@@ -219,7 +226,9 @@ class _Repair:
         try:
             with Archive.open(self._path, storage=self._storage) as archive:
                 self._check_settled(archive)
-                for problem in inspect(archive, deep=self._deep, subject=self._given, storage=self._storage):
+                for problem in inspect(
+                    archive, deep=self._deep, subject=self._given, parallel=self._parallel, storage=self._storage
+                ):
                     held.add(problem)
         except NotAZipError as error:
             return error

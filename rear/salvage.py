@@ -9,20 +9,22 @@ no record covers are scanned for members, which their own extra fields place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from rear.check import why_bad
+from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Journal
-from rear.layout import Layout, check_archive, check_name, host_folder
+from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
+from rear.parallel import Parallel
 from rear.plan import Candidate
 from rear.reconstruction import Remains, find_unjournaled
 from rear.records import Append
@@ -30,6 +32,7 @@ from rear.rescue import Rescue
 from rear.rollover import rolled_over_from
 from rear.scanner import Found, recovered_content, scan
 from rear.storage import Storage
+from rear.window import Window
 
 _NOTED_REMAINS: Final = 1000
 
@@ -43,6 +46,7 @@ class Salvage:
         lost_and_found: takes what is left of those that are not whole.
         batch: all pairs of the round; a member that two of them hold is merged once.
         read_all: read the data of every member, not only of those whose worker did not end in good order.
+        parallel: the executor that reads it.
         storage: the file system.
     """
 
@@ -54,22 +58,33 @@ class Salvage:
         batch: list[ClaimedPair],
         *,
         read_all: bool,
+        parallel: Parallel,
         storage: Storage,
     ) -> None:
         self._layout = layout
         self._claims = claims
         self._lost_and_found = lost_and_found
         self._batch = batch
+        self._by_worker: dict[tuple[str, str], list[ClaimedPair]] = {}
+        for claimed in batch:
+            self._by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).append(claimed)
         self._read_all = read_all
+        self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
+        self._whole: dict[int, Append] = {}
         self._storage = storage
         self._candidates: dict[OriginKey, ClaimedPair] = {}
         self._second_copies: list[tuple[ClaimedPair, int]] = []
+        #: Of members, by archive and origin: looked for, still to be looked for, and found in an index.
+        self._looked_up: set[tuple[str, OriginKey]] = set()
+        self._to_ask: dict[str, set[OriginKey]] = {}
+        self._merged: set[tuple[str, OriginKey]] = set()
         self._rescues: list[Rescue] = []
         self._remains: dict[str, list[Remains]] = {}
         self._failed: set[str] = set()
 
     def close(self) -> None:
         """End the round: what was rescued for it is not needed any more."""
+        self._ahead.close()
         for rescue in self._rescues:
             rescue.close()
 
@@ -77,9 +92,8 @@ class Salvage:
         """Yield the whole members of a pair, and what happened to others."""
         try:
             with ExitStack() as stack:
-                descriptor = None
-                if claimed.temp_archive.name in self._storage.names(claimed.folder):
-                    descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
+                descriptor = self._open(claimed, stack)
+                if descriptor is not None:
                     self._check_owner(claimed, descriptor)
                     yield from self._add_unjournaled(claimed, descriptor)
                 yield from self._check(claimed, descriptor)
@@ -89,13 +103,31 @@ class Salvage:
             self._failed.add(str(claimed.pair))
             yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
 
+    def _open(self, claimed: ClaimedPair, stack: ExitStack) -> int | None:
+        """Open the temp archive of a pair; return ``None`` when it is missing."""
+        path, closed = claimed.temp_archive, claimed.journal.closed
+        if claimed.is_trusted and closed is not None:
+            with suppress(OSError):
+                descriptor = stack.enter_context(opened(path, self._storage))
+                if self._storage.size(descriptor) == closed.length:
+                    return descriptor
+        # NFS may deny a file that is there, and GlusterFS show it as it was a second ago. Only a listing tells the
+        # truth, of all pairs of the host.
+        if path.name not in self._storage.names(claimed.folder):
+            return None
+        return stack.enter_context(opened(path, self._storage))
+
     def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[Candidate | Event]:
         pending = claimed.journal.pending()
         yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
+        self._whole = self._ahead.take(claimed)
         bad: list[tuple[Append, str]] = []
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
+        window = None
+        if descriptor is not None:
+            window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
         for append in self._without_second_copies(claimed, pending):
-            reason = self._why_bad(claimed, append, descriptor)
+            reason = self._why_bad(claimed, append, descriptor, window)
             if reason is None:
                 self._candidates[_key(claimed, append)] = claimed
                 yield Candidate(claimed, append)
@@ -153,24 +185,33 @@ class Salvage:
         yield rescued
         yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
 
-    def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> str | None:
-        if descriptor is None:
+    def _why_bad(
+        self, claimed: ClaimedPair, append: Append, descriptor: int | None, window: Window | None
+    ) -> str | None:
+        if descriptor is None or window is None:
             return "its temp archive is missing"
+        if self._whole.get(append.sequence) is append:
+            return None
         return why_bad(
-            descriptor, append, claimed.opened, archive_length=self._storage.size(descriptor),
-            read_data=self._read_all or not claimed.is_trusted, storage=self._storage,
-        )  # fmt: skip
+            descriptor,
+            append,
+            claimed.opened,
+            window=window,
+            read_data=self._reads_data(claimed),
+            storage=self._storage,
+        )
+
+    def _reads_data(self, claimed: ClaimedPair) -> bool:
+        return self._read_all or not claimed.is_trusted
 
     def _without_second_copies(self, claimed: ClaimedPair, pending: list[Append]) -> list[Append]:
         """Return the members that are not merged, nor candidates, by way of another pair of their worker.
 
         Only a pair that failed, or that repeats what one had that failed, can hold a second copy.
         """
-        first = claimed.opened.repeats_from
-        if claimed.is_trusted and first is None:
+        suspects = _perhaps_second_copies(claimed, pending)
+        if not suspects:
             return pending
-        start = 0 if first is None or not claimed.is_trusted else first
-        suspects = [append for append in pending if append.sequence >= start]
         seconds = {append.sequence for append in suspects if _key(claimed, append) in self._candidates}
         self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
         merged = self._merged_already(claimed, suspects) - seconds
@@ -201,33 +242,39 @@ class Salvage:
         if not appends:
             return set()
         pair = claimed.pair
-        later = [
-            other.journal
-            for other in self._batch
-            if (other.pair.host, other.pair.worker) == (pair.host, pair.worker) and other.pair.rotation > pair.rotation
-        ]
-        later += self._claims.later_journals(pair)
-        return {
-            append.sequence
-            for append in appends
-            if any(append.sequence in journal.appends and append.sequence not in journal.aborted for journal in later)
-        }
+        others = {other.pair: other.journal for other in self._by_worker[pair.host, pair.worker]}
+        later = [journal for other, journal in others.items() if other.rotation > pair.rotation]
+        later += self._claims.later_journals(pair, besides=others)
+        return {append.sequence for append in appends if any(_counts_in(journal, append.sequence) for journal in later)}
 
-    def _merged_already(self, claimed: ClaimedPair, appends: Iterable[Append]) -> set[int]:
+    def _merged_already(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
         """Return those members that are in their final archive, or in one that was rolled over from it."""
-        by_archive: dict[str, set[OriginKey]] = {}
+        if not self._looked_up:
+            # All of the round at once: an index knows origins by reading all of its rows.
+            for other in self._batch:
+                self._look_up(other, _perhaps_second_copies(other, other.journal.pending()))
+            self._ask_indexes()
+        self._look_up(claimed, appends)
+        self._ask_indexes()
+        return {append.sequence for append in appends if (append.archive, _key(claimed, append)) in self._merged}
+
+    def _look_up(self, claimed: ClaimedPair, appends: list[Append]) -> None:
         for append in appends:
-            by_archive.setdefault(append.archive, set()).add(_key(claimed, append))
-        merged: set[int] = set()
-        for archive, keys in by_archive.items():
+            key = _key(claimed, append)
+            if (append.archive, key) not in self._looked_up:
+                self._looked_up.add((append.archive, key))
+                self._to_ask.setdefault(append.archive, set()).add(key)
+
+    def _ask_indexes(self) -> None:
+        asked, self._to_ask = self._to_ask, {}
+        for archive, keys in asked.items():
             try:
                 for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
                     index = Index.open(self._layout, name, storage=self._storage)
-                    merged.update(key[2] for key in index.find_origins(keys))
+                    self._merged.update((archive, key) for key in index.find_origins(keys))
             except (RearError, OSError):
                 # A forged path, or no usable index: a second copy meets the first one by name and content then.
                 continue
-        return merged
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
         is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
@@ -311,6 +358,22 @@ def _is_accounted_for(journal: Journal) -> bool:
     if journal.closed is not None:
         return journal.closed.members == len(journal.appends.keys() - journal.aborted)
     return all(damage.start + damage.length < journal.length for damage in journal.damage)
+
+
+def _counts_in(journal: Journal, sequence: int) -> bool:
+    """Whether a pair holds a member, or held it, and it did not go from there to lost+found."""
+    if sequence not in journal.appends or sequence in journal.aborted:
+        return False
+    noted = journal.merged.get(sequence)
+    return noted is None or not noted.target.startswith(f"{STATE}/")
+
+
+def _perhaps_second_copies(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
+    """Return those members of a pair that another one of its worker may hold, too."""
+    first = claimed.opened.repeats_from
+    if not claimed.is_trusted:
+        return appends
+    return [] if first is None else [append for append in appends if append.sequence >= first]
 
 
 def _key(claimed: ClaimedPair, append: Append) -> OriginKey:

@@ -11,6 +11,7 @@ then `Nested` takes back what was found.
 from __future__ import annotations
 
 import re
+import struct
 from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from rear.belonging import Membership
 from rear.codecs import DEFLATED, STORED, crc32, inflate
 from rear.examiner import Examiner
-from rear.found import Found, Gap, Kind, Nested, recovered_content
+from rear.found import Found, Gap, Kind, Nested, Row, Run, recovered_content
 from rear.listing import Listing, find_listing
 from rear.localheaders import (
     HEADER_LIMIT_BYTES,
@@ -34,7 +35,7 @@ from rear.storage import LOCAL as LOCAL_STORAGE
 from rear.storage import Storage
 from rear.verdict import UNREAD, Claim, State, Verdict
 from rear.window import PIECE_BYTES, Window
-from rear.zipformat import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE, CentralEntry, LocalHeader, decode_name
+from rear.zipformat import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE, CentralEntry, decode_name
 
 _SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
 #: Zeros that are fewer are part of what is around them.
@@ -45,7 +46,13 @@ _CONTROL: Final = re.compile(rb"[\0-\x1f\x7f]|^$")
 _UNUSUAL_FLAGS: Final = 0xFFFF & ~(FLAG_UTF8 | 0x06)
 _USUAL_VERSION: Final = 63
 _USUAL_METHODS: Final = (STORED, DEFLATED)
-_USUAL_SIZE_BYTES: Final = 1 << 24
+_PLAIN_SIZE_BYTES: Final = 1 << 24
+#: CRC-32, sizes and lengths of a local header, and all that stands before time and date.
+_SIZES: Final = struct.Struct("<14x3I2H")
+_KIND: Final = struct.Struct("<4s3H")
+#: So many members are in memory at a time.
+_RUN_LIMIT: Final = 1 << 13
+_KINDS_LIMIT: Final = 1 << 10
 #: Gaps that are remembered to recognise a Zip that begins in or behind one of them.
 _GAPS_KEPT: Final = 10_000
 
@@ -76,6 +83,26 @@ def scan(
         UnsupportedError: the file is a volume of a split archive.
         OSError: it cannot be read.
     """
+    for item in scan_in_runs(descriptor, start=start, end=end, cookie=cookie, read_data=read_data, storage=storage):
+        if isinstance(item, Run):
+            yield from item.members()
+        else:
+            yield item
+
+
+def scan_in_runs(
+    descriptor: int,
+    *,
+    start: int = 0,
+    end: int | None = None,
+    cookie: int | None = None,
+    read_data: bool = True,
+    storage: Storage = LOCAL_STORAGE,
+) -> Iterator[Run | Found | Gap | Nested]:
+    """Like `scan`, with most whole members in a `Run` each some thousand: for who has to deal with a million.
+
+    Args and what is raised are those of `scan`.
+    """
     size = storage.size(descriptor)
     end = size if end is None else min(end, size)
     window = Window(descriptor, min(start, end), end, storage=storage)
@@ -97,14 +124,22 @@ class _Scan:
         #: Where the last member ended: there the next one has to begin.
         self._expected = window.start
         self._first_offset: int | None = None
+        #: Methods of headers that are like most, -1 for others, by the bytes that tell.
+        self._kinds: dict[bytes, int] = {}
         self._gap: Gap | None = None
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)
 
-    def run(self) -> Iterator[Found | Gap | Nested]:
+    def run(self) -> Iterator[Run | Found | Gap | Nested]:
         """Yield everything."""
         window, position = self._window, self._window.start
         while position < window.end:
             window.load(position, HEADER_LIMIT_BYTES)
+            if position == self._expected and self._first_offset is not None:
+                run = self._plain_run(position)
+                if run is not None:
+                    yield run
+                    position = self._expected = run.end
+                    continue
             found = self._member(position)
             if found is None:
                 position = yield from self._skip(position)
@@ -116,66 +151,63 @@ class _Scan:
                 self._membership.learn(found.origin)
             yield found
             position = self._expected = found.end
-            for found in self._whole_members(position):
-                yield found
-                position = self._expected = found.end
         yield from self._flush_gap()
 
-    def _whole_members(self, position: int) -> Iterator[Found]:
-        """Yield the next members as long as all is right with them and they are in memory.
+    def _plain_run(self, position: int) -> Run | None:
+        """Return the next members as long as all is right with them and they are in memory; ``None`` when none is.
 
         Nearly all members are of that kind. `_member` answers the questions that the others raise, in ten times the
         time.
         """
-        window, membership, read_data = self._window, self._membership, self._read_data
+        window, membership, read_data, kinds = self._window, self._membership, self._read_data, self._kinds
         data, base, view = window.data, window.base, memoryview(window.data)
-        unpack, last, new = LOCAL.unpack_from, len(data) - LOCAL.size, tuple.__new__
-        state: State = "whole" if read_data else "unverified"
-        reason = "" if read_data else UNREAD
-        at = position - base
-        while at <= last:
-            (
-                signature, needed, flags, method, _, _, crc, compressed_size, size, name_length, extra_length,
-            ) = unpack(data, at)  # fmt: skip
-            name_start = at + 30
-            name_end = name_start + name_length
-            start = name_end + extra_length
+        unpack, length, at = _SIZES.unpack_from, len(data), position - base
+        last, kind_bytes, size_limit = length - LOCAL.size, _KIND.size, _PLAIN_SIZE_BYTES
+        has_evidence = membership.has_evidence
+        rows: list[Row] = []
+        names: list[bytes] = []
+        modes: dict[int, int] = {}
+        while at <= last and len(rows) < _RUN_LIMIT:
+            kind = data[at : at + kind_bytes]
+            method = kinds.get(kind)
+            if method is None:
+                method = kinds[kind] = _plain_method(kind)
+                if len(kinds) > _KINDS_LIMIT:
+                    kinds.clear()
+            crc, compressed_size, size, name_length, extra_length = unpack(data, at)
+            start = at + 30 + name_length + extra_length
             end = start + compressed_size
-            if (
-                signature != LOCAL_SIGNATURE or end > len(data) or flags & _UNUSUAL_FLAGS or needed > _USUAL_VERSION
-                or not name_length or (not compressed_size and size) or size > _USUAL_SIZE_BYTES
-            ):  # fmt: skip
-                return
-            name = data[name_start:name_end]
-            if b"\0" in name:
-                return
-            if not read_data or not compressed_size:
-                if (crc and not compressed_size) or not is_boundary(window, base + end):
-                    return
-                if method not in _USUAL_METHODS or (method == STORED and compressed_size != size):
-                    return
+            if method < 0 or end > length or not name_length or size > size_limit:
+                break
+            if not compressed_size or not read_data:
+                if (size or crc) if not compressed_size else (method == STORED and compressed_size != size):
+                    break
+                if kinds.get(data[end : end + kind_bytes], -1) < 0 and not is_boundary(window, base + end):
+                    break
             elif method == STORED:
                 if compressed_size != size or crc32(view[start:end]) != crc:
-                    return
-            elif method == DEFLATED:
+                    break
+            else:
                 plain = inflate(view[start:end], size)
                 if plain is None or crc32(plain) != crc:
-                    return
-            else:
-                return
-            extra, header_bytes = data[name_end:start], data[at:start]
-            header = new(
-                LocalHeader, (flags, method, crc, compressed_size, size, name, extra, start - at)
-            )  # fmt: skip
-            is_clear, origin = membership.is_clear(base + at, header, header_bytes)
-            if not is_clear:
-                return
-            text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
-            yield Found(
-                base + at, header, header_bytes, text, crc, compressed_size, size, base + end, state, reason,
-                size if read_data else 0, origin,
-            )  # fmt: skip
+                    break
+            name = data[at + 30 : at + 30 + name_length]
+            if b"\0" in name:
+                break
+            if extra_length or has_evidence:
+                extra = data[start - extra_length : start]
+                is_clear, mode = membership.is_clear(base + at, name, extra, data[at:start])
+                if not is_clear:
+                    break
+                if mode is not None:
+                    modes[at] = mode
+            rows.append((at, start, crc, compressed_size, size, name_length))
+            names.append(name)
             at = end
+        if not rows:
+            return None
+        state: State = "whole" if read_data else "unverified"
+        return Run(base, data, rows, names, modes, base + at, state, "" if read_data else UNREAD)
 
     def _member(self, position: int) -> Found | None:
         is_expected = position == self._expected
@@ -191,18 +223,21 @@ class _Scan:
             oddity = f"its signature is {header_bytes[:4]!r} instead of {LOCAL_SIGNATURE!r}"
         else:
             return None
-        if oddity and not (is_expected or entry is not None):
-            return None
         answer, origin, entry, doubt = self._membership.of(header, header_bytes, entry=entry, is_expected=is_expected)
         if answer == "no":
             return None
-        verdict = self._examiner.examine(Claim(position, header, origin is not None, is_expected, entry))
+        claim = Claim(position, header, origin is not None, is_expected, entry)
+        if oddity and not (is_expected or entry is not None):
+            verdict = self._examiner.proven(claim)
+        else:
+            verdict = self._examiner.examine(claim)
         if verdict is None or verdict.end > self._window.end:
             return None
         if oddity:
-            # A header that says impossible things counts only where its data proves the rest of it, or its bounds do.
+            # A header that says impossible things counts only where its data proves the rest of it, its bounds do, or
+            # the directory, as long as it tells where its data begins.
             is_whole = verdict.state in ("whole", "unverified") and verdict.compressed_size
-            if not is_whole and (entry is None or entry.name_bytes != verdict.header.name):
+            if not is_whole and (entry is None or len(entry.name_bytes) != len(verdict.header.name)):
                 return None
             doubt = doubt or f"its local header is damaged: {oddity}"
             if entry is None and _CONTROL.search(verdict.header.name):
@@ -295,6 +330,15 @@ class _Scan:
             yield Nested(base, found.end - base)
 
 
+def _plain_method(kind: bytes) -> int:
+    """Return the method that a header with these first bytes has, -1 when there is anything unusual about them."""
+    if len(kind) < _KIND.size:
+        return -1
+    signature, needed, flags, method = _KIND.unpack(kind)
+    is_plain = signature == LOCAL_SIGNATURE and needed <= _USUAL_VERSION and not flags & _UNUSUAL_FLAGS
+    return int(method) if is_plain and method in _USUAL_METHODS else -1
+
+
 def _found(
     position: int, header_bytes: bytes, verdict: Verdict, doubt: str, origin: Origin | None, entry: CentralEntry | None
 ) -> Found:
@@ -320,4 +364,4 @@ def _is_better_name(listed: bytes, found: bytes) -> bool:
     return not _CONTROL.search(listed) or _CONTROL.search(found) is not None
 
 
-__all__ = ["Found", "Gap", "Kind", "Nested", "recovered_content", "scan"]
+__all__ = ["Found", "Gap", "Kind", "Nested", "Run", "recovered_content", "scan", "scan_in_runs"]

@@ -5,14 +5,16 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rear.claims import ClaimedPair, Claims, Orphan
 from rear.contents import open_target
@@ -36,6 +38,7 @@ from rear.leader import Leadership
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
+from rear.parallel import Parallel
 from rear.plan import Candidate, Conflict
 from rear.preview import preview
 from rear.reconstruction import rebuild_by_zip, rebuild_journal
@@ -46,7 +49,10 @@ from rear.rollover import Cap, roll_over
 from rear.salvage import Salvage
 from rear.storage import LOCAL, Storage, StrPath
 
-MEMBERS_A_ROUND = 200_000
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
 _FLUSH_POLL_SECONDS = 0.25
 
@@ -63,6 +69,7 @@ class ScavengeOptions:
     max_size: int | None = None
     max_members: int | None = None
     assume_dead: Sequence[str] = ()
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
@@ -81,6 +88,7 @@ def scavenge(
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
+    executor: Executor | None = None,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
@@ -100,6 +108,8 @@ def scavenge(
         assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
             be gone, so that nothing waits for their leases. It decides only where nothing can be seen from here: a
             process of this host that runs is never taken for dead.
+        executor: checks members and copies ranges, when there is much of it: any `concurrent.futures.Executor` whose
+            workers see the base under the same path. It is not shut down.
         storage: the file system.
 
     Raises:
@@ -109,7 +119,7 @@ def scavenge(
         OSError: the base cannot be written.
     """
     options = ScavengeOptions(
-        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead
+        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead, executor
     )
     return _run(layout_of(base), options, storage)
 
@@ -214,9 +224,10 @@ class Scavenge:
         self._lost_and_found = LostAndFound(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)
+        self._parallel = Parallel(options.executor, storage=storage)
         self._merger = Merger(
             layout, leadership, self._claims, self._recovery, self._lost_and_found,
-            on_conflict=options.on_conflict, verify=options.verify, storage=storage,
+            on_conflict=options.on_conflict, verify=options.verify, parallel=self._parallel, storage=storage,
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:
@@ -242,19 +253,21 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        yield from self._work_off([*self._adopted, *self._claims.exhumed()])
+        yield from self._work_off(itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting()))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
 
-    def _work_off(self, adopted: list[ClaimedPair]) -> Iterator[Event]:
+    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event]) -> Iterator[Event]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
-        batch, members = adopted, sum(len(claimed.journal.appends) for claimed in adopted)
-        for item in self._claims.waiting():
+        batch: list[ClaimedPair] = []
+        members = 0
+        for item in items:
             if isinstance(item, Event):
                 yield item
                 continue
-            for claimed in self._with_journal(self._claims.claim(item)):
+            taken = item if isinstance(item, ClaimedPair) else self._claims.claim(item)
+            for claimed in self._with_journal(taken):
                 if isinstance(claimed, Event):
                     yield claimed
                     continue
@@ -309,6 +322,7 @@ class Scavenge:
             self._lost_and_found,
             batch,
             read_all=self._options.verify,
+            parallel=self._parallel,
             storage=self._storage,
         )
         with closing(salvage):

@@ -63,8 +63,10 @@ class Storage:
 
     def write(self, descriptor: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
         """Write all buffers at ``offset``, in one call unless the file system takes only part; return the length."""
-        written = os.pwritev(descriptor, buffers, offset)
-        total = sum(map(len, buffers))
+        if len(buffers) == 1:
+            written, total = os.pwrite(descriptor, buffers[0], offset), len(buffers[0])
+        else:
+            written, total = os.pwritev(descriptor, buffers, offset), sum(map(len, buffers))
         while written < total:
             rest = memoryview(b"".join(buffers))[written:]
             written += os.pwrite(descriptor, rest, offset + written)
@@ -157,6 +159,11 @@ class Storage:
             # Closed by another thread: here alone Python has a ValueError for that.
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.fsync(descriptor)
+
+    def drop_cache(self, descriptor: int) -> None:
+        """Have an open file that is synced read anew, from the server or the disk, where the system knows how to."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_directory(self, path: StrPath) -> None:
         """Bring the names in a directory to stable storage, where the file system knows how to."""

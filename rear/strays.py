@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from rear.claims import RESCUE_SUFFIX
+from rear.copytasks import PERMIT_SUFFIX, REGISTRATION_SUFFIX
 from rear.errors import PathError
 from rear.index import PART_SUFFIX, Index
 from rear.layout import Layout, check_archive
@@ -47,7 +48,9 @@ class _Strays:
         #: Each folder with what belongs into it. The inbox is not here: a scavenge tells of what it does not know.
         self._expected: dict[Path, Callable[[str], bool]] = {
             layout.state: _STATE_NAMES.__contains__,
-            layout.intents: lambda name: name.endswith((".intent", ".planning", ".archive")),
+            layout.intents: lambda name: name.endswith(
+                (".intent", ".planning", ".archive", PERMIT_SUFFIX, REGISTRATION_SUFFIX)
+            ),
             layout.terms: str.isdecimal,
             layout.reports: lambda name: name.endswith(".json"),
         }

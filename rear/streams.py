@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.codecs import DEFLATED, LZMA, STORED, ZSTANDARD, StreamDecoder, crc32, inflate
+from rear.codecs import DEFLATE64, DEFLATED, LZMA, STORED, ZSTANDARD, StreamDecoder, crc32, inflate
 from rear.errors import UnsupportedError, ZipFormatError
+from rear.streamchecks import METHODS_WITH_CHECKS, STREAM_LIMIT_BYTES, with_other_checks
 from rear.window import Window
 
 #: A zero-filled end this long is taken for what a dead host left, not for data.
@@ -14,6 +15,9 @@ ZERO_TAIL_BYTES: Final = 512
 #: Deflated members up to this size are decoded in one go.
 _AT_ONCE_BYTES: Final = 1 << 16
 _AT_ONCE_LIMIT_BYTES: Final = 1 << 24
+#: What a damaged Deflate64 stream may take that is decoded a symbol at a time, and how much slower that is.
+_INFLATE64_BYTES: Final = 1 << 18
+_INFLATE64_COST: Final = 32
 
 
 class Decoded(NamedTuple):
@@ -147,7 +151,69 @@ def _byte_by_byte(
             return
 
 
-def decode_stream(window: Window, method: int, start: int, end: int, *, limit: int | None = None) -> Decoded:
+def recoverable_pieces(window: Window, method: int, start: int, end: int) -> Iterator[tuple[bytes, int, bool]]:
+    """Like `stream_pieces`, with what decoders keep to themselves of a damaged or torn stream.
+
+    That is what stands in a block, or a frame, whose own check is damaged, and the last 64 KiB of Deflate64.
+
+    Raises:
+        ZipFormatError: damage, or a damaged check, after all that can be had.
+        UnsupportedError: no codec for the method.
+    """
+    produced = consumed = 0
+    try:
+        for plain, consumed, ended in stream_pieces(window, method, start, end):
+            produced += len(plain)
+            yield plain, consumed, ended
+            if ended:
+                return
+    except ZipFormatError:
+        for plain in _kept_back(window, method, start, end, produced):
+            yield plain, consumed, False
+        raise
+    for plain in _kept_back(window, method, start, end, produced):
+        yield plain, consumed, False
+
+
+def recovery_cost_bytes(method: int, length: int) -> int:
+    """Return what it costs to get at what a decoder keeps back, in bytes that are read in the same time."""
+    if method == DEFLATE64:
+        return _INFLATE64_COST * min(length, _INFLATE64_BYTES)
+    return min(length, STREAM_LIMIT_BYTES) if method in METHODS_WITH_CHECKS else 0
+
+
+def _kept_back(window: Window, method: int, start: int, end: int, produced: int) -> Iterator[bytes]:
+    if method in METHODS_WITH_CHECKS:
+        yield from _behind_checks(method, window.read(start, min(end - start, STREAM_LIMIT_BYTES)), produced)
+    elif method == DEFLATE64:
+        from rear.inflate64 import inflate64
+
+        plain = inflate64(window.read(start, min(end - start, _INFLATE64_BYTES)), _AT_ONCE_LIMIT_BYTES)
+        if len(plain) > produced:
+            yield plain[produced:]
+
+
+def _behind_checks(method: int, data: bytes, skip: int) -> Iterator[bytes]:
+    """Yield the plain bytes behind the first ``skip`` ones, from the first repair that brings any."""
+    for repaired in with_other_checks(method, data):
+        stream, produced = StreamDecoder(method), 0
+        try:
+            for at in range(0, len(repaired), stream.feed_bytes):
+                for plain in stream.decode(repaired[at : at + stream.feed_bytes]):
+                    produced += len(plain)
+                    if produced > skip:
+                        yield plain[max(0, skip - (produced - len(plain))) :]
+                if stream.ended:
+                    break
+        except ZipFormatError:
+            pass
+        if produced > skip:
+            return
+
+
+def decode_stream(
+    window: Window, method: int, start: int, end: int, *, limit: int | None = None, trust_checks: bool = True
+) -> Decoded:
     """Decode a compressed stream that begins at ``start``, to its end, to damage, or to ``end``.
 
     Args:
@@ -156,11 +222,13 @@ def decode_stream(window: Window, method: int, start: int, end: int, *, limit: i
         start: where the data begins.
         end: where it has to have ended.
         limit: stop when more than this many plain bytes came out.
+        trust_checks: stop where a check fails that the stream itself carries; else go on, if that can be done.
     """
     size = crc = consumed = 0
     ended = False
+    pieces = stream_pieces if trust_checks else recoverable_pieces
     try:
-        for plain, consumed, ended in stream_pieces(window, method, start, end):  # noqa: B007
+        for plain, consumed, ended in pieces(window, method, start, end):  # noqa: B007
             if limit is not None and size + len(plain) > limit:
                 return Decoded(limit, crc, consumed, False, f"the data expands to more than {limit:,} bytes")
             crc = crc32(plain, crc)

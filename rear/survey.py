@@ -1,6 +1,6 @@
 """What a scan of a whole archive finds, kept in arrays: members that can be copied, damaged ones, ranges of neither.
 
-Memory: some forty bytes a member. What is to be told of damaged members is spooled to local disk.
+Memory: some fifty bytes a member. What is to be told of damaged members is spooled to local disk.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import pickle
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 from rear import directory as directories
 from rear.archive import ReadAhead
 from rear.directory import Directory
 from rear.errors import RearError
 from rear.moving import Facts
+from rear.plainentries import encode_plain_entries, plain_names
 from rear.remains import Remains
-from rear.scanner import Found, Gap, Nested, scan
+from rear.scanner import Found, Gap, Nested, Run, scan_in_runs
 from rear.storage import Storage
 from rear.zipformat import (
     END,
@@ -46,13 +46,22 @@ def _is_doubtful(found: Found) -> bool:
     return is_decoded or not as_it_stands
 
 
+class PlainRun(NamedTuple):
+    """Members of a survey about which there is no question: a range of numbers, and where their entries are spooled."""
+
+    first: int
+    members: int
+    entries_start: int
+    entries_length: int
+
+
 class Survey:
     """What a scan has found, in arrays: members that can be copied, and ranges that belong to none.
 
     Damaged members are spooled; ``damaged`` counts them.
     """
 
-    def __init__(self, descriptor: int, spool: IO[bytes], storage: Storage) -> None:
+    def __init__(self, descriptor: int, spool: IO[bytes], entries: IO[bytes], storage: Storage) -> None:
         self.descriptor = descriptor
         self.storage = storage
         self.size = storage.size(descriptor)
@@ -61,6 +70,8 @@ class Survey:
         self.crcs = array("I")
         self.compressed_sizes = array("Q")
         self.sizes = array("Q")
+        #: Hashes of the names in the local headers.
+        self.name_hashes = array("q")
         self.damaged = 0
         self.damaged_offsets = array("Q")
         self.gaps: list[tuple[int, int]] = []
@@ -68,6 +79,8 @@ class Survey:
         self.remains = Remains(descriptor, storage=storage)
         self.directory: Directory | None = None
         self._spool = spool
+        self._entries = entries
+        self._plain = [array("Q") for _ in PlainRun._fields]
         #: Where in the spool members stand whose data is whole, but whose header is damaged; by offset.
         self._doubtful: dict[int, int] = {}
         self._directory_ranges: list[tuple[int, int]] = []
@@ -83,8 +96,10 @@ class Survey:
             self.directory = directories.locate(self.descriptor, storage=self.storage)
         except RearError:
             self.directory = None
-        for item in scan(self.descriptor, storage=self.storage):
-            if isinstance(item, Found):
+        for item in scan_in_runs(self.descriptor, storage=self.storage):
+            if isinstance(item, Run):
+                self._add_run(item)
+            elif isinstance(item, Found):
                 self._add(item)
             elif isinstance(item, Gap):
                 self._add_gap(item)
@@ -95,7 +110,7 @@ class Survey:
     def _add(self, found: Found) -> None:
         if found.state == "unverified" and not found.size and found.crc and not found.header.flags & FLAG_ENCRYPTED:
             # Of nothing, the CRC-32 is 0.
-            found = replace(found, state="lost")
+            found = found._replace(state="lost")
         if found.state in _DAMAGED:
             pickle.dump(found, self._spool, pickle.HIGHEST_PROTOCOL)
             self.damaged += 1
@@ -109,6 +124,35 @@ class Survey:
         self.crcs.append(found.crc)
         self.compressed_sizes.append(found.compressed_size)
         self.sizes.append(found.size)
+        self.name_hashes.append(hash(found.name))
+
+    def _add_run(self, run: Run) -> None:
+        first, base = len(self.offsets), run.base
+        positions, _, crcs, compressed_sizes, sizes, _ = zip(*run.rows, strict=True)
+        offsets = array("Q", [base + position for position in positions])
+        self.offsets.extend(offsets)
+        self.ends.extend(offsets[1:])
+        self.ends.append(run.end)
+        self.crcs.extend(array("I", crcs))
+        self.compressed_sizes.extend(array("Q", compressed_sizes))
+        self.sizes.extend(array("Q", sizes))
+        self.name_hashes.extend(array("q", map(hash, plain_names(run))))
+        entries = encode_plain_entries(run)
+        if entries is not None:
+            for numbers, value in zip(
+                self._plain, (first, len(positions), self._entries.tell(), len(entries)), strict=True
+            ):
+                numbers.append(value)
+            self._entries.write(entries)
+
+    def plain_runs(self) -> Iterator[PlainRun]:
+        """Yield the runs of members about which there is no question, in order."""
+        return map(PlainRun._make, zip(*self._plain, strict=True))
+
+    def plain_entries(self, run: PlainRun) -> bytes:
+        """Return the directory entries of a run, with the offsets that its members have here."""
+        self._entries.seek(run.entries_start)
+        return self._entries.read(run.entries_length)
 
     def _add_gap(self, gap: Gap) -> None:
         if gap.kind == "directory":
@@ -130,7 +174,13 @@ class Survey:
         end = nested.start + nested.length
         while len(self.offsets) and self.offsets[-1] >= nested.start:
             self._doubtful.pop(self.offsets[-1], None)
-            for numbers in (self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes):
+            for numbers in (
+                self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.name_hashes,
+            ):  # fmt: skip
+                numbers.pop()
+        while self._plain[0] and self._plain[0][-1] + self._plain[1][-1] > len(self.offsets):
+            # Of a run that began before, the rest is looked at one by one.
+            for numbers in self._plain:
                 numbers.pop()
         while len(self.damaged_offsets) and self.damaged_offsets[-1] >= nested.start:
             self.damaged_offsets.pop()

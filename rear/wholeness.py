@@ -12,7 +12,7 @@ from rear.codecs import STORED
 from rear.descriptors import DescriptorSearch
 from rear.errors import UnsupportedError
 from rear.localheaders import descriptor_length, is_boundary
-from rear.streams import Decoded, crc_of, decode_stream, decodes_to
+from rear.streams import Decoded, crc_of, decode_stream, decodes_to, recovery_cost_bytes
 from rear.verdict import Claim, Verdict, intact, why_unreadable
 from rear.window import Window
 from rear.zipformat import FLAG_ENCRYPTED, LocalHeader
@@ -127,13 +127,21 @@ class Wholeness:
                 return intact(claim, crc, found.size, found.size, found.end)
         return None
 
-    def stream(self, claim: Claim) -> Decoded:
-        """Decode from where the data begins to where its stream ends, whatever the header says of its length."""
-        end = self._window.end
+    def stream(self, claim: Claim, end: int | None = None) -> Decoded:
+        """Decode from where the data begins to where its stream ends, whatever the header says of its length.
+
+        Args:
+            claim: the local header.
+            end: where it has to have ended, if that is known; then what decoders keep back is looked for, too.
+        """
+        start, limit = claim.data_offset, self._window.end if end is None else end
+        recovers = end is not None and self.budget_bytes >= 0
         if self.budget_bytes < 0:
-            end = min(end, claim.data_offset + _SMALL_BYTES)
-        decoded = decode_stream(self._window, claim.header.method, claim.data_offset, end)
+            limit = min(limit, start + _SMALL_BYTES)
+        decoded = decode_stream(self._window, claim.header.method, start, limit, trust_checks=not recovers)
         self.budget_bytes -= decoded.consumed
+        if recovers and not decoded.ended:
+            self.budget_bytes -= recovery_cost_bytes(claim.header.method, limit - start)
         return decoded
 
     def unread(self, claim: Claim, reason: str) -> Verdict | None:
@@ -165,7 +173,8 @@ class Wholeness:
                 best = found
                 break
             # The right distance is evidence enough when the next header is damaged.
-            best = best or (found if found.compressed_size else None)
+            if found.compressed_size and (best is None or (found.marked and not best.marked)):
+                best = found
         if best is None:
             return None
         if claim.has_sizes and best.compressed_size != header.compressed_size:

@@ -16,47 +16,54 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import logging
 import math
 import os
-import secrets
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
 from rear.layout import Layout, Target
 from rear.lease import Process, this_process, worker_name
+from rear.messages import tell_error, warn
 from rear.pairwriter import Item, PairWriter, open_record
 from rear.payload import Payload
 from rear.records import Metadata, Pair
 from rear.storage import LOCAL, Storage
 
-log = logging.getLogger("rear")
-
 RETAINED_LIMIT_BYTES = 32 << 20
 """More than this is not kept for a second try: the append that exceeds it waits for a sync."""
-DIRECTORY_LIMIT_BYTES = 16 << 20
+_HURRY_BYTES = RETAINED_LIMIT_BYTES // 2
+"""With so much kept the background thread syncs at once, so that appends seldom have to wait."""
+DIRECTORY_LIMIT_BYTES = 4 << 20
 """A temp archive of many tiny members ends here: its directory is held in memory until then."""
 _ITEM_BYTES = 1 << 10
 """What a kept member takes besides its bytes, about: a million empty files must not fill the memory."""
 _BEATS_A_LEASE = 4
+_JITTER = 0.25
+"""By up to this part of it a temp archive ends before its `rotation_span`."""
 _LONGEST_WAIT_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """How a worker behaves; see `rear.rear_fs` for the meaning of each."""
 
-    rotation_span: float = 300.0
-    rotation_size: int = 1 << 30
-    sync: str = "interval"
-    sync_interval: float = 1.0
-    lease_seconds: float = 60.0
+    __slots__ = ("lease_seconds", "rotation_size", "rotation_span", "sync", "sync_interval")
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        rotation_span: float = 300.0,
+        rotation_size: int = 1 << 30,
+        sync: str = "interval",
+        sync_interval: float = 1.0,
+        lease_seconds: float = 60.0,
+    ) -> None:
+        self.rotation_span = rotation_span
+        self.rotation_size = rotation_size
+        self.sync = sync
+        self.sync_interval = sync_interval
+        self.lease_seconds = lease_seconds
         for name in ("rotation_span", "rotation_size", "sync_interval", "lease_seconds"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
@@ -103,6 +110,8 @@ class Worker:
         self._answered_flushes: set[str] = set()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._hurries = False
+        self._pair_seconds = 0.0
         self._inside: set[int] = set()
         self._wake = threading.Event()
         self._lock = threading.RLock()
@@ -148,10 +157,7 @@ class Worker:
             SourceError: the source changed meanwhile.
             RearError: the worker is closed.
         """
-        item = Item(
-            next(self._sequences), target, payload,
-            mtime_ns=mtime_ns, mode=mode, source=source, metadata=metadata, on_stable=on_stable,
-        )  # fmt: skip
+        item = Item(next(self._sequences), target, payload, mtime_ns, mode, source, metadata, on_stable)
         thread = threading.get_ident()
         try:
             if thread in self._inside:
@@ -160,9 +166,16 @@ class Worker:
             try:
                 self._inside.add(thread)
                 with self._lock:
-                    self._check_open(target)
+                    if self._closed:
+                        self._check_open(target)
                     self._place(item)
-                    self._retain(item)
+                    self._retained.append(item)
+                    self._retained_bytes += payload.compressed_size + _ITEM_BYTES
+                    if len(self._retained) == 1:
+                        self._wake.set()
+                    elif self._retained_bytes > _HURRY_BYTES and not self._hurries:
+                        self._hurries = True
+                        self._wake.set()
                     must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
                     if not must_wait:
                         self._confirm(item)
@@ -247,9 +260,9 @@ class Worker:
                 names = [f"{item.target.archive}/{item.target.name}" for item in self._retained]
                 if names:
                     raise NotArchivedError(_list_unproven(names, error)) from error
-                log.warning("%s: %s", self.layout.base, error)
+                warn("%s: %s", self.layout.base, error)
             for pair in self._failed:
-                log.warning("%s stays unfinished until this process has ended", pair.path)
+                warn("%s stays unfinished until this process has ended", pair.path)
 
     def _check_open(self, target: Target) -> None:
         if self._closed:
@@ -295,12 +308,6 @@ class Worker:
 
     # Everything below down to the background thread runs with _lock held.
 
-    def _retain(self, item: Item) -> None:
-        self._retained.append(item)
-        self._retained_bytes += item.payload.compressed_size + _ITEM_BYTES
-        if len(self._retained) == 1:
-            self._wake.set()
-
     def _withdraw(self, item: Item) -> None:
         """Forget a member that is not acknowledged after all."""
         with self._lock:
@@ -335,14 +342,17 @@ class Worker:
         if self._process is None:
             self._on_first_pair()
             process = this_process()
-            self._name = worker_name(process, secrets.token_hex(8))
+            self._name = worker_name(process, os.urandom(8).hex())
             self._process = process
         pair = Pair(self._process.host, self._name, next(self._rotations))
         opened = open_record(
             self._process, self._name, pair.rotation,
-            cookie=secrets.randbits(62) | 1, uid=os.getuid(), lease_seconds=float(self.options.lease_seconds),
+            cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1, uid=os.getuid(),
+            lease_seconds=float(self.options.lease_seconds),
             created_ns=time.time_ns(), repeats_from=repeats_from,
         )  # fmt: skip
+        # Workers of a job begin together; from their second temp archive on they do not all come at once.
+        self._pair_seconds = self.options.rotation_span * (1.0 - _JITTER * os.urandom(1)[0] / 256)
         return PairWriter(self.layout, pair, opened, storage=self._storage)
 
     def _renew(self, item: Item | None) -> None:
@@ -391,7 +401,7 @@ class Worker:
             pair.append(kept)
         except SourceError as error:
             # A pickup whose source has changed since: the copy in the failed pair is all there is, and stays valid.
-            log.error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
+            tell_error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
             for failed in self._failed:
                 failed.needed = failed.holds_only_copy = True
             self._let_go(kept)
@@ -401,7 +411,7 @@ class Worker:
 
     def _give_up(self, pair: PairWriter, error: OSError, item: Item | None = None) -> None:
         """Never again write a member to this pair or sync it: its members that are not proven need another place."""
-        log.warning("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
+        warn("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
         if pair is self._pair:
             self._pair = None
         self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
@@ -435,7 +445,7 @@ class Worker:
                 pair.abort([item.sequence for item in repeated])
                 pair.close("poisoned")
             except OSError as error:
-                log.warning("%s cannot be ended now: %s", pair.path, error)
+                warn("%s cannot be ended now: %s", pair.path, error)
                 self._failed.append(pair)
 
     def _confirm(self, item: Item) -> None:
@@ -448,7 +458,7 @@ class Worker:
 
     def _lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
-        log.warning("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
+        warn("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
         if pair is self._pair:
             self._pair = None
         self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
@@ -465,18 +475,25 @@ class Worker:
 
     def _prove(self, pair: PairWriter, items: list[Item]) -> None:
         """Let go of members of ``pair``: a sync that began after them has succeeded."""
-        proven = {item.sequence for item in items if item.pair is pair}
+        proven = [item for item in items if item.pair is pair]
         if not proven:
             return
-        self._retained = [item for item in self._retained if item.sequence not in proven]
-        for item in items:
-            if item.sequence in proven:
-                item.proven = pair.needed = True
-                self._retained_bytes -= item.payload.compressed_size + _ITEM_BYTES
-                if item.on_stable is None:
-                    item.payload.close()
-                else:
-                    self._stable.append(item)
+        count = len(proven)
+        if len(self._retained) >= count and self._retained[0] is proven[0] and self._retained[count - 1] is proven[-1]:
+            # Both are in the order of the members: these are the first ones, as nearly always.
+            self._retained = self._retained[count:]
+        else:
+            sequences = {item.sequence for item in proven}
+            self._retained = [item for item in self._retained if item.sequence not in sequences]
+        pair.needed = True
+        for item in proven:
+            item.proven = True
+            payload = item.payload
+            self._retained_bytes -= payload.compressed_size + _ITEM_BYTES
+            if item.on_stable is not None:
+                self._stable.append(item)
+            elif payload.data is None:
+                payload.close()
 
     # Everything below takes _sync_lock first, then _lock for moments.
 
@@ -528,7 +545,7 @@ class Worker:
                 raise RearError("the archived bytes are not those that were read")
             item.on_stable()
         except Exception as error:
-            log.error("%s stays in place: %s", item.source, error)
+            tell_error("%s stays in place: %s", item.source, error)
 
     def _finish_rolling(self) -> None:
         """Sync and close pairs that have rolled over.
@@ -546,7 +563,7 @@ class Worker:
                 pair.close(reason)
             except OSError as error:
                 # All its members are proven; a scavenger takes it over once this process is gone.
-                log.warning("%s stays unfinished until this process has ended: %s", pair.path, error)
+                warn("%s stays unfinished until this process has ended: %s", pair.path, error)
                 pair.release()
             with self._lock:
                 self._rolling = [(rolling, why) for rolling, why in self._rolling if rolling is not pair]
@@ -596,23 +613,24 @@ class Worker:
                     self._wake.set()
                     continue
                 try:
-                    if self._pair is not None and now - self._pair.created >= self.options.rotation_span:
+                    if self._pair is not None and now - self._pair.created >= self._pair_seconds:
                         self._roll_over("rotation")
                 finally:
                     self._lock.release()
                 with self._sync_lock:
                     self._finish_rolling()
-                    if now - synced >= self.options.sync_interval:
+                    if self._hurries or now - synced >= self.options.sync_interval:
                         synced = now
+                        self._hurries = False
                         self._sync_all()
             except Exception as error:
                 # Whatever it is: without this thread nothing would be synced, beaten or rolled over any more.
                 expected = isinstance(error, OSError)
-                log.error(
+                tell_error(
                     "%s: %r; acknowledged members are kept and tried again",
                     self.layout.base,
                     error,
-                    exc_info=not expected,
+                    with_traceback=not expected,
                 )
                 self._wake.wait(min(self.options.sync_interval, _LONGEST_WAIT_SECONDS))
 
@@ -623,7 +641,7 @@ class Worker:
         if dirty:
             due.append(synced + self.options.sync_interval)
         if pair is not None:
-            due += [max(beaten, pair.created) + beat_seconds, pair.created + self.options.rotation_span]
+            due += [max(beaten, pair.created) + beat_seconds, pair.created + self._pair_seconds]
         return max(0.0, min(min(due) - self._storage.uptime(), _LONGEST_WAIT_SECONDS)) if due else None
 
     def _sync_all(self) -> None:

@@ -48,6 +48,7 @@ FLAG_UTF8: Final = 1 << 11
 FLAG_MASKED: Final = 1 << 13
 
 _EXTRA_HEADER: Final = struct.Struct("<2H")
+_SIZES: Final = struct.Struct("<3IH")  # from the CRC-32 to the length of the name, in 4.3.7 and 4.3.12
 _MADE_BY_UNIX: Final = 3 << 8 | 63  # 4.4.2
 _ORIGIN_VERSION: Final = 1
 _ORIGIN_HEAD: Final = struct.Struct("<BI")  # version, check
@@ -186,7 +187,6 @@ def zip64_values(extra: bytes, wanted: list[int]) -> list[int]:
     return result
 
 
-@lru_cache(maxsize=64)
 def _dos_time_of_second(second: int) -> tuple[int, int]:
     try:
         moment = time.localtime(second)
@@ -214,11 +214,15 @@ def dos_to_ns(date: int, clock: int) -> int:
         return 0
 
 
-def _timestamp_field(mtime_ns: int) -> bytes:
-    second = mtime_ns // 1_000_000_000
-    if not -0x80000000 <= second <= 0x7FFFFFFF:
-        return b""
-    return struct.pack("<2HBi", TIMESTAMP, 5, 1, second)
+@lru_cache(maxsize=64)
+def times_of_second(second: int) -> tuple[bytes, bytes]:
+    """Return time and date in MS-DOS format (4.4.6) as headers have them, and the extended timestamp field (4.6.1).
+
+    The latter is empty for a time that it cannot hold.
+    """
+    date, clock = _dos_time_of_second(second)
+    fits = -0x80000000 <= second <= 0x7FFFFFFF
+    return struct.pack("<2H", clock, date), struct.pack("<2HBi", TIMESTAMP, 5, 1, second) if fits else b""
 
 
 def version_needed(method: int, zip64: bool) -> int:
@@ -244,13 +248,13 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
         ZipFormatError: the extra area would exceed 65,535 bytes.
     """
     name = member.name.encode()
-    date, clock = dos_time(member.mtime_ns)
+    dos, timestamp = times_of_second(member.mtime_ns // 1_000_000_000)
     compressed_size, size, zip64 = member.compressed_size, member.size, b""
     if compressed_size >= LIMIT_32 or size >= LIMIT_32:
         # In a local header the Zip64 field must hold both sizes (4.5.3).
         zip64 = struct.pack("<2HQQ", ZIP64, 16, size, compressed_size)
         compressed_size = size = LIMIT_32
-    extra = zip64 + _timestamp_field(member.mtime_ns)
+    extra = zip64 + timestamp
     tail = b"" if origin is None else _encode_origin(origin, EXTRA_LIMIT_BYTES - len(extra) - 4 - _ORIGIN_HEAD.size)
     field_length = _ORIGIN_HEAD.size + len(tail) if tail else 0
     extra_length = len(extra) + (field_length + 4 if tail else 0)
@@ -258,12 +262,10 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
         raise ZipFormatError(
             f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most"
         )
-    flags = 0 if member.name.isascii() else FLAG_UTF8
-    head = LOCAL.pack(
-        LOCAL_SIGNATURE, version_needed(member.method, bool(zip64)), flags, member.method, clock, date,
-        member.crc,
-        compressed_size, size, len(name), extra_length,
-    )  # fmt: skip
+    head = b"".join((
+        local_constants(member.method, member.name.isascii(), bool(zip64)), dos,
+        _SIZES.pack(member.crc, compressed_size, size, len(name)), extra_length.to_bytes(2, "little"),
+    ))  # fmt: skip
     if not tail:
         return head + name + extra
     covered = b"".join((head, name, extra, tail))
@@ -283,6 +285,44 @@ def _encode_origin(origin: Origin, limit: int) -> bytes:
         len(archive), len(host), len(worker), len(source),
     )  # fmt: skip
     return b"".join((fixed, archive, host, worker, source, metadata))
+
+
+@lru_cache(maxsize=64)
+def local_constants(method: int, is_ascii: bool, zip64: bool = False) -> bytes:
+    """Return the first 10 bytes of a local header (4.3.7), up to the method: the same for many members.
+
+    Args:
+        method: compression method.
+        is_ascii: whether the name is ASCII.
+        zip64: whether there is a Zip64 field.
+    """
+    flags = 0 if is_ascii else FLAG_UTF8
+    return struct.pack("<4s3H", LOCAL_SIGNATURE, version_needed(method, zip64), flags, method)
+
+
+@lru_cache(maxsize=64)
+def central_constants(
+    method: int, is_ascii: bool, mode: int, extra_length: int, zip64: bool = False
+) -> tuple[bytes, bytes]:
+    """Return what is the same for many directory entries (4.3.12): up to the method, and from the length of the extra
+    area to the external attributes.
+    """
+    flags = 0 if is_ascii else FLAG_UTF8
+    head = struct.pack("<4s4H", CENTRAL_SIGNATURE, _MADE_BY_UNIX, version_needed(method, zip64), flags, method)
+    return head, struct.pack("<4HI", extra_length, 0, 0, 0, _attributes(mode))
+
+
+def origin_constants(archive: str, host: str, worker: str) -> tuple[bytes, bytes]:
+    """Return what precedes the check of an origin field and what follows the mode in it: without source or metadata."""
+    texts = [text.encode() for text in (archive, host, worker)]
+    tail = struct.pack("<Q4H", 0, *map(len, texts), 0) + b"".join(texts)
+    length = _ORIGIN_HEAD.size + struct.calcsize("<QQqI") + len(tail)
+    return _EXTRA_HEADER.pack(ORIGIN, length) + bytes([_ORIGIN_VERSION]), tail
+
+
+def _attributes(mode: int) -> int:
+    """Return the external attributes of a Unix mode (4.4.15), with the directory bit of MS-DOS."""
+    return (mode & 0xFFFF) << 16 | (0x10 if stat.S_ISDIR(mode) else 0)
 
 
 def local_header_length(data: bytes) -> int:
@@ -317,36 +357,62 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
     return LocalHeader(flags, method, crc, compressed_size, size, name, extra, end - position)
 
 
+def _checked_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
+    """Return begin and end of rear's own field, behind its checksum, when that is right for it and for the header."""
+    start, end = len(header) - extra_length, len(header)
+    if start < LOCAL.size:
+        return None
+    while start + _EXTRA_HEADER.size <= end:
+        identifier, length = _EXTRA_HEADER.unpack_from(header, start)
+        data = start + _EXTRA_HEADER.size
+        following = data + length
+        if following > end:
+            return None
+        if identifier == ORIGIN and length >= _ORIGIN_HEAD.size + _ORIGIN_FIXED.size:
+            version, check = _ORIGIN_HEAD.unpack_from(header, data)
+            tail = data + _ORIGIN_HEAD.size
+            is_right = version == _ORIGIN_VERSION and crc32(header[tail:following], crc32(header[:start])) == check
+            return (tail, following) if is_right else None
+        start = following
+    return None
+
+
+def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
+    """Return cookie and mode from a local header that passes the checksum of rear's own field.
+
+    ``None`` when there is no such field, as with `decode_origin`, which may still find the rest of it wrong.
+
+    Args:
+        header: the local header, whole, nothing after it.
+        extra_length: what it says is the length of its extra area.
+    """
+    found = _checked_origin(header, extra_length)
+    if found is None:
+        return None
+    cookie, _, _, mode, *_ = _ORIGIN_FIXED.unpack_from(header, found[0])
+    return cookie, mode
+
+
 def decode_origin(header: bytes) -> Origin | None:
     """Return what rear's own field says in the local header ``header`` (whole, nothing after it).
 
     ``None`` when there is none, its version is unknown, or header and field do not pass the field's checksum.
     """
-    if len(header) < LOCAL.size:
+    found = _checked_origin(header, int.from_bytes(header[28:30], "little"))
+    if found is None:
         return None
-    extra_length = int.from_bytes(header[28:30], "little")
-    start = len(header) - extra_length
-    for identifier, data in extra_fields(header[start:]):
-        if identifier == ORIGIN and len(data) >= _ORIGIN_HEAD.size + _ORIGIN_FIXED.size:
-            break
-        start += 4 + len(data)
-    else:
-        return None
-    version, check = _ORIGIN_HEAD.unpack_from(data)
-    tail = data[_ORIGIN_HEAD.size :]
-    if version != _ORIGIN_VERSION or crc32(tail, crc32(header[:start])) != check:
-        return None
-    cookie, sequence, mtime_ns, mode, source_start, *lengths = _ORIGIN_FIXED.unpack_from(tail)
-    position = _ORIGIN_FIXED.size
+    position, end = found
+    cookie, sequence, mtime_ns, mode, source_start, *lengths = _ORIGIN_FIXED.unpack_from(header, position)
+    position += _ORIGIN_FIXED.size
     texts = []
     for length in lengths:
-        texts.append(tail[position : position + length].decode("utf-8", "surrogateescape"))
+        texts.append(header[position : position + length].decode("utf-8", "surrogateescape") if length else "")
         position += length
-    if position > len(tail):
+    if position > end:
         return None
     archive, host, worker, source = texts
     try:
-        metadata = json.loads(tail[position:]) if position < len(tail) else None
+        metadata = json.loads(header[position:end]) if position < end else None
     except (ValueError, RecursionError):
         return None
     if metadata is not None and not is_metadata(metadata):
@@ -356,26 +422,21 @@ def decode_origin(header: bytes) -> Origin | None:
 
 def encode_central_entry(member: Member, offset: int) -> bytes:
     """Return the central directory entry of a member whose local header is at ``offset`` (4.3.12)."""
-    name = member.name.encode()
-    date, clock = dos_time(member.mtime_ns)
-    compressed_size, size = member.compressed_size, member.size
-    large = b""
+    text, method, crc, compressed_size, size, mtime_ns, mode = member
+    name = text.encode()
+    dos, extra = times_of_second(mtime_ns // 1_000_000_000)
+    zip64 = b""
     if compressed_size >= LIMIT_32 or size >= LIMIT_32:
-        large = struct.pack("<QQ", size, compressed_size)
+        zip64 = struct.pack("<QQ", size, compressed_size)
         compressed_size = size = LIMIT_32
     if offset >= LIMIT_32:
-        large += struct.pack("<Q", offset)
+        zip64 += struct.pack("<Q", offset)
         offset = LIMIT_32
-    zip64 = _EXTRA_HEADER.pack(ZIP64, len(large)) + large if large else b""
-    extra = zip64 + _timestamp_field(member.mtime_ns)
-    flags = 0 if member.name.isascii() else FLAG_UTF8
-    attributes = (member.mode & 0xFFFF) << 16 | (0x10 if stat.S_ISDIR(member.mode) else 0)
-    head = CENTRAL.pack(
-        CENTRAL_SIGNATURE, _MADE_BY_UNIX, version_needed(member.method, bool(large)), flags, member.method, clock, date,
-        member.crc,
-        compressed_size, size, len(name), len(extra), 0, 0, 0, attributes, offset,
-    )  # fmt: skip
-    return head + name + extra
+    if zip64:
+        extra = _EXTRA_HEADER.pack(ZIP64, len(zip64)) + zip64 + extra
+    head, tail = central_constants(method, len(name) == len(text), mode, len(extra), bool(zip64))
+    sizes = _SIZES.pack(crc, compressed_size, size, len(name))
+    return b"".join((head, dos, sizes, tail, offset.to_bytes(4, "little"), name, extra))
 
 
 def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, int]:

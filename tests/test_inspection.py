@@ -504,3 +504,35 @@ def test_no_exception_wherever_a_byte_is_changed(tmp_path: Path) -> None:
             path.write_bytes(good[:position] + bytes([value]) + good[position + 1 :])
             for problem in inspect(path, deep=True):
                 assert problem.as_json()
+
+
+def test_names_are_seen_again_in_a_set_and_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_HASHES_LIMIT", 50)
+    for count in (10, 1_000):
+        seen = inspection.SeenNames(count)
+        for number in range(200):
+            seen.add(str(number))
+        assert all(seen.contains(str(number)) for number in range(200))
+        assert sum(seen.contains(str(number)) for number in range(200, 400)) < 20
+        seen.add("7")
+        seen.add("199")
+        assert {hash("7"), hash("199")} <= seen.perhaps_twice
+
+
+def test_small_whole_members_are_read_once(tmp_path: Path) -> None:
+    """Header and data of each in one pass, by reads of up to 1 MiB."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3_000):
+            archive.writestr(f"{number}.bin", bytes([number % 256]) * 3_000 + os.urandom(1_000))
+    lengths: list[int] = []
+
+    class Counting(Storage):
+        def read(self, descriptor: int, length: int, offset: int) -> bytes:
+            data = super().read(descriptor, length, offset)
+            lengths.append(len(data))
+            return data
+
+    assert list(inspection.inspect(path, deep=True, storage=Counting())) == []
+    assert sum(lengths) < 1.2 * path.stat().st_size
+    assert len(lengths) < 30

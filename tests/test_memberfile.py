@@ -18,6 +18,8 @@ import sys
 import tarfile
 import tempfile
 import textwrap
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -616,3 +618,32 @@ def test_types() -> None:
         assert type(text) is TextMemberFile
         assert type(binary) is MemberFile
         assert type(text.buffer) is MemberFile
+
+
+def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those while the buffer is made, either, which takes long here."""
+
+    class SlowMemory(memberfile._Memory):
+        def __init__(self, data: bytes) -> None:
+            time.sleep(0.05)
+            super().__init__(data)
+
+    monkeypatch.setattr(memberfile, "_Memory", SlowMemory)
+    sizes: list[int] = []
+    file = open_member(
+        "a.zip/b", "wb", spool_size=1 << 20, success_only=True, finish=lambda file: sizes.append(file.size)
+    )
+    together = threading.Barrier(4)
+
+    def write(letter: bytes) -> None:
+        together.wait()
+        for _ in range(3):
+            file.write(letter * 10)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    file.close()
+    assert sizes == [120]

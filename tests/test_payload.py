@@ -7,6 +7,7 @@ import random
 import resource
 import socket
 import stat
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -271,3 +272,28 @@ def test_a_stored_source_that_changes_before_it_is_read_again(tmp_path: Path, ch
         CHANGES[change](path)
     with pytest.raises(SourceError, match=str(path)):
         b"".join(payload.chunks())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [bytes(range(256)) * 8, bytes(range(256)) * 2 + b"x" * 3000, os.urandom(256) + b"line\n" * 500,
+     b"".join(struct.pack("<d", 1 + n / 977) for n in range(500)), os.urandom(700) * 5],
+    ids=["ramp", "ramp, then text", "noise, then text", "doubles", "repeated"],
+)  # fmt: skip
+def test_what_shrinks_is_not_taken_for_noise(data: bytes) -> None:
+    assert payload_of_bytes(data, DEFLATED).method == DEFLATED
+
+
+def test_short_noise_is_not_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed: list[bytes] = []
+    real = compress
+
+    def counted(data: bytes, method: int) -> bytes:
+        compressed.append(data)
+        return real(data, method)
+
+    monkeypatch.setattr(payload_module, "compress", counted)
+    generator = random.Random(7)
+    for _ in range(200):
+        assert payload_of_bytes(generator.randbytes(4096), DEFLATED).method == STORED
+    assert len(compressed) < 40

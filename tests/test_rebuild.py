@@ -11,6 +11,7 @@ import shutil
 import stat
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ from rear.archive import Archive
 from rear.errors import UnsupportedError
 from rear.inspection import inspect
 from rear.moving import Facts, encode_entry, header_of_entry, make_central_entry, make_local_header, naming_of
+from rear.naming import Names
 from rear.problems import Problem
-from rear.rebuild import KnownMember, Rebuilt, rebuild
+from rear.rebuild import KnownMember, Rebuilt, _Writer, rebuild
+from rear.records import Origin
 from rear.repair import check_archive_file
 from rear.storage import LOCAL, Storage
 from rear.zipformat import (
@@ -498,6 +501,100 @@ def test_a_whole_member_keeps_its_name_before_one_whose_header_is_damaged(tmp_pa
     overwrite(path, start + LOCAL_HEADER.size, b"a")
     outcome = Outcome(path, tmp_path / "new.zip")
     assert outcome.contents() == {"a": b"good", "a~1": b"damaged header"}
+
+
+class _Counting(Storage):
+    """Counts what is read, written and copied."""
+
+    def __init__(self) -> None:
+        self.read_bytes = self.reads = self.writes = self.copies = 0
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        data = super().read(descriptor, length, offset)
+        self.reads, self.read_bytes = self.reads + 1, self.read_bytes + len(data)
+        return data
+
+    def write(self, descriptor: int, parts: Any, offset: int) -> None:
+        self.writes += 1
+        super().write(descriptor, parts, offset)
+
+    def copy_range(self, source: int, target: int, **where: Any) -> None:
+        self.copies += 1
+        super().copy_range(source, target, **where)
+
+
+def stored(name: str, data: bytes, origin: Origin | None) -> bytes:
+    facts = Member(name, 0, zlib.crc32(data), len(data), len(data), 1_700_000_000_123_456_789, 0o100640)
+    return encode_local_header(facts, origin) + data
+
+
+def many_members(writer: str, folder: Path) -> bytes:
+    """Return an archive without its directory, of members of all sorts about which there is no question."""
+    names = [*(f"d/{number % 7}/{number}.txt" for number in range(400)), "d/", "d/empty", "é/ü.txt", "é/"]
+    plain = {name: b"" if name.endswith(("/", "empty")) else f"{name} ".encode() * (len(name) % 9) for name in names}
+    if writer == "rear":
+        return b"".join(
+            stored(name, data, ORIGIN._replace(sequence=number, mode=0o100640))
+            for number, (name, data) in enumerate(plain.items())
+        )
+    if writer == "zip":
+        for name, data in plain.items():
+            path = folder / "tree" / name
+            if name.endswith("/"):
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        zoo.run(zoo.tool("zip"), "-q0r", folder / "made.zip", ".", cwd=folder / "tree")
+    else:
+        with zipfile.ZipFile(folder / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in plain.items():
+                archive.writestr(name, data, compress_type=zipfile.ZIP_STORED if len(data) < 40 else None)
+    data = (folder / "made.zip").read_bytes()
+    return data[: directory_offset(folder / "made.zip")]
+
+
+@pytest.mark.parametrize("writer", ["zipfile", "zip", "rear"])
+@pytest.mark.parametrize("damage", ["none", "garbage before", "a member", "a name twice"])
+def test_many_at_once_is_the_same_as_one_by_one(
+    writer: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = many_members(writer, tmp_path)
+    if damage == "garbage before":
+        data = b"garbage" * 100 + data
+    elif damage == "a member":
+        # In data, so that no header is the worse for it.
+        place = data.index(b"d/3/311.txt d/3")
+        data = data[:place] + b"D" + data[place + 1 :]
+    elif damage == "a name twice":
+        data += stored("d/3/311.txt", b"another one", ORIGIN if writer == "rear" else None)
+    source = tmp_path / "source.zip"
+    source.write_bytes(data)
+    taken: list[int] = []
+    take_run = _Writer._take_run
+    monkeypatch.setattr(_Writer, "_take_run", lambda self, run: taken.append(run.members) or take_run(self, run))
+    fast = Outcome(source, tmp_path / "fast.zip")
+    assert sum(taken) > 350 or damage == "a name twice"
+    monkeypatch.setattr(Names, "is_simple", False)
+    slow = Outcome(source, tmp_path / "slow.zip")
+    assert fast.path.read_bytes() == slow.path.read_bytes()
+    assert (fast.problems, fast.rebuilt) == (slow.problems, slow.rebuilt)
+    assert fast.rebuilt.damaged == (damage == "a member")
+    assert len(fast.contents(writer)) >= 400
+
+
+def test_a_million_members_would_be_read_and_copied_once(tmp_path: Path) -> None:
+    count = 30_000
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"".join(stored(f"{number}.txt", b"%099d" % number, None) for number in range(count)))
+    size, storage = source.stat().st_size, _Counting()
+    outcome = Outcome(source, tmp_path / "target.zip", storage=storage)
+    assert outcome.rebuilt.members == count
+    assert storage.read_bytes < 1.1 * size + (1 << 20)
+    assert storage.reads < 60
+    assert storage.copies == 1
+    assert storage.writes < 20
+    assert len(outcome.contents()) == count
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:

@@ -277,7 +277,7 @@ def forge(journal: Path, **changes: object) -> None:
 
 def test_a_forged_source_ends_no_scavenge(tmp_path: Path) -> None:
     temp, journal = write_pair(tmp_path, 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
-    forge(journal, source="/tmp/a\0b")
+    forge(journal, source="/spool/a\0b")
     os.truncate(temp, 50)
     assert [event.name for event in of_kind(scavenge(tmp_path), Lost)] == ["a"]  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -98,6 +99,39 @@ def test_a_new_temp_archive_each_span(base: Path) -> None:
     assert {journal.closed.reason for journal in found if journal.closed} == {"rotation"}
     assert [journal.opened.rotation for journal in found if journal.opened] == list(range(len(found)))
     assert len(merged_names(base)) == count
+
+
+def test_workers_that_begin_together_rotate_apart_and_none_too_late(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still, so that what is decided at which second can be seen."""
+    now = [10_000.0]
+    monkeypatch.setattr(Storage, "uptime", lambda self: now[0])
+
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(rear_fs(base, rotation_span=1000, lease_seconds=1e6)) for _ in range(12)]
+        for turn in range(2):
+            for number, fs in enumerate(workers):
+                write(fs, f"{turn}/{number}")
+            begun = now[0]
+            ended: list[float] = []
+            for after in (0.0, 749.9, 800.0, 850.0, 900.0, 950.0, 1000.0):
+                now[0] = begun + after
+                for fs in workers:
+                    fs._worker._wake.set()
+                # By then each has looked at the clock, or some seconds later on a busy machine.
+                time.sleep(0.05)
+                wait_for(
+                    lambda after=after: all(
+                        (fs._worker._pair is None) is (after >= fs._worker._pair_seconds) for fs in workers
+                    )
+                )
+                ended.append(sum(fs._worker._pair is None for fs in workers))
+            assert ended[:2] == [0, 0]
+            assert any(0 < count < len(workers) for count in ended[2:-1]), "all at once"
+            wait_for(lambda: all(fs._worker._pair is None for fs in workers))
+    assert len(journals(base)) == 24
+    assert len(merged_names(base)) == 24
 
 
 def test_an_idle_worker_makes_nothing_new(base: Path) -> None:
@@ -383,6 +417,17 @@ def test_what_is_kept_is_bounded(base: Path, monkeypatch: pytest.MonkeyPatch) ->
             write(fs, f"empty/{number}", b"")
         assert len(fs._worker._retained) < 1100
     assert len(merged_names(base)) == 3100
+
+
+def test_the_background_thread_syncs_before_appends_have_to_wait(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_HURRY_BYTES", 1 << 20)
+    with rear_fs(base, compression="stored", sync_interval=3600.0) as fs:
+        for round_number in (1, 2):
+            for number in range(20):
+                write(fs, f"{round_number}/{number}", bytes(60_000))
+            # What was appended after that sync had begun waits for the next.
+            wait_for(lambda: fs._worker._retained_bytes < 1 << 20)
+    assert len(merged_names(base)) == 40
 
 
 def test_pickups_are_removed_after_the_interval(base: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -23,10 +25,11 @@ from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
 from rear import rear_fs, rear_open
 from rear.codecs import DEFLATED, STORED, ZSTANDARD, compress, crc32
 from rear.errors import UnsupportedError
+from rear.localheaders import local_header
 from rear.records import Origin
-from rear.scanner import Found, Gap, Nested, recovered_content, scan
+from rear.scanner import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
 from rear.storage import Storage
-from rear.window import PIECE_BYTES
+from rear.window import PIECE_BYTES, Window
 from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
 
 COOKIE = 0x0123456789ABCDEF
@@ -610,6 +613,83 @@ def _bzipped(name: str, plain: bytes) -> bytes:
     return file.getvalue().partition(b"PK\1\2")[0]
 
 
+def stream_member(name: str, plain: bytes, method: int, data: bytes) -> bytes:
+    facts = Member(name, method, crc32(plain), len(data), len(plain), 1_700_000_000_000_000_000, 0o100644)
+    return encode_local_header(facts, None) + data
+
+
+def flipped_bit(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 0x80 >> bit % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_block_checksum_inside_a_bzip2_stream_costs_nothing(blocks: int) -> None:
+    """bz2 keeps a block to itself whose checksum is wrong; all of it comes out, and nobody calls it whole."""
+    plain = random.Random(3).randbytes(90_000 * blocks)
+    data = bz2.compress(plain, 1)
+    other = member("b.txt", NOISE)[0]
+    bits = "".join(f"{byte:08b}" for byte in data)
+    magic = f"{0x314159265359:048b}"
+    places = [match.start() + 48 for match in re.finditer(magic, bits)]
+    assert len(places) == blocks
+    for place in places:
+        for bit in (place, place + 13, place + 31):
+            scanned = Scanned(stream_member("a", plain, zipfile.ZIP_BZIP2, flipped_bit(data, bit)) + other)
+            found = scanned.one("a")
+            assert (found.state, found.recoverable_bytes) == ("partial", len(plain)), bit
+            assert "right CRC-32" in found.reason
+            assert scanned.content_of("a") == plain
+            assert scanned.whole() == {"b.txt": NOISE}
+    # A wrong bit in the data of a block is no wrong checksum.
+    scanned = Scanned(stream_member("a", plain, zipfile.ZIP_BZIP2, flipped_bit(data, places[-1] + 90_000)) + other)
+    assert scanned.one("a").state == "partial"
+    assert scanned.one("a").recoverable_bytes < len(plain)
+    assert scanned.content_of("a")[: 90_000 * (blocks - 1)] == plain[: 90_000 * (blocks - 1)]
+
+
+@pytest.mark.parametrize("size", [200, 60_000, 300_000])
+@pytest.mark.parametrize("is_sized", [True, False], ids=["one-shot", "streamed"])
+def test_a_wrong_size_inside_a_zstandard_frame_costs_nothing(size: int, is_sized: bool) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    plain = (TEXT * 30)[:size]
+    compressor = zstandard.ZstdCompressor(write_checksum=True)
+    if is_sized:
+        data = compressor.compress(plain)
+    else:
+        # With a window of its own, and the size in its header all the same.
+        stream = zstandard.ZstdCompressor(level=1).compressobj(size=len(plain))
+        data = b"".join(stream.compress(plain[at : at + 1000]) for at in range(0, size, 1000)) + stream.flush()
+    for bit in (5 * 8, 5 * 8 + 7, 6 * 8 + 2) if size > 255 else (5 * 8, 5 * 8 + 7):
+        scanned = Scanned(stream_member("a", plain, ZSTANDARD, flipped_bit(data, bit)))
+        assert scanned.one("a").state == "partial"
+        assert scanned.content_of("a") == plain, bit
+
+
+def test_a_damaged_descriptor_with_the_right_crc_proves_the_data() -> None:
+    for layout, length in (("32", 16), ("64", 24)):
+        one, other = described("a", NOISE, STORED, layout), member("b.txt", TEXT)[0]
+        last = member("c.txt", TEXT)[0]
+        damaged = one[: -length + 12] + bytes(length - 12)
+        scanned = Scanned(damaged + bytes(20) + other[20:] + last)
+        assert scanned.states()["a"] == "unverified"
+        assert scanned.content_of("a") == NOISE
+        assert scanned.whole()["c.txt"] == TEXT
+        # Data that is not as it was is not proven by it.
+        scanned = Scanned(flipped_bit(damaged, 400 * 8) + bytes(20) + other[20:] + last)
+        assert scanned.states()["a"] == "partial"
+
+
+def test_an_empty_member_does_not_swallow_the_next_whose_header_is_damaged() -> None:
+    empty, one = described("empty", b"", STORED, "32"), described("a", NOISE, STORED, "32")
+    last = member("c.txt", TEXT)[0]
+    for damaged in (one[:9] + b"\x40" + one[10:], one[:6] + b"\xff\xff" + one[8:]):
+        scanned = Scanned(empty + damaged + last)
+        assert scanned.states() == {"empty": "unverified", "a": "unverified", "c.txt": "whole"}
+        assert scanned.content_of("a") == NOISE
+
+
 def test_one_pass_in_large_pieces() -> None:
     parts, plain = members(20_000)
     data = b"".join(parts)
@@ -625,6 +705,55 @@ def fake_headers(count: int, size: int, method: int = STORED) -> bytes:
         struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 0x21, number, size, size, 4, 0) + b"fake"
         for number in range(count)
     )
+
+
+@pytest.mark.parametrize("name", ["a\0", "\xff", "a\1"], ids=["nul", "latin", "control"])
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_odd_members_in_a_row_are_looked_at_once(name: str, method: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a run of plain members must not have the members behind it looked at again and again."""
+    calls = 0
+
+    def counting(data: Any, crc: int = 0) -> int:
+        nonlocal calls
+        calls += 1
+        return crc32(data, crc)
+
+    monkeypatch.setattr("rear.scanner.crc32", counting)
+    count = 3000
+    data = compress(TEXT, method) if method else TEXT[:50]
+    plain = TEXT if method else TEXT[:50]
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 0x21, crc32(plain), len(data), len(plain), 9, 0)
+    parts = [head + f"{name}{number}".encode("latin-1").ljust(9, b"x") + data for number in range(count)]
+    with tempfile.TemporaryFile() as file:
+        file.write(member("a.txt", TEXT)[0] + b"".join(parts))
+        file.flush()
+        assert sum(1 for _ in scan(file.fileno())) >= 1
+    assert calls <= 2 * count
+
+
+def test_plain_members_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    def counting(window: Window, position: int) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        return local_header(window, position)
+
+    monkeypatch.setattr("rear.scanner.local_header", counting)
+    for method in (STORED, DEFLATED):
+        for own in (False, True):
+            parts, plain = members(20_000, method, own=own)
+            looked_at = 0
+            with tempfile.TemporaryFile() as file:
+                file.write(b"".join(parts))
+                file.flush()
+                items = list(scan_in_runs(file.fileno()))
+                assert sum(len(item.rows) if isinstance(item, Run) else 1 for item in items) == len(plain)
+                assert looked_at < 10
+                assert len(items) < 20
+                whole = [one for item in items for one in (item.members() if isinstance(item, Run) else [item])]
+                assert whole == list(scan(file.fileno()))
+                assert all((one.origin is not None) == own for one in whole)
 
 
 def test_a_hundred_thousand_fake_headers_in_a_payload() -> None:

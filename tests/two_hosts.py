@@ -42,11 +42,11 @@ class Program:
     def __init__(self, host: Host, command: Command, log: Path) -> None:
         self.host = host
         self.command = command
-        self._log = log
+        self.log = log
 
     def lines(self, *kinds: str) -> list[dict[str, Any]]:
         """Return what it has logged, of some kinds."""
-        return [line for line in read_log(self._log) if line["kind"] in kinds or not kinds]
+        return [line for line in read_log(self.log) if line["kind"] in kinds or not kinds]
 
     def wait_for(self, *kinds: str, count: int = 1, seconds: float = 30.0) -> None:
         """Return when it has logged that often."""
@@ -59,7 +59,7 @@ class Program:
 
     def _tail(self) -> str:
         said = self.command.output.read_text(errors="replace")[-2000:] if self.command.output.exists() else ""
-        return f"{self._log.name}: {self.lines()[-8:]} {said}"
+        return f"{self.log.name}: {self.lines()[-8:]} {said}"
 
     def stop(self, seconds: float = 40.0) -> None:
         """Ask it to end, and return when it has."""
@@ -129,9 +129,23 @@ class Stage:
 
     def settle(self, host: Host, seconds: float = 40.0) -> Program:
         """Scavenge on a host until nothing is left to do."""
-        scavenger = self._start(host, "scavenge", "--pause", "0.5", "--settle", "--seconds", str(seconds))
+        scavenger = self.start_settling(host, seconds)
         scavenger.end(seconds + 20)
         return scavenger
+
+    def start_settling(self, host: Host, seconds: float = 40.0) -> Program:
+        """Start a scavenger on a host that ends when nothing is left to do."""
+        return self._start(host, "scavenge", "--pause", "0.5", "--settle", "--seconds", str(seconds))
+
+    def look_and_merge(self, host: Host, after: Program) -> Program:
+        """Read the archives on a host until a scavenger merges; then write a few, and merge them right after it."""
+        prefix = f"{host.name}{len(self._workers)}"
+        log = f"{OUT}/{after.log.name}"
+        program = self._start(
+            host, "look_and_merge", "--after", log, "--prefix", prefix, "--count", "6", "--pause", "0.02", "--settle"
+        )
+        self._workers[prefix] = program
+        return program
 
     def rear(self, host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run rear's own command on a host."""

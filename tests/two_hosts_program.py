@@ -23,6 +23,7 @@ from faults import Point, Tampered
 import rear
 import rear.claims
 import rear.leader
+from rear.archive import Archive
 from rear.cli.stopping import StopRequest
 from rear.errors import NotArchivedError, NotLeaderError, RearError
 from rear.layout import Layout
@@ -143,6 +144,27 @@ def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> i
     return 0
 
 
+def look_and_merge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> int:
+    """Read the archives again and again until another scavenger begins to merge; then write, and merge right after it.
+
+    What this host has read of an archive is old then, but so new that a file system may not look again.
+    """
+    looks = 0
+    while not any(line["kind"] == "planned" for line in read_log(Path(arguments.after))):
+        if stopped.is_set():
+            return 1
+        for name in ARCHIVES:
+            try:
+                with Archive.open(Path(arguments.base, name)) as archive:
+                    looks += len(list(archive.names()))
+            except OSError as error:
+                # The server did not answer in time, under load.
+                log.write("not_looked", error=str(error))
+    log.write("looked", members=looks)
+    work(arguments, log, stopped)
+    return scavenge(arguments, log, stopped)
+
+
 def what_waits(base: str) -> list[str] | None:
     """Return the files that a scavenge has yet to deal with; ``None`` when the share does not tell."""
     layout = Layout(base)
@@ -165,7 +187,7 @@ def _unless_missing(error: OSError) -> None:
 def main() -> int:
     """Run as told by the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["work", "scavenge"])
+    parser.add_argument("what", choices=["work", "scavenge", "look_and_merge"])
     parser.add_argument("base")
     parser.add_argument("log")
     parser.add_argument("--lease", type=float, default=3.0)
@@ -179,6 +201,7 @@ def main() -> int:
     parser.add_argument("--pause-at", default="")
     parser.add_argument("--settle", action="store_true")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--after", default="", metavar="LOG")
     arguments = parser.parse_args()
     stopped = StopRequest()
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
@@ -187,6 +210,8 @@ def main() -> int:
     if arguments.what == "work":
         work(arguments, log, stopped)
         return 0
+    if arguments.what == "look_and_merge":
+        return look_and_merge(arguments, log, stopped)
     return scavenge(arguments, log, stopped)
 
 

@@ -121,6 +121,8 @@ class Extent(NamedTuple):
     member: str
     start: int
     stop: int
+    #: Without the bytes of another one that matter to it.
+    own_stop: int = 0
 
 
 def extents(sample: Sample) -> list[Extent]:
@@ -144,12 +146,21 @@ def extents(sample: Sample) -> list[Extent]:
         )
         stop = max(extent.stop, header + raw_lengths[member])
         # No CRC speaks for a member without data: that it is one is seen by the header that follows.
-        found[member, central] = extent._replace(stop=stop if raw_lengths[member] else stop + 30)
+        found[member, central] = Extent(member, extent.start, stop if raw_lengths[member] else stop + 30, stop)
     return list(found.values())
 
 
 def _touched(owners: list[Extent], start: int, stop: int) -> frozenset[str]:
     return frozenset(extent.member for extent in owners if extent.start < stop and start < extent.stop)
+
+
+def has_own_bytes(case: Case, member: str) -> bool:
+    """Tell whether header, data and descriptor of a member stand in a damaged archive as they did."""
+    return all(
+        case.data[extent.start : extent.own_stop] == case.sample.data[extent.start : extent.own_stop]
+        for extent in extents(case.sample)
+        if extent.member == member and extent.start < case.sample.directory
+    )
 
 
 # --- the same damage everywhere

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rear.cli.executors import Dask, Executors, Jobs
 from rear.cli.outcome import report
 from rear.errors import RearError, UsageError
 from rear.printable import shown
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from rear.events import Event
     from rear.problems import Outcome
 
@@ -49,6 +52,8 @@ def fsck(
             show_default=False,
         ),
     ] = None,
+    jobs: Jobs = 1,
+    dask: Dask = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
 ) -> None:
@@ -64,8 +69,9 @@ def fsck(
 
     style = "json" if json else "quiet" if quiet else "plain"
     try:
-        events = _events(path, dry_run, deep, output, in_place, assume_dead or [])
-        status = _run(path, events, style)
+        with Executors(jobs, dask).open() as executor:
+            events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
+            status = _run(path, events, style)
     except BrokenPipeError:
         raise
     except (RearError, OSError) as error:
@@ -75,21 +81,27 @@ def fsck(
 
 
 def _events(
-    path: str, dry_run: bool, deep: bool, output: str | None, in_place: bool, assume_dead: list[str]
+    path: str,
+    dry_run: bool,
+    deep: bool,
+    output: str | None,
+    in_place: bool,
+    assume_dead: list[str],
+    executor: Executor | None,
 ) -> Iterator[Event]:
     if os.path.isdir(path):
         if output is not None or in_place:
             raise UsageError(f"{path} is a base: --output and --in-place are for one archive")
         from rear.fsck import fsck as check_base
 
-        return check_base(path, report_only=dry_run, deep=deep, assume_dead=assume_dead)
+        return check_base(path, report_only=dry_run, deep=deep, assume_dead=assume_dead, executor=executor)
     if assume_dead:
         raise UsageError(f"{path} is no base: --assume-dead is for one")
     if dry_run and (output is not None or in_place):
         raise UsageError("--dry-run writes nothing: leave out --output and --in-place")
     from rear.repair import check_archive_file
 
-    return check_archive_file(path, deep=deep, output=output, in_place=in_place)
+    return check_archive_file(path, deep=deep, output=output, in_place=in_place, executor=executor)
 
 
 def _run(path: str, events: Iterator[Event], style: str) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rear.cli.executors import Dask, Executors, Jobs
 from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
 from rear.cli.stopping import StopRequest
@@ -79,6 +80,8 @@ def scavenge(
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
+    jobs: Jobs = 1,
+    dask: Dask = None,
     until_eof: UntilEof = False,
 ) -> None:
     """Merge what the workers wrote into the final archives.
@@ -95,9 +98,10 @@ def scavenge(
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = "json" if json else "quiet" if quiet else "plain"
+    executors = Executors(jobs, dask)
     if every is None:
-        raise typer.Exit(_once(base, options, style))
-    raise typer.Exit(_repeat(base, options, style, seconds(every), until_eof))
+        raise typer.Exit(_once(base, options, style, executors))
+    raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
 
 
 def scavenger(
@@ -112,7 +116,7 @@ def scavenger(
     scavenge(directory, verify=verify, flush=flush, every=every, json=json, quiet=quiet)
 
 
-def _once(base: str, options: dict[str, Any], style: str, stop: StopRequest | None = None) -> int:
+def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
     from rear.events import Event
@@ -124,11 +128,13 @@ def _once(base: str, options: dict[str, Any], style: str, stop: StopRequest | No
             if stop is not None and stop.is_set():
                 return
 
-    with closing(rear.scavenge(base, **options)) as events:  # type: ignore[type-var]
+    with executors.open() as executor, closing(rear.scavenge(base, executor=executor, **options)) as events:  # type: ignore[type-var]
         return ATTENTION if show(until_stopped(events), style) else 0
 
 
-def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float, until_eof: bool) -> int:
+def _repeat(
+    base: str, options: dict[str, Any], style: str, executors: Executors, pause_seconds: float, until_eof: bool
+) -> int:
     """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
     from rear.errors import NotLeaderError
 
@@ -144,7 +150,7 @@ def _repeat(base: str, options: dict[str, Any], style: str, pause_seconds: float
     worst = 0
     while not stop.is_set():
         try:
-            worst = max(worst, _once(base, options, style, stop))
+            worst = max(worst, _once(base, options, style, executors, stop))
         except NotLeaderError as error:
             # The other one may end before this one does.
             if style == "plain":
