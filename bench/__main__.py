@@ -1,78 +1,176 @@
-"""``python -m bench [ROW …]``: runs the rows, prints medians and ratios, and writes all samples as JSON if asked to."""
+"""``python -m bench [ROW …]`` runs rows; ``python -m bench report FILE`` shows or publishes what one run measured."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
+import shutil
+import signal
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
-import rear
-from bench import ingest, merge
-from bench.runner import Result, measure
+from bench import machine
+from bench.peers import Peers
+from bench.report import show_case, show_targets, update_page
+from bench.results import Run, read
+from bench.rows import ROWS, description
+from bench.runner import ROOT, Bench, ContenderError
+from bench.verdicts import judge
 
-ROWS = {"ingest": ingest.rows, "merge": merge.rows}
+PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images" / "performance"
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of rear; all rows unless named.")
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures rear beside its peers and the limits of the machine; all rows unless some are named.",
+        epilog="python -m bench report FILE [--write] shows what a run has left; --write renews docs/performance.md.",
+    )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the files, one round")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of all contenders (default: 5, quick: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--list", action="store_true", help="say what each row measures, and end")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: all rows in under 2 minutes")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of all contenders (default: 3 to 5, quick: 1)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "build" / "bench",
+        metavar="DIR",
+        help="results.json and plots go there (default: %(default)s)",
+    )
     parser.add_argument(
         "--scratch",
         type=Path,
         default=Path(tempfile.gettempdir()),
         metavar="DIR",
-        help="existing folder on the filesystem to measure (default: %(default)s)",
+        help="existing folder on the filesystem to measure; up to 10 GB are written there (default: %(default)s)",
     )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rear-bench",
+        metavar="DIR",
+        help="peers that are not on this machine are downloaded to there (default: %(default)s)",
+    )
+    parser.add_argument("--no-download", action="store_true", help="leave out peers that are not on this machine")
     options = parser.parse_args(arguments)
     if unknown := set(options.rows) - ROWS.keys():
         parser.error(f"no such row: {', '.join(sorted(unknown))} (there are: {', '.join(ROWS)})")
-    if options.rounds is None:
-        options.rounds = 1 if options.quick else 5
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if not options.scratch.is_dir():
+        parser.error(f"{options.scratch} is no folder")
     return options
 
 
-def show(results: Sequence[Result]) -> None:
-    """Print one row: median, ratio to the first contender, and the range."""
-    first = results[0]
-    print(f"\n{first.row + ', ' + first.unit:26}{'median':>10}{'ratio':>8}   min … max")
-    for result in results:
-        ratio = result.median / first.median
-        spread = f"{min(result.samples):.3g} … {max(result.samples):.3g}"
-        print(f"  {result.contender:24}{result.median:>10.3g}{ratio:>8.2f}   {spread}")
+def measure(options: argparse.Namespace) -> Run:
+    """Run rows, and print each case when it is done."""
+    peers = Peers(options.cache.absolute(), is_download_allowed=not options.no_download)
+    run = Run(machine.describe(options.scratch), {"quick": options.quick, "rounds": options.rounds})
+    print(", ".join(f"{name}: {value}" for name, value in run.machine.items()), flush=True)
+    begin = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="rear-bench-", dir=options.scratch.absolute()))
+    try:
+        bench = Bench(
+            run,
+            peers,
+            scratch,
+            is_quick=options.quick,
+            rounds=options.rounds,
+            tell=lambda line: print(line, flush=True),
+        )
+        with bench:
+            for name in options.rows or ROWS:
+                _run_row(bench, name)
+                run.seconds = time.monotonic() - begin
+                # Whoever is interrupted has what was measured so far.
+                run.write(options.output / "results.json", [verdict.as_json() for verdict in judge(run)])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return run
 
 
-def main() -> None:
-    options = parse()
-    machine = {
-        "rear": rear.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "scratch": str(options.scratch),
-        "rounds": options.rounds,
-        "quick": options.quick,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    results: list[Result] = []
-    for name in options.rows or ROWS:
-        for row in ROWS[name](quick=options.quick):
-            measured = measure(row, options.rounds, options.scratch)
-            show(measured)
-            results += measured
-    if options.json:
-        report = {"machine": machine, "results": [{**asdict(result), "median": result.median} for result in results]}
-        options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+def _run_row(bench: Bench, name: str) -> None:
+    begin = time.monotonic()
+    bench.row = name
+    try:
+        ROWS[name](bench)
+    except (ContenderError, OSError) as error:
+        # Data could not be made: the other rows do not need it.
+        bench.fail(str(error))
+    for results in bench.run.rows().get(name, {}).values():
+        print("\n" + show_case(results), flush=True)
+    print(f"({name}: {time.monotonic() - begin:.0f} s)", flush=True)
+
+
+def finish(run: Run, output: Path) -> int:
+    """Show what became of the targets, and draw; return 1 when a row, or rear in it, has failed."""
+    remark = " (a quick run: sizes are smaller than said here)" if run.options["quick"] else ""
+    print(f"\ntargets{remark}\n{show_targets(judge(run))}\n")
+    print(f"{output / 'results.json'}, {run.seconds:.0f} s")
+    draw(run, output / "plots")
+    failed = [result for result in run.results if result.role == "rear" and result.failure]
+    for result in failed:
+        print(f"failed: {result.row}, {result.case}, {result.contender}: {result.failure}", file=sys.stderr)
+    for row, reason in run.failures.items():
+        print(f"failed: {row}: {reason}", file=sys.stderr)
+    return 1 if failed or run.failures else 0
+
+
+def draw(run: Run, folder: Path) -> None:
+    """Draw all rows, if there is something to draw with."""
+    try:
+        from bench import plots
+    except ImportError as error:
+        print(f"no plots: {error}; pip install rear[bench]")
+        return
+    plots.draw(run, folder)
+    print(f"plots in {folder}")
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Show a run again; with ``--write`` put it into docs/performance.md."""
+    parser = argparse.ArgumentParser(prog="python -m bench report", description="Shows what a run has left.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="results.json of a run")
+    parser.add_argument("--write", action="store_true", help="renew tables and plots of docs/performance.md")
+    options = parser.parse_args(arguments)
+    try:
+        run = read(options.file)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for cases in run.rows().values():
+        for results in cases.values():
+            print(show_case(results) + "\n")
+    print(f"targets\n{show_targets(judge(run))}")
+    if options.write:
+        update_page(PAGE, run)
+        draw(run, IMAGES)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["report"]:
+        return report(arguments[1:])
+    options = parse(arguments)
+    if options.list:
+        for name in ROWS:
+            print(f"{name:18}{description(name)[0]}")
+        return 0
+    return finish(measure(options), options.output)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    main()
+    # So that the scratch folder is removed, and the launcher ends what it runs.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
