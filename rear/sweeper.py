@@ -318,16 +318,19 @@ class _Sweep:
     def _wait_for(self, sources: list[Source], merged: dict[Source, Held], tree: SourceTree) -> Iterator[Event]:
         """Have files merged, and fill ``merged``; wait for other scavengers and workers as long as that is allowed."""
         pause = _FIRST_PAUSE_SECONDS
+        collected = sources
         while True:
-            reason = "others are still writing what they have taken from this folder"
+            reason, has_led = "others are still writing what they have taken from this folder", True
             try:
                 yield from self._merge()
             except NotLeaderError as error:
-                reason = str(error).removesuffix(": nothing to do here")
+                reason, has_led = str(error).removesuffix(": nothing to do here"), False
             merged.update(self._index.find(sources, tree))
             sources = [source for source in sources if source not in merged]
             waiting = self._on_their_way(sources, tree)
-            if not waiting or self._wait_left <= 0:
+            # Another sweep may have had the same files merged while what this one wrote of them is still in the inbox.
+            is_done = not waiting and (has_led or not self._on_their_way(collected, tree))
+            if is_done or self._wait_left <= 0:
                 break
             if not self._has_told_to_wait:
                 self._has_told_to_wait = True
