@@ -296,4 +296,6 @@ class World:
         line = re.sub(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?", "TIME", line)
         line = re.sub(r"\d[\d,.]*( ?(bytes?|[kMGT]i?B|µs|ms|s)\b)", "SIZE", line)
         line = re.sub(r"process \d+", "process PID", line)
+        # Offsets depend on how long the name of the host and the number of the process are.
+        line = re.sub(r"(?<=the first )\d+|(?<=\": )\d+|(?<=bytes )\d+(?= to )|\d[\d,]{3,}", "NUMBER", line)
         return re.sub(r"[ \t]+", " ", line).strip()
