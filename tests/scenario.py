@@ -1,9 +1,9 @@
 """States that pages of the documentation begin with: ``scenario.py STATE BASE ARCHIVE``. Processes really die here.
 
 States: ``written`` (200 members, merged), ``killed`` (a worker with 200 members, dead), ``killed-unjournaled`` (its
-journal is gone as well), ``elsewhere``, ``elsewhere-again`` (a worker of
-node7, whose host cannot be seen), ``half-merged`` (the scavenger died
-while it copied), ``damaged`` (the archive has wrong bytes and lost its end).
+journal is gone as well), ``elsewhere``, ``elsewhere-again`` (a worker of node7, whose host cannot be seen), ``half-merged``
+(the scavenger died while it copied), ``damaged`` (the archive has wrong bytes and lost its end), ``torn`` (a Zip of another
+program, cut off).
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ def main(state: str, base: Path, archive: str) -> None:
             list(rear.scavenge(base, storage=_DyingWhileCopying()))
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    elif state == "torn":
+        with zipfile.ZipFile(base / archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for number in range(200):
+                file.writestr(zipfile.ZipInfo(f"logs/{number:03}.txt"), f"line {number}\n" * 200)
+        os.truncate(base / archive, 10_000)
     elif state == "damaged":
         path = base / archive
         with zipfile.ZipFile(path) as archive_file:
