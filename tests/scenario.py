@@ -1,9 +1,9 @@
 """States that pages of the documentation begin with: ``scenario.py STATE BASE ARCHIVE``. Processes really die here.
 
-States: ``written`` (200 members, merged), ``killed`` (a worker with 200 members, dead), ``killed-unjournaled`` (its
-journal is gone as well), ``elsewhere``, ``elsewhere-again`` (a worker of node7, whose host cannot be seen), ``half-merged``
-(the scavenger died while it copied), ``damaged`` (the archive has wrong bytes and lost its end), ``torn`` (a Zip of another
-program, cut off).
+States: ``written`` (200 members, merged), ``killed`` (a worker with 200 members, dead),
+``killed-unjournaled`` (its journal is gone as well), ``elsewhere``, ``elsewhere-again`` (a worker of node7,
+whose host cannot be seen), ``half-merged`` (the scavenger died while it copied), ``damaged`` (the archive has
+wrong bytes and lost its end), ``torn`` (a Zip of another program, cut off).
 """
 
 from __future__ import annotations
