@@ -270,6 +270,8 @@ def test_the_executor_is_frozen_while_it_copies_and_thawed_after_an_undo(large: 
     executor.wait_for("paused", seconds=60)
     stage.b.freeze()
     stage.kill(leader)
+    # Merged before the others: so what the executor still writes is wrong where it was to go.
+    stage.work(stage.a, "--count", "60", "--pause", "0", "--called", "a", large=True).end()
     # What it undoes gets a new inode, since nobody can see from here whether the copy has ended.
     stage.settle(stage.a)
     stage.b.thaw()

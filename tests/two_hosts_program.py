@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from faults import Point, Tampered
@@ -73,6 +74,8 @@ class Log:
 
 def work(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> None:
     """Write files until told to stop, and log each when its close has returned."""
+    if arguments.called:
+        os.uname = lambda: SimpleNamespace(nodename=arguments.called)  # type: ignore[assignment,return-value]
     fs = rear.rear_fs(
         arguments.base, lease_seconds=arguments.lease, sync=arguments.sync, rotation_span=arguments.rotation,
         compression=arguments.compression,
@@ -264,6 +267,7 @@ def main() -> int:
     parser.add_argument("--compression", default="deflate")
     parser.add_argument("--count", type=int, default=-1)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--called", default="", metavar="HOST")
     parser.add_argument("--pause-at", default="")
     parser.add_argument("--settle", action="store_true")
     parser.add_argument("--seconds", type=float, default=600.0)
