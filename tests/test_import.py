@@ -17,6 +17,7 @@ ROOT = Path(rear.__file__).parent
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
     ("seams", {"storage", "codecs", "layout"}),
+    ("many lines at once", {"appendlines"}),
     (
         "formats",
         {
