@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "problems",
         },
     ),
-    ("members as bytes", {"encoder"}),
+    ("members as bytes", {"encoder", "manyheaders"}),
     (
         "files",
         {
