@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -113,6 +114,21 @@ def check_name(name: str) -> None:
         return
     check_relative_path(name.removesuffix("/"))
     _check_name_length(name)
+
+
+def are_plain_names(names: Sequence[str]) -> bool:
+    """Whether names need no closer look by `check_name`, as nearly all; many are looked at as if they were one path."""
+    path = "/".join(names)
+    return (
+        path.isascii()
+        and path.isprintable()
+        and "\\" not in path
+        and "//" not in path
+        and "/." not in path
+        and path[:1] not in ("", "/", ".")
+        and path[-1] != "/"
+        and max(map(len, names)) <= _PLAIN_NAME_LIMIT_BYTES
+    )
 
 
 def _check_name_length(name: str) -> None:

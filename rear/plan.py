@@ -10,8 +10,9 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from itertools import count, repeat
+from typing import Final, Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
 from rear.directory import Directory
@@ -35,6 +36,25 @@ class Candidate(NamedTuple):
     def key(self) -> tuple[str, str, int]:
         """The identity of the member: the same in each pair in which its worker wrote it again."""
         return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
+
+
+_new_candidate: Final = partial(tuple.__new__, Candidate)
+
+
+def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
+    """Return members of one pair as candidates."""
+    return list(map(_new_candidate, zip(repeat(claimed), appends)))
+
+
+def by_archive(candidates: list[Candidate]) -> dict[str, list[Candidate]]:
+    """Group members by the final archive for which they are."""
+    archives = [append.archive for _, append in candidates]
+    if archives.count(archives[0] if archives else "") == len(archives):
+        return {archives[0]: candidates} if archives else {}
+    grouped: dict[str, list[Candidate]] = {}
+    for archive, candidate in zip(archives, candidates, strict=True):
+        grouped.setdefault(archive, []).append(candidate)
+    return grouped
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ ROOT = Path(rear.__file__).parent
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
     ("seams", {"storage", "codecs", "layout"}),
+    ("many lines at once", {"appendlines"}),
     (
         "formats",
         {
@@ -34,7 +35,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "problems",
         },
     ),
-    ("members as bytes", {"encoder"}),
+    ("members as bytes", {"encoder", "manyheaders"}),
     (
         "files",
         {
