@@ -18,12 +18,13 @@ from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
-from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
+from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Journal
 from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.plan import Candidate
 from rear.reconstruction import Remains, find_unjournaled
@@ -126,7 +127,10 @@ class Salvage:
         window = None
         if descriptor is not None:
             window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
-        for append in self._without_second_copies(claimed, pending):
+        pace = Pace() if self._reads_data(claimed) else None
+        for number, append in enumerate(self._without_second_copies(claimed, pending)):
+            if pace is not None and pace.is_due():
+                yield Advanced("checking", str(claimed.pair), number, len(pending))
             reason = self._why_bad(claimed, append, descriptor, window)
             if reason is None:
                 self._candidates[_key(claimed, append)] = claimed
@@ -173,17 +177,19 @@ class Salvage:
         except PathError:
             yield self._put_away(claimed, append, reason, descriptor)
             return
-        rescued = rescue.from_data(append, descriptor)
+        rescued, source = rescue.from_data(append, descriptor), None
         saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
         if rescued is None:
             from_source = rescue.from_source(append)
             if isinstance(from_source, str):
                 yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
                 return
-            rescued, saved_from = from_source, f"its source {append.source}"
+            rescued, source = from_source, append.source
+            saved_from = f"its source {source}"
         self._candidates[_key(claimed, append)] = claimed
         yield rescued
-        yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
+        told = f"{reason}; archived anew from {saved_from}"
+        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
 
     def _why_bad(
         self, claimed: ClaimedPair, append: Append, descriptor: int | None, window: Window | None
