@@ -9,7 +9,7 @@ no record covers are scanned for members, which their own extra fields place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
@@ -18,12 +18,13 @@ from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
-from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
+from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Journal
 from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.plan import Candidate, candidates_of
 from rear.reconstruction import Remains, find_unjournaled
@@ -123,7 +124,7 @@ class Salvage:
         yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
-        good, bad = self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
+        good, bad = yield from self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
         self._take(claimed, good)
         yield candidates_of(claimed, good)
         for append in good:
@@ -144,8 +145,8 @@ class Salvage:
 
     def _divide(
         self, claimed: ClaimedPair, appends: list[Append], descriptor: int | None
-    ) -> tuple[list[Append], list[tuple[Append, str]]]:
-        """Return the members that are whole, and the others with what is wrong with them."""
+    ) -> Generator[Event, None, tuple[list[Append], list[tuple[Append, str]]]]:
+        """Return the members that are whole, and the others with what is wrong with them; yield how far that is."""
         if descriptor is None:
             return [], [(append, "its temp archive is missing") for append in appends]
         suspects = appends
@@ -153,7 +154,10 @@ class Salvage:
             suspects = find_suspects(descriptor, appends, claimed.opened, storage=self._storage)
         bad = {}
         window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
-        for append in suspects:
+        pace = Pace()
+        for number, append in enumerate(suspects):
+            if pace.is_due():
+                yield Advanced("checking", str(claimed.pair), number, len(suspects))
             reason = self._why_bad(claimed, append, descriptor, window)
             if reason is not None:
                 bad[append.sequence] = append, reason
@@ -193,17 +197,19 @@ class Salvage:
         except PathError:
             yield self._put_away(claimed, append, reason, descriptor)
             return
-        rescued = rescue.from_data(append, descriptor)
+        rescued, source = rescue.from_data(append, descriptor), None
         saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
         if rescued is None:
             from_source = rescue.from_source(append)
             if isinstance(from_source, str):
                 yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
                 return
-            rescued, saved_from = from_source, f"its source {append.source}"
+            rescued, source = from_source, append.source
+            saved_from = f"its source {source}"
         self._take(claimed, [append])
         yield [rescued]
-        yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
+        told = f"{reason}; archived anew from {saved_from}"
+        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
 
     def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int, window: Window) -> str | None:
         if self._whole.get(append.sequence) is append:

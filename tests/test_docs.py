@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
@@ -139,6 +139,11 @@ def test_every_event_is_documented_with_its_fields() -> None:
     assert documented == actual
     explained = {name for row in rows(f"| field | type |{types}") for name in quoted(row[0])}
     assert explained == {name for _, names in actual.values() for name in names}
+
+
+def test_every_phase_is_documented() -> None:
+    section = text_of("docs/format.md").partition("### Phases")[2].partition("\n#")[0]
+    assert [quoted(row[0])[0] for row in rows(section)] == list(get_args(events.Phase))
 
 
 def test_every_journal_record_is_documented_with_its_keys() -> None:

@@ -38,7 +38,8 @@ def fsck(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 def as_json(*arguments: object) -> tuple[int, list[dict[str, Any]]]:
     done = fsck("--json", *arguments)
     assert "Traceback" not in done.stderr
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, [found for found in objects if found["kind"] == "problem"]
 
 
 @pytest.fixture

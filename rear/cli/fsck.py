@@ -99,9 +99,9 @@ def _events(
         raise UsageError(f"{path} is no base: --assume-dead is for one")
     if dry_run and (output is not None or in_place):
         raise UsageError("--dry-run writes nothing: leave out --output and --in-place")
-    from rear.repair import check_archive_file
+    from rear.repair import check_archive_steps
 
-    return check_archive_file(path, deep=deep, output=output, in_place=in_place, executor=executor)
+    return check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor)
 
 
 def _run(path: str, events: Iterator[Event], style: str) -> int:
