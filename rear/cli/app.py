@@ -8,10 +8,12 @@ import typer
 
 from rear._version import __version__
 from rear.cli import cat, demo, doctor, fsck, get, ls, scavenge, sweep
+from rear.cli.grouping import GroupedCommands
 from rear.cli.outcome import reported
 
 app = typer.Typer(
     name="rear",
+    cls=GroupedCommands,
     help="Many small files of many processes, in a few ordinary Zip archives.",
     no_args_is_help=True,
     # Plain help: it wraps anywhere, pastes anywhere, and needs no import of Rich.
