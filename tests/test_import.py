@@ -16,7 +16,7 @@ ROOT = Path(rear.__file__).parent
 
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
-    ("seams", {"storage", "codecs", "layout"}),
+    ("seams", {"storage", "codecs", "layout", "patterns"}),
     (
         "formats",
         {
@@ -28,6 +28,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "context",
             "window",
             "writtennames",
+            "archivetree",
             "streamchecks",
             "inflate64",
             "parallel",
@@ -61,7 +62,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("many members at once", {"checktasks"}),
     ("a damaged member", {"mending", "fragments"}),
     ("the judgement on one member", {"examiner"}),
-    ("what an archive holds", {"contents", "extraction", "rollover", "scanner", "inspection", "remains"}),
+    ("what an archive holds", {"contents", "extraction", "rollover", "scanner", "inspection", "remains", "search"}),
     ("what is left of an archive", {"survey", "headerless", "naming"}),
     ("a new archive of that", {"rebuild"}),
     ("one archive repaired", {"repair"}),
