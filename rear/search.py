@@ -182,7 +182,7 @@ class Search:
 
     def _rows(self, path: str) -> Iterator[IndexRow]:
         given = 0
-        index = _mirroring_index(path)
+        index = mirroring_index(path)
         if index is not None:
             try:
                 for row in filter(self._query.accepts, index.select(*self._query.condition())):
@@ -203,7 +203,7 @@ class Search:
         return (entry for entry in named if query.accepts_size(entry.size))
 
 
-def _mirroring_index(path: str) -> Index | None:
+def mirroring_index(path: str) -> Index | None:
     """Return the index of an archive, if it has one that mirrors it."""
     found = find_base(path)
     if found is None:

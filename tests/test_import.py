@@ -62,7 +62,10 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("many members at once", {"checktasks"}),
     ("a damaged member", {"mending", "fragments"}),
     ("the judgement on one member", {"examiner"}),
-    ("what an archive holds", {"contents", "extraction", "rollover", "scanner", "inspection", "remains", "search"}),
+    (
+        "what an archive holds",
+        {"contents", "extraction", "rollover", "scanner", "inspection", "remains", "search", "reindex"},
+    ),
     ("what is left of an archive", {"survey", "headerless", "naming"}),
     ("a new archive of that", {"rebuild"}),
     ("one archive repaired", {"repair"}),
