@@ -390,6 +390,11 @@ class SegmentReader:
         """Yield all rows in the order of the archive's central directory."""
         return self._rows(f"SELECT {_SELECTED} FROM members WHERE 1{self._hidden} ORDER BY rowid")
 
+    def select(self, condition: str, parameters: Sequence[str | int]) -> Iterator[IndexRow]:
+        """Yield the rows that fulfil an SQL condition on the columns of ``members``, in the order of `rows`."""
+        sql = f"SELECT {_SELECTED} FROM members WHERE ({condition}){self._hidden} ORDER BY members.rowid"
+        return self._rows(sql, [_stored(value) if isinstance(value, str) else value for value in parameters])
+
     def end(self) -> int:
         """Return where in the archive the last of the members ends."""
         sql = f"SELECT MAX(IFNULL(target_end, target_start)) FROM members WHERE 1{self._hidden}"

@@ -173,17 +173,6 @@ def test_every_journal_record_is_documented_with_its_keys() -> None:
     assert f"`format_version` | integer | {journal.FORMAT_VERSION} |" in section
 
 
-def test_the_table_of_modules_is_the_one_that_imports_are_checked_by() -> None:
-    from test_import import LAYERS
-
-    documented: list[tuple[str, set[str]]] = []
-    for layer, module, _ in rows(between(text_of("docs/architecture.md"), "## Modules", "## More")):
-        if layer:
-            documented.append((layer, set()))
-        documented[-1][1].update(quoted(module))
-    assert documented == LAYERS
-
-
 def test_every_exit_status_of_an_error_is_documented() -> None:
     def statuses(error: type[rear.RearError]) -> set[int]:
         return {error.exit_status}.union(*map(statuses, error.__subclasses__()))

@@ -19,11 +19,12 @@ import typer
 
 from rear.archive import Archive, directory_of
 from rear.cli.outcome import report
-from rear.cli.selection import PATTERN_HELP, Lines, Patterns, positions, split
+from rear.cli.selection import PATTERN_HELP, Lines, positions, split
 from rear.codecs import METHOD_NAMES
 from rear.errors import FutureVersionError, RearError, UsageError
 from rear.journal import Journal, read_journal, read_notes
 from rear.layout import STATE, Layout, find_base, parse_pair
+from rear.patterns import Patterns
 from rear.printable import shown
 from rear.records import Pair
 from rear.storage import LOCAL

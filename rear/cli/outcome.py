@@ -35,11 +35,12 @@ def report(error: RearError | OSError) -> int:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         advice = _ADVICE.get(error.errno or 0)
         text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
-    _say(text)
+    note(text)
     return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
 
 
-def _say(text: str) -> None:
+def note(text: str) -> None:
+    """Print one line on standard error; what a terminal might act on is escaped."""
     line = f"rear: {text if text.isprintable() else shown(text)}\n"
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
@@ -58,7 +59,7 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(CLOSED_PIPE) from None
         except KeyboardInterrupt:
-            _say("interrupted; nothing is lost, run it again to go on")
+            note("interrupted; nothing is lost, run it again to go on")
             raise typer.Exit(INTERRUPTED) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None

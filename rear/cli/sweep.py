@@ -11,7 +11,7 @@ import typer
 
 from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import human_bytes, seconds, size_bytes
-from rear.cli.selection import Patterns
+from rear.patterns import Patterns
 from rear.printable import shown
 
 if TYPE_CHECKING:
