@@ -68,7 +68,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("what a crash left", {"reconstruction", "rescue"}),
     ("before and after a merge", {"salvage", "recovery", "preview", "sourceindex"}),
     ("one merge", {"merge"}),
-    ("one scavenge", {"scavenger", "daemon", "tui"}),
+    ("one scavenge", {"scavenger", "daemon"}),
     ("one archive of a base restored", {"restoration", "strays"}),
     ("one check of a base", {"fsck"}),
     ("what the doctor sees", {"findings", "mounts", "probeprocess"}),
@@ -81,6 +81,11 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("in clusters", {"dask"}),
     ("the package", {"rear"}),
     ("the demonstration", {"demo"}),
+    ("events in words", {"wording", "cells", "outlet"}),
+    ("what they add up to", {"progress"}),
+    ("its end", {"summary", "screenparts"}),
+    ("its views", {"screen", "lines", "jsonlines"}),
+    ("the view that fits", {"tui"}),
     ("commands", {"cli"}),
     ("python -m rear", {"__main__"}),
 ]
@@ -95,7 +100,7 @@ UPWARDS = {
 
 ALONE = {
     "typer": {"cli"},
-    "rich": {"cli", "tui"},
+    "rich": {"cli", "cells", "screenparts", "screen", "lines", "tui"},
     "sqlite_utils": {"index", "segments"},
     "sqlite3": {"index", "segments"},
     "isal": {"codecs"},
@@ -127,7 +132,8 @@ OWN_FILES = {
     "payload": {"open"},  # reads sources
     "daemon": {"makedirs"},  # the base, as workers do
     "demo": {"mkdir", "makedirs", "open", "remove", "unlink", "rmdir"},
-    "cli": {"open"},  # /dev/null in place of a closed pipe
+    "cli": {"open"},  # /dev/null in place of closed descriptors
+    "outlet": {"open"},  # /dev/null in place of a closed pipe
     # Asks for what the seam does by other means when it is refused.
     "dataprobes": {"open", "fsync", "copy_file_range"},
     "doctor": {"open", "unlink", "rmdir"},  # removes its folder below descriptors, so that no link leads it elsewhere
