@@ -28,6 +28,81 @@ def _layers() -> list[tuple[str, set[str]]]:
 
 
 LAYERS = _layers()
+LAYERS: list[tuple[str, set[str]]] = [
+    ("values", {"_version", "errors", "records", "events", "printable", "messages", "pace"}),
+    ("seams", {"storage", "codecs", "layout"}),
+    (
+        "formats",
+        {
+            "zipformat",
+            "journal",
+            "segments",
+            "lease",
+            "payload",
+            "context",
+            "window",
+            "writtennames",
+            "streamchecks",
+            "inflate64",
+            "parallel",
+            "problems",
+        },
+    ),
+    ("members as bytes", {"encoder"}),
+    (
+        "files",
+        {
+            "directory",
+            "pairwriter",
+            "memberfile",
+            "pickup",
+            "sourcetree",
+            "claims",
+            "leader",
+            "check",
+            "localheaders",
+            "streams",
+            "verdict",
+            "moving",
+            "infozip",
+            "report",
+            "copytasks",
+        },
+    ),
+    ("parts", {"worker", "index", "intent", "lostfound", "descriptors", "listing", "found"}),
+    ("whole archives", {"fs", "archive", "plan", "belonging", "wholeness", "plainentries"}),
+    ("where a member ends", {"bounds"}),
+    ("many members at once", {"checktasks"}),
+    ("a damaged member", {"mending", "fragments"}),
+    ("the judgement on one member", {"examiner"}),
+    ("what an archive holds", {"contents", "extraction", "rollover", "scanner", "inspection", "remains"}),
+    ("what is left of an archive", {"survey", "headerless", "naming"}),
+    ("a new archive of that", {"rebuild"}),
+    ("one archive repaired", {"repair"}),
+    ("what a crash left", {"reconstruction", "rescue"}),
+    ("before and after a merge", {"salvage", "recovery", "preview", "sourceindex"}),
+    ("one merge", {"merge"}),
+    ("one scavenge", {"scavenger", "daemon"}),
+    ("one archive of a base restored", {"restoration", "strays"}),
+    ("one check of a base", {"fsck"}),
+    ("what the doctor sees", {"findings", "mounts", "probeprocess"}),
+    ("where it works", {"probecontext"}),
+    ("what it tries", {"placeprobes", "dataprobes", "raceprobes", "visibilityprobes"}),
+    ("the doctor", {"doctor"}),
+    ("the end of a source", {"sourceremoval"}),
+    ("one sweep", {"sweeper"}),
+    ("in other people's pools", {"pools"}),
+    ("in clusters", {"dask"}),
+    ("the package", {"rear"}),
+    ("the demonstration", {"demo"}),
+    ("events in words", {"wording", "cells", "outlet"}),
+    ("what they add up to", {"progress"}),
+    ("its end", {"summary", "screenparts"}),
+    ("its views", {"screen", "lines", "jsonlines"}),
+    ("the view that fits", {"tui"}),
+    ("commands", {"cli"}),
+    ("python -m rear", {"__main__"}),
+]
 """A module imports from layers above its own line alone. ``cli`` stands for all its modules."""
 
 LAYER_OF = {module: number for number, (_, modules) in enumerate(LAYERS) for module in modules}
@@ -39,7 +114,7 @@ UPWARDS = {
 
 ALONE = {
     "typer": {"cli"},
-    "rich": {"cli", "tui"},
+    "rich": {"cli", "cells", "screenparts", "screen", "lines", "tui"},
     "sqlite_utils": {"index", "segments"},
     "sqlite3": {"index", "segments"},
     "isal": {"codecs"},
@@ -71,7 +146,8 @@ OWN_FILES = {
     "payload": {"open"},  # reads sources
     "daemon": {"makedirs"},  # the base, as workers do
     "demo": {"mkdir", "makedirs", "open", "remove", "unlink", "rmdir"},
-    "cli": {"open"},  # /dev/null in place of a closed pipe
+    "cli": {"open"},  # /dev/null in place of closed descriptors
+    "outlet": {"open"},  # /dev/null in place of a closed pipe
     # Asks for what the seam does by other means when it is refused.
     "dataprobes": {"open", "fsync", "copy_file_range"},
     "doctor": {"open", "unlink", "rmdir"},  # removes its folder below descriptors, so that no link leads it elsewhere

@@ -75,8 +75,10 @@ def run(*arguments: object, environment: dict[str, str] | None = None, **options
 
 
 def json_of(done: CompletedProcess[str]) -> dict[str, Any]:
-    """Return the last event of a command that was run with ``--json``."""
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """Return the last event of a command that was run with ``--json``; behind it stands the summary alone."""
+    event, summary = map(json.loads, done.stdout.splitlines()[-2:])
+    assert (event["kind"], summary["kind"]) == ("swept", "summary")
+    found: dict[str, Any] = event
     return found
 
 
@@ -139,7 +141,7 @@ def test_a_sweep_archives_all_files_and_the_next_one_only_what_is_new(spool: Pat
 def test_a_whole_archive_as_target_and_the_base_from_the_environment(spool: Path, base: Path) -> None:
     done = run("spool", "--into", "runs/ar.zip", cwd=spool.parent, environment={"REAR_BASE": str(base)})
     assert done.returncode == 0, done.stderr
-    assert f"{len(FILES)} files" in done.stderr
+    assert f"{len(FILES)} files" in done.stdout
     assert members(base, "runs/ar.zip") == expected(prefix="")
 
 
@@ -245,8 +247,8 @@ def test_patterns(spool: Path, base: Path) -> None:
 def test_a_dry_run_changes_nothing(spool: Path, base: Path, tmp_path: Path) -> None:
     done = run(spool, "--into", "ar.zip", "--base", tmp_path / "none", "--dry-run", "--delete")
     assert done.returncode == 0
-    assert f"{len(FILES)} files" in done.stderr
-    assert "would become sub/deep/c.bin" in done.stderr
+    assert f"{len(FILES)} files" in done.stdout
+    assert "→ ar.zip/sub/deep/c.bin" in done.stderr
     assert not (tmp_path / "none").exists()
     sweep(spool, base)
     fill(spool, {"new": b"new"})
