@@ -15,7 +15,7 @@ import rear
 ROOT = Path(rear.__file__).parent
 
 LAYERS: list[tuple[str, set[str]]] = [
-    ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
+    ("values", {"_version", "errors", "records", "events", "printable", "messages", "collector"}),
     ("seams", {"storage", "codecs", "layout"}),
     ("many lines at once", {"appendlines"}),
     (
