@@ -7,6 +7,7 @@ time each, of those that have the very form that `rear.encoder` gives them.
 from __future__ import annotations
 
 import binascii
+import json
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -19,30 +20,30 @@ from rear.records import Append
 
 LARGEST: Final = 0x7FFFFFFFFFFFFFFF
 """Largest number in a record."""
-# JSON's own forms alone: no zero before a number, no raw control character and here no escape in a text.
-_NUMBER: Final = rb"(0|[1-9][0-9]{0,18})"
-_SIGNED: Final = rb"(0|-?[1-9][0-9]{0,18})"
+# No raw control character and here no escape in a text. Numbers are JSON's in the end: it refuses a zero before them.
 _TEXT: Final = rb'[^"\\\x00-\x1f]'
-_SOURCE: Final = rb'(?:"source":"(%b+)",)?' % _TEXT
-_QUOTED: Final = rb'"(%b*)"' % _TEXT
-
-
-_FORM: Final = (
-    rb'\{"kind":"append","sequence":%b,%b"source_start":0,"source_end":%b,"offset":%b,"length":%b,"archive":%b,"name":%b,'
-    rb'"method":%b,"crc":%b,"compressed_size":%b,"size":%b,"mtime_ns":%b,"mode":%b\}'
-)
+_KEYS: Final = bytes(range(ord("a"), ord("z") + 1)) + b'_":'
+"""What is deleted of ``"offset":5,"length":7``, so that the numbers are left."""
 
 
 @cache
 def _line() -> re.Pattern[bytes]:
     # Not on import: a worker has no use for it.
-    numbers = [_NUMBER] * 4
-    payload = _FORM % (_NUMBER, _SOURCE, *numbers[:3], _QUOTED, _QUOTED, *numbers, _SIGNED, _NUMBER)
-    return re.compile(rb"(?:([0-9a-f]{8}) (%b)|[^\n]*)\n" % payload)
+    before_source = rb'("sequence":[0-9]+)'
+    source = rb'(?:,"source":"(%b+)")?' % _TEXT
+    before_texts = rb'("source_start":[0-9]+,"source_end":[0-9]+,"offset":[0-9]+,"length":[0-9]+)'
+    texts = rb'"archive":"(%b*)","name":"(%b*)"' % (_TEXT, _TEXT)
+    after_texts = (
+        rb'("method":[0-9]+,"crc":[0-9]+,"compressed_size":[0-9]+,"size":[0-9]+,"mtime_ns":-?[0-9]+,"mode":[0-9]+)'
+    )
+    parts = (before_source + source, before_texts, texts, after_texts)
+    return re.compile(rb'(?:([0-9a-f]{8}) (\{"kind":"append",%b\})|[^\n]*)\n' % b",".join(parts))
 
 
 _CHECKSUM_AND_BREAKS: Final = len(b"01234567 \n")
 _FEW: Final = 4
+_RARE_FIELDS: Final = len(Append._fields) - Append._fields.index("mode") - 1
+"""How many fields these lines do not have."""
 _new_append: Final = partial(tuple.__new__, Append)
 _Found = tuple[bytes, ...]
 
@@ -68,22 +69,20 @@ def parse_appends(block: bytes) -> Iterator[tuple[int, list[Append] | None]]:
 
 
 def _parse(columns: tuple[_Found, ...]) -> list[Append] | None:
-    (
-        checksums, payloads, sequences, sources, source_ends, offsets, lengths, archives, names, methods, crcs,
-        compressed_sizes, sizes, mtimes, modes,
-    ) = columns  # fmt: skip
+    checksums, payloads, numbers_1, sources, numbers_2, archives, names, numbers_3 = columns
     if binascii.unhexlify(b"".join(checksums)) != struct.pack(f">{len(payloads)}I", *map(crc32, payloads)):
         return None
-    sequence, source_end, offset, length, compressed_size, size, crc, mtime_ns = (
-        list(map(int, column))
-        for column in (sequences, source_ends, offsets, lengths, compressed_sizes, sizes, crcs, mtimes)
-    )
-    method, mode = {text: int(text) for text in set(methods)}, {text: int(text) for text in set(modes)}
+    try:
+        sequence = _numbers(numbers_1)
+        middle, last = _numbers(numbers_2), _numbers(numbers_3)
+    except ValueError:
+        return None
+    source_start, source_end, offset, length = (middle[start::4] for start in range(4))
+    method, crc, compressed_size, size, mtime_ns, mode = (last[start::6] for start in range(6))
     if (
-        max(map(max, (sequence, source_end, offset, length, compressed_size, size, mtime_ns))) > LARGEST
-        or min(mtime_ns) < -LARGEST
-        or max(max(crc), max(mode.values())) > 0xFFFFFFFF
-        or max(method.values()) > 0xFFFF
+        max(max(sequence), max(middle), max(compressed_size), max(size), max(mtime_ns), -min(mtime_ns)) > LARGEST
+        or max(max(crc), max(mode)) > 0xFFFFFFFF
+        or max(method) > 0xFFFF
     ):
         return None
     archive = {text: _decoded(text) for text in set(archives)}
@@ -91,11 +90,21 @@ def _parse(columns: tuple[_Found, ...]) -> list[Append] | None:
     if any(sources):
         source = [_decoded(text) if text else None for text in sources]
     fields = zip(
-        sequence, source, repeat(0), source_end, offset, length, map(archive.__getitem__, archives),
-        map(_decoded, names), map(method.__getitem__, methods), crc, compressed_size, size, mtime_ns,
-        map(mode.__getitem__, modes), repeat(None),
+        sequence, source, source_start, source_end, offset, length, map(archive.__getitem__, archives),
+        map(_decoded, names), method, crc, compressed_size, size, mtime_ns, mode, *[repeat(None)] * _RARE_FIELDS,
+        strict=False,
     )  # fmt: skip
     return list(map(_new_append, fields))
+
+
+def _numbers(texts: _Found) -> list[int]:
+    """Return all numbers of keys and numbers.
+
+    Raises:
+        ValueError: one is none of JSON.
+    """
+    found: list[int] = json.loads(b"[%b]" % b",".join(texts).translate(None, _KEYS))
+    return found
 
 
 def _decoded(text: bytes) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from rear.appendlines import LARGEST, parse_appends
 from rear.codecs import crc32
+from rear.collector import uncollected
 from rear.errors import FutureVersionError, JournalError
 from rear.records import Abort, Append, Beat, Close, Merged, Open, Record, is_metadata
 from rear.storage import LOCAL, Storage, StrPath
@@ -31,7 +32,7 @@ BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 128 << 10
 _SKIM_BYTES: Final = 16 << 10
 _sequence: Final = itemgetter(Append._fields.index("sequence"))
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -304,6 +305,7 @@ class Journal:
                 raise JournalError("a second open record")
 
 
+@uncollected
 def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """Read a journal to its end; damage is noted, not raised.
 

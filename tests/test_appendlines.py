@@ -67,7 +67,7 @@ def assert_same(path: Path) -> journals.Journal:
     return journal
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(written=records, seed=st.integers(0, 99), damages=st.integers(0, 3), cut=st.booleans())
 def test_both_ways_find_the_same(
     tmp_path_factory: pytest.TempPathFactory, written: list[Record], seed: int, damages: int, cut: bool

@@ -30,6 +30,7 @@ def _layers() -> list[tuple[str, set[str]]]:
 LAYERS = _layers()
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"_version", "errors", "records", "events", "printable", "messages", "pace"}),
+    ("values", {"_version", "errors", "records", "events", "printable", "messages", "collector"}),
     ("seams", {"storage", "codecs", "layout"}),
     (
         "formats",

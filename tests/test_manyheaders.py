@@ -162,8 +162,8 @@ def test_a_temp_archive_that_is_cut_is_seen(pair: tuple[Journal, Path], tmp_path
         {"name": "d/other.txt"}, {"name": "../x"}, {"name": "d//x"}, {"archive": "c.zip"}, {"archive": "../a.zip"},
         {"archive": ".rear/a.zip"}, {"sequence": 10**6}, {"crc": 1}, {"size": 999}, {"method": 8}, {"mode": 0o100777},
         {"mtime_ns": 10**18}, {"mtime_ns": 1 << 62}, {"offset": 0}, {"offset": 1 << 62}, {"length": 3},
-        {"length": 1 << 60}, {"compressed_size": 0}, {"compressed_size": 1 << 62}, {"metadata": {"a": 1}},
-        {"name": "x" * 70_000},
+        {"length": 1 << 60}, {"compressed_size": 0}, {"compressed_size": 1 << 62},
+        {"metadata": {"a": 1}}, {"name": "x" * 70_000},
         {"name": "\udc80"}, {"size": 1 << 33, "compressed_size": 1 << 33},
     ],
 )  # fmt: skip
