@@ -6,19 +6,23 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from rear.cli.quantities import human_bytes
 from rear.printable import shown
 from rear.report import Summary
-from rear.status import Files, Leader, Pile, Space, Status
+from rear.status import Files, Host, Leader, Pile, Space, Status
 
 HOSTS_SHOWN: Final = 15
 """The busiest hosts; the others are counted."""
 INTENTS_SHOWN: Final = 5
 _LABEL_WIDTH: Final = 11
+#: Columns about hosts, each with the width of a terminal from which on it is shown.
+_COLUMNS: Final = {
+    "live": 0, "elsewhere": 60, "silent": 60, "crashed": 0, "temp archives": 80, "members": 0, "size": 80,
+}  # fmt: skip
 _STATES: Final = {
     "live": ("being written", ""), "unconfirmed": ("written elsewhere, as far as is known", ""),
     "closed": ("waiting for a scavenge", ""), "crashed": ("of crashed workers", "yellow"),
@@ -35,12 +39,13 @@ def page(status: Status) -> RenderableType:
     heading = Text(shown(status.base), style="bold", overflow="fold")
     if not status.is_used:
         return Group(heading, _row("workers", "none has written here yet"), *_space(status.space))
+    # What needs attention first: it is to be seen on a small screen too.
     return Group(
-        heading, *_workers(status), *_backlog(status),
-        _row("leader", *_leader(status.leader, status.taken_ns)), *_scavenges(status),
-        *_intents(status), *_lost_and_found(status.lost_and_found),
+        heading, *_attention(status), *_workers(status), *_backlog(status),
+        _row("leader", *_leader(status.leader, status.taken_ns)), *_scavenges(status), *_intents(status),
+        _row("lost+found", _files(status.lost_and_found, "item"), "yellow" if status.lost_and_found.items else ""),
         *([_row("graveyard", _files(status.graveyard, "temp archive"))] if status.graveyard.items else []),
-        *_space(status.space), *_attention(status),
+        *_space(status.space),
     )  # fmt: skip
 
 
@@ -56,29 +61,40 @@ def _workers(status: Status) -> Iterator[RenderableType]:
     if not status.hosts:
         yield _row("workers", "none at work, nothing waits")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column(Text("host", style="cyan"), min_width=_LABEL_WIDTH, overflow="fold")
-    for name in ("live", "elsewhere", "silent", "crashed", "temp archives", "members", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
     busiest = sorted(status.hosts, key=lambda host: (-host.crashed - host.stale, -host.backlog.members, host.host))
-    for host in busiest[:HOSTS_SHOWN]:
-        table.add_row(
-            Text(shown(host.host)), _count(host.live), _count(host.unconfirmed), _count(host.stale, "yellow"),
-            _count(host.crashed, "yellow"), *_pile(host.backlog),
-        )  # fmt: skip
-    yield table
+    yield _HostTable(busiest[:HOSTS_SHOWN])
     if len(busiest) > HOSTS_SHOWN:
         rest = busiest[HOSTS_SHOWN:]
         workers = sum(host.live + host.unconfirmed for host in rest)
         yield Text(f"… and {len(rest):,} more hosts with {_counted(workers, 'worker')}", style="dim")
 
 
+class _HostTable:
+    """A table of hosts with as many columns as the terminal has room for."""
+
+    def __init__(self, hosts: list[Host]) -> None:
+        self._hosts = hosts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        names = [name for name, least_width in _COLUMNS.items() if width >= least_width]
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column("host", min_width=_LABEL_WIDTH, overflow="fold")
+        for name in names:
+            table.add_column(name, justify="right", no_wrap=True)
+        for host in self._hosts:
+            cells = {
+                "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
+                "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
+                "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
+                "size": human_bytes(host.backlog.size_bytes),
+            }  # fmt: skip
+            table.add_row(Text(shown(host.host)), *(cells[name] for name in names))
+        yield table
+
+
 def _count(count: int, style: str = "") -> Text:
     return Text(f"{count:,}" if count else "-", style=style if count else "dim")
-
-
-def _pile(pile: Pile) -> tuple[str, str, str]:
-    return f"{pile.temp_archives:,}", f"{pile.members:,}", human_bytes(pile.size_bytes)
 
 
 def _backlog(status: Status) -> Iterator[RenderableType]:
@@ -136,10 +152,6 @@ def _intents(status: Status) -> Iterator[RenderableType]:
         names = ", ".join(shown(archive) for archive in status.intents[:INTENTS_SHOWN])
         more = f" and {len(status.intents) - INTENTS_SHOWN:,} more" if len(status.intents) > INTENTS_SHOWN else ""
         yield _row("merging", names + more)
-
-
-def _lost_and_found(files: Files) -> Iterator[RenderableType]:
-    yield _row("lost+found", _files(files, "item"), "yellow" if files.items else "")
 
 
 def _files(files: Files, noun: str) -> str:
