@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rear._version import __version__
-from rear.cli import cat, demo, doctor, find, fsck, get, index, ls, scavenge, sweep
+from rear.cli import cat, demo, doctor, find, fsck, get, index, ls, scavenge, status, sweep
 from rear.cli.grouping import GroupedCommands
 from rear.cli.outcome import reported
 
@@ -29,6 +29,7 @@ app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))
 app.command(name="index")(reported(index.index))
 app.command(name="fsck")(reported(fsck.fsck))
+app.command(name="status")(reported(status.status))
 app.command(name="doctor")(reported(doctor.doctor))
 app.command(name="demo")(reported(demo.demo))
 
