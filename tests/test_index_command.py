@@ -99,9 +99,6 @@ def test_rebuild(damage: str, base: Path) -> None:
 
 def test_rebuild_beside_a_scavenger(base: Path) -> None:
     before = sorted(os.listdir(Layout(base).index(ARCHIVE)))
-    code = (
-        f"import sys; sys.argv[1:] = ['index', '--rebuild', {str(base / ARCHIVE)!r}]; from rear.cli import main; main()"
-    )
     with Leadership(Layout(base)):
         done = subprocess.run(
             [sys.executable, "-m", "rear", "index", "--rebuild", base / ARCHIVE],
