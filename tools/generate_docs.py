@@ -165,7 +165,8 @@ def _options(command: Any) -> Iterator[str]:
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
-    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+    help_names = ", ".join(f"`{name}`" for name in command.context_settings.get("help_option_names", ("-h", "--help")))
+    yield f"| {help_names} |  |  | Show the help and exit. |"
 
 
 def _is_argument(parameter: Any) -> bool:

@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 app.command(name="scavenge")(reported(scavenge.scavenge))
 app.command(name="sweep")(reported(sweep.sweep))
-app.command(name="ls")(reported(ls.ls))
+# -h is for sizes there, as in ls.
+app.command(name="ls", context_settings={"help_option_names": ["--help"]})(reported(ls.ls))
 app.command(name="find")(reported(find.find))
 app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +92,7 @@ def find(
     )
     view = _json if as_json else _long_line if long else _line
     if null:
-        _write_exact(found)
+        Lines().write_exact(member.path for member in found)
     else:
         with Lines() as lines:
             lines.write_all(map(view, found))
@@ -110,12 +109,6 @@ def _metadata(given: list[str]) -> Mapping[str, str | None]:
             raise UsageError(f"--meta {text!r}: write KEY=VALUE, or KEY for any value")
         wanted[key] = value if equals else None
     return wanted
-
-
-def _write_exact(found: Search) -> None:
-    for member in found:
-        sys.stdout.buffer.write(os.fsencode(member.path) + b"\0")
-    sys.stdout.buffer.flush()
 
 
 def _line(found: Found) -> str:

@@ -13,7 +13,6 @@ from rear.cli.quantities import human_bytes
 from rear.codecs import METHOD_NAMES
 
 if TYPE_CHECKING:
-    from rear.records import Metadata
     from rear.zipformat import CentralEntry
 
 mode_text = functools.lru_cache(maxsize=1024)(stat.filemode)
@@ -62,13 +61,3 @@ def entry_json(entry: CentralEntry) -> str:
         f'"mode": "{entry.mode:06o}", "mtime": "{iso_time(entry.mtime_ns // 1_000_000_000)}", '
         f'"encrypted": {"true" if entry.is_encrypted else "false"}, "offset": {entry.offset}}}'
     )
-
-
-def compact_json(metadata: Metadata) -> str:
-    """Return metadata for a line; what a terminal might act on is escaped."""
-    import json
-
-    from rear.printable import shown
-
-    text = json.dumps(metadata, ensure_ascii=False)
-    return text if text.isprintable() else shown(text)

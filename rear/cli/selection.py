@@ -109,6 +109,13 @@ class Lines:
             self._lines += batch
             self.flush()
 
+    def write_exact(self, names: Iterable[str]) -> None:
+        """Write names as they are, each with a NUL after it."""
+        names = iter(names)
+        while batch := list(islice(names, _BATCH)):
+            self._stream.buffer.write("\0".join([*batch, ""]).encode("utf-8", "surrogateescape"))
+        self._stream.flush()
+
     def flush(self) -> None:
         """Write out what is kept."""
         if self._lines:
