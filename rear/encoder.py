@@ -18,7 +18,6 @@ from rear.payload import Payload
 from rear.records import Append, Metadata, Open, Origin
 from rear.zipformat import (
     LIMIT_32,
-    LOCAL,
     Member,
     central_constants,
     encode_central_entry,
