@@ -57,9 +57,9 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             # `rear ls | head`: the reader has what it wanted. Python would flush, and complain, once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(CLOSED_PIPE) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _say("interrupted; nothing is lost, run it again to go on")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(interrupt, "exit_status", INTERRUPTED)) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None
 
