@@ -64,9 +64,9 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
         except Ended as end:
             note(f"ended by {end}; nothing is lost, run it again to go on")
             raise typer.Exit(128 + end.number) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             note("interrupted; nothing is lost, run it again to go on")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(interrupt, "exit_status", INTERRUPTED)) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None
         finally:
