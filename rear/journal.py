@@ -22,7 +22,6 @@ from typing import Any, Final, NamedTuple
 
 from rear.appendlines import LARGEST, parse_appends
 from rear.codecs import crc32
-from rear.collector import uncollected
 from rear.errors import FutureVersionError, JournalError
 from rear.records import Abort, Append, Beat, Close, Merged, Open, Record, is_metadata
 from rear.storage import LOCAL, Storage, StrPath
@@ -305,7 +304,6 @@ class Journal:
                 raise JournalError("a second open record")
 
 
-@uncollected
 def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """Read a journal to its end; damage is noted, not raised.
 

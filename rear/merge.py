@@ -24,7 +24,6 @@ from rear import directory as directories
 from rear.archive import Archive
 from rear.checktasks import changed_members
 from rear.claims import ClaimedPair, Claims
-from rear.collector import uncollected
 from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, open_target, opened
 from rear.copytasks import Piece, copy_on_executor, new_permit
 from rear.directory import Directory
@@ -329,7 +328,6 @@ class Merger:
             copied += length
             yield Copied(plan.archive, copied, plan.size_bytes)
 
-    @uncollected
     def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter) -> Directory:
         """Write the old directory, as opaque bytes, and the new entries after it; cut the file there."""
         position = plan.target_end
@@ -383,7 +381,6 @@ class Merger:
         for name in changed:
             raise ZipFormatError(f"{name} is not the same after the merge as before it; the merge was undone")
 
-    @uncollected
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
         now = time.time_ns()
         rows = map(_new_row, _index_rows(plan, now))
@@ -394,7 +391,6 @@ class Merger:
             # Derived data: an index that does not match is made again when it is needed.
             log.warning("the index of %s could not be written: %s", plan.archive, error)
 
-    @uncollected
     def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
         self._leadership.prove()
         pairs = {candidate.claimed.name: candidate.claimed for candidate in candidates}

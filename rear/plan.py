@@ -16,7 +16,6 @@ from operator import add, is_not, itemgetter, ne, or_
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
-from rear.collector import uncollected
 from rear.directory import Directory
 from rear.events import Planned
 from rear.intent import Move
@@ -45,7 +44,6 @@ _claimed_of: Final = itemgetter(0)
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
 
-@uncollected
 def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
     """Return members of one pair as candidates."""
     return list(map(_new_candidate, zip(repeat(claimed), appends)))
@@ -157,7 +155,6 @@ class MergePlan:
         """Bytes that will be added before the directory."""
         return self.target_end - self.target_start
 
-    @uncollected
     def moves(self) -> list[Move]:
         """What the intent has to say, by temp archive."""
         candidates, names, starts, lengths, _ = _transposed(self.placements, Placement)
@@ -167,7 +164,6 @@ class MergePlan:
         return sorted([*map(_new_move, moves), *self.duplicates])
 
 
-@uncollected
 def make_plan(
     archive: str,
     old: Directory | None,

@@ -10,13 +10,14 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rear.claims import ClaimedPair, Claims, Orphan
+from rear.collector import uncollected
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -253,12 +254,13 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        yield from self._work_off(itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting()))
+        items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
+        yield from uncollected(self._work_off(items))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
 
-    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event]) -> Iterator[Event]:
+    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event]) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
         members = 0
