@@ -13,7 +13,7 @@ import heapq
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import add
@@ -37,9 +37,9 @@ from rear.leader import Leadership
 from rear.lostfound import LostAndFound
 from rear.manyheaders import central_entries, columns_of
 from rear.parallel import Parallel
-from rear.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned
+from rear.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned, sequences_of
 from rear.records import Append
-from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
+from rear.recovery import Recovery, check_vacant, fresh_path, install
 from rear.storage import Storage
 from rear.zipformat import (
     CENTRAL,
@@ -114,9 +114,9 @@ class Merger:
             yield from self._put_aside(plan, target)
             if plan.placements:
                 yield from self._write(plan, target, index)
-            self._note(
-                plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, ""
-            )
+            is_there = {(move.pair, move.sequence) for move in plan.duplicates}
+            doubles = (one for one in candidates if (one.claimed.name, one.append.sequence) in is_there)
+            self._note(plan.archive, doubles if is_there else (), "")
 
     @contextmanager
     def _current_target(self, archive: str) -> Iterator[tuple[Target, Index]]:
@@ -241,10 +241,7 @@ class Merger:
             install(fresh_path(intent_path), target.path, storage=self._storage)
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
         self._publish(plan, index, before, fingerprint)
-        moved = group_sequences(
-            (placed.candidate.claimed.name, placed.candidate.append.sequence) for placed in plan.placements
-        )
-        self._note(plan.archive, moved, [placed.candidate for placed in plan.placements], intent_path.stem)
+        self._note(plan.archive, [placed.candidate for placed in plan.placements], intent_path.stem)
         self._recovery.clear(intent_path)
         for placed in plan.renamed:
             yield Renamed(plan.archive, placed.candidate.append.name, placed.name, str(placed.candidate.claimed.pair))
@@ -391,11 +388,10 @@ class Merger:
             # Derived data: an index that does not match is made again when it is needed.
             log.warning("the index of %s could not be written: %s", plan.archive, error)
 
-    def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
+    def _note(self, archive: str, candidates: Iterable[Candidate], intent: str) -> None:
         self._leadership.prove()
-        pairs = {candidate.claimed.name: candidate.claimed for candidate in candidates}
-        for pair, numbers in sequences.items():
-            self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+        for claimed, sequences in sequences_of(candidates):
+            self._claims.note(claimed, sequences, target=archive, intent=intent)
 
 
 def _pieces(plan: MergePlan) -> Iterator[Piece]:

@@ -200,13 +200,20 @@ def make_plan(
     return plan
 
 
+def sequences_of(candidates: Iterable[Candidate]) -> list[tuple[ClaimedPair, list[int]]]:
+    """Return the sequence numbers of members by the pair that holds them."""
+    sequences: dict[str, tuple[ClaimedPair, list[int]]] = {}
+    for claimed, group in groupby(candidates, _claimed_of):
+        sequences.setdefault(claimed.name, (claimed, []))[1].extend([append.sequence for _, append in group])
+    return list(sequences.values())
+
+
 def _are_distinct(candidates: list[Candidate]) -> bool:
     """Whether no two candidates are one member, from two pairs of its worker."""
-    sequences: dict[tuple[str, str], list[int]] = {}
-    for claimed, group in groupby(candidates, _claimed_of):
-        known = sequences.setdefault((claimed.pair.host, claimed.pair.worker), [])
-        known += [append.sequence for _, append in group]
-    return all(len(set(known)) == len(known) for known in sequences.values())
+    by_worker: dict[tuple[str, str], list[int]] = {}
+    for claimed, sequences in sequences_of(candidates):
+        by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).extend(sequences)
+    return all(len(set(sequences)) == len(sequences) for sequences in by_worker.values())
 
 
 class _Resolver:
