@@ -133,7 +133,6 @@ class Worker:
         self,
         target: Target,
         payload: Payload,
-        *,
         mtime_ns: int,
         mode: int,
         source: str | None = None,
