@@ -139,13 +139,20 @@ class RearFs:
             FileExistsError: mode ``x``, and the name was written before, or is being written.
             RearError: this was closed.
         """
+        return self._open(path, mode, encoding, errors, newline, metadata)
+
+    def _open(
+        self, path: StrPath, mode: str, encoding: str | None, errors: str | None, newline: str | None,
+        metadata: Metadata | None,
+    ) -> IO[Any]:  # fmt: skip
+        # By position, here and below: passing names takes longer than what is done with them.
         target = split_target(path)
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         file = open_member(
-            os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
-            success_only=self._success_only, finish=self._finish, discard=self._discard,
+            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, encoding, errors,
+            newline,
         )  # fmt: skip
         member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
@@ -377,7 +384,7 @@ def rear_open(
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
+    return system._open(path, mode, encoding, errors, newline, metadata)
 
 
 def rear_pickup(source: StrPath, path: StrPath) -> Pickup:

@@ -84,38 +84,38 @@ def parse_mode(mode: str) -> _Mode:
 def open_member(
     path: str,
     mode: str,
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
     spool_size: int,
     success_only: bool,
     finish: Callable[[MemberFile], None],
     discard: Callable[[MemberFile], None] | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
 ) -> MemberFile | TextMemberFile:
     """Return a new file for one member.
 
     Args:
         path: the target, as the file's ``name``.
         mode: ``w``, ``x``, ``w+``, ``x+``, with ``b`` or ``t``, as ``open()`` means them.
-        encoding: as for ``open()``.
-        errors: as for ``open()``.
-        newline: as for ``open()``.
         spool_size: up to this many bytes are held in memory, more in a local file without a name.
         success_only: a ``with`` block that raises discards the file.
         finish: archives the file; called once, by the first `MemberFile.close`.
         discard: told instead when the file will not be archived.
+        encoding: as for ``open()``.
+        errors: as for ``open()``.
+        newline: as for ``open()``.
 
     Raises:
         UsageError: the mode means nothing, or the options do not go with it.
         LookupError: no such encoding or error handler.
     """
     parsed = _modes.get(mode) or parse_mode(mode)
+    if parsed.binary and encoding is errors is newline is None:
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     if parsed.binary:
         for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
-        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     try:
         return TextMemberFile(member, encoding, errors, newline)
@@ -163,7 +163,7 @@ class MemberFile(io.BufferedIOBase):
         self._first: list[bytes] = []
         #: A text file around this one: it may hold characters that are not here yet.
         self._text: ref[TextMemberFile] | None = None
-        # The last one: without it there is nothing to end. Whoever deletes it, which only one thread can, ends the file.
+        # The last one: without it there is nothing to end. Whoever deletes it, which one thread alone can, ends the file.
         self._finish = finish
 
     # -- the bytes

@@ -66,7 +66,7 @@ class Storage:
         if len(buffers) == 1:
             written, total = os.pwrite(descriptor, buffers[0], offset), len(buffers[0])
         else:
-            written, total = os.pwritev(descriptor, buffers, offset), sum(map(len, buffers))
+            written, total = os.pwritev(descriptor, buffers, offset), sum([len(buffer) for buffer in buffers])
         while written < total:
             rest = memoryview(b"".join(buffers))[written:]
             written += os.pwrite(descriptor, rest, offset + written)

@@ -451,7 +451,7 @@ class Worker:
         """After a gap longer than half the lease, prove that a member's pair is still ours before acknowledging it."""
         pair = item.pair
         assert pair is not None
-        if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+        if pair.is_doubtful() and not pair.confirm():
             self._lose(pair)
             self._renew(None)
 
@@ -524,7 +524,7 @@ class Worker:
                     self._renew(None)
             return
         with self._lock:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+            if pair.is_doubtful() and not pair.confirm():
                 self._lose(pair)
                 self._renew(None)
             self._prove(pair, items)
@@ -651,7 +651,7 @@ class Worker:
 
     def _beat(self, pair: PairWriter) -> None:
         try:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2:
+            if pair.is_doubtful():
                 owned = pair.confirm() and pair.beat()
             else:
                 owned = pair.beat()
