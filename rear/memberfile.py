@@ -163,7 +163,7 @@ class MemberFile(io.BufferedIOBase):
         self._first: list[bytes] = []
         #: A text file around this one: it may hold characters that are not here yet.
         self._text: ref[TextMemberFile] | None = None
-        # The last one: without it there is nothing to end. Whoever deletes it, which one thread alone can, ends the file.
+        # The last one: without it there is nothing to end. Who deletes it, one thread alone, ends the file.
         self._finish = finish
 
     # -- the bytes
