@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from rear.codecs import DEFLATED, STORED
 from rear.found import Run
@@ -32,7 +32,14 @@ _TIME_BYTES: Final = len(_TIME) + 5
 _ORIGIN_IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
 
 
-def encode_plain_entries(run: Run) -> bytes | None:
+class PlainEntries(NamedTuple):
+    """The directory entries of a run, and where the last of them begins."""
+
+    data: bytes
+    last: int
+
+
+def encode_plain_entries(run: Run) -> PlainEntries | None:
     """Return the directory entries of a run, as if each member stayed where it is.
 
     ``None`` past 4 GiB, and where something in an extra field raises a question after all.
@@ -58,7 +65,8 @@ def encode_plain_entries(run: Run) -> bytes | None:
             return None
         extra = extra[:_TIME_BYTES] if _is_own_extra(extra) else central_extra(extra)
         parts.append(pack(heads[data[at + 8]], data[at + 6 : at + 28], len(extra), tail, base + at) + name + extra)
-    return b"".join(parts)
+    joined = b"".join(parts)
+    return PlainEntries(joined, len(joined) - len(parts[-1]))
 
 
 def _is_own_extra(extra: bytes) -> bool:

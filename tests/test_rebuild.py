@@ -142,7 +142,7 @@ def test_archives_of_many_writers_without_their_directory(writer: str, tmp_path:
     cut(path, directory_offset(path))
     outcome = Outcome(path, tmp_path / "new.zip")
     assert outcome.contents(writer) == zoo.CONTENTS
-    assert outcome.rebuilt.size_bytes == outcome.path.stat().st_size
+    assert outcome.rebuilt.written.size_bytes == outcome.path.stat().st_size
     assert outcome.codes == []
     if "prefix" in writer:
         # The program of a self-extractor stays in front.
@@ -578,7 +578,7 @@ def test_many_at_once_is_the_same_as_one_by_one(
     monkeypatch.setattr(Names, "is_simple", False)
     slow = Outcome(source, tmp_path / "slow.zip")
     assert fast.path.read_bytes() == slow.path.read_bytes()
-    assert (fast.problems, fast.rebuilt) == (slow.problems, slow.rebuilt)
+    assert (fast.problems, fast.rebuilt[:2]) == (slow.problems, slow.rebuilt[:2])
     assert fast.rebuilt.damaged == (damage == "a member")
     assert len(fast.contents(writer)) >= 400
 
