@@ -27,6 +27,7 @@ from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
 from rear.plan import Placement
 from rear.records import Append, Open
+from rear.soundness import sound_ends
 from rear.storage import Storage
 from rear.window import Window
 from rear.zipformat import CentralEntry, decode_local_header, local_header_length
@@ -318,7 +319,8 @@ def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
     descriptor = _open_same(task.path, task.inode, storage)
     # All that is asked of the directory is in the entries.
     with Archive(task.path, descriptor, task.directory, io.BytesIO(), storage) as archive:
-        return array("Q", (_end_if_right(archive, entry) for entry in task.entries))
+        ends = sound_ends(archive, task.entries, read_data=True, storage=storage)
+        return array("Q", (end or _end_if_right(archive, entry) for entry, end in ends))
 
 
 def _end_if_right(archive: Archive, entry: CentralEntry) -> int:

@@ -57,7 +57,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ),
     ("parts", {"worker", "index", "intent", "lostfound", "descriptors", "listing", "found"}),
     ("whole archives", {"fs", "archive", "plan", "belonging", "wholeness", "plainentries"}),
-    ("where a member ends", {"bounds"}),
+    ("where a member ends", {"bounds", "soundness"}),
     ("many members at once", {"checktasks", "readback"}),
     ("a damaged member", {"mending", "fragments"}),
     ("the judgement on one member", {"examiner"}),
