@@ -17,7 +17,7 @@ from typing import Final
 from rear.archive import Archive, header_difference
 from rear.bounds import member_end
 from rear.check import raw_bytes
-from rear.checktasks import checked_entries, is_much
+from rear.checktasks import checked_entries, is_worth_sharing
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
 from rear.layout import check_name, is_plain_name
 from rear.parallel import Parallel
@@ -140,7 +140,7 @@ class _Inspection:
 
     def _entries(self) -> Iterator[tuple[CentralEntry, int]]:
         """Yield all entries, each with where its member ends, if it was found that it is all right, or 0."""
-        if self._deep and self._parallel.has_executor and is_much(self._limit, self._archive.directory.entries):
+        if self._deep and is_worth_sharing(self._archive, self._parallel):
             return checked_entries(self._archive, self._parallel)
         return sound_ends(self._archive, self._archive.entries(), read_data=self._deep, storage=self._storage)
 
