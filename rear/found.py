@@ -101,17 +101,13 @@ class Run(NamedTuple):
             text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
             header_bytes = data[at:start]
             origin = decode_origin(header_bytes) if at in modes else None
-            found = new(
+            yield new(
                 Found,
                 (
                     base + at, header, header_bytes, text, crc, compressed_size, size,
                     base + start + compressed_size, state, reason, size if is_read else 0, origin,
                 ),
             )  # fmt: skip
-            if origin is None and at in modes:
-                # The checksum is right: whoever wrote this meant it.
-                found = found._replace(state="unverified", reason="what its origin field says makes no sense")
-            yield found
 
 
 @dataclass(frozen=True, slots=True)
