@@ -134,19 +134,19 @@ class Survey:
 
     def _add_run(self, run: Run) -> None:
         first, base = len(self.offsets), run.base
-        positions, _, crcs, compressed_sizes, sizes, _ = zip(*run.rows, strict=True)
-        offsets = array("Q", [base + position for position in positions])
+        rows = run.rows
+        offsets = array("Q", [base + row[0] for row in rows])
         self.offsets.extend(offsets)
         self.ends.extend(offsets[1:])
         self.ends.append(run.end)
-        self.crcs.extend(array("I", crcs))
-        self.compressed_sizes.extend(array("Q", compressed_sizes))
-        self.sizes.extend(array("Q", sizes))
+        self.crcs.extend(array("I", [row[2] for row in rows]))
+        self.compressed_sizes.extend(array("Q", [row[3] for row in rows]))
+        self.sizes.extend(array("Q", [row[4] for row in rows]))
         self.name_hashes.extend(array("q", map(hash, plain_names(run))))
         entries = encode_plain_entries(run)
         if entries is not None:
-            crc = crc32(memoryview(run.data)[positions[0] : run.end - base])
-            plain = PlainRun(first, len(positions), self._entries.tell(), len(entries.data), entries.last, crc)
+            crc = crc32(memoryview(run.data)[rows[0][0] : run.end - base])
+            plain = PlainRun(first, len(rows), self._entries.tell(), len(entries.data), entries.last, crc)
             for numbers, value in zip(self._plain, plain, strict=True):
                 numbers.append(value)
             self._entries.write(entries.data)
