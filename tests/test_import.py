@@ -77,7 +77,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the doctor", {"doctor"}),
     ("the end of a source", {"sourceremoval"}),
     ("one sweep", {"sweeper"}),
-    ("in other people's pools", {"pools"}),
+    ("in other people's pools", {"pools", "job"}),
     ("in clusters", {"dask"}),
     ("the package", {"rear"}),
     ("the demonstration", {"demo"}),
