@@ -103,6 +103,21 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     return Target(archive, name)
 
 
+def split_into(into: str | os.PathLike[str]) -> Target:
+    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
+
+    Raises:
+        PathError: see `split_target`.
+    """
+    text = os.fspath(into).removesuffix("/")
+    *folders, last = text.lower().split("/")
+    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
+        check_archive(text)
+        return Target(text, "")
+    archive, name = split_target(text)
+    return Target(archive, f"{name}/")
+
+
 def check_name(name: str) -> None:
     """Check a member's name; a directory's may end in ``/``.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rear._version import __version__
-from rear.cli import cat, demo, doctor, fsck, get, ls, put, run, scavenge, sweep
+from rear.cli import adopt, cat, demo, doctor, fsck, get, ls, put, run, scavenge, sweep
 from rear.cli.outcome import reported
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command(name="scavenge")(reported(scavenge.scavenge))
 app.command(name="sweep")(reported(sweep.sweep))
+app.command(name="adopt")(reported(adopt.adopt))
 app.command(name="put")(reported(put.put))
 app.command(name="run", context_settings={"allow_interspersed_args": False})(reported(run.run))
 app.command(name="ls")(reported(ls.ls))
