@@ -118,6 +118,21 @@ def is_plain_name(name: str) -> bool:
     return len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name) is not None
 
 
+def split_into(into: str | os.PathLike[str]) -> Target:
+    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
+
+    Raises:
+        PathError: see `split_target`.
+    """
+    text = os.fspath(into).removesuffix("/")
+    *folders, last = text.lower().split("/")
+    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
+        check_archive(text)
+        return Target(text, "")
+    archive, name = split_target(text)
+    return Target(archive, f"{name}/")
+
+
 def check_name(name: str) -> None:
     """Check a member's name; a directory's may end in ``/``.
 
