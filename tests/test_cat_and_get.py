@@ -145,8 +145,7 @@ def test_modes_and_the_umask(tmp_path: Path) -> None:
     command = f"umask 027; {sys.executable} -m rear get {path} -C {tmp_path}/out"
     subprocess.run(["sh", "-c", command], env=ENVIRONMENT, check=True)
     found = {
-        name: oct(stat.S_IMODE((tmp_path / "out" / name).stat().st_mode))
-        for name in ("d", "d/open", "d/set", "made")
+        name: oct(stat.S_IMODE((tmp_path / "out" / name).stat().st_mode)) for name in ("d", "d/open", "d/set", "made")
     }
     assert found == {"d": "0o775", "d/open": "0o666", "d/set": "0o751", "made": "0o750"}
 
