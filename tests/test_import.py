@@ -16,7 +16,7 @@ ROOT = Path(rear.__file__).parent
 
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
-    ("seams", {"storage", "codecs", "layout"}),
+    ("seams", {"storage", "codecs", "layout", "quantities"}),
     (
         "formats",
         {
@@ -34,6 +34,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "problems",
         },
     ),
+    ("what holds for a base", {"config"}),
     ("members as bytes", {"encoder"}),
     (
         "files",

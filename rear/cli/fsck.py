@@ -52,7 +52,7 @@ def fsck(
             show_default=False,
         ),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
@@ -69,7 +69,7 @@ def fsck(
 
     style = "json" if json else "quiet" if quiet else "plain"
     try:
-        with Executors(jobs, dask).open() as executor:
+        with Executors(path, jobs, dask).open() as executor:
             events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
             status = _run(path, events, style)
     except BrokenPipeError:

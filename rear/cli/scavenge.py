@@ -28,7 +28,10 @@ Base = Annotated[
     ),
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify", help="Read and check every member before the merge, and the merged bytes after it."
+    ),
 ]
 Flush = Annotated[
     bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
@@ -42,8 +45,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would b
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")]
 OnConflict = Annotated[
-    Literal["rename", "first", "last"],
-    typer.Option(help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found."),
+    Literal["rename", "first", "last"] | None,
+    typer.Option(
+        help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found.",
+        show_default="rename",
+    ),
 ]
 MaxSize = Annotated[
     str | None,
@@ -69,18 +75,18 @@ UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 def scavenge(
     base: Base = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     flush_wait: FlushWait = "30s",
     every: Every = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
-    on_conflict: OnConflict = "rename",
+    on_conflict: OnConflict = None,
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
     until_eof: UntilEof = False,
 ) -> None:
@@ -98,7 +104,7 @@ def scavenge(
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = "json" if json else "quiet" if quiet else "plain"
-    executors = Executors(jobs, dask)
+    executors = Executors(base, jobs, dask)
     if every is None:
         raise typer.Exit(_once(base, options, style, executors))
     raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
@@ -106,7 +112,7 @@ def scavenge(
 
 def scavenger(
     directory: Annotated[str, typer.Option("-d", "--directory", envvar="REAR_BASE", help="The base.")] = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     every: Every = None,
     json: Json = False,

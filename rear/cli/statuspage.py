@@ -83,7 +83,7 @@ class _HostTable:
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for host in self._hosts:
-            cells = {
+            cells: dict[str, str | Text] = {
                 "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
                 "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
                 "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
