@@ -157,6 +157,8 @@ def cli_page() -> str:
         "`rear COMMAND --help` says the same. Exit statuses stand in [Exit statuses](exit-statuses.md). Durations "
         "are written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
         *_options(group), "",
+        "`rear --install-completion` makes bash, zsh or fish complete commands, options and what is inside archives "
+        "(`rear cat ar.zip/lo<TAB>`); `rear --show-completion` prints what it would install.\n",
     ]  # fmt: skip
     for name, command in group.commands.items():
         if not command.hidden:
