@@ -29,7 +29,7 @@ from rear.problems import CATALOG
 from rear.rawpayload import OpenZip, mode_of, payload_of_member
 from rear.rebuild import rebuild
 from rear.records import Metadata
-from rear.scavenger import ScavengeOptions
+from rear.scavenger import options_for
 from rear.sourceindex import NUMBERS_LIMIT, CommittedArchives, Held, Members, with_number
 from rear.storage import LOCAL, Storage, StrPath
 from rear.worker import Worker, WorkerOptions
@@ -139,7 +139,7 @@ class _Adoption:
         self._delete = delete
         self._wait_left = wait_seconds
         self._storage = storage
-        self._merging = Merging(layout, ScavengeOptions(verify=True), storage=storage)
+        self._merging = Merging(layout, options_for(layout, verify=True, storage=storage), storage=storage)
         self._scratch = ""
         self._numbers = itertools.count()
         #: Those of which something is not settled yet.

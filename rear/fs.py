@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from rear import codecs
+from rear.config import load
 from rear.context import current, enter, entered, install_builtins, leave, remove_builtins
 from rear.errors import BaseError, RearError, UsageError
 from rear.layout import Layout, Target, split_target
@@ -43,6 +44,9 @@ class RearFs:
     no other argument; contexts nest, and threads started inside use the one that was current there. Nothing is made
     on disk before the first file is closed.
 
+    What is not given is set by the environment, by the base's ``.rear/config.toml``, or by default: see
+    ``rear config``.
+
     Args:
         base: directory on the shared file system; made when the first file is closed.
         rotation_span: seconds after which a new temp archive begins, at the latest: up to a quarter earlier, so that
@@ -61,35 +65,42 @@ class RearFs:
 
     Raises:
         UsageError: an option has a value that cannot be used.
+        ConfigError: a setting of the environment or of the base's configuration has one.
         BaseError: the base is there, but is no directory.
+        OSError: the base's configuration is there and cannot be read.
     """
 
     def __init__(
         self,
         base: StrPath,
         *,
-        rotation_span: float = 300.0,
-        rotation_size: int = 1 << 30,
+        rotation_span: float | None = None,
+        rotation_size: int | None = None,
         success_only: bool = True,
-        compression: str = "deflate",
-        sync: str = "interval",
-        sync_interval: float = 1.0,
-        lease_seconds: float = 60.0,
-        spool_size: int = 8 << 20,
+        compression: str | None = None,
+        sync: str | None = None,
+        sync_interval: float | None = None,
+        lease_seconds: float | None = None,
+        spool_size: int | None = None,
         install_builtins: bool = False,
         storage: Storage = LOCAL,
     ) -> None:
-        options = WorkerOptions(rotation_span, rotation_size, sync, sync_interval, lease_seconds)
-        if spool_size < 0:
-            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
-        self._method = codecs.method_of(compression)
         if not os.fspath(base) or "\0" in os.fsdecode(base):
             raise UsageError(f"the base {base!r} is no path")
         self._layout = Layout(os.fsdecode(base))
         if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
             raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
+        given = {
+            "rotation_span": rotation_span, "rotation_size": rotation_size, "compression": compression, "sync": sync,
+            "sync_interval": sync_interval, "lease_seconds": lease_seconds, "spool_size": spool_size,
+        }  # fmt: skip
+        settings = load(self._layout, "worker", given, storage=storage)
+        self._spool_size: int = settings.pop("spool_size")
+        if self._spool_size < 0:
+            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
+        self._method = codecs.method_of(settings.pop("compression"))
+        options = WorkerOptions(**settings)
         self._success_only = success_only
-        self._spool_size = spool_size
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
         #: By hash of their names the files that are being written, the second one of a name by its own reference. Not

@@ -243,6 +243,7 @@ class Layout:
         self.lock = self.state / "lock"
         self.terms = self.state / "terms"
         self.reports = self.state / "reports"
+        self.config = self.state / "config.toml"
 
     def archive(self, archive: str) -> Path:
         """Path of a final archive.

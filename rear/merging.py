@@ -16,7 +16,7 @@ class Merging:
 
     Args:
         layout: the base.
-        options: ``verify``, ``max_size`` and ``max_members`` of each scavenge.
+        options: ``verify``, ``on_conflict``, ``max_size`` and ``max_members`` of each scavenge.
         storage: the file system.
     """
 
@@ -37,7 +37,8 @@ class Merging:
         options = self._options
         for event in scavenge(
             self._layout.base,
-            verify=options.verify, max_size=options.max_size, max_members=options.max_members, storage=self._storage,
+            verify=options.verify, on_conflict=options.on_conflict, max_size=options.max_size,
+            max_members=options.max_members, storage=self._storage,
         ):  # fmt: skip
             if isinstance(event, Refused):
                 if event in self._told:

@@ -14,10 +14,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rear.claims import ClaimedPair, Claims, Orphan
 from rear.collector import uncollected
+from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -84,11 +85,11 @@ class ScavengeOptions:
 def scavenge(
     base: StrPath,
     *,
-    verify: bool = False,
+    verify: bool | None = None,
     dry_run: bool = False,
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
-    on_conflict: Conflict = "rename",
+    on_conflict: Conflict | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -97,7 +98,8 @@ def scavenge(
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
 
-    Nothing happens before the first event is asked for; the last one is `Finished`.
+    Nothing happens before the first event is asked for; the last one is `Finished`. What is not given is set by the
+    environment, by the base's ``.rear/config.toml``, or by default: see ``rear config``.
 
     Args:
         base: directory on the shared file system.
@@ -122,10 +124,34 @@ def scavenge(
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
-    options = ScavengeOptions(
-        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead, executor
-    )
-    return _run(layout_of(base), options, storage)
+    layout = layout_of(base)
+    options = options_for(
+        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
+        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
+        executor=executor, storage=storage,
+    )  # fmt: skip
+    return _run(layout, options, storage)
+
+
+def options_for(
+    layout: Layout,
+    *,
+    verify: bool | None = None,
+    on_conflict: Conflict | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+    **others: Any,
+) -> ScavengeOptions:
+    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        OSError: the base's configuration is there and cannot be read.
+    """
+    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    settings = load(layout, "scavenger", given, storage=storage)
+    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
 
 def layout_of(base: StrPath) -> Layout:

@@ -30,7 +30,7 @@ from rear.events import (
 from rear.layout import Layout, Target, check_name, split_into
 from rear.merging import Merging
 from rear.payload import payload_of_source
-from rear.scavenger import ScavengeOptions
+from rear.scavenger import ScavengeOptions, options_for
 from rear.sourceindex import Held, SourceIndex, key_of
 from rear.sourceremoval import CHANGED, remove
 from rear.sourcetree import Source, SourceTree
@@ -73,7 +73,7 @@ def sweep(
     dry_run: bool = False,
     wait_seconds: float = 60.0,
     select: Callable[[str], bool] | None = None,
-    verify: bool = False,
+    verify: bool | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     storage: Storage = LOCAL,
@@ -107,10 +107,10 @@ def sweep(
     """
     target = split_into(into)
     options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select)
-    merging = ScavengeOptions(verify=verify, max_size=max_size, max_members=max_members)
     layout = Layout(base)
     if os.path.lexists(layout.base) and not os.path.isdir(layout.base):
         raise BaseError(f"{layout.base} is not a directory: it cannot be a base")
+    merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()
 
 

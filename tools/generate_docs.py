@@ -1,4 +1,5 @@
-"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, api.md, the byte example in format.md.
+"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, api.md, and the byte
+example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -25,6 +26,7 @@ import format_example
 from api_page import api_page
 
 from rear import errors, problems
+from rear.cli import statuses
 from rear.cli.app import app, scavenger_app
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -80,6 +82,41 @@ def _prose(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
+def statuses_page() -> str:
+    """Return exit-statuses.md: what `rear.cli.statuses` says, and which class of error has which."""
+    by_status: dict[int, list[str]] = {}
+    for error in _classes(errors.RearError):
+        by_status.setdefault(error.exit_status, []).append(f"`{error.__name__}`")
+    group: Any = get_command(app)
+    anywhere = ", ".join(map(str, statuses.ANYWHERE))
+    lines = [
+        _NOTE.format("rear/cli/statuses.py"), "# Exit statuses\n",
+        "| status | meaning | errors, in `rear.errors` |", "|---|---|---|",
+        *(
+            f"| {number} | {_pipes(meaning)} | {', '.join(by_status.get(number, []))} |"
+            for number, meaning in statuses.MEANINGS.items()
+        ),
+        "",
+        "`rear fsck` has the statuses of fsck(8) instead. Each error is one line on standard error. Commands that take "
+        "several files or members go on after an error; theirs is the status of one of the errors.\n",
+        "## By command\n",
+        f"Besides, any command can end with {anywhere}.\n",
+        "| command | status | meaning there |", "|---|---|---|",
+        *(
+            f"| `rear {name}` | {number} | {_pipes(meaning)} |"
+            for name, command in group.commands.items()
+            if not command.hidden
+            for number, meaning in statuses.of_command(name).items()
+            if number not in statuses.ANYWHERE
+        ),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def problems_page() -> str:
     """Return problems.md: every code of `rear.problems.CATALOG`."""
     lines = [
@@ -123,9 +160,11 @@ def cli_page() -> str:
     group: Any = get_command(app)
     parts = [_NOTE.format("rear/cli/"), "# Command line\n", f"{_prose(group.help)}\n"]
     parts += [
-        "`rear COMMAND --help` says the same. Exit statuses stand in [Concepts](concepts.md#exit-statuses). Durations "
+        "`rear COMMAND --help` says the same. Exit statuses stand in [Exit statuses](exit-statuses.md). Durations "
         "are written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
         *_options(group), "",
+        "`rear --install-completion` makes bash, zsh or fish complete commands, options and what is inside archives "
+        "(`rear cat ar.zip/lo<TAB>`); `rear --show-completion` prints what it would install.\n",
     ]  # fmt: skip
     for name, command in group.commands.items():
         if not command.hidden:
@@ -161,7 +200,8 @@ def _options(command: Any) -> Iterator[str]:
     for parameter in command.params:
         if _is_argument(parameter) or parameter.hidden or parameter.name in _FOREIGN_OPTIONS:
             continue
-        names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=lambda name: (name[:2] == "--", name)))
+        written = [*sorted(parameter.opts, key=lambda name: (name[:2] == "--", name)), *parameter.secondary_opts]
+        names = ", ".join(f"`{name}`" for name in written)
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
@@ -227,6 +267,7 @@ def main() -> int:
     stale = []
     pages = {
         "errors.md": errors_page,
+        "exit-statuses.md": statuses_page,
         "problems.md": problems_page,
         "cli.md": cli_page,
         "api.md": api_page,
