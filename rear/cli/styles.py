@@ -9,9 +9,7 @@ import typer
 Plain = Annotated[
     bool, typer.Option("--plain", help="Lines instead of a live screen; so it is anyway without a terminal.")
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line on standard output; see the page JSON.")
-]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output; see the page JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")]
 
 
