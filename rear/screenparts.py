@@ -71,6 +71,8 @@ def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: 
     shares = share(height - len(head) - 2 * len(sections), [need for need, _ in sections])
     for (_, section), rows in zip(sections, shares, strict=True):
         lines += [_text("", width), *section(rows)]
+    for line in lines:
+        line.truncate(width)
     return [_in_ascii(line) for line in lines] if is_ascii else lines
 
 
@@ -245,7 +247,7 @@ def _size_or_none(size_bytes: int) -> str:
 def pair_state(line: PairLine) -> str:
     """Return what is done with a temp archive, in words."""
     if line.state not in ("crashed", "stale"):
-        return "checking" if line.is_busy else line.state
+        return "checking" if line.is_busy and line.state == "closed" else line.state
     if line.is_busy:
         return f"{line.state} → salvaging {line.checked:,} of {line.members:,}"
     return f"{line.state} → salvaged {line.members - line.bad:,} of {line.members:,}"
@@ -257,7 +259,9 @@ def _findings(progress: Progress, width: int, rows: int) -> list[Text]:
     total = sum(progress.found.values())
     shown = rows if total <= rows else rows - 1
     newest = list(progress.findings)[::-1][: max(shown, 0)]
-    lines += [_text(f"{one.label}: {one.text}", width, one.style.replace("dim", "")) for one in newest]
+    for finding in newest:
+        text = finding.text if finding.text.startswith(finding.label) else f"{finding.label}: {finding.text}"
+        lines.append(_text(text, width, finding.style.replace("dim", "")))
     if total > shown:
         lines.append(_text(f"… and {total - max(shown, 0):,} before", width, "dim"))
     return lines

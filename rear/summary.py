@@ -222,8 +222,9 @@ def summary_of(progress: Progress) -> Summary:
     """Return what all events add up to."""
     end = progress.end
     archives = end.archives if isinstance(end, Finished) else progress.merged_archives
+    outcomes = {str(outcome): count for outcome, count in progress.outcomes.items()}
     return Summary(
         progress.command, progress.subject, progress.is_dry_run, progress.failure or "done", progress.error,
         round(progress.last - progress.started, 3), progress.needs_attention, progress.merged_members,
-        progress.merged_bytes, archives, dict(progress.kinds), {str(outcome): count for outcome, count in progress.outcomes.items()}, getattr(end, "report", None),
+        progress.merged_bytes, archives, dict(progress.kinds), outcomes, getattr(end, "report", None),
     )  # fmt: skip
