@@ -26,7 +26,7 @@ _NOUNS: Final = {
     "completed": ("merge", "that had died after its commit"),
     "rolled over": ("archive", "full, and renamed"),
     "warning": ("warning", ""),
-    "refused": ("thing", "left as it is"),
+    "refused": ("thing", "not touched"),
     "LOSS": ("problem", "bytes are gone for good"),
     "left": ("problem", "not repaired"),
     "would repair": ("problem", "not repaired yet"),
