@@ -61,9 +61,9 @@ def summary_lines(progress: Progress, *, lists_all: bool) -> Iterator[Line]:
     yield from _amounts(progress)
     for label in sorted(progress.found, key=_ORDER.index):
         yield from _found(progress, label, lists_all or label in _LOUD)
-    for reason, count in progress.left_alone.items():
+    for common, count in progress.left_alone.items():
         noun = "file" if progress.command == "sweep" else "temp archive"
-        yield Line("left alone", f"{counted(count, noun)}: {reason}")
+        yield Line("left alone", f"{counted(count, noun)}: {progress.reasons[common]}")
     report = getattr(progress.end, "report", None)
     if report:
         yield Line("report", report)

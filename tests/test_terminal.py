@@ -263,6 +263,24 @@ def test_without_hangup_the_scavenge_outlives_its_terminal(base: Path) -> None:
     check_all_there(base)
 
 
+def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    terminal = Terminal(["bash", "--norc", "-i"], columns=200, PS1="$ ")
+    os.write(terminal.descriptor, f"{sys.executable} {tmp_path}/slowly.py 0.1 scavenge {base}\n".encode())
+    terminal.wait_for(lambda text: "FINAL ARCHIVE" in text, "an archive shown")
+    os.write(terminal.descriptor, b"\x1a")
+    terminal.wait_for(lambda text: "Stopped" in text, "stopped")
+    assert "FINAL ARCHIVE" not in terminal.text
+    assert terminal.text.startswith("before\n")
+    assert not terminal.screen.cursor.hidden
+    os.write(terminal.descriptor, b"fg\n")
+    terminal.wait_for(lambda text: "FINAL ARCHIVE" in text, "drawn again")
+    terminal.wait_for(lambda text: "  report " in text, "done")
+    os.write(terminal.descriptor, b"exit\n")
+    assert terminal.wait() == 0
+    assert "merged   213 members" in terminal.text
+
+
 def test_what_is_quick_shows_no_screen(base: Path) -> None:
     list(rear.scavenge(base))
     terminal = Terminal(rear_command("scavenge", base))
