@@ -42,7 +42,7 @@ from rear.lostfound import LostAndFound
 from rear.merge import Merger
 from rear.pace import Pace
 from rear.parallel import Parallel
-from rear.plan import Candidate, Conflict
+from rear.plan import Candidate, Conflict, by_archive
 from rear.preview import preview
 from rear.reconstruction import rebuild_by_zip, rebuild_journal
 from rear.records import Pair
@@ -350,14 +350,15 @@ class Scavenge:
             yield from self._clear(claimed, salvage)
 
     def _merge_round(self, batch: list[ClaimedPair], salvage: Salvage) -> Iterator[Event]:
-        by_archive: dict[str, list[Candidate]] = {}
+        candidates_of: dict[str, list[Candidate]] = {}
         for claimed in batch:
             for item in salvage.check(claimed):
-                if isinstance(item, Candidate):
-                    by_archive.setdefault(item.append.archive, []).append(item)
+                if isinstance(item, list):
+                    for archive, candidates in by_archive(item).items():
+                        candidates_of.setdefault(archive, []).extend(candidates)
                 else:
                     yield item
-        for archive, candidates in by_archive.items():
+        for archive, candidates in candidates_of.items():
             try:
                 yield from self._merge(archive, candidates)
             except NotLeaderError:

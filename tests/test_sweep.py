@@ -696,36 +696,43 @@ def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, b
 
 
 @contextlib.contextmanager
-def led_elsewhere(base: Path, seconds: float) -> Iterator[None]:
-    """Have another process lead the base for some time."""
+def led_elsewhere(base: Path) -> Iterator[None]:
+    """Have another process lead the base until the block ends."""
     reader, writer = os.pipe()
+    until, over = os.pipe()
 
     def lead() -> None:
+        os.close(over)
         with Leadership(Layout(base)):
             os.write(writer, b"x")
-            time.sleep(seconds)
+            os.read(until, 1)
 
     pid = fork(lead)
+    os.close(until)
     try:
         assert os.read(reader, 1) == b"x"
         yield
     finally:
+        os.close(over)
         os.close(reader)
         os.close(writer)
         assert wait(pid) == 0
 
 
 def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
-    with led_elsewhere(base, 1.5):
-        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "30s")
-    assert done.returncode == 0, done.stderr
-    assert "waiting for 30 s at most" in done.stderr
+    command = [sys.executable, "-m", "rear", "sweep", spool, "--into", "ar.zip/spool", "--base", base, "--delete"]
+    with led_elsewhere(base):
+        process = subprocess.Popen([*command, "--wait", "60s"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        assert process.stderr is not None
+        assert any("waiting for 60 s at most" in line for line in process.stderr)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, rest
     assert files_in(spool) == {}
     assert members(base) == expected()
 
 
 def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: Path, base: Path) -> None:
-    with led_elsewhere(base, 4):
+    with led_elsewhere(base):
         done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "1s")
         assert done.returncode == 1
         assert "being scavenged by process" in done.stderr

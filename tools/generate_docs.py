@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, json.md, the example in format.md.
+"""Writes what follows from the code in docs/: errors, problems, cli, json and api.md, and the example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -23,6 +23,7 @@ from typer.main import get_command
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
+from api_page import api_page
 
 from rear import errors, events, jsonlines, problems, summary
 from rear.cli.app import app, scavenger_app
@@ -31,6 +32,11 @@ DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
 END: Final = "<!-- end: tools/format_example.py -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
+#: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
+_SNIPPETS: Final = {
+    "rear fsck --output": "exit 1",
+    "rear doctor": "skip, needs a second mount of the export",
+}
 #: Typer adds these two to every application.
 _FOREIGN_OPTIONS: Final = frozenset({"install_completion", "show_completion"})
 
@@ -186,7 +192,11 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"```text\n{usage}\n```\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         example = paragraph.removeprefix("Example: ")
-        yield f"{_prose(paragraph)}\n" if example == paragraph else f"```sh\n{example}\n```\n"
+        if example == paragraph:
+            yield f"{_prose(paragraph)}\n"
+            continue
+        marks = [f"<!-- snippet: {mark} -->\n" for begin, mark in _SNIPPETS.items() if example.startswith(begin)]
+        yield f"{''.join(marks)}```sh\n{example}\n```\n"
     if arguments:
         yield from ("| argument | default | environment | meaning |", "|---|---|---|---|")
         for parameter in arguments:
@@ -206,7 +216,8 @@ def _options(command: Any) -> Iterator[str]:
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
-    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+    help_names = ", ".join(f"`{name}`" for name in command.context_settings.get("help_option_names", ("-h", "--help")))
+    yield f"| {help_names} |  |  | Show the help and exit. |"
 
 
 def _is_argument(parameter: Any) -> bool:
@@ -266,9 +277,13 @@ def main() -> int:
     check = parser.parse_args().check
     stale = []
     pages = {
-        "errors.md": errors_page, "problems.md": problems_page, "cli.md": cli_page, "json.md": json_page,
+        "errors.md": errors_page,
+        "problems.md": problems_page,
+        "cli.md": cli_page,
+        "json.md": json_page,
+        "api.md": api_page,
         "format.md": format_page,
-    }  # fmt: skip
+    }
     for name, page in pages.items():
         path, text = DOCS / name, page()
         if not path.exists() or path.read_text(encoding="utf-8") != text:

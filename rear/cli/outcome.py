@@ -37,11 +37,11 @@ def report(error: RearError | OSError) -> int:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         advice = _ADVICE.get(error.errno or 0)
         text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
-    say(text)
+    note(text)
     return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
 
 
-def say(text: str) -> None:
+def note(text: str) -> None:
     """Print one line on standard error, if anybody is there to read it."""
     outlet = Outlet(sys.stderr)
     outlet.write(f"rear: {text if text.isprintable() else shown(text)}\n")
@@ -62,11 +62,11 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             # `rear ls | head`: the reader has what it wanted.
             raise typer.Exit(CLOSED_PIPE) from None
         except Ended as end:
-            say(f"ended by {end}; nothing is lost, run it again to go on")
+            note(f"ended by {end}; nothing is lost, run it again to go on")
             raise typer.Exit(128 + end.number) from None
-        except KeyboardInterrupt:
-            say("interrupted; nothing is lost, run it again to go on")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as interrupt:
+            note("interrupted; nothing is lost, run it again to go on")
+            raise typer.Exit(getattr(interrupt, "exit_status", INTERRUPTED)) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None
         finally:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.outcome import ATTENTION, say
+from rear.cli.outcome import ATTENTION, note
 from rear.cli.quantities import seconds, size_bytes
 from rear.cli.stopping import StopRequest
 from rear.cli.styles import Json, Plain, Quiet, style_of
@@ -159,7 +159,7 @@ def _repeat(
         except NotLeaderError as error:
             # The other one may end before this one does.
             if style in ("live", "plain"):
-                say(str(error))
+                note(str(error))
         stop.wait(pause_seconds)
     return worst
 

@@ -9,8 +9,8 @@ import typer
 
 from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
-from rear.cli.selection import Patterns
 from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.patterns import Patterns
 
 
 def sweep(
