@@ -10,13 +10,14 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rear.claims import ClaimedPair, Claims, Orphan
+from rear.collector import uncollected
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -260,7 +261,7 @@ class Scavenge:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         waiting = len(self._adopted) + self._count_waiting()
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from self._work_off(items, waiting)
+        yield from uncollected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
@@ -271,7 +272,9 @@ class Scavenge:
         hosts = filter(is_safe_component, self._storage.names(inbox))
         return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
 
-    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int) -> Iterator[Event]:
+    def _work_off(
+        self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
+    ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
         members, pace = 0, Pace()

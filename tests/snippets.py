@@ -156,14 +156,17 @@ class World:
     def _write_base(self) -> None:
         """Two archives, of which each has something more to come, and two Zips that are nobody's."""
         base = self.root / "nfs/base"
-        for scavenges in (True, False):
+        for folder in ("", "second/", "third/", "later/"):
             with rear.rear_fs(base) as fs:
                 for archive in ("ar.zip", "runs/7/ar.zip"):
                     for name in ("logs/a.txt", "logs/b.txt", "relpath/to/file", "a.csv"):
-                        with fs.open(f"{archive}/{name if scavenges else 'later/' + name}", "w") as file:
+                        with fs.open(f"{archive}/{folder}{name}", "w", metadata={"experiment": "e17"}) as file:
                             file.write("x,y\n1,2\n")
-            if scavenges:
+            if folder != "later/":
                 list(rear.scavenge(base))
+        (self.home / "out").mkdir()
+        for name in ("result.csv", "log.txt", "out/data.txt"):
+            (self.home / name).write_text("x,y\n1,2\n")
         for name, cut in (("some.zip", 0), ("damaged.zip", 30)):
             path = self.home / name
             with zipfile.ZipFile(path, "w") as archive:
@@ -293,6 +296,7 @@ class World:
         """Return a line without what differs from run to run: names of hosts, workers and reports, times, sizes."""
         line = re.sub(r"\b[\w.-]+/(\d+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]{16})(-\d+)?", "HOST/WORKER", line)
         line = re.sub(r"\d{8}T\d{6}-[\w.-]+-\d+-[0-9a-f]{12}", "REPORT", line)
+        line = re.sub(r"\b[\w.]+-\d+-[0-9a-f]{12}\b", "LEADER", line)
         line = re.sub(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?", "TIME", line)
         line = re.sub(r"\d[\d,.]*( ?(bytes?|[kMGT]i?B|µs|ms|s)\b)", "SIZE", line)
         line = re.sub(r"process \d+", "process PID", line)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rear._version import __version__
-from rear.cli import cat, demo, doctor, find, fsck, get, index, ls, put, scavenge, status, sweep
+from rear.cli import adopt, cat, demo, doctor, find, fsck, get, index, ls, put, run, scavenge, status, sweep
 from rear.cli.grouping import GroupedCommands
 from rear.cli.outcome import reported
 
@@ -26,7 +26,9 @@ app.command(name="sweep")(reported(sweep.sweep))
 # -h is for sizes there, as in ls.
 app.command(name="ls", context_settings={"help_option_names": ["--help"]})(reported(ls.ls))
 app.command(name="find")(reported(find.find))
+app.command(name="adopt")(reported(adopt.adopt))
 app.command(name="put")(reported(put.put))
+app.command(name="run", context_settings={"allow_interspersed_args": False})(reported(run.run))
 app.command(name="ls")(reported(ls.ls))
 app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))

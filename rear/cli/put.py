@@ -60,7 +60,7 @@ def put(
 
     Example: rear put -r out log.txt /nfs/base/ar.zip/runs/7/
 
-    Example: pg_dump db | rear put - /nfs/base/ar.zip/db.sql
+    Example: tar -c out | rear put - /nfs/base/ar.zip/db.sql
     """
     import rear
 
