@@ -148,7 +148,7 @@ class RearFs:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         file = open_member(
             os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
-            success_only=self._success_only, finish=self._archive, discard=self._drop,
+            success_only=self._success_only, finish=self._archive, discard=self._drop, keep=self._keep,
         )  # fmt: skip
         member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
@@ -172,17 +172,38 @@ class RearFs:
         self._open_files.pop(id(file), None)
         ticket: _Ticket = file.ticket
         try:
-            self._worker.append(
-                ticket.target, file.payload(self._method),
-                mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=ticket.metadata,
-            )  # fmt: skip
+            if file.parts is None or not self._finish_parts(file):
+                self._worker.append(
+                    ticket.target, file.payload(self._method),
+                    mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=ticket.metadata,
+                )  # fmt: skip
             self._written.add(ticket.key)
         finally:
             self._no_longer_written(ticket)
 
+    def _finish_parts(self, file: MemberFile) -> bool:
+        try:
+            finished: bool = file.parts.finish(file)
+        except OSError as error:
+            what = "this member is not complete; what was flushed of it is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
+        return finished
+
+    def _keep(self, file: MemberFile) -> None:
+        if file.parts is None:
+            target, _, metadata = file.ticket
+            file.parts = self._worker.open_parts(target, self._method, _FILE_MODE, metadata, file)
+        try:
+            file.parts.flush(file)
+        except OSError as error:
+            what = "this could not be flushed; what was flushed before is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
+
     def _drop(self, file: MemberFile) -> None:
         self._open_files.pop(id(file), None)
         self._no_longer_written(file.ticket)
+        if file.parts is not None:
+            file.parts.abort()
 
     def _no_longer_written(self, ticket: _Ticket) -> None:
         if self._being_written.get(ticket.key) is ticket:
@@ -303,6 +324,11 @@ class RearFs:
 
     def __repr__(self) -> str:
         return f"<rear_fs {self.base!r}>"
+
+
+def _explain(error: OSError, path: str, what: str) -> OSError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(error.errno, f"{reason}: {what}", path)
 
 
 def _check_metadata(metadata: Metadata) -> Metadata:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rear.claims import ClaimedPair, Claims, Orphan
+from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -33,6 +33,7 @@ from rear.events import (
     Refused,
     Started,
 )
+from rear.joining import PartialPolicy
 from rear.layout import Layout, is_directory
 from rear.leader import Leadership
 from rear.lease import Liveness
@@ -70,10 +71,13 @@ class ScavengeOptions:
     max_members: int | None = None
     assume_dead: Sequence[str] = ()
     executor: Executor | None = None
+    partial: PartialPolicy = "keep"
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
             raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        if self.partial not in ("keep", "drop"):
+            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
         Cap(self.max_size, self.max_members)
 
 
@@ -85,6 +89,7 @@ def scavenge(
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
     on_conflict: Conflict = "rename",
+    partial: PartialPolicy = "keep",
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -103,6 +108,8 @@ def scavenge(
         flush_wait_seconds: how long to wait for them at most.
         on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
+        partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
+            flushed is a member, marked ``rear.partial`` in its metadata; ``"drop"``: it goes to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
         assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
@@ -119,7 +126,16 @@ def scavenge(
         OSError: the base cannot be written.
     """
     options = ScavengeOptions(
-        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead, executor
+        verify,
+        dry_run,
+        flush,
+        flush_wait_seconds,
+        on_conflict,
+        max_size,
+        max_members,
+        assume_dead,
+        executor,
+        partial,
     )
     return _run(layout_of(base), options, storage)
 
@@ -322,6 +338,7 @@ class Scavenge:
             self._lost_and_found,
             batch,
             read_all=self._options.verify,
+            partial=self._options.partial,
             parallel=self._parallel,
             storage=self._storage,
         )
@@ -406,5 +423,6 @@ class Scavenge:
 
     def _live_pairs(self) -> Iterator[str]:
         for item in self._claims.waiting(remember=False):
-            if isinstance(item, LeftAlone):
+            # A file that is still open is not asked for: its pair ends with it.
+            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
                 yield item.pair

@@ -18,6 +18,7 @@ from rear.events import (
     Lost,
     Merged,
     NothingYet,
+    Partial,
     Planned,
     Recovered,
     Refused,
@@ -161,6 +162,11 @@ def _describe(event: Event) -> tuple[str, str]:
                 f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: "
                 f"{event.reason}; "
                 f"kept as {event.lost_and_found}"
+            )
+        case Partial():
+            return "yellow", (
+                f"{event.archive}: {event.name} is partial: {event.reason}"
+                + (f", in {event.lost_and_found}" if event.lost_and_found else "")
             )
         case Lost():
             return "bold red", (

@@ -45,6 +45,12 @@ OnConflict = Annotated[
     Literal["rename", "first", "last"],
     typer.Option(help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found."),
 ]
+OnPartial = Annotated[
+    Literal["keep", "drop"],
+    typer.Option(
+        "--partial", help="Files that were flushed, and whose writer died: keep what there is, or to lost+found."
+    ),
+]
 MaxSize = Annotated[
     str | None,
     typer.Option(
@@ -77,6 +83,7 @@ def scavenge(
     json: Json = False,
     quiet: Quiet = False,
     on_conflict: OnConflict = "rename",
+    partial: OnPartial = "keep",
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
@@ -94,7 +101,7 @@ def scavenge(
     """
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
+        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = "json" if json else "quiet" if quiet else "plain"
