@@ -79,6 +79,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the doctor", {"doctor"}),
     ("the end of a source", {"sourceremoval"}),
     ("one sweep", {"sweeper"}),
+    ("logs of programs", {"logging"}),
     ("in other people's pools", {"pools"}),
     ("in clusters", {"dask"}),
     ("the package", {"rear"}),
