@@ -74,7 +74,7 @@ class RearHandler(logging.Handler):
         super().__init__(level)
         if base is not None and fs is not None:
             raise UsageError("RearHandler takes a base or a rear_fs, not both")
-        if not isinstance(flush_seconds, (int, float)) or not flush_seconds > 0:
+        if not flush_seconds > 0:
             raise UsageError(f"flush_seconds is {flush_seconds!r}: it has to be a number greater than 0")
         "".encode(encoding, errors)
         self.path = path
