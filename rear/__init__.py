@@ -21,10 +21,12 @@ from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.daemon import scavengerd
     from rear.scavenger import scavenge
+    from rear.search import find
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
+    "RearError", "RearFs", "__version__", "find", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd",
+    "sweep",
 ]  # fmt: skip
 
 
@@ -37,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from rear.daemon import scavengerd
 
         return scavengerd
+    if name == "find":
+        from rear.search import find
+
+        return find
     if name == "sweep":
         from rear.sweeper import sweep
 

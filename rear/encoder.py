@@ -18,7 +18,6 @@ from rear.payload import Payload
 from rear.records import Append, Metadata, Open, Origin
 from rear.zipformat import (
     LIMIT_32,
-    LOCAL,
     Member,
     central_constants,
     encode_central_entry,
@@ -34,8 +33,9 @@ _APPEND: Final = (
     b'"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,"mode":%d}'
 )
 _ARCHIVES_LIMIT: Final = 1_000
-_SIZES: Final = struct.Struct("<3I2H").pack  # 4.3.7, from the CRC-32 on
-_ORIGIN_NUMBERS: Final = struct.Struct("<QqI").pack
+_HEAD: Final = struct.Struct("<10s4s3I2H").pack  # 4.3.7
+_ENTRY: Final = struct.Struct("<12s4s3IH12sI").pack  # 4.3.12
+_ORIGIN_NUMBERS: Final = struct.Struct("<QQqI")  # from the cookie to the mode
 _NUMBER: Final = struct.Struct("<I").pack
 
 
@@ -61,7 +61,7 @@ class Encoder:
 
     def __init__(self, opened: Open) -> None:
         self._opened = opened
-        self._cookie = opened.cookie.to_bytes(8, "little")
+        self._cookie = opened.cookie
         self._second: int | None = None
         self._dos = self._timestamp = b""
         self._archives: dict[str, _Archive] = {}
@@ -84,20 +84,19 @@ class Encoder:
         """
         method, crc, compressed_size, size = payload.method, payload.crc, payload.compressed_size, payload.size
         archive, name = target
-        header = None
+        found = None
         if source is None and metadata is None and offset < LIMIT_32:
-            header = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
-        if header is None:
+            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+        if found is None:
             return self._encode_any(sequence, target, payload, offset, mtime_ns, mode, source, metadata)
+        header, encoded_name, is_ascii = found
         record = _APPEND % (
             sequence, size, offset, len(header) + compressed_size, self._archives[archive].line,
             encode_basestring(name).encode(), method, crc, compressed_size, size, mtime_ns, mode,
         )  # fmt: skip
-        # Times, CRC-32, sizes and length of the name stand in both headers, name and timestamp behind them.
-        first, second = central_constants(method, header[6:8] == b"\0\0", mode, len(self._timestamp))
-        end = LOCAL.size + int.from_bytes(header[26:28], "little") + len(self._timestamp)
-        entry = b"".join((first, header[10:28], second, _NUMBER(offset), header[30:end]))
-        return b"%08x %b\n" % (crc32(record), record), header, entry
+        first, second = central_constants(method, is_ascii, mode, len(self._timestamp))
+        entry = _ENTRY(first, self._dos, crc, compressed_size, size, len(encoded_name), second, offset)
+        return b"%08x %b\n" % (crc32(record), record), header, entry + encoded_name + self._timestamp
 
     def header(self, append: Append) -> bytes:
         """Return the local header of a member of which the journal tells.
@@ -108,11 +107,10 @@ class Encoder:
         (
             sequence, source, _, _, _, _, archive, name, method, crc, compressed_size, size, mtime_ns, mode, metadata,
         ) = append  # fmt: skip
-        header = None
         if source is None and metadata is None:
-            header = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
-        if header is not None:
-            return header
+            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+            if found is not None:
+                return found[0]
         return encode_local_header(
             Member(name, method, crc, compressed_size, size, mtime_ns, mode),
             self._origin(sequence, archive, mtime_ns, mode, source, metadata),
@@ -121,23 +119,24 @@ class Encoder:
     def _header(
         self, sequence: int, archive: str, name: str, method: int, crc: int, compressed_size: int, size: int,
         mtime_ns: int, mode: int,
-    ) -> bytes | None:  # fmt: skip
-        """Return the local header of a member like most; ``None`` for one that takes the general way."""
+    ) -> tuple[bytes, bytes, bool] | None:  # fmt: skip
+        """Return the local header of a member like most, its name, and whether that is ASCII; ``None`` for a member
+        that takes the general way.
+        """
         if (
             size >= LIMIT_32
             or compressed_size >= LIMIT_32
             or (mtime_ns // 1_000_000_000 != self._second and not self._begin_second(mtime_ns))
         ):
             return None
-        same = self._archives.get(archive) or self._begin_archive(archive)
+        _, extra_length, origin_head, origin_tail = self._archives.get(archive) or self._begin_archive(archive)
         encoded_name = name.encode()
         length = len(encoded_name)
-        head = b"".join((
-            local_constants(method, length == len(name)), self._dos,
-            _SIZES(crc, compressed_size, size, length, same.extra_length), encoded_name, self._timestamp,
-        ))  # fmt: skip
-        tail = b"".join((self._cookie, _ORIGIN_NUMBERS(sequence, mtime_ns, mode), same.origin_tail))
-        return b"".join((head, same.origin_head, _NUMBER(crc32(tail, crc32(head))), tail))
+        is_ascii = length == len(name)
+        head = _HEAD(local_constants(method, is_ascii), self._dos, crc, compressed_size, size, length, extra_length)
+        head += encoded_name + self._timestamp
+        tail = _ORIGIN_NUMBERS.pack(self._cookie, sequence, mtime_ns, mode) + origin_tail
+        return head + origin_head + _NUMBER(crc32(tail, crc32(head))) + tail, encoded_name, is_ascii
 
     def _begin_second(self, mtime_ns: int) -> bool:
         """Prepare for members of one second; false when the timestamp field cannot hold it."""
@@ -153,8 +152,7 @@ class Encoder:
             self._archives.clear()
         head, tail = origin_constants(archive, self._opened.host, self._opened.worker)
         line = f'"archive":{encode_basestring(archive)},"name":'.encode()
-        covered = len(self._cookie) + struct.calcsize("<QqI") + len(tail)
-        extra_length = len(self._timestamp) + len(head) + 4 + covered
+        extra_length = len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail)
         self._archives[archive] = same = _Archive(line, extra_length, head, tail)
         return same
 

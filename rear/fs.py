@@ -209,7 +209,7 @@ class RearFs:
         if self._being_written.get(ticket.key) is ticket:
             del self._being_written[ticket.key]
 
-    def pickup(self, source: StrPath, path: StrPath) -> Pickup:
+    def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
 
@@ -220,20 +220,24 @@ class RearFs:
         Args:
             source: the file or directory; it need not exist before the block ends.
             path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
+            metadata: as for `open`, of each member.
+            keep: copy, and leave the source where it is.
 
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
+            UsageError: the metadata cannot be used.
 
         On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
         read.
         """
         target = split_target(path)
+        kept = None if metadata is None else _check_metadata(metadata)
 
-        def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None]) -> None:
+        def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
             member = Target(target.archive, file.name)
             self._worker.append(
                 member, payload,
-                mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
+                mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, metadata=kept, on_stable=on_stable,
             )  # fmt: skip
             self._written.add(hash(member))
 
@@ -244,6 +248,7 @@ class RearFs:
             spool_size=self._spool_size,
             success_only=self._success_only,
             sink=sink,
+            keep=keep,
         )
 
     def sync(self) -> None:
@@ -412,7 +417,7 @@ def rear_open(
     return system.open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
 
 
-def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
+def rear_pickup(source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
     """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see
     `RearFs.pickup`.
 
@@ -420,4 +425,4 @@ def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.pickup(source, path)
+    return system.pickup(source, path, metadata=metadata, keep=keep)

@@ -19,7 +19,9 @@ from rear.bounds import member_end
 from rear.check import raw_bytes
 from rear.checktasks import checked_entries, is_much
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
+from rear.events import Advanced
 from rear.layout import check_name
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
 from rear.storage import LOCAL, Storage, StrPath
@@ -57,8 +59,22 @@ def inspect(
         FutureVersionError: a newer rear merges into it.
         OSError: it cannot be read.
     """
+    for step in inspect_steps(target, deep=deep, subject=subject, parallel=parallel, storage=storage):
+        if isinstance(step, Problem):
+            yield step
+
+
+def inspect_steps(
+    target: StrPath | Archive,
+    *,
+    deep: bool = False,
+    subject: str | None = None,
+    parallel: Parallel | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:
+    """Do what `inspect` does, and say now and then how far it is."""
     if isinstance(target, Archive):
-        yield from _Inspection(target, subject or target.path, deep, parallel, storage).problems()
+        yield from _Inspection(target, subject or target.path, deep, parallel, storage).steps()
         return
     subject = subject or str(target)
     try:
@@ -70,7 +86,7 @@ def inspect(
         yield Problem(code, subject, _without(str(error), ": "), "left")
     else:
         with archive:
-            yield from _Inspection(archive, subject, deep, parallel, storage).problems()
+            yield from _Inspection(archive, subject, deep, parallel, storage).steps()
 
 
 def _without(text: str, separator: str) -> str:
@@ -108,11 +124,13 @@ class _Inspection:
         self._numbers = array("Q")
         self._names = SeenNames(archive.directory.entries)
 
-    def problems(self) -> Iterator[Problem]:
-        number = 0
+    def steps(self) -> Iterator[Problem | Advanced]:
+        number, pace = 0, Pace()
         budget = self._archive.directory.archive_length
         try:
             for number, (entry, end) in enumerate(self._entries()):
+                if pace.is_due():
+                    yield Advanced("reading", self._subject, number, self._archive.directory.entries)
                 if end:
                     found = self._note_range(number, entry, self._prefix + entry.offset, end)
                 else:

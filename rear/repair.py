@@ -27,7 +27,8 @@ from rear import infozip
 from rear.archive import Archive, directory_of
 from rear.directory import locate
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
-from rear.inspection import inspect
+from rear.events import Advanced
+from rear.inspection import inspect, inspect_steps
 from rear.layout import STATE, find_base
 from rear.lostfound import LostAndFound
 from rear.parallel import Parallel
@@ -66,6 +67,15 @@ def check_archive_file(
         RearError: the archive cannot be worked on.
         OSError: it cannot be read, or the new one not be written; nothing was changed then.
     """
+    steps = check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor, storage=storage)
+    return (step for step in steps if isinstance(step, Problem))
+
+
+def check_archive_steps(
+    path: StrPath, *, deep: bool = False, output: StrPath | None = None, in_place: bool = False,
+    executor: Executor | None = None, storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:  # fmt: skip
+    """Do what `check_archive_file` does, and say now and then how far it is."""
     given, path = os.fspath(path), os.path.realpath(path)
     if output is None and not in_place:
         return _report(given, path, deep, Parallel(executor, storage=storage), storage)
@@ -93,7 +103,7 @@ def _base_of(path: str) -> Path | None:
 # ---- report only
 
 
-def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem]:
+def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem | Advanced]:
     try:
         directory_of(path, storage=storage)
     except NotAZipError as error:
@@ -112,7 +122,7 @@ def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Stor
     except UnsupportedError:
         yield from inspect(path, subject=given, storage=storage)
     else:
-        yield from inspect(path, deep=deep, subject=given, parallel=parallel, storage=storage)
+        yield from inspect_steps(path, deep=deep, subject=given, parallel=parallel, storage=storage)
 
 
 def _no_directory(given: str, path: str, error: Exception, rebuilt: Rebuilt) -> Problem:
@@ -197,8 +207,9 @@ class _Repair:
     def _is_in_place(self) -> bool:
         return self._target == self._path
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[Problem | Advanced]:
         with _Held() as inspected, _Held() as rebuilding:
+            yield Advanced("reading", self._given)
             try:
                 reason = self._inspect(inspected)
             except UnsupportedError:
@@ -207,6 +218,7 @@ class _Repair:
             if self._is_in_place and reason is None and not inspected.is_rebuild_needed:
                 yield from inspected.problems()
                 return
+            yield Advanced("rebuilding", self._given)
             try:
                 verdict = self._rebuild(reason, rebuilding)
             except UnsupportedError as volume:

@@ -198,6 +198,10 @@ class Storage:
                 os.fchown(target, status.st_uid, status.st_gid)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
 
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        """Set the permission bits of an open file, whatever the umask."""
+        os.fchmod(descriptor, mode)
+
     def replace(self, path: StrPath, data: bytes) -> None:
         """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
         fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}{FRESH_SUFFIX}"

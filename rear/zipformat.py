@@ -205,6 +205,8 @@ def dos_time(mtime_ns: int) -> tuple[int, int]:
     return _dos_time_of_second(mtime_ns // 1_000_000_000)
 
 
+# Members that came together have the same seconds, and mktime looks for the zone's file each time.
+@lru_cache(maxsize=1024)
 def dos_to_ns(date: int, clock: int) -> int:
     """Return nanoseconds since the epoch of an MS-DOS date and time in local time; 0 when it is no date."""
     fields = (date >> 9) + 1980, date >> 5 & 15, date & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2, 0, 0, -1

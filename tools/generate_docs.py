@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, and the byte example in format.md.
+"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, api.md, the byte example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -22,6 +22,7 @@ from typer.main import get_command
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
+from api_page import api_page
 
 from rear import errors, problems
 from rear.cli.app import app, scavenger_app
@@ -30,6 +31,11 @@ DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
 END: Final = "<!-- end: tools/format_example.py -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
+#: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
+_SNIPPETS: Final = {
+    "rear fsck --output": "exit 1",
+    "rear doctor": "skip, needs a second mount of the export",
+}
 #: Typer adds these two to every application.
 _FOREIGN_OPTIONS: Final = frozenset({"install_completion", "show_completion"})
 
@@ -135,7 +141,11 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"```text\n{usage}\n```\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         example = paragraph.removeprefix("Example: ")
-        yield f"{_prose(paragraph)}\n" if example == paragraph else f"```sh\n{example}\n```\n"
+        if example == paragraph:
+            yield f"{_prose(paragraph)}\n"
+            continue
+        marks = [f"<!-- snippet: {mark} -->\n" for begin, mark in _SNIPPETS.items() if example.startswith(begin)]
+        yield f"{''.join(marks)}```sh\n{example}\n```\n"
     if arguments:
         yield from ("| argument | default | environment | meaning |", "|---|---|---|---|")
         for parameter in arguments:
@@ -155,7 +165,8 @@ def _options(command: Any) -> Iterator[str]:
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
-    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+    help_names = ", ".join(f"`{name}`" for name in command.context_settings.get("help_option_names", ("-h", "--help")))
+    yield f"| {help_names} |  |  | Show the help and exit. |"
 
 
 def _is_argument(parameter: Any) -> bool:
@@ -214,7 +225,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 when a page is out of date")
     check = parser.parse_args().check
     stale = []
-    pages = {"errors.md": errors_page, "problems.md": problems_page, "cli.md": cli_page, "format.md": format_page}
+    pages = {
+        "errors.md": errors_page,
+        "problems.md": problems_page,
+        "cli.md": cli_page,
+        "api.md": api_page,
+        "format.md": format_page,
+    }
     for name, page in pages.items():
         path, text = DOCS / name, page()
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -16,9 +17,19 @@ def scavenger_main() -> None:
 
 
 def _run(application: str, program: str) -> None:
+    _keep_standard_streams()
     try:
         # The slow part of a short command: Ctrl-C often comes here.
         from rear.cli import app
     except KeyboardInterrupt:
         sys.exit(130)
     getattr(app, application)(prog_name=program)
+
+
+def _keep_standard_streams() -> None:
+    """Open what was closed of the descriptors 0 to 2: an archive that got one of them would get messages written in."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from rear._version import __version__
-from rear.cli import cat, demo, doctor, fsck, get, ls, scavenge, sweep
+from rear.cli import cat, demo, doctor, find, fsck, get, index, ls, put, scavenge, status, sweep
+from rear.cli.grouping import GroupedCommands
 from rear.cli.outcome import reported
 
 app = typer.Typer(
     name="rear",
+    cls=GroupedCommands,
     help="Many small files of many processes, in a few ordinary Zip archives.",
     no_args_is_help=True,
     # Plain help: it wraps anywhere, pastes anywhere, and needs no import of Rich.
@@ -21,10 +23,16 @@ app = typer.Typer(
 )
 app.command(name="scavenge")(reported(scavenge.scavenge))
 app.command(name="sweep")(reported(sweep.sweep))
+# -h is for sizes there, as in ls.
+app.command(name="ls", context_settings={"help_option_names": ["--help"]})(reported(ls.ls))
+app.command(name="find")(reported(find.find))
+app.command(name="put")(reported(put.put))
 app.command(name="ls")(reported(ls.ls))
 app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))
+app.command(name="index")(reported(index.index))
 app.command(name="fsck")(reported(fsck.fsck))
+app.command(name="status")(reported(status.status))
 app.command(name="doctor")(reported(doctor.doctor))
 app.command(name="demo")(reported(demo.demo))
 

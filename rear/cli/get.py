@@ -10,9 +10,10 @@ import typer
 
 from rear.archive import Archive
 from rear.cli.outcome import report
-from rear.cli.selection import PATTERN_HELP, Patterns, positions, split
+from rear.cli.selection import PATTERN_HELP, positions, split
 from rear.errors import RearError
 from rear.extraction import Extraction
+from rear.patterns import Patterns
 from rear.zipformat import CentralEntry
 
 #: After these, further members would fare no better.

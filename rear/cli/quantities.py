@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 
 import typer
 
@@ -16,6 +17,18 @@ def seconds(text: str) -> float:
     if found is None or float(found[1]) <= 0:
         raise typer.BadParameter(f"{text!r} is no duration: write 30s, 5m, 2h or 1d")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def moment(text: str) -> datetime:
+    """Return a time such as ``2h`` (ago), ``2026-11-21`` or ``2026-11-21T08:30``; local unless it has an offset."""
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        pass
+    try:
+        return datetime.now() - timedelta(seconds=seconds(text))
+    except (typer.BadParameter, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no time: write 2h or 1d (ago), 2026-11-21 or 2026-11-21T08:30") from None
 
 
 def size_bytes(text: str) -> int:
