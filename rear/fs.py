@@ -161,11 +161,16 @@ class RearFs:
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
-        file = open_member(
-            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, self._flush,
-            encoding, errors, newline,
-        )  # fmt: skip
-        member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
+        name = os.fspath(path)
+        spool_size, success_only = self._spool_size, self._success_only
+        finish, discard, keep = self._finish, self._discard, self._flush
+        file: MemberFile | TextMemberFile
+        if mode == "wb" and encoding is errors is newline is None:
+            # Nothing of it has to be looked at.
+            file = member = MemberFile(name, mode, False, spool_size, success_only, finish, discard, keep)
+        else:
+            file = open_member(name, mode, spool_size, success_only, finish, discard, keep, encoding, errors, newline)
+            member = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
         place: object = key
         reference = weakref.ref(member)
@@ -178,7 +183,7 @@ class RearFs:
             ticket: _Ticket = target, key, place, kept
             member.ticket = ticket
             if "x" in mode and (place is reference or key in self._written):
-                raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
+                raise FileExistsError(errno.EEXIST, "this process wrote that name already", name)
             if self not in _open_systems:
                 _note_open(self)
         except BaseException:
