@@ -43,7 +43,12 @@ def note(text: str) -> None:
     """Print one line on standard error; what a terminal might act on is escaped."""
     line = f"rear: {text if text.isprintable() else shown(text)}\n"
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stderr.flush()
+    except OSError:
+        # The terminal is gone, and with it everybody who could read this.
+        pass
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:
