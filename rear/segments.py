@@ -19,6 +19,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ from rear.records import Metadata
 from rear.storage import LOCAL, Storage
 
 SCHEMA_VERSION: Final = 1
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 APPLICATION_ID: Final = int.from_bytes(b"rear")
 """In the SQLite header, so that ``file`` and we can tell a segment from another database."""
 ROW_LIMIT_BYTES: Final = 1 << 20
@@ -39,6 +41,7 @@ BELOW_LIMIT: Final = 1_000
 """More segments below one another are damage; compaction keeps about ten."""
 #: Measured with 1M rows, half of 200,000 names found: IN lists of 500 0.65 s, a temporary table 1.1 s, 5,000 6.8 s.
 _NAMES_AT_ONCE: Final = 500
+_ROWS_AT_ONCE: Final = 5_000
 _HEADER_BYTES: Final = 100
 #: The second: a message about a damaged file may quote bytes of it.
 _READ_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
@@ -170,6 +173,14 @@ def _values(row: IndexRow) -> tuple[Any, ...]:
     for position in _TEXT:
         values[position] = _stored(values[position])
     return tuple(values)
+
+
+def _need_no_conversion(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether SQLite can take all of these rows, given by columns, as they are: see `_values`."""
+    metadata = columns[_METADATA]
+    if metadata.count(None) != len(metadata):
+        return False
+    return all("".join(filter(None, set(columns[position]))).isascii() for position in _TEXT if position != _METADATA)
 
 
 def _row(values: Sequence[Any]) -> IndexRow:
@@ -538,7 +549,9 @@ class SegmentWriter:
         ``removed`` are rows of older segments that no longer count.
         """
         try:
-            self._connection.executemany(_INSERT, map(_values, rows))
+            rows = iter(rows)
+            while batch := list(islice(rows, _ROWS_AT_ONCE)):
+                self._insert(batch)
             self._connection.executemany(
                 "INSERT INTO removed VALUES (?, ?)", ((_stored(name), target_start) for name, target_start in removed)
             )
@@ -548,6 +561,23 @@ class SegmentWriter:
             raise _translated(error, self.path) from error
         except OverflowError as error:
             raise IndexFormatError(f"a number of a row is over {INTEGER_LIMIT:,}") from error
+
+    def _insert(self, rows: list[IndexRow]) -> None:
+        """Add rows, at least one. What is the same in all of them stands in the statement: that halves the time."""
+        columns = tuple(zip(*rows, strict=True))
+        if not _need_no_conversion(columns):
+            self._connection.executemany(_INSERT, map(_values, rows))
+            return
+        parts, varying = [], []
+        for column in columns:
+            first = column[0]
+            is_number = type(first) is int and -INTEGER_LIMIT <= first <= INTEGER_LIMIT
+            if (first is None or is_number) and column.count(first) == len(column):
+                parts.append("NULL" if first is None else str(first))
+            else:
+                parts.append("?")
+                varying.append(column)
+        self._connection.executemany(f"INSERT INTO members VALUES ({', '.join(parts)})", zip(*varying, strict=True))
 
     def absorb(self, path: Path, *, members: int) -> None:
         """Add the rows of a segment, that many, which is newer than all that was added so far."""
