@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: errors, exit-statuses, problems, cli, json, api.md, an example in format.md.
+"""Writes what follows from the code in docs/: errors, exit statuses, problems, cli, json, api, an example in format.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
