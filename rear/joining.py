@@ -1,8 +1,7 @@
-"""Files that were flushed, and whose writers died: the parts that are whole, ended and made one member.
+"""Files that were flushed, and whose writers died: which of their pairs count, and how far.
 
-The parts are one compressed stream, so they are copied as they are; only its end and a local header are added. The
-member is *partial*: its metadata say so. See ``rear.parts`` for how they come about, ``rear.rescue`` for where the
-member is until it is merged.
+The member is *partial*: its metadata say so. See ``rear.parts`` for how its parts come about, ``rear.partstreams`` for
+what is whole of them, ``rear.rescue`` for where the member is until it is merged.
 """
 
 from __future__ import annotations
@@ -10,37 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rear.check import raw_bytes
 from rear.claims import ClaimedPair
-from rear.codecs import STORED, STREAM_ENDS, StreamDecoder, crc32, decode
+from rear.codecs import STREAM_ENDS, decode
 from rear.contents import opened
-from rear.errors import FormatError, JournalError, UnsupportedError
-from rear.journal import decode_line, decode_record, read_lines
-from rear.records import Append, File, Pair, Part, partial_of
+from rear.partstreams import Joined, join_parts
+from rear.records import Append, File, Pair
 from rear.storage import Storage
 
 PartialPolicy = Literal["keep", "drop"]
-_READ_BYTES = 256 << 10
-_PART_LINE = b'{"kind":"part"'
-
-
-class Joined(NamedTuple):
-    """What there is of a file that was flushed.
-
-    Attributes:
-        append: the file as far as its parts are whole, in the temp archive, without an end; ``None`` when none is.
-        bad_parts: how many are not whole, or stand behind one that is not.
-    """
-
-    append: Append | None
-    bad_parts: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file that are whole."""
-        return 0 if self.append is None else self.append.size
 
 
 class Joining:
@@ -126,63 +105,4 @@ def _is_given_up(claimed: ClaimedPair) -> bool:
 def _join(claimed: ClaimedPair, descriptor: int | None, storage: Storage) -> Joined:
     file = claimed.journal.file
     assert file is not None
-    if file.method not in STREAM_ENDS:
-        raise UnsupportedError(f"{file.name} was flushed with compression method {file.method}, which cannot be ended")
-    stream = None if descriptor is None else _Stream(descriptor, file, storage)
-    last, bad_parts = None, 0
-    for part in _parts(claimed, storage):
-        if stream is not None and not bad_parts and stream.reaches(part):
-            last = part
-        else:
-            bad_parts += 1
-    return Joined(None if last is None else partial_of(file, last), bad_parts)
-
-
-def _parts(claimed: ClaimedPair, storage: Storage) -> Iterator[Part]:
-    """Yield the parts that a journal names; those of damaged records are in the next one."""
-    descriptor = storage.open(claimed.folder / f"{claimed.pair.stem}.journal")
-    try:
-        for _, line, complete in read_lines(descriptor, storage=storage):
-            if not complete or not line.startswith(_PART_LINE, 9):
-                continue
-            try:
-                record = decode_record(decode_line(line))
-            except JournalError:
-                continue
-            if isinstance(record, Part):
-                yield record
-    finally:
-        storage.close(descriptor)
-
-
-class _Stream:
-    """Decodes the parts of a file one after the other."""
-
-    def __init__(self, descriptor: int, file: File, storage: Storage) -> None:
-        self._descriptor = descriptor
-        self._storage = storage
-        self._length = storage.size(descriptor)
-        self._decoder = None if file.method == STORED else StreamDecoder(file.method)
-        self._position = file.offset
-        self._size = self._crc = 0
-
-    def reaches(self, part: Part) -> bool:
-        """Whether all up to the end of a part is what the journal says."""
-        end = part.offset + part.length
-        if not self._position <= end <= self._length or part.source_end < self._size:
-            return False
-        feed_bytes = _READ_BYTES if self._decoder is None else self._decoder.feed_bytes
-        try:
-            while self._position < end:
-                data = self._storage.read(self._descriptor, min(feed_bytes, end - self._position), self._position)
-                if not data:
-                    return False
-                self._position += len(data)
-                for piece in (data,) if self._decoder is None else self._decoder.decode(data):
-                    self._size += len(piece)
-                    self._crc = crc32(piece, self._crc)
-                    if self._size > part.source_end:
-                        return False
-        except FormatError:
-            return False
-        return (self._size, self._crc) == (part.source_end, part.crc)
+    return join_parts(file, claimed.folder / f"{claimed.pair.stem}.journal", descriptor, storage=storage)
