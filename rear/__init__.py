@@ -19,18 +19,24 @@ from rear.errors import RearError
 from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 
 if TYPE_CHECKING:
+    from rear.adoption import adopt
     from rear.daemon import scavengerd
     from rear.scavenger import scavenge
     from rear.search import find
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "find", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd",
+    "RearError", "RearFs", "__version__", "adopt", "find", "rear_fs", "rear_open", "rear_pickup", "scavenge",
+    "scavengerd",
     "sweep",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adopt":
+        from rear.adoption import adopt
+
+        return adopt
     if name == "scavenge":
         from rear.scavenger import scavenge
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 from operator import add, sub
 
 from rear.codecs import crc32, decode, is_whole
-from rear.collector import uncollected
 from rear.encoder import Encoder
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.layout import check_archive, check_name
@@ -28,7 +27,6 @@ _AT_ONCE = 512
 _HEADER_LIMIT_BYTES = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
 
 
-@uncollected
 def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, storage: Storage) -> list[Append]:
     """Return those journaled members whose local headers are not, at first sight and byte for byte, what their worker
     writes for such a record: what is wrong with them, if anything, `why_bad` tells of each.

@@ -28,14 +28,13 @@ from rear.zipformat import (
 )
 
 #: As `encode_record` writes it; formatted as bytes it takes a third less time than as text.
-_APPEND: Final = (
-    b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,%b%b,"method":%d,'
-    b'"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,"mode":%d}'
-)
-_ARCHIVES_LIMIT: Final = 1_000
+_NUMBERS: Final = b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,"archive":'
+_MORE_NUMBERS: Final = b',"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,"mode":'
+_KINDS_LIMIT: Final = 1_000
 _HEAD: Final = struct.Struct("<10s4s3I2H").pack  # 4.3.7
 _ENTRY: Final = struct.Struct("<12s4s3IH12sI").pack  # 4.3.12
 _ORIGIN_NUMBERS: Final = struct.Struct("<QQqI")  # from the cookie to the mode
+_pack_numbers: Final = _ORIGIN_NUMBERS.pack
 _NUMBER: Final = struct.Struct("<I").pack
 
 
@@ -43,13 +42,16 @@ Encoded = tuple[bytes, bytes, bytes]
 """One member: its journal line, its local header and its directory entry."""
 
 
-class _Archive(NamedTuple):
-    """What is the same for all members of one final archive."""
+class _Kind(NamedTuple):
+    """What is the same for all members of one archive, method, mode and alphabet."""
 
-    line: bytes
+    record: bytes
+    local_head: bytes
     extra_length: int
     origin_head: bytes
     origin_tail: bytes
+    central_head: bytes
+    central_tail: bytes
 
 
 class Encoder:
@@ -64,7 +66,7 @@ class Encoder:
         self._cookie = opened.cookie
         self._second: int | None = None
         self._dos = self._timestamp = b""
-        self._archives: dict[str, _Archive] = {}
+        self._kinds: dict[tuple[str, int, int, bool], _Kind] = {}
 
     def encode(
         self,
@@ -89,13 +91,14 @@ class Encoder:
             found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
         if found is None:
             return self._encode_any(sequence, target, payload, offset, mtime_ns, mode, source, metadata)
-        header, encoded_name, is_ascii = found
-        record = _APPEND % (
-            sequence, size, offset, len(header) + compressed_size, self._archives[archive].line,
-            encode_basestring(name).encode(), method, crc, compressed_size, size, mtime_ns, mode,
+        header, encoded_name, kind = found
+        record = kind.record % (
+            sequence, size, offset, len(header) + compressed_size, encode_basestring(name).encode(), crc,
+            compressed_size, size, mtime_ns,
         )  # fmt: skip
-        first, second = central_constants(method, is_ascii, mode, len(self._timestamp))
-        entry = _ENTRY(first, self._dos, crc, compressed_size, size, len(encoded_name), second, offset)
+        entry = _ENTRY(
+            kind.central_head, self._dos, crc, compressed_size, size, len(encoded_name), kind.central_tail, offset
+        )
         return b"%08x %b\n" % (crc32(record), record), header, entry + encoded_name + self._timestamp
 
     def header(self, append: Append) -> bytes:
@@ -119,9 +122,9 @@ class Encoder:
     def _header(
         self, sequence: int, archive: str, name: str, method: int, crc: int, compressed_size: int, size: int,
         mtime_ns: int, mode: int,
-    ) -> tuple[bytes, bytes, bool] | None:  # fmt: skip
-        """Return the local header of a member like most, its name, and whether that is ASCII; ``None`` for a member
-        that takes the general way.
+    ) -> tuple[bytes, bytes, _Kind] | None:  # fmt: skip
+        """Return the local header of a member like most, its name and its kind; ``None`` for a member that takes the
+        general way.
         """
         if (
             size >= LIMIT_32
@@ -129,14 +132,15 @@ class Encoder:
             or (mtime_ns // 1_000_000_000 != self._second and not self._begin_second(mtime_ns))
         ):
             return None
-        _, extra_length, origin_head, origin_tail = self._archives.get(archive) or self._begin_archive(archive)
         encoded_name = name.encode()
         length = len(encoded_name)
-        is_ascii = length == len(name)
-        head = _HEAD(local_constants(method, is_ascii), self._dos, crc, compressed_size, size, length, extra_length)
+        key = archive, method, mode, length == len(name)
+        kind = self._kinds.get(key) or self._begin_kind(*key)
+        _, local_head, extra_length, origin_head, origin_tail, _, _ = kind
+        head = _HEAD(local_head, self._dos, crc, compressed_size, size, length, extra_length)
         head += encoded_name + self._timestamp
-        tail = _ORIGIN_NUMBERS.pack(self._cookie, sequence, mtime_ns, mode) + origin_tail
-        return head + origin_head + _NUMBER(crc32(tail, crc32(head))) + tail, encoded_name, is_ascii
+        tail = _pack_numbers(self._cookie, sequence, mtime_ns, mode) + origin_tail
+        return head + origin_head + _NUMBER(crc32(tail, crc32(head))) + tail, encoded_name, kind
 
     def _begin_second(self, mtime_ns: int) -> bool:
         """Prepare for members of one second; false when the timestamp field cannot hold it."""
@@ -147,14 +151,20 @@ class Encoder:
         self._second, self._dos, self._timestamp = second, dos, timestamp
         return True
 
-    def _begin_archive(self, archive: str) -> _Archive:
-        if len(self._archives) >= _ARCHIVES_LIMIT:
-            self._archives.clear()
+    def _begin_kind(self, archive: str, method: int, mode: int, is_ascii: bool) -> _Kind:
+        if len(self._kinds) >= _KINDS_LIMIT:
+            self._kinds.clear()
         head, tail = origin_constants(archive, self._opened.host, self._opened.worker)
-        line = f'"archive":{encode_basestring(archive)},"name":'.encode()
-        extra_length = len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail)
-        self._archives[archive] = same = _Archive(line, extra_length, head, tail)
-        return same
+        quoted = encode_basestring(archive).encode().replace(b"%", b"%%")
+        self._kinds[archive, method, mode, is_ascii] = kind = _Kind(
+            b'%b%b,"name":%%b,"method":%d%b%d}' % (_NUMBERS, quoted, method, _MORE_NUMBERS, mode),
+            local_constants(method, is_ascii),
+            len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail),
+            head,
+            tail,
+            *central_constants(method, is_ascii, mode, len(self._timestamp)),
+        )
+        return kind
 
     def _encode_any(
         self, sequence: int, target: Target, payload: Payload, offset: int, mtime_ns: int, mode: int,

@@ -376,3 +376,17 @@ class Swept(Event):
     pending: int
     left_alone: int
     refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted(Event):
+    """All that there is to say of one Zip that was to be adopted; ``is_salvaged``: it had no directory."""
+
+    source: str
+    archived: int
+    size_bytes: int
+    there_already: int
+    pending: int
+    refused: int
+    is_salvaged: bool
+    is_deleted: bool

@@ -57,7 +57,7 @@ from rear.problems import Outcome, Problem
 from rear.report import Report, report_refused
 from rear.restoration import Restoration
 from rear.scanner import Found, scan
-from rear.scavenger import Scavenge, ScavengeOptions, layout_of
+from rear.scavenger import Scavenge, layout_of, options_for
 from rear.storage import LOCAL, Storage, StrPath
 from rear.strays import find_strays
 
@@ -166,7 +166,9 @@ class _Check:
             yield from self._check_archives()
         else:
             yield from self._settle_intents(self._leadership)
-            options = ScavengeOptions(verify=self._deep, executor=self._executor)
+            options = options_for(
+                self._layout, verify=self._deep or None, executor=self._executor, storage=self._storage
+            )
             scavenge = Scavenge(self._layout, options, self._leadership, self._liveness, self._storage)
             yield from self._as_problems(scavenge.recover())
             # An archive that is rebuilt now takes what waits for it.

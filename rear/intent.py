@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rear.codecs import crc32
-from rear.collector import uncollected
 from rear.directory import Directory
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal import JournalWriter, decode_line, encode_line, read_lines
@@ -63,7 +62,6 @@ class Intent:
     process: Process | None = None
 
 
-@uncollected
 def write_intent(
     path: Path,
     *,

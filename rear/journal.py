@@ -22,7 +22,6 @@ from typing import Any, Final, NamedTuple
 
 from rear.appendlines import LARGEST, parse_appends
 from rear.codecs import crc32
-from rear.collector import uncollected
 from rear.errors import FutureVersionError, JournalError
 from rear.records import Abort, Append, Beat, Close, File, Merged, Open, Part, Record, is_metadata, partial_of
 from rear.storage import LOCAL, Storage, StrPath
@@ -323,7 +322,6 @@ class Journal:
                 raise JournalError("a second open record")
 
 
-@uncollected
 def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """Read a journal to its end; damage is noted, not raised.
 
@@ -367,33 +365,36 @@ def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         length = storage.size(descriptor)
         head = storage.read(descriptor, _SKIM_BYTES, 0)
         if length <= _SKIM_BYTES:
-            return _parsed(read_lines(descriptor, storage=storage))
+            return parse_journal(read_lines(descriptor, storage=storage))
         start = length - _SKIM_BYTES
         tail = storage.read(descriptor, _SKIM_BYTES, start)
         start += tail.find(b"\n") + 1
         lines = read_lines(descriptor, storage=storage, start=start)
         first, _, rest = head.partition(b"\n")
         second = rest.partition(b"\n")[0]
-        return _parsed(itertools.chain([(0, first, True), (len(first) + 1, second, True)], lines))
+        return parse_journal(itertools.chain([(0, first, True), (len(first) + 1, second, True)], lines))
     finally:
         storage.close(descriptor)
 
 
-def _parsed(lines: Iterable[tuple[int, bytes, bool]]) -> Journal:
-    parser = _Parser()
+def parse_journal(lines: Iterable[tuple[int, bytes, bool]], length: int | None = None) -> Journal:
+    """Build a journal from lines as `read_lines` yields them.
+
+    Args:
+        lines: of the file.
+        length: of the file in bytes, where it is known: then a long stretch without any record ends the reading.
+    """
+    parser = _Parser(length)
     for line in lines:
-        parser.take_line(*line)
+        if not parser.take_line(*line):
+            break
     return parser.finished()
 
 
 class _Parser:
-    """Builds a journal from its lines.
+    """Builds a journal from its lines; see `parse_journal`."""
 
-    Args:
-        length: of the file in bytes, where it is known: then a long stretch without any record ends the reading.
-    """
-
-    def __init__(self, length: int | None = None) -> None:
+    def __init__(self, length: int | None) -> None:
         self._journal = Journal()
         self._length = length
         self._bad_lines = 0

@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import ClassVar
 
 from rear._version import __version__
-from rear.events import SCHEMA_VERSION, Event
+from rear.events import SCHEMA_VERSION, Event, Severity
 from rear.progress import Progress
-from rear.summary import summary_object
+from rear.summary import summary_of
 
-SCHEMA: Final = "rear-events"
+
+@dataclass(frozen=True, slots=True)
+class Schema(Event):
+    """The first object of ``--json``: what follows, and in which version.
+
+    Attributes:
+        schema: ``rear-events``.
+        version: of the schema.
+        rear: version of the program.
+        command: ``scavenge``, ``fsck`` or ``sweep``.
+    """
+
+    schema: str
+    version: int
+    rear: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """The library told its log of something that it could do without.
+
+    Attributes:
+        reason: a sentence.
+    """
+
+    severity: ClassVar[Severity] = "warning"
+    reason: str
 
 
 class JsonLines:
@@ -19,26 +47,17 @@ class JsonLines:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        _print(
-            {
-                "kind": "schema", "severity": "info", "schema": SCHEMA, "version": SCHEMA_VERSION,
-                "rear": __version__, "command": progress.command,
-            }
-        )  # fmt: skip
+        self.show(Schema("rear-events", SCHEMA_VERSION, __version__, progress.command))
 
     def show(self, event: Event) -> None:
         """Print the next event."""
-        _print(event.as_json())
+        if sys.stdout is not None:
+            print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
 
     def warn(self, text: str) -> None:
         """Print what the library told its program's log."""
-        _print({"kind": "warning", "severity": "warning", "reason": text})
+        self.show(Warned(text))
 
     def close(self) -> None:
         """Print the summary."""
-        _print(summary_object(self._progress))
-
-
-def _print(found: dict[str, Any]) -> None:
-    if sys.stdout is not None:
-        print(json.dumps(found, ensure_ascii=True), flush=True)
+        self.show(summary_of(self._progress))

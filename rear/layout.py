@@ -113,13 +113,33 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     return Target(archive, name)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether there is nothing at all to be said about a name: most are of printable ASCII, and short."""
+    return len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name) is not None
+
+
+def split_into(into: str | os.PathLike[str]) -> Target:
+    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
+
+    Raises:
+        PathError: see `split_target`.
+    """
+    text = os.fspath(into).removesuffix("/")
+    *folders, last = text.lower().split("/")
+    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
+        check_archive(text)
+        return Target(text, "")
+    archive, name = split_target(text)
+    return Target(archive, f"{name}/")
+
+
 def check_name(name: str) -> None:
     """Check a member's name; a directory's may end in ``/``.
 
     Raises:
         PathError: see `check_relative_path`; or the name is longer than 65,535 bytes in UTF-8.
     """
-    if len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name):
+    if is_plain_name(name):
         return
     check_relative_path(name.removesuffix("/"))
     _check_name_length(name)
@@ -223,6 +243,7 @@ class Layout:
         self.lock = self.state / "lock"
         self.terms = self.state / "terms"
         self.reports = self.state / "reports"
+        self.config = self.state / "config.toml"
 
     def archive(self, archive: str) -> Path:
         """Path of a final archive.

@@ -13,7 +13,7 @@ import heapq
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import add
@@ -24,7 +24,6 @@ from rear import directory as directories
 from rear.archive import Archive
 from rear.checktasks import changed_members
 from rear.claims import ClaimedPair, Claims
-from rear.collector import uncollected
 from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, open_target, opened
 from rear.copytasks import Piece, copy_on_executor, new_permit
 from rear.directory import Directory
@@ -38,9 +37,9 @@ from rear.leader import Leadership
 from rear.lostfound import LostAndFound
 from rear.manyheaders import central_entries, columns_of
 from rear.parallel import Parallel
-from rear.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned
+from rear.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned, sequences_of
 from rear.records import Append
-from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
+from rear.recovery import Recovery, check_vacant, fresh_path, install
 from rear.storage import Storage
 from rear.zipformat import (
     CENTRAL,
@@ -116,9 +115,9 @@ class Merger:
             yield from self._put_aside(plan, target)
             if plan.placements:
                 yield from self._write(plan, target, index)
-            self._note(
-                plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, ""
-            )
+            is_there = {(move.pair, move.sequence) for move in plan.duplicates}
+            doubles = (one for one in candidates if (one.claimed.name, one.append.sequence) in is_there)
+            self._note(plan.archive, doubles if is_there else (), "")
 
     @contextmanager
     def _current_target(self, archive: str) -> Iterator[tuple[Target, Index]]:
@@ -247,10 +246,7 @@ class Merger:
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
         yield Advanced("indexing", plan.archive)
         self._publish(plan, index, before, fingerprint)
-        moved = group_sequences(
-            (placed.candidate.claimed.name, placed.candidate.append.sequence) for placed in plan.placements
-        )
-        self._note(plan.archive, moved, [placed.candidate for placed in plan.placements], intent_path.stem)
+        self._note(plan.archive, [placed.candidate for placed in plan.placements], intent_path.stem)
         self._recovery.clear(intent_path)
         for placed in plan.renamed:
             yield Renamed(plan.archive, placed.candidate.append.name, placed.name, str(placed.candidate.claimed.pair))
@@ -334,7 +330,6 @@ class Merger:
             copied += length
             yield Copied(plan.archive, copied, plan.size_bytes)
 
-    @uncollected
     def _write_directory(self, plan: MergePlan, descriptor: int, intent: JournalWriter) -> Directory:
         """Write the old directory, as opaque bytes, and the new entries after it; cut the file there."""
         position = plan.target_end
@@ -388,7 +383,6 @@ class Merger:
         for name in changed:
             raise ZipFormatError(f"{name} is not the same after the merge as before it; the merge was undone")
 
-    @uncollected
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
         now = time.time_ns()
         rows = map(_new_row, _index_rows(plan, now))
@@ -399,12 +393,10 @@ class Merger:
             # Derived data: an index that does not match is made again when it is needed.
             log.warning("the index of %s could not be written: %s", plan.archive, error)
 
-    @uncollected
-    def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
+    def _note(self, archive: str, candidates: Iterable[Candidate], intent: str) -> None:
         self._leadership.prove()
-        pairs = {candidate.claimed.name: candidate.claimed for candidate in candidates}
-        for pair, numbers in sequences.items():
-            self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+        for claimed, sequences in sequences_of(candidates):
+            self._claims.note(claimed, sequences, target=archive, intent=intent)
 
 
 def _pieces(plan: MergePlan) -> Iterator[Piece]:

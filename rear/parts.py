@@ -20,10 +20,11 @@ from weakref import ref
 
 from rear.codecs import DEFLATED, STORED, STREAM_ENDS, PartCompressor, compress, crc32
 from rear.errors import RearError
-from rear.layout import Target
+from rear.layout import Layout, Target
 from rear.messages import tell_error, warn
 from rear.pairwriter import PairWriter
-from rear.records import Append, File, Metadata, Origin, Part
+from rear.records import Append, File, Metadata, Open, Origin, Pair, Part
+from rear.storage import Storage
 from rear.zipformat import Member, encode_central_entry, encode_local_header
 
 PART_LIMIT_BYTES = 4 << 20
@@ -57,6 +58,10 @@ class PartsPair(PairWriter):
     kept_size = 0
     #: It has failed in the background, and the kernel may not tell again.
     has_failed = False
+
+    def __init__(self, layout: Layout, pair: Pair, opened: Open, *, storage: Storage) -> None:
+        super().__init__(layout, pair, opened, storage=storage)
+        self._opened = opened
 
     def begin(self, file: File, header: bytes) -> None:
         """Record which file this is, and write a local header that stays until the file is complete.
@@ -122,7 +127,6 @@ class Parts:
         uptime: the clock that goes on during sleep, in seconds.
         syncs_each: flushing waits until the part is on stable storage.
         sync_interval: seconds between two syncs otherwise.
-        lease_seconds: of the worker.
         beat_seconds: between two beats.
     """
 
@@ -140,7 +144,6 @@ class Parts:
         uptime: Callable[[], float],
         syncs_each: bool,
         sync_interval: float,
-        lease_seconds: float,
         beat_seconds: float,
     ) -> None:
         self._target = target
@@ -154,7 +157,6 @@ class Parts:
         self._uptime = uptime
         self._syncs_each = syncs_each
         self._sync_interval = sync_interval
-        self._lease_seconds = lease_seconds
         self._beat_seconds = beat_seconds
         self._pair: PartsPair | None = None
         #: Pairs that failed, and hold what was flushed until another one does.
@@ -278,7 +280,7 @@ class Parts:
             return
         # Without the lock: flushes go on while a server is waited for, beats while a part of gigabytes is written.
         try:
-            has_gap = pair.seconds_since_confirmed() > self._lease_seconds / 2
+            has_gap = pair.is_doubtful()
             if now - max(self._beaten, pair.created) >= self._beat_seconds:
                 self._beaten = now
                 if not ((not has_gap or pair.confirm()) and pair.beat()):
@@ -426,7 +428,7 @@ class Parts:
 
     def _confirm(self, pair: PartsPair) -> None:
         """After a gap longer than half the lease, make sure that the pair is still ours."""
-        if pair.seconds_since_confirmed() > self._lease_seconds / 2 and not pair.confirm():
+        if pair.is_doubtful() and not pair.confirm():
             raise _lost(pair)
 
     def _move(self) -> None:

@@ -16,7 +16,6 @@ from operator import add, is_not, itemgetter, ne, or_
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
-from rear.collector import uncollected
 from rear.directory import Directory
 from rear.events import Planned
 from rear.intent import Move
@@ -45,7 +44,6 @@ _claimed_of: Final = itemgetter(0)
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
 
-@uncollected
 def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
     """Return members of one pair as candidates."""
     return list(map(_new_candidate, zip(repeat(claimed), appends)))
@@ -157,7 +155,6 @@ class MergePlan:
         """Bytes that will be added before the directory."""
         return self.target_end - self.target_start
 
-    @uncollected
     def moves(self) -> list[Move]:
         """What the intent has to say, by temp archive."""
         candidates, names, starts, lengths, _ = _transposed(self.placements, Placement)
@@ -167,7 +164,6 @@ class MergePlan:
         return sorted([*map(_new_move, moves), *self.duplicates])
 
 
-@uncollected
 def make_plan(
     archive: str,
     old: Directory | None,
@@ -204,13 +200,20 @@ def make_plan(
     return plan
 
 
+def sequences_of(candidates: Iterable[Candidate]) -> list[tuple[ClaimedPair, list[int]]]:
+    """Return the sequence numbers of members by the pair that holds them."""
+    sequences: dict[str, tuple[ClaimedPair, list[int]]] = {}
+    for claimed, group in groupby(candidates, _claimed_of):
+        sequences.setdefault(claimed.name, (claimed, []))[1].extend([append.sequence for _, append in group])
+    return list(sequences.values())
+
+
 def _are_distinct(candidates: list[Candidate]) -> bool:
     """Whether no two candidates are one member, from two pairs of its worker."""
-    sequences: dict[tuple[str, str], list[int]] = {}
-    for claimed, group in groupby(candidates, _claimed_of):
-        known = sequences.setdefault((claimed.pair.host, claimed.pair.worker), [])
-        known += [append.sequence for _, append in group]
-    return all(len(set(known)) == len(known) for known in sequences.values())
+    by_worker: dict[tuple[str, str], list[int]] = {}
+    for claimed, sequences in sequences_of(candidates):
+        by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).extend(sequences)
+    return all(len(set(sequences)) == len(sequences) for sequences in by_worker.values())
 
 
 class _Resolver:

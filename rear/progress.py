@@ -149,7 +149,9 @@ class Progress:
         self.pairs: dict[str, PairLine] = {}
         self.more_pairs: Counter[str] = Counter()
         self.more_archives = 0
+        #: By what is common to their reasons; and the last reason of each in full.
         self.left_alone: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
         self.findings: deque[Finding] = deque(maxlen=FINDINGS_KEPT)
         self.found: Counter[str] = Counter()
         self.listed: dict[str, list[Finding]] = {}
@@ -294,7 +296,9 @@ class Progress:
 
     def _on_left_alone(self, event: LeftAlone) -> None:
         lives = event.reason.startswith("its worker lives")
-        self.left_alone[event.reason if lives else event.reason.partition("; ")[0]] += 1
+        common = event.reason.partition("; ")[0]
+        self.left_alone[common] += 1
+        self.reasons[common] = event.reason
         if len(self.pairs) < PAIR_LIMIT // 2:
             self.pairs[event.pair] = PairLine(event.pair, "live" if lives else "waits")
         else:
@@ -389,6 +393,7 @@ class Progress:
 
     def _on_source_left(self, event: SourceLeft) -> None:
         self.left_alone[event.reason] += 1
+        self.reasons[event.reason] = event.reason
 
     def _on_end(self, event: Finished | Checked | Swept) -> None:
         self._end_check()

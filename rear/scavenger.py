@@ -10,13 +10,15 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
+from rear.collector import uncollected
+from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -87,11 +89,11 @@ class ScavengeOptions:
 def scavenge(
     base: StrPath,
     *,
-    verify: bool = False,
+    verify: bool | None = None,
     dry_run: bool = False,
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
-    on_conflict: Conflict = "rename",
+    on_conflict: Conflict | None = None,
     partial: PartialPolicy = "keep",
     max_size: int | None = None,
     max_members: int | None = None,
@@ -101,7 +103,8 @@ def scavenge(
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
 
-    Nothing happens before the first event is asked for; the last one is `Finished`.
+    Nothing happens before the first event is asked for; the last one is `Finished`. What is not given is set by the
+    environment, by the base's ``.rear/config.toml``, or by default: see ``rear config``.
 
     Args:
         base: directory on the shared file system.
@@ -128,19 +131,34 @@ def scavenge(
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
-    options = ScavengeOptions(
-        verify,
-        dry_run,
-        flush,
-        flush_wait_seconds,
-        on_conflict,
-        max_size,
-        max_members,
-        assume_dead,
-        executor,
-        partial,
-    )
-    return _run(layout_of(base), options, storage)
+    layout = layout_of(base)
+    options = options_for(
+        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
+        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
+        executor=executor, partial=partial, storage=storage,
+    )  # fmt: skip
+    return _run(layout, options, storage)
+
+
+def options_for(
+    layout: Layout,
+    *,
+    verify: bool | None = None,
+    on_conflict: Conflict | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+    **others: Any,
+) -> ScavengeOptions:
+    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        OSError: the base's configuration is there and cannot be read.
+    """
+    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    settings = load(layout, "scavenger", given, storage=storage)
+    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
 
 def layout_of(base: StrPath) -> Layout:
@@ -276,7 +294,7 @@ class Scavenge:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         waiting = len(self._adopted) + self._count_waiting()
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from self._work_off(items, waiting)
+        yield from uncollected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
@@ -287,7 +305,9 @@ class Scavenge:
         hosts = filter(is_safe_component, self._storage.names(inbox))
         return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
 
-    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int) -> Iterator[Event]:
+    def _work_off(
+        self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
+    ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
         members, pace = 0, Pace()

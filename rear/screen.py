@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from rear.events import Event
@@ -38,11 +37,13 @@ class Screen:
 
     def __init__(self, progress: Progress, outlet: Outlet) -> None:
         from rich.console import Console
+        from rich.text import Text
 
         self.lock = threading.Lock()
         self._progress = progress
         self._console = Console(file=cast("TextIO", outlet), force_terminal=True, highlight=False)
-        self._frame: list[Text] = []
+        self._frame = Text()
+        self._seen: tuple[int, int, Text] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pause_seconds = FIRST_SECONDS
@@ -75,16 +76,37 @@ class Screen:
 
         if self._stop.wait(self._pause_seconds):
             return
+        self._seen = None
         with Live(
-            console=self._console, get_renderable=self._render, screen=True, auto_refresh=False,
+            console=self._console, get_renderable=lambda: self._frame, screen=True, auto_refresh=False,
             redirect_stdout=False, redirect_stderr=False,
         ) as live:  # fmt: skip
             while True:
-                live.refresh()
+                if self._has_changed():
+                    live.refresh()
                 if self._stop.wait(_PERIOD_SECONDS):
                     break
             # For terminals that have no other screen: nothing of this one stays.
             self._console.control(Control.home(), Control.clear())
+
+    def _has_changed(self) -> bool:
+        """Make the next frame; return whether it looks different."""
+        from rich.text import Text
+
+        # Not without a limit: a signal handler may wait for this thread while it holds the lock.
+        if not self.lock.acquire(timeout=_LOCK_SECONDS):
+            return False
+        try:
+            width, height = self._console.size = self._size()
+            lines = frame(
+                self._progress, time.monotonic(), width=width, height=height,
+                is_ascii=self._console.options.ascii_only,
+            )  # fmt: skip
+        finally:
+            self.lock.release()
+        self._frame = Text("\n", no_wrap=True, overflow="crop").join(lines)
+        seen, self._seen = self._seen, (width, height, self._frame)
+        return seen != self._seen
 
     def _size(self) -> tuple[int, int]:
         """Return the terminal's size now; COLUMNS and LINES can make it smaller, not larger."""
@@ -95,19 +117,3 @@ class Screen:
         wanted = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
         columns, lines = (int(text) if text.isdecimal() and int(text) > 0 else 1 << 16 for text in wanted)
         return min(width or 80, columns), min(height or 24, lines)
-
-    def _render(self) -> Text:
-        from rich.text import Text
-
-        # Not without a limit: a signal handler may wait for this thread while it holds the lock.
-        if self.lock.acquire(timeout=_LOCK_SECONDS):
-            try:
-                width, height = self._console.size = self._size()
-                with suppress(RuntimeError):
-                    self._frame = frame(
-                        self._progress, time.monotonic(), width=width, height=height,
-                        is_ascii=self._console.options.ascii_only,
-                    )  # fmt: skip
-            finally:
-                self.lock.release()
-        return Text("\n", no_wrap=True, overflow="crop").join(self._frame)

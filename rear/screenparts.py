@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _WIDE: Final = 64
 """From so many cells on, there is room for all columns."""
+_VERY_WIDE: Final = 100
 _ASCII: Final = str.maketrans("…→━─·", "~>=-|")
 _PHASES: Final = {
     "flushing": "waiting until live workers have ended their temp archives",
@@ -40,7 +41,7 @@ _PAIR_STYLES: Final = {
 }  # fmt: skip
 _BUSY: Final = "bold cyan"
 
-Section = Callable[[int], "list[Text]"]
+Section = Callable[[Progress, int, int], "list[Text]"]
 
 
 def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: bool = False) -> list[Text]:
@@ -56,21 +57,21 @@ def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: 
     head = _head(progress, now, width)[: max(height, 0)]
     sections: list[tuple[int, Section]] = []
     if progress.archives:
-        sections.append(
-            (len(progress.archives) + progress.more_archives, lambda rows: _archives(progress, width, rows))
-        )
+        sections.append((len(progress.archives) + progress.more_archives, _archives))
     if progress.pairs:
-        pairs = len(progress.pairs) + sum(progress.more_pairs.values())
-        sections.append((pairs, lambda rows: _pairs(progress, width, rows)))
+        sections.append((len(progress.pairs) + sum(progress.more_pairs.values()), _pairs))
     if progress.findings:
-        sections.append((sum(progress.found.values()), lambda rows: _findings(progress, width, rows)))
+        sections.append((sum(progress.found.values()), _findings))
     lines = head
-    # A heading and a row each, and a blank line before; with less room, the last ones go first, findings last of all.
-    while sections and height - len(head) < 3 * len(sections):
-        sections.pop(-2 if len(sections) > 1 else -1)
+    # A blank line, a heading and a row each; with less room, findings stay longest.
+    for least in (_pairs, _archives, _findings):
+        if height - len(head) < 3 * len(sections):
+            sections = [(need, section) for need, section in sections if section is not least]
     shares = share(height - len(head) - 2 * len(sections), [need for need, _ in sections])
     for (_, section), rows in zip(sections, shares, strict=True):
-        lines += [_text("", width), *section(rows)]
+        lines += [_text("", width), *section(progress, width, rows)]
+    for line in lines:
+        line.truncate(width)
     return [_in_ascii(line) for line in lines] if is_ascii else lines
 
 
@@ -178,7 +179,7 @@ def _archives(progress: Progress, width: int, rows: int) -> list[Text]:
     lines = [_titles(columns, width)]
     ordered = sorted(progress.archives.values(), key=lambda line: (not line.is_busy, line.state != "refused"))
     total = len(ordered) + progress.more_archives
-    shown = rows if total <= rows else rows - 1
+    shown = _shown(total, rows)
     for line in _latest(ordered, shown):
         size = "" if line.archive_size_bytes is None else size_text(line.archive_size_bytes)
         members = f"{line.members or line.coming_members:,}" if line.members or line.coming_members else ""
@@ -188,16 +189,16 @@ def _archives(progress: Progress, width: int, rows: int) -> list[Text]:
             cells += [(size_text(amount) if amount else "", ""), (size, "")]
         cells.append((_archive_state(line), _archive_style(line)))
         lines.append(row(cells, columns, width))
-    if total > shown:
-        states = Counter(line.state for line in ordered[shown:]) if shown < len(ordered) else Counter[str]()
+    if rows > 1 and total > shown:
+        states = Counter(line.state for line in _latest(ordered, len(ordered))[shown:])
         states["merged"] += progress.more_archives
-        lines.append(_more(total - max(shown, 0), states, width))
+        lines.append(_more(total - shown, states, width))
     return lines
 
 
 def _latest(ordered: list[ArchiveLine], count: int) -> list[ArchiveLine]:
     """Return those at work and refused, then the ones that were at work last."""
-    first = [line for line in ordered if line.is_busy or line.state == "refused"][: max(count, 0)]
+    first = [line for line in ordered if line.is_busy or line.state == "refused"][:count]
     rest = [line for line in ordered if not (line.is_busy or line.state == "refused")]
     return first + rest[::-1][: max(count - len(first), 0)]
 
@@ -215,37 +216,32 @@ def _archive_style(line: ArchiveLine) -> str:
 
 
 def _pairs(progress: Progress, width: int, rows: int) -> list[Text]:
-    columns = [Column("TEMP ARCHIVE OF HOST", 0), Column("WORKER", 0)]
-    state = 34 if width >= 100 else 26 if width >= _WIDE else 18
-    numbers = [Column("MEMBERS", 9, True), Column("BYTES", 9, True)] if width >= _WIDE else []
+    state = 38 if width >= _VERY_WIDE else 28 if width >= _WIDE else 18
+    numbers = [Column("MEMBERS", 9, True)] * (width >= _WIDE) + [Column("BYTES", 9, True)] * (width >= _VERY_WIDE)
     free = width - state - sum(column.width + 2 for column in numbers) - 4
-    columns = [Column("TEMP ARCHIVE OF", max(free * 2 // 5, 4)), Column("WORKER", max(free - free * 2 // 5, 4))]
+    columns = [Column("HOST", max(free // 3, 4)), Column("TEMP ARCHIVE", max(free - free // 3, 4))]
     columns += [*numbers, Column("STATE", 0)]
     lines = [_titles(columns, width)]
     ordered = sorted(progress.pairs.values(), key=lambda line: line.rank)
     total = len(ordered) + sum(progress.more_pairs.values())
-    shown = rows if total <= rows else rows - 1
-    for line in islice(ordered, max(shown, 0)):
+    shown = _shown(total, rows)
+    for line in islice(ordered, shown):
         host, _, worker = line.pair.rpartition("/")
         cells = [(host, ""), (worker, "")]
-        if numbers:
-            cells += [(f"{line.members:,}" if line.members else "", ""), (_size_or_none(line.size_bytes), "")]
+        amounts = (f"{line.members:,}" if line.members else "", size_text(line.size_bytes) if line.size_bytes else "")
+        cells += [(amount, "") for amount in amounts[: len(numbers)]]
         cells.append((pair_state(line), _BUSY if line.is_busy else _PAIR_STYLES[line.state]))
         lines.append(row(cells, columns, width))
-    if total > shown:
-        states = Counter(line.state for line in ordered[max(shown, 0) :]) + progress.more_pairs
-        lines.append(_more(total - max(shown, 0), states, width))
+    if rows > 1 and total > shown:
+        states = Counter(line.state for line in ordered[shown:]) + progress.more_pairs
+        lines.append(_more(total - shown, states, width))
     return lines
-
-
-def _size_or_none(size_bytes: int) -> str:
-    return size_text(size_bytes) if size_bytes else ""
 
 
 def pair_state(line: PairLine) -> str:
     """Return what is done with a temp archive, in words."""
     if line.state not in ("crashed", "stale"):
-        return "checking" if line.is_busy else line.state
+        return "checking" if line.is_busy and line.state == "closed" else line.state
     if line.is_busy:
         return f"{line.state} → salvaging {line.checked:,} of {line.members:,}"
     return f"{line.state} → salvaged {line.members - line.bad:,} of {line.members:,}"
@@ -255,12 +251,19 @@ def _findings(progress: Progress, width: int, rows: int) -> list[Text]:
     counts = ", ".join(f"{count:,} {label}" for label, count in progress.found.most_common())
     lines = [_text(f"FOUND: {counts}", width, "dim")]
     total = sum(progress.found.values())
-    shown = rows if total <= rows else rows - 1
-    newest = list(progress.findings)[::-1][: max(shown, 0)]
-    lines += [_text(f"{one.label}: {one.text}", width, one.style.replace("dim", "")) for one in newest]
-    if total > shown:
-        lines.append(_text(f"… and {total - max(shown, 0):,} before", width, "dim"))
+    shown = _shown(total, rows)
+    newest = list(progress.findings)[::-1][:shown]
+    for finding in newest:
+        text = finding.text if finding.text.startswith(finding.label) else f"{finding.label}: {finding.text}"
+        lines.append(_text(text, width, finding.style.replace("dim", "")))
+    if rows > 1 and total > shown:
+        lines.append(_text(f"… and {total - shown:,} before", width, "dim"))
     return lines
+
+
+def _shown(total: int, rows: int) -> int:
+    """Return how many rows are shown; the last one counts the others, where there are more rows than one."""
+    return rows if total <= rows or rows <= 1 else rows - 1
 
 
 def _titles(columns: Sequence[Column], width: int) -> Text:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rear.archive import Archive, state_of
 from rear.archivetree import ArchiveTree
@@ -23,6 +23,8 @@ from rear.layout import find_base
 from rear.patterns import coarse_glob, has_wildcard, translate
 from rear.storage import StrPath
 from rear.zipformat import CentralEntry
+
+_UNESCAPED: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 class Found(NamedTuple):
@@ -106,8 +108,13 @@ class Query:
             if limit is not None:
                 conditions.append(condition)
                 parameters.append(max(-(1 << 63), min(limit, (1 << 63) - 1)))
-        if self._metadata:
+        for key, value in self._metadata.items():
             conditions.append("members.metadata IS NOT NULL")
+            for text in (key, value):
+                # What JSON never escapes stands in it as it is, be it a text there or a number.
+                if text is not None and _UNESCAPED.fullmatch(text):
+                    conditions.append("instr(members.metadata, ?)")
+                    parameters.append(text)
         return " AND ".join(f"({condition})" for condition in conditions) or "1", parameters
 
     def accepts_name(self, name: str) -> bool:
@@ -126,13 +133,13 @@ class Query:
             self.accepts_name(row.name)
             and self.accepts_size(row.size)
             and (self._since_ns is None or (row.mtime_ns is not None and row.mtime_ns >= self._since_ns))
-            and all(self._has_text(getattr(row, column), pattern) for column, pattern in self._texts.items())
-            and all(self._has_metadata(row, key, value) for key, value in self._metadata.items())
+            and (not self._texts or self._has_texts(row))
+            and (not self._metadata or all(self._has_metadata(row, *item) for item in self._metadata.items()))
         )
 
-    @staticmethod
-    def _has_text(text: str | None, pattern: NamePattern) -> bool:
-        return text is not None and pattern.matches(text)
+    def _has_texts(self, row: IndexRow) -> bool:
+        found = ((pattern, getattr(row, column)) for column, pattern in self._texts.items())
+        return all(text is not None and pattern.matches(text) for pattern, text in found)
 
     @staticmethod
     def _has_metadata(row: IndexRow, key: str, value: str | None) -> bool:

@@ -30,6 +30,7 @@ from rear.records import Metadata
 from rear.storage import LOCAL, Storage
 
 SCHEMA_VERSION: Final = 1
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 APPLICATION_ID: Final = int.from_bytes(b"rear")
 """In the SQLite header, so that ``file`` and we can tell a segment from another database."""
 ROW_LIMIT_BYTES: Final = 1 << 20

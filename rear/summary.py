@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from rear.events import Checked, Finished, Swept
+from rear.events import Checked, Event, Finished, Swept
 from rear.progress import Finding, Progress
 from rear.wording import counted, seconds_text, size_text
 
@@ -26,7 +26,7 @@ _NOUNS: Final = {
     "completed": ("merge", "that had died after its commit"),
     "rolled over": ("archive", "full, and renamed"),
     "warning": ("warning", ""),
-    "refused": ("thing", "left as it is"),
+    "refused": ("thing", "not touched"),
     "LOSS": ("problem", "bytes are gone for good"),
     "left": ("problem", "not repaired"),
     "would repair": ("problem", "not repaired yet"),
@@ -61,9 +61,9 @@ def summary_lines(progress: Progress, *, lists_all: bool) -> Iterator[Line]:
     yield from _amounts(progress)
     for label in sorted(progress.found, key=_ORDER.index):
         yield from _found(progress, label, lists_all or label in _LOUD)
-    for reason, count in progress.left_alone.items():
+    for common, count in progress.left_alone.items():
         noun = "file" if progress.command == "sweep" else "temp archive"
-        yield Line("left alone", f"{counted(count, noun)}: {reason}")
+        yield Line("left alone", f"{counted(count, noun)}: {progress.reasons[common]}")
     report = getattr(progress.end, "report", None)
     if report:
         yield Line("report", report)
@@ -183,27 +183,48 @@ def _advice(progress: Progress) -> Iterator[str]:
         yield "look at .rear/lost+found: what there is of them is kept there; rear fsck checks the whole base"
 
 
-def summary_object(progress: Progress) -> dict[str, Any]:
-    """Return the last object of ``--json``.
+@dataclass(frozen=True, slots=True)
+class Summary(Event):
+    """The last object of ``--json``, also after an error or Ctrl-C: what all events add up to.
 
-    ``kind`` is ``summary``; ``status`` is ``done``, ``interrupted`` or ``failed``, ``error`` says why it failed;
-    ``found`` counts findings by kind of event, or code of a problem.
+    Attributes:
+        command: ``scavenge``, ``fsck`` or ``sweep``.
+        subject: the base, archive or folder, as it was named.
+        dry_run: nothing was changed.
+        status: ``done``, ``interrupted`` or ``failed``.
+        error: why it failed.
+        seconds: how long it took.
+        needs_attention: bytes were lost, or something was left as it is.
+        members: merged into final archives.
+        size_bytes: of these, local headers included.
+        archives: how many final archives they went to.
+        found: how many findings, by kind of event or code of a problem.
+        outcomes: how many problems, by what became of them.
+        report: path of the report, relative to the base.
     """
+
+    command: str
+    subject: str
+    dry_run: bool
+    status: str
+    error: str | None
+    seconds: float
+    needs_attention: bool
+    members: int
+    size_bytes: int
+    archives: int
+    found: dict[str, int]
+    outcomes: dict[str, int]
+    report: str | None
+
+
+def summary_of(progress: Progress) -> Summary:
+    """Return what all events add up to."""
     end = progress.end
-    return {
-        "kind": "summary",
-        "severity": "info",
-        "command": progress.command,
-        "subject": progress.subject,
-        "dry_run": progress.is_dry_run,
-        "status": "done" if progress.failure is None else progress.failure,
-        "error": progress.error,
-        "seconds": round(progress.last - progress.started, 3),
-        "needs_attention": progress.needs_attention,
-        "members": progress.merged_members,
-        "size_bytes": progress.merged_bytes,
-        "archives": end.archives if isinstance(end, Finished) else progress.merged_archives,
-        "found": dict(progress.kinds),
-        "outcomes": dict(progress.outcomes),
-        "report": getattr(end, "report", None),
-    }
+    archives = end.archives if isinstance(end, Finished) else progress.merged_archives
+    outcomes = {str(outcome): count for outcome, count in progress.outcomes.items()}
+    return Summary(
+        progress.command, progress.subject, progress.is_dry_run, progress.failure or "done", progress.error,
+        round(progress.last - progress.started, 3), progress.needs_attention, progress.merged_members,
+        progress.merged_bytes, archives, dict(progress.kinds), outcomes, getattr(end, "report", None),
+    )  # fmt: skip

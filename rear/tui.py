@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from rear.events import Event
@@ -82,7 +85,7 @@ def follow(
     else:
         view = Lines(progress, outlet, is_quiet=style == "quiet")
     try:
-        with _log_to(view, progress, lock):
+        with _log_to(view, progress, lock), _suspended_by_ctrl_z(view):
             for event in events:
                 with lock:
                     progress.take(event, time.monotonic())
@@ -129,6 +132,28 @@ def _log_to(view: View, progress: Progress, lock: AbstractContextManager[object]
         yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _suspended_by_ctrl_z(view: View) -> Iterator[None]:
+    """Give the terminal back while the process is stopped by Ctrl-Z."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not isinstance(view, Screen) or not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
+
+    def suspend(number: int, frame: FrameType | None) -> None:
+        view.pause()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, suspend)
+        view.resume()
+
+    signal.signal(signal.SIGTSTP, suspend)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _print_summary(progress: Progress, *, lists_all: bool) -> None:

@@ -386,7 +386,7 @@ def _checked_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
 def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     """Return cookie and mode from a local header that passes the checksum of rear's own field.
 
-    ``None`` when there is no such field, as with `decode_origin`, which may still find the rest of it wrong.
+    ``None`` when there is no such field, or what it says makes no sense: exactly where `decode_origin` has none.
 
     Args:
         header: the local header, whole, nothing after it.
@@ -395,7 +395,11 @@ def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     found = _checked_origin(header, extra_length)
     if found is None:
         return None
-    cookie, _, _, mode, *_ = _ORIGIN_FIXED.unpack_from(header, found[0])
+    start, end = found
+    cookie, _, _, mode, _, *lengths = _ORIGIN_FIXED.unpack_from(header, start)
+    # The texts fill the field to its end, unless there is metadata, which has to be read to know.
+    if start + _ORIGIN_FIXED.size + sum(lengths) != end and decode_origin(header) is None:
+        return None
     return cookie, mode
 
 

@@ -15,7 +15,7 @@ from rear import journal as journals
 from rear.appendlines import parse_appends
 from rear.encoder import Encoder
 from rear.errors import FutureVersionError
-from rear.journal import encode_line, encode_record, read_journal
+from rear.journal import encode_line, encode_record, parse_journal, read_journal, read_lines
 from rear.layout import Target
 from rear.payload import Payload
 from rear.records import Abort, Append, Beat, Close, Merged, Open, Record
@@ -42,15 +42,11 @@ records = st.lists(appends | plain_appends | plain_appends | others, max_size=30
 
 def one_by_one(path: Path) -> journals.Journal:
     """Read a journal without the fast way."""
-    parser = journals._Parser(path.stat().st_size)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        for line in journals.read_lines(descriptor):
-            if not parser.take_line(*line):
-                break
+        return parse_journal(read_lines(descriptor), path.stat().st_size)
     finally:
         os.close(descriptor)
-    return parser.finished()
 
 
 def contents(journal: journals.Journal) -> list[object]:

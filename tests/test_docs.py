@@ -177,7 +177,7 @@ def test_every_exit_status_of_an_error_is_documented() -> None:
     def statuses(error: type[rear.RearError]) -> set[int]:
         return {error.exit_status}.union(*map(statuses, error.__subclasses__()))
 
-    section = between(text_of("docs/concepts.md"), "## Exit statuses", "## Environment")
+    section = text_of("docs/exit-statuses.md").partition("## By command")[0]
     assert {str(status) for status in statuses(rear.RearError)} <= {row[0] for row in rows(section)}
 
 

@@ -22,15 +22,7 @@ from rear.codecs import DEFLATED, crc32
 from rear.directory import entries, entry_at, fingerprint, locate, names
 from rear.errors import FutureVersionError, JournalError, UnsupportedError, ZipFormatError
 from rear.intent import Move, commit_intent, read_intent, write_intent
-from rear.journal import (
-    JournalWriter,
-    decode_line,
-    decode_record,
-    encode_record,
-    read_journal,
-    read_lines,
-    skim_journal,
-)
+from rear.journal import JournalWriter, encode_record, parse_journal, read_journal, read_lines, skim_journal
 from rear.layout import check_archive
 from rear.lease import this_process
 from rear.records import Abort, Append, Beat, Close, Merged
@@ -97,6 +89,9 @@ def check_journal(data: bytes) -> None:
             skim_journal("journal", storage=storage)
         except FutureVersionError:
             return
+        one_by_one = parse_journal(read_lines(storage.descriptor, storage=storage), len(data))
+    assert journal.appends == one_by_one.appends
+    assert journal.damage == one_by_one.damage
     end = 0
     for damage in journal.damage:
         assert end <= damage.start
@@ -104,7 +99,7 @@ def check_journal(data: bytes) -> None:
         end = damage.start + damage.length
     assert end <= journal.length <= len(data)
     for append in journal.pending():
-        assert decode_record(decode_line(encode_record(append)[:-1])) == append
+        assert parse_journal([(0, encode_record(append)[:-1], True)]).appends == {append.sequence: append}
 
 
 def check_intent(data: bytes) -> None:

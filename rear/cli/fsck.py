@@ -49,7 +49,7 @@ def fsck(
             show_default=False,
         ),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
     plain: Plain = False,
     json: Json = False,
@@ -67,7 +67,7 @@ def fsck(
 
     style = style_of(plain=plain, json=json, quiet=quiet)
     try:
-        with Executors(jobs, dask).open() as executor:
+        with Executors(path, jobs, dask).open() as executor:
             events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
             status = _run(path, events, style, dry_run)
     except BrokenPipeError:

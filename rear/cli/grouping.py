@@ -1,4 +1,4 @@
-"""The page of ``rear --help``: commands by what they are for."""
+"""The commands of ``rear`` as one: its page of help, and what a shell completes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ OTHERS: Final = "More"
 
 class GroupedCommands(TyperGroup):
     """Shows commands in groups, each with the whole first line of its help."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; while a shell completes a line, one that knows what is inside archives."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and ctx.resilient_parsing:
+            from rear.cli.completion import offer_members
+
+            offer_members(cmd_name, command)
+        return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write all groups."""

@@ -28,7 +28,10 @@ Base = Annotated[
     ),
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify", help="Read and check every member before the merge, and the merged bytes after it."
+    ),
 ]
 Flush = Annotated[
     bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
@@ -40,8 +43,11 @@ Every = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
 OnConflict = Annotated[
-    Literal["rename", "first", "last"],
-    typer.Option(help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found."),
+    Literal["rename", "first", "last"] | None,
+    typer.Option(
+        help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found.",
+        show_default="rename",
+    ),
 ]
 OnPartial = Annotated[
     Literal["keep", "drop"],
@@ -73,7 +79,7 @@ UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 def scavenge(
     base: Base = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     flush_wait: FlushWait = "30s",
     every: Every = None,
@@ -81,12 +87,12 @@ def scavenge(
     plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,
-    on_conflict: OnConflict = "rename",
+    on_conflict: OnConflict = None,
     partial: OnPartial = "keep",
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
     until_eof: UntilEof = False,
 ) -> None:
@@ -104,7 +110,7 @@ def scavenge(
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = style_of(plain=plain, json=json, quiet=quiet)
-    executors = Executors(jobs, dask)
+    executors = Executors(base, jobs, dask)
     if every is None:
         raise typer.Exit(_once(base, options, style, executors))
     raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
@@ -112,7 +118,7 @@ def scavenge(
 
 def scavenger(
     directory: Annotated[str, typer.Option("-d", "--directory", envvar="REAR_BASE", help="The base.")] = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     every: Every = None,
     plain: Plain = False,

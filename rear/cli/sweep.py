@@ -47,8 +47,11 @@ def sweep(
         str, typer.Option(help="How long to wait, all in all, while other scavengers merge.", metavar="DURATION")
     ] = "60s",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every member before the merge, and the merged bytes after it.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify", help="Check every member before the merge, and the merged bytes after it."
+        ),
+    ] = None,
     max_size: Annotated[
         str | None, typer.Option(help="As for rear scavenge.", metavar="SIZE", show_default=False)
     ] = None,
