@@ -57,6 +57,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "copytasks",
         },
     ),
+    ("the pair of one file", {"partspair"}),
     ("a file that is flushed", {"parts"}),
     ("parts", {"worker", "index", "intent", "lostfound", "descriptors", "listing", "found"}),
     ("whole archives", {"fs", "archive", "plan", "belonging", "wholeness", "plainentries"}),

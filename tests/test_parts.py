@@ -633,7 +633,8 @@ def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(base: Path, fol
         assert files_below(base / ".rear" / "inbox") == []
 
 
-def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path) -> None:
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool) -> None:
     """Its pair is taken while it is stopped; whatever it flushes and closes afterwards is there as a whole."""
     ready, go = os.pipe(), os.pipe()
 
@@ -652,17 +653,87 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path) -> None:
     pid = fork(write)
     os.read(ready[0], 1)
     os.kill(pid, signal.SIGSTOP)
-    # As a scavenger on another host does.
-    taken = base.parent / "taken"
-    taken.mkdir()
-    for path in (base / ".rear" / "inbox").glob("*/*"):
+    # As a scavenger on another host does that dies soon after.
+    for path in list((base / ".rear" / "inbox").glob("*/*")):
+        taken = base / ".rear" / "claims" / "another-1-0123456789ab" / path.parent.name
+        taken.mkdir(parents=True, exist_ok=True)
         path.rename(taken / path.name)
+    if is_merged:
+        assert [event.size_bytes for event in partials(base)] == [len(GROWING[2])]
     time.sleep(0.5)
     os.kill(pid, signal.SIGCONT)
     os.write(go[1], b"x")
     assert wait(pid) == 0
     assert not partials(base)
-    assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+    if is_merged:
+        assert found_in(base) == {"ar.zip/a.log": GROWING[2], "ar.zip/a~1.log": GROWING[-1]}
+    else:
+        assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+
+
+@pytest.mark.crash
+def test_ctrl_c_at_every_operation_of_a_flush(folder: Path, base: Path) -> None:
+    """What interrupts a flush leaves a file that can be flushed, and closed, again."""
+
+    def write(storage: Tampered, wanted: Point | None = None) -> None:
+        fs = rear.rear_fs(base, storage=storage, sync_interval=3600)
+        file = fs.open("ar.zip/growing.log", "wb")
+        for state in range(4):
+            file.write(LINES[state])
+            for _ in range(2):
+                try:
+                    file.flush()
+                    break
+                except KeyboardInterrupt:
+                    continue
+            (folder / "acknowledged").write_text(f"ar.zip/growing.log {state}\n")
+        if wanted is not None and wanted.number % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.write(b"".join(LINES[4:]))
+        try:
+            file.close()
+        except KeyboardInterrupt:
+            assert file.closed
+        else:
+            (folder / "acknowledged").write_text(f"ar.zip/growing.log {len(LINES) - 1}\n")
+        fs.close()
+
+    renew(folder)
+    storage = Tampered()
+    write(storage)
+    check(folder)
+    for point in some(storage.points, 20):
+        renew(folder)
+        done = []
+
+        def act(found: Point, path: str, point: Point = point, done: list[int] = done) -> None:
+            if found[::2] == point[::2] and not done and threading.current_thread() is threading.main_thread():
+                done.append(1)
+                raise KeyboardInterrupt
+
+        assert in_child(lambda point=point, act=act: write(Tampered(act), point)) in (0, -signal.SIGKILL)
+        events = scavenge(base)
+        assert not [event for event in events if isinstance(event, Lost)], point
+        found = found_in(base)["ar.zip/growing.log"]
+        last = acknowledged(folder)["ar.zip/growing.log"]
+        assert GROWING[-1].startswith(found), point
+        assert len(found) >= len(GROWING[last]), point
+
+
+def test_a_signal_handler_in_the_middle_of_a_flush_is_told(base: Path) -> None:
+    told: list[RearError] = []
+
+    def act(point: Point, path: str) -> None:
+        if point.half and not told:
+            with pytest.raises(RearError, match="interrupted a flush") as error:
+                file.flush()
+            told.append(error.value)
+
+    with rear.rear_fs(base, storage=Tampered(act)) as fs, fs.open("ar.zip/a.log", "wb") as file:
+        file.write(b"flushed")
+        file.flush()
+        assert told
+    assert found_in_after(base) == {"ar.zip/a.log": b"flushed"}
 
 
 def test_a_live_writer_beats_and_syncs_in_the_background(base: Path) -> None:
