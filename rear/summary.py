@@ -80,8 +80,6 @@ def _title(progress: Progress) -> str:
     if progress.command == "sweep":
         done = "would be swept" if progress.is_dry_run else f"swept in {took}"
         return f"{subject}: {done}"
-    if progress.command == "adopt":
-        return f"{subject}: adopted in {took}"
     if progress.is_dry_run:
         return f"{subject}: what a scavenge would do now"
     leader = f" by {progress.leader}" if progress.leader else ""
