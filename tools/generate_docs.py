@@ -1,5 +1,5 @@
-"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, and the byte example in
-format.md.
+"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, the man page, and the byte
+example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -23,6 +23,7 @@ from typer.main import get_command
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
+from man_page import man_page
 
 from rear import errors, problems
 from rear.cli import statuses
@@ -260,6 +261,7 @@ def main() -> int:
         "problems.md": problems_page,
         "cli.md": cli_page,
         "format.md": format_page,
+        "man/rear.1": man_page,
     }
     for name, page in pages.items():
         path, text = DOCS / name, page()
