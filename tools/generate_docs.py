@@ -1,5 +1,5 @@
-"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, the man page, and the byte
-example in format.md.
+"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, man/rear.1, and the
+byte example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
