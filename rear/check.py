@@ -6,13 +6,15 @@ A journal is input like any other: every number in it is checked against the fil
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import add, sub
 
 from rear.codecs import crc32, decode, is_whole
 from rear.encoder import Encoder
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.layout import check_archive, check_name
+from rear.manyheaders import columns_of, local_headers
 from rear.records import Append, Open
 from rear.storage import COPY_CHUNK_BYTES, Storage
 from rear.window import Window
@@ -21,7 +23,57 @@ from rear.zipformat import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL, decode_local_head
 _SMALL_BYTES = 1 << 20
 #: The headers of such members are so near to each other that all between them is read as well.
 _NEAR_BYTES = 16 << 10
+_AT_ONCE = 512
 _HEADER_LIMIT_BYTES = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
+
+
+def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, storage: Storage) -> list[Append]:
+    """Return those journaled members whose local headers are not, at first sight and byte for byte, what their worker
+    writes for such a record: what is wrong with them, if anything, `why_bad` tells of each.
+
+    Args:
+        descriptor: the open temp archive.
+        appends: what the journal says of the members.
+        opened: the journal's first record.
+        storage: the file system.
+
+    Raises:
+        OSError: the temp archive cannot be read.
+    """
+    end = storage.size(descriptor)
+    suspects: list[Append] = []
+    for start in range(0, len(appends), _AT_ONCE):
+        batch = appends[start : start + _AT_ONCE]
+        if not _are_as_journaled(descriptor, batch, opened, end, storage):
+            suspects += batch
+    return suspects
+
+
+def _are_as_journaled(descriptor: int, appends: Sequence[Append], opened: Open, end: int, storage: Storage) -> bool:
+    columns = columns_of(appends)
+    if columns is None:
+        return False
+    try:
+        for archive in set(columns.archives):
+            check_archive(archive)
+    except PathError:
+        return False
+    headers = local_headers(columns, opened)
+    if headers is None or max(map(add, columns.offsets, columns.lengths)) > end:
+        return False
+    lengths = list(map(len, headers))
+    if lengths != list(map(sub, columns.lengths, columns.compressed_sizes)):
+        return False
+    first = min(columns.offsets)
+    span = max(map(add, columns.offsets, lengths)) - first
+    places = zip(columns.offsets, lengths, strict=True)
+    if span <= len(appends) * _NEAR_BYTES:
+        data = storage.read(descriptor, span, first)
+        return [data[offset - first : offset - first + length] for offset, length in places] == headers
+    return all(
+        storage.read(descriptor, length, offset) == header
+        for (offset, length), header in zip(places, headers, strict=True)
+    )
 
 
 def why_bad(

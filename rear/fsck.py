@@ -28,6 +28,7 @@ from rear.errors import (
     UnsupportedError,
 )
 from rear.events import (
+    Advanced,
     Checked,
     Claimed,
     Damaged,
@@ -44,7 +45,7 @@ from rear.events import (
     Torn,
 )
 from rear.index import Index, rows_of
-from rear.inspection import inspect
+from rear.inspection import inspect_steps
 from rear.intent import UNFINISHED_SUFFIX, read_intent
 from rear.layout import STATE, Layout, check_archive, is_directory
 from rear.leader import Leadership, is_led
@@ -155,6 +156,7 @@ class _Check:
     def events(self) -> Iterator[Event]:
         """Check everything, and yield what is found and done."""
         if self._leadership is None:
+            yield Advanced("checking")
             yield from self._look_at_pairs()
             # What a scavenger is doing right now is no problem.
             outcome: Outcome = "noted" if is_led(self._layout, storage=self._storage) else "would repair"
@@ -171,8 +173,11 @@ class _Check:
             # An archive that is rebuilt now takes what waits for it.
             yield from self._check_archives()
             yield from self._as_problems(scavenge.merge())
-        for archive in self._final_archives():
+        archives = list(self._final_archives())
+        for number, archive in enumerate(archives):
+            yield Advanced("comparing", archive, number, len(archives))
             yield from self._guarded(archive, self._check_index(archive))
+        yield Advanced("tidying")
         yield from find_strays(self._layout, repair=self._leadership is not None, storage=self._storage)
 
     def _as_problems(self, events: Iterator[Event]) -> Iterator[Event]:
@@ -289,7 +294,9 @@ class _Check:
                 yield archive
 
     def _check_archives(self) -> Iterator[Event]:
-        for archive in self._final_archives():
+        archives = list(self._final_archives())
+        for number, archive in enumerate(archives):
+            yield Advanced("inspecting", archive, number, len(archives))
             self.archives += 1
             yield from self._guarded(archive, self._check_archive(archive))
 
@@ -297,12 +304,15 @@ class _Check:
         mendable = []
         path = self._layout.archive(archive)
         look_anew(path, storage=self._storage)
-        for problem in inspect(path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage):
-            if problem.outcome == "would repair":
-                mendable.append(problem)
+        for found in inspect_steps(
+            path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage
+        ):
+            if isinstance(found, Problem) and found.outcome == "would repair":
+                mendable.append(found)
             else:
-                yield problem
+                yield found
         if mendable and self._leadership is not None:
+            yield Advanced("rebuilding", archive)
             yield from self._restore(self._leadership, archive, mendable)
         else:
             yield from mendable

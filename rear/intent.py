@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +29,7 @@ FORMAT_VERSION: Final = 2
 """What is read. Written is 1, or 2 when an executor copies: who undoes that has to know what `rear.copytasks` says."""
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
+_LONG_NAME: Final = 256
 _POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it
 
 
@@ -151,18 +154,13 @@ def _encode_directory(directory: Directory | None) -> dict[str, Any] | None:
 
 
 def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
-    batch: list[Move] = []
-    for move in moves:
-        if batch and (batch[0].pair != move.pair or len(batch) == _MOVES_A_RECORD or len(move.name) > 256):
-            yield _encode_batch(batch)
-            batch = []
-        batch.append(move)
-    if batch:
-        yield _encode_batch(batch)
-
-
-def _encode_batch(batch: list[Move]) -> bytes:
-    return encode_line({"kind": "moves", "pair": batch[0].pair, "members": [list(move[1:]) for move in batch]})
+    for pair, group in groupby(moves, itemgetter(0)):
+        members = [move[1:] for move in group]
+        # A line has a longest length.
+        is_long = max(len(name) for _, name, _, _ in members) > _LONG_NAME
+        at_once = 1 if is_long else _MOVES_A_RECORD
+        for start in range(0, len(members), at_once):
+            yield encode_line({"kind": "moves", "pair": pair, "members": members[start : start + at_once]})
 
 
 def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:

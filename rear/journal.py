@@ -17,8 +17,10 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from rear.appendlines import LARGEST, parse_appends
 from rear.codecs import crc32
 from rear.errors import FutureVersionError, JournalError
 from rear.records import Abort, Append, Beat, Close, Merged, Open, Record, is_metadata
@@ -29,8 +31,9 @@ BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
-_READ_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 128 << 10
 _SKIM_BYTES: Final = 16 << 10
+_sequence: Final = itemgetter(Append._fields.index("sequence"))
 _KINDS: Final[dict[str, type[Any]]] = {
     "open": Open, "append": Append, "abort": Abort, "beat": Beat, "close": Close, "merged": Merged,
 }  # fmt: skip
@@ -103,16 +106,13 @@ class _Field(NamedTuple):
     required: bool
 
 
-_LARGEST: Final = 0x7FFFFFFFFFFFFFFF
-
-
 # Exact types: JSON's true is an int to isinstance.
 def _integer(value: Any) -> bool:
-    return type(value) is int and -_LARGEST <= value <= _LARGEST
+    return type(value) is int and -LARGEST <= value <= LARGEST
 
 
 def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def _short(limit: int) -> Callable[[Any], bool]:
@@ -174,10 +174,10 @@ def _plain_append(payload: dict[str, Any]) -> Append | None:
     ) = record  # fmt: skip
     if (
         min(sequence, source_start, source_end, offset, length, method, crc, compressed_size, size, mode) >= 0
-        and max(sequence, source_start, source_end, offset, length, compressed_size, size) <= _LARGEST
+        and max(sequence, source_start, source_end, offset, length, compressed_size, size) <= LARGEST
         and method <= 0xFFFF
         and max(crc, mode) <= 0xFFFFFFFF
-        and -_LARGEST <= mtime_ns <= _LARGEST
+        and -LARGEST <= mtime_ns <= LARGEST
     ):
         return record
     return None
@@ -227,13 +227,27 @@ def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> 
 
     A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
     """
+    for offset, block, complete in _read_blocks(descriptor, storage, start):
+        if not complete:
+            yield offset, block, False
+            continue
+        for line in block[:-1].split(b"\n"):
+            yield offset, line, True
+            offset += len(line) + 1
+
+
+def _read_blocks(descriptor: int, storage: Storage, start: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield whole lines, many together, as ``(offset, block, True)``, and the rest as `read_lines` does."""
     pending, offset, position = b"", start, start
     while data := storage.read(descriptor, _READ_BYTES, position):
         position += len(data)
-        *lines, pending = (pending + data).split(b"\n")
-        for line in lines:
-            yield offset, line, True
-            offset += len(line) + 1
+        end = data.rfind(b"\n") + 1
+        if end:
+            block, pending = pending + data[:end], data[end:]
+            yield offset, block, True
+            offset += len(block)
+        else:
+            pending += data
         if len(pending) > LINE_LIMIT_BYTES:
             yield offset, pending, False
             offset += len(pending)
@@ -266,6 +280,10 @@ class Journal:
             if sequence not in self.aborted and sequence not in self.merged
         ]
 
+    def take_appends(self, appends: list[Append]) -> None:
+        """Add many records of members."""
+        self.appends.update(zip(map(_sequence, appends), appends, strict=True))
+
     def take(self, record: Record) -> None:
         """Add one record."""
         if type(record) is Append:
@@ -295,7 +313,11 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """
     descriptor = storage.open(path)
     try:
-        return parse_journal(read_lines(descriptor, storage=storage), storage.size(descriptor))
+        parser = _Parser(storage.size(descriptor))
+        for offset, block, complete in _read_blocks(descriptor, storage, 0):
+            if not (parser.take_block(offset, block) if complete else parser.take_line(offset, block, False)):
+                break
+        return parser.finished()
     finally:
         storage.close(descriptor)
 
@@ -341,35 +363,71 @@ def parse_journal(lines: Iterable[tuple[int, bytes, bool]], length: int | None =
         lines: of the file.
         length: of the file in bytes, where it is known: then a long stretch without any record ends the reading.
     """
-    journal = Journal()
-    bad_lines = 0
-    for offset, line, complete in lines:
+    parser = _Parser(length)
+    for line in lines:
+        if not parser.take_line(*line):
+            break
+    return parser.finished()
+
+
+class _Parser:
+    """Builds a journal from its lines; see `parse_journal`."""
+
+    def __init__(self, length: int | None) -> None:
+        self._journal = Journal()
+        self._length = length
+        self._bad_lines = 0
+
+    def take_line(self, offset: int, line: bytes, complete: bool) -> bool:
+        """Take one line, as `read_lines` yields it; false ends the reading."""
+        journal = self._journal
         journal.length = offset + len(line) + complete
-        if length is not None and bad_lines >= BAD_LINES_LIMIT:
-            journal.damage[-1] = journal.damage[-1]._replace(length=length - journal.damage[-1].start)
-            journal.length, journal.torn = length, None
-            return journal
+        if self._length is not None and self._bad_lines >= BAD_LINES_LIMIT:
+            journal.damage[-1] = journal.damage[-1]._replace(length=self._length - journal.damage[-1].start)
+            journal.length, journal.torn = self._length, None
+            return False
         if not complete:
             journal.torn = Damage(offset, len(line), "torn: no newline")
-            bad_lines += 1
-            continue
+            self._bad_lines += 1
+            return True
         try:
             record = decode_record(decode_line(line))
             if record is not None:
                 journal.take(record)
-            bad_lines = 0
+            self._bad_lines = 0
         except FutureVersionError:
             raise
         except JournalError as error:
-            bad_lines += 1
+            self._bad_lines += 1
             before = journal.damage[-1] if journal.damage else None
             if before is not None and before.start + before.length == offset:
                 journal.damage[-1] = before._replace(length=before.length + len(line) + 1)
             else:
                 journal.damage.append(Damage(offset, len(line) + 1, str(error)))
-    if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
-        journal.damage.append(journal.torn)
-    return journal
+        return True
+
+    def take_block(self, offset: int, block: bytes) -> bool:
+        """Take a block of whole lines, most of them append records; false ends the reading."""
+        position = 0
+        for length, appends in parse_appends(block):
+            end = position + length
+            if appends is not None and self._bad_lines < BAD_LINES_LIMIT:
+                self._journal.take_appends(appends)
+                self._journal.length, self._bad_lines = offset + end, 0
+            else:
+                for line in block[position : end - 1].split(b"\n"):
+                    if not self.take_line(offset + position, line, True):
+                        return False
+                    position += len(line) + 1
+            position = end
+        return True
+
+    def finished(self) -> Journal:
+        """Return the journal."""
+        journal = self._journal
+        if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
+            journal.damage.append(journal.torn)
+        return journal
 
 
 class JournalWriter:

@@ -37,7 +37,7 @@ _process = object()
 
 
 _beginning = threading.RLock()
-"""Held for the first write to a file, and while its buffer is made: threads that share a file must not lose a write."""
+"""Held while the buffer of a file is made: threads that share a file must not lose a write."""
 
 
 def _begin_process() -> None:
@@ -84,38 +84,38 @@ def parse_mode(mode: str) -> _Mode:
 def open_member(
     path: str,
     mode: str,
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
     spool_size: int,
     success_only: bool,
     finish: Callable[[MemberFile], None],
     discard: Callable[[MemberFile], None] | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
 ) -> MemberFile | TextMemberFile:
     """Return a new file for one member.
 
     Args:
         path: the target, as the file's ``name``.
         mode: ``w``, ``x``, ``w+``, ``x+``, with ``b`` or ``t``, as ``open()`` means them.
-        encoding: as for ``open()``.
-        errors: as for ``open()``.
-        newline: as for ``open()``.
         spool_size: up to this many bytes are held in memory, more in a local file without a name.
         success_only: a ``with`` block that raises discards the file.
         finish: archives the file; called once, by the first `MemberFile.close`.
         discard: told instead when the file will not be archived.
+        encoding: as for ``open()``.
+        errors: as for ``open()``.
+        newline: as for ``open()``.
 
     Raises:
         UsageError: the mode means nothing, or the options do not go with it.
         LookupError: no such encoding or error handler.
     """
     parsed = _modes.get(mode) or parse_mode(mode)
+    if parsed.binary and encoding is errors is newline is None:
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     if parsed.binary:
         for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
-        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
     try:
         return TextMemberFile(member, encoding, errors, newline)
@@ -127,16 +127,17 @@ def open_member(
 class MemberFile(io.BufferedIOBase):
     """A member as a binary file; see `open_member`."""
 
-    # On the class as long as they are true, which is all the life of most files.
-    _in_memory = True
-    _failure: OSError | None = None
-    #: Made when it is needed: most files are written at once, and their bytes are ``_whole`` then.
-    _file: io.BytesIO | io.BufferedRandom | None = None
-    _whole = b""
+    # Slots, because a dictionary for each file takes longer than all the rest of its making.
+    __slots__ = (
+        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_process", "_readable", "_spool_size",
+        "_success_only", "_text", "mode", "name", "ticket",
+    )  # fmt: skip
+
     #: What `finish` and `discard` want to know of it.
-    ticket: Any = None
-    #: A text file around this one: it may hold characters that are not here yet.
-    _text: ref[TextMemberFile] | None = None
+    ticket: Any
+    #: The path that it was opened by, and the mode as it was given.
+    name: str
+    mode: str
 
     def __init__(
         self,
@@ -155,7 +156,14 @@ class MemberFile(io.BufferedIOBase):
         self._success_only = success_only
         self._discard = discard
         self._process = _process
-        # Whoever takes this out of the dictionary, which only one thread can, ends the file.
+        self._in_memory = True
+        self._failure: OSError | None = None
+        #: Made when it is needed: most files are written at once, and their bytes are in ``_first`` then.
+        self._file: io.BytesIO | io.BufferedRandom | None = None
+        self._first: list[bytes] = []
+        #: A text file around this one: it may hold characters that are not here yet.
+        self._text: ref[TextMemberFile] | None = None
+        # The last one: without it there is nothing to end. Who deletes it, one thread alone, ends the file.
         self._finish = finish
 
     # -- the bytes
@@ -170,11 +178,13 @@ class MemberFile(io.BufferedIOBase):
             raise self._foreign()
         file = self._file
         if file is None:
-            with _beginning:
-                if self._file is None and type(data) is bytes and not self._whole and len(data) <= self._spool_size:
-                    self._whole = data
-                    return len(data)
-                file = self._usable()
+            if type(data) is bytes and not self._first and len(data) <= self._spool_size:
+                self._first.append(data)
+                if self._file is not None:
+                    # Another thread has just made the buffer, and may not have seen this.
+                    self._move_first(self._file)
+                return len(data)
+            file = self._usable()
         if self._in_memory:
             length = len(data) if type(data) is bytes else memoryview(data).nbytes
             if file.tell() + length <= self._spool_size:
@@ -292,7 +302,8 @@ class MemberFile(io.BufferedIOBase):
         """
         file = self._file
         if file is None:
-            return payload_of_bytes(self._whole, method)
+            first = self._first
+            return payload_of_bytes(first[0] if len(first) == 1 else b"".join(first), method)
         if isinstance(file, io.BytesIO):
             return payload_of_bytes(file.getvalue(), method)
         return payload_of_file(file, self.size, method, self._spool_size)
@@ -339,7 +350,7 @@ class MemberFile(io.BufferedIOBase):
     @property
     def closed(self) -> bool:
         """Whether the file was closed or discarded."""
-        return "_finish" not in self.__dict__
+        return not hasattr(self, "_finish")
 
     def close(self) -> None:
         """Archive the file, the first time; in a forked child, only drop it.
@@ -356,8 +367,10 @@ class MemberFile(io.BufferedIOBase):
         if self._text is not None and (text := self._text()) is not None:
             text.close()
             return
-        finish = self.__dict__.pop("_finish", None)
-        if finish is None:
+        try:
+            finish = self._finish
+            del self._finish
+        except AttributeError:
             return
         try:
             if self._process is _process:
@@ -367,7 +380,7 @@ class MemberFile(io.BufferedIOBase):
 
     def discard(self) -> None:
         """Drop the file: it will not be archived. Does nothing once it is closed."""
-        if self.__dict__.pop("_finish", None) is None:
+        if not self._end():
             return
         try:
             if self._discard is not None and self._process is _process:
@@ -377,13 +390,14 @@ class MemberFile(io.BufferedIOBase):
 
     def forget(self) -> None:
         """Drop the file and tell no one."""
-        if self.__dict__.pop("_finish", None) is not None:
+        if self._end():
             self._drop()
 
     def __enter__(self) -> Self:
-        # Not the inherited one: it asks a property.
-        if "_finish" not in self.__dict__:
-            self._check_open()
+        # Not the inherited one, which asks a property: nearly always this is all.
+        if self._file is None:
+            return self
+        self._check_open()
         return self
 
     def __exit__(
@@ -396,7 +410,7 @@ class MemberFile(io.BufferedIOBase):
 
     def __del__(self) -> None:
         # The collector may come here before it comes to the text file, which closes this one in the right order.
-        if "_finish" in self.__dict__ and self._text is None:
+        if not self.closed and self._text is None:
             if self._process is _process:
                 _warn_unclosed(self, self.name, self.close)
             else:
@@ -412,10 +426,17 @@ class MemberFile(io.BufferedIOBase):
             with _beginning:
                 file = self._file
                 if file is None:
-                    file = _Memory(self._whole)
-                    file.seek(0, os.SEEK_END)
+                    file = _Memory(b"")
+                    self._move_first(file)
                     self._file = file
+                    # A thread that has just added something sees the buffer, or is seen here.
+                    self._move_first(file)
         return file
+
+    def _move_first(self, file: io.BytesIO | io.BufferedRandom) -> None:
+        with _beginning:
+            while self._first:
+                file.write(self._first.pop(0))
 
     def _reading(self) -> io.BytesIO | io.BufferedRandom:
         if not self._readable:
@@ -424,7 +445,7 @@ class MemberFile(io.BufferedIOBase):
         return self._usable()
 
     def _check_open(self) -> None:
-        if "_finish" not in self.__dict__ and self._file is _ENDED:
+        if self._file is _ENDED and self.closed:
             raise ValueError("I/O operation on closed file.")
 
     def _foreign(self) -> RearError:
@@ -437,7 +458,7 @@ class MemberFile(io.BufferedIOBase):
 
     def _size_in_memory(self) -> int:
         if self._file is None:
-            return len(self._whole)
+            return sum(map(len, self._first))
         with cast("io.BytesIO", self._file).getbuffer() as view:
             return len(view)
 
@@ -458,6 +479,14 @@ class MemberFile(io.BufferedIOBase):
         memory.close()
         return spool
 
+    def _end(self) -> bool:
+        """Whether this call is the one that ends the file."""
+        try:
+            del self._finish
+        except AttributeError:
+            return False
+        return True
+
     def _drop(self) -> None:
         file, self._file = self._file, _ENDED
         if not self._in_memory:
@@ -475,6 +504,8 @@ class _EndedMemberFile(MemberFile):
     The exception of a signal handler that is called in a ``__del__`` becomes a message on standard error: in a program
     that writes many files, now and then Ctrl-C would do nothing.
     """
+
+    __slots__ = ()
 
     closed = True
     __del__ = staticmethod(_nothing)

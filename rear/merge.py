@@ -13,9 +13,12 @@ import heapq
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from operator import add
 from pathlib import Path
+from typing import Any, Final
 
 from rear import directory as directories
 from rear.archive import Archive
@@ -25,16 +28,18 @@ from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, 
 from rear.copytasks import Piece, copy_on_executor, new_permit
 from rear.directory import Directory
 from rear.errors import IndexFormatError, RearError, ZipFormatError
-from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
+from rear.events import Advanced, Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index import Index, IndexRow, rows_of
 from rear.intent import commit_intent, read_begin, write_intent
 from rear.journal import JournalWriter
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
+from rear.manyheaders import central_entries, columns_of
 from rear.parallel import Parallel
-from rear.plan import Candidate, Conflict, MergePlan, Names, Placement, make_plan, planned
-from rear.recovery import Recovery, check_vacant, fresh_path, group_sequences, install
+from rear.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned, sequences_of
+from rear.records import Append
+from rear.recovery import Recovery, check_vacant, fresh_path, install
 from rear.storage import Storage
 from rear.zipformat import (
     CENTRAL,
@@ -47,6 +52,7 @@ log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20
 SHARED_COPY_BYTES = 256 << 20
 """From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
+_ENTRIES_AT_ONCE = 512
 _STALE_SECONDS = 5.0
 _STALE_PAUSE_SECONDS = 0.25
 
@@ -95,6 +101,7 @@ class Merger:
         Raises:
             RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
         """
+        yield Advanced("planning", archive, 0, len(candidates))
         with self._current_target(archive) as (target, index):
             yield from self._bring_up_to_date(index, target)
             try:
@@ -108,9 +115,9 @@ class Merger:
             yield from self._put_aside(plan, target)
             if plan.placements:
                 yield from self._write(plan, target, index)
-            self._note(
-                plan.archive, group_sequences((move.pair, move.sequence) for move in plan.duplicates), candidates, ""
-            )
+            is_there = {(move.pair, move.sequence) for move in plan.duplicates}
+            doubles = (one for one in candidates if (one.claimed.name, one.append.sequence) in is_there)
+            self._note(plan.archive, doubles if is_there else (), "")
 
     @contextmanager
     def _current_target(self, archive: str) -> Iterator[tuple[Target, Index]]:
@@ -207,13 +214,16 @@ class Merger:
                     stack.callback(self._storage.close, descriptor)
                     self._storage.sync_directory(intent_path.parent)
                 has_begun = True
+                yield Advanced("copying", plan.archive, 0, plan.size_bytes)
                 if permit is None:
                     yield from self._copy(plan, descriptor)
                 else:
                     yield from self._copy_shared(plan, descriptor, path, permit)
                 after = self._write_directory(plan, descriptor, writer)
+                yield Advanced("syncing", plan.archive)
                 self._storage.sync(descriptor)
                 if self._verify:
+                    yield Advanced("verifying", plan.archive)
                     self._verify_merged(plan, descriptor, path, is_shared=is_shared)
                 fingerprint = directories.fingerprint(descriptor, after, storage=self._storage)
             if target.descriptor is None:
@@ -234,11 +244,9 @@ class Merger:
         if target.descriptor is None:
             install(fresh_path(intent_path), target.path, storage=self._storage)
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
+        yield Advanced("indexing", plan.archive)
         self._publish(plan, index, before, fingerprint)
-        moved = group_sequences(
-            (placed.candidate.claimed.name, placed.candidate.append.sequence) for placed in plan.placements
-        )
-        self._note(plan.archive, moved, [placed.candidate for placed in plan.placements], intent_path.stem)
+        self._note(plan.archive, [placed.candidate for placed in plan.placements], intent_path.stem)
         self._recovery.clear(intent_path)
         for placed in plan.renamed:
             yield Renamed(plan.archive, placed.candidate.append.name, placed.name, str(placed.candidate.claimed.pair))
@@ -285,7 +293,7 @@ class Merger:
     def _copy(self, plan: MergePlan, descriptor: int) -> Iterator[Event]:
         total = plan.size_bytes
         copied = reported = 0
-        for placed in plan.placements:
+        for placed in plan.renamed:
             if placed.header is not None:
                 copied += self._storage.write(descriptor, [placed.header], placed.target_start)
         source: int | None = None
@@ -337,9 +345,7 @@ class Merger:
                 )
                 position += length
                 old_entries -= removed
-        entries = b"".join(
-            [encode_central_entry(placed.member, placed.target_start - plan.prefix) for placed in plan.placements]
-        )
+        entries = b"".join(_entries(plan))
         comment = plan.old.comment if plan.old else b""
         count = old_entries + len(plan.placements)
         length = position + len(entries) - plan.target_end
@@ -379,7 +385,7 @@ class Merger:
 
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
         now = time.time_ns()
-        rows = (_index_row(placed, now) for placed in plan.placements)
+        rows = map(_new_row, _index_rows(plan, now))
         removed = [(replaced.name, replaced.existing.target_start) for replaced in plan.replaced]
         try:
             index.publish(rows, fingerprint, previous=before, removed=removed)
@@ -387,11 +393,10 @@ class Merger:
             # Derived data: an index that does not match is made again when it is needed.
             log.warning("the index of %s could not be written: %s", plan.archive, error)
 
-    def _note(self, archive: str, sequences: Mapping[str, list[int]], candidates: list[Candidate], intent: str) -> None:
+    def _note(self, archive: str, candidates: Iterable[Candidate], intent: str) -> None:
         self._leadership.prove()
-        pairs = {candidate.claimed.name: candidate.claimed for candidate in candidates}
-        for pair, numbers in sequences.items():
-            self._claims.note(pairs[pair], numbers, target=archive, intent=intent)
+        for claimed, sequences in sequences_of(candidates):
+            self._claims.note(claimed, sequences, target=archive, intent=intent)
 
 
 def _pieces(plan: MergePlan) -> Iterator[Piece]:
@@ -414,11 +419,31 @@ def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:
     )
 
 
-def _index_row(placed: Placement, archived_ns: int) -> IndexRow:
-    (claimed, append), name, start, length, _ = placed
-    pair = claimed.pair
-    return IndexRow(
-        name, append.source, append.source_start, append.source_end, start, start + length, archived_ns, append.size,
-        append.compressed_size, append.method, append.crc, append.mtime_ns, append.mode, pair.host, pair.worker,
-        append.sequence, append.metadata,
+def _entries(plan: MergePlan) -> Iterator[bytes]:
+    """Yield the directory entries of the new members."""
+    for start in range(0, len(plan.placements), _ENTRIES_AT_ONCE):
+        placements = plan.placements[start : start + _ENTRIES_AT_ONCE]
+        offsets = [placed.target_start - plan.prefix for placed in placements]
+        columns = None if plan.renamed else columns_of([append for (_, append), _, _, _, _ in placements])
+        entries = None if columns is None else central_entries(columns, offsets)
+        if entries is None:
+            members = (placed.member for placed in placements)
+            entries = list(map(encode_central_entry, members, offsets))
+        yield from entries
+
+
+def _index_rows(plan: MergePlan, archived_ns: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of an `IndexRow` for each new member."""
+    candidates, names, starts, lengths, _ = zip(*plan.placements, strict=True)
+    claimed, appends = zip(*candidates, strict=True)
+    fields: Any = Append._make(zip(*appends, strict=True))
+    ends = map(add, starts, lengths)
+    hosts, workers = [one.pair.host for one in claimed], [one.pair.worker for one in claimed]
+    return zip(
+        names, fields.source, fields.source_start, fields.source_end, starts, ends, [archived_ns] * len(names),
+        fields.size, fields.compressed_size, fields.method, fields.crc, fields.mtime_ns, fields.mode, hosts, workers,
+        fields.sequence, fields.metadata, strict=True,
     )  # fmt: skip
+
+
+_new_row: Final = partial(tuple.__new__, IndexRow)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from itertools import accumulate, compress, count, groupby, repeat
+from operator import add, is_not, itemgetter, ne, or_
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
 from rear.directory import Directory
@@ -35,6 +37,27 @@ class Candidate(NamedTuple):
     def key(self) -> tuple[str, str, int]:
         """The identity of the member: the same in each pair in which its worker wrote it again."""
         return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
+
+
+_new_candidate: Final = partial(tuple.__new__, Candidate)
+_claimed_of: Final = itemgetter(0)
+_sequence_of: Final = itemgetter(Append._fields.index("sequence"))
+
+
+def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
+    """Return members of one pair as candidates."""
+    return list(map(_new_candidate, zip(repeat(claimed), appends)))
+
+
+def by_archive(candidates: list[Candidate]) -> dict[str, list[Candidate]]:
+    """Group members by the final archive for which they are."""
+    archives = [append.archive for _, append in candidates]
+    if archives.count(archives[0] if archives else "") == len(archives):
+        return {archives[0]: candidates} if archives else {}
+    grouped: dict[str, list[Candidate]] = {}
+    for archive, candidate in zip(archives, candidates, strict=True):
+        grouped.setdefault(archive, []).append(candidate)
+    return grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +96,10 @@ class Placement(NamedTuple):
         return Member(
             self.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
         )
+
+
+_new_placement: Final = partial(tuple.__new__, Placement)
+_new_move: Final = partial(tuple.__new__, Move)
 
 
 class RangeCopy(NamedTuple):
@@ -130,11 +157,11 @@ class MergePlan:
 
     def moves(self) -> list[Move]:
         """What the intent has to say, by temp archive."""
-        moves = [
-            Move(claimed.name, append.sequence, name, start, start + length)
-            for (claimed, append), name, start, length, _ in self.placements
-        ]
-        return sorted(moves + self.duplicates)
+        candidates, names, starts, lengths, _ = _transposed(self.placements, Placement)
+        claimed, appends = _transposed(candidates, Candidate)
+        pairs, sequences = [one.name for one in claimed], map(_sequence_of, appends)
+        moves = zip(pairs, sequences, names, starts, map(add, starts, lengths), strict=True)
+        return sorted([*map(_new_move, moves), *self.duplicates])
 
 
 def make_plan(
@@ -158,14 +185,35 @@ def make_plan(
     """
     plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
     resolver = _Resolver(plan, names, same_content, on_conflict)
-    resolver.ask(dict.fromkeys(candidate.append.name for candidate in candidates))
-    for candidate in candidates:
-        resolver.take(candidate)
+    wanted = dict(zip([append.name for _, append in candidates], candidates, strict=True))
+    resolver.ask(wanted)
+    if len(wanted) == len(candidates) and not resolver.known and _are_distinct(candidates):
+        # Nearly always: no two of one name, and none of a name that is taken.
+        resolver.accepted = wanted
+    else:
+        for candidate in candidates:
+            resolver.take(candidate)
     _assign_offsets(plan, resolver.accepted)
     plan.duplicates = [
         Move(candidate.claimed.name, candidate.append.sequence, name, 0, 0) for candidate, name in resolver.duplicates
     ]
     return plan
+
+
+def sequences_of(candidates: Iterable[Candidate]) -> list[tuple[ClaimedPair, list[int]]]:
+    """Return the sequence numbers of members by the pair that holds them."""
+    sequences: dict[str, tuple[ClaimedPair, list[int]]] = {}
+    for claimed, group in groupby(candidates, _claimed_of):
+        sequences.setdefault(claimed.name, (claimed, []))[1].extend([append.sequence for _, append in group])
+    return list(sequences.values())
+
+
+def _are_distinct(candidates: list[Candidate]) -> bool:
+    """Whether no two candidates are one member, from two pairs of its worker."""
+    by_worker: dict[tuple[str, str], list[int]] = {}
+    for claimed, sequences in sequences_of(candidates):
+        by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).extend(sequences)
+    return all(len(set(sequences)) == len(sequences) for sequences in by_worker.values())
 
 
 class _Resolver:
@@ -288,33 +336,34 @@ def numbered(name: str, number: int) -> str:
 
 def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
     """Lay the members out one after the other; neighbours that need no new header become one range."""
-    position = plan.target_end
-    last: ClaimedPair | None = None
-    first_source = first_target = source_end = 0
-    # Under "last" a name moves to the candidate that came last: the order of the temp archives makes the ranges long.
-    for name, candidate in accepted.items():
-        claimed, append = candidate
-        length, source = append.length, append.offset
-        header = None
-        start = position
-        if name != append.name:
-            header = _header(candidate, name)
-            start += len(header)
-            source, length = append.data_offset, append.compressed_size
-        # Ranges follow each other without a gap where no header comes between them.
-        if header is not None or last is not claimed or source != source_end:
-            if last is not None:
-                plan.ranges.append(RangeCopy(last, first_source, first_target, source_end - first_source))
-            last, first_source, first_target = claimed, source, start
-        placed = Placement(candidate, name, position, start + length - position, header)
-        plan.placements.append(placed)
-        if header is not None:
-            plan.renamed.append(placed)
-        source_end = source + length
-        position = start + length
-    if last is not None:
-        plan.ranges.append(RangeCopy(last, first_source, first_target, source_end - first_source))
-    plan.target_end = position
+    candidates, names = list(accepted.values()), tuple(accepted)
+    claimed, appends = _transposed(candidates, Candidate)
+    fields: Any = Append._make(_transposed(appends, Append))
+    sources, lengths = list(fields.offset), list(fields.length)
+    source_ends = list(map(add, sources, lengths))
+    headers: dict[int, bytes] = {}
+    for number in () if names == fields.name else compress(range(len(names)), map(ne, names, fields.name)):
+        headers[number] = header = _header(candidates[number], names[number])
+        append = appends[number]
+        sources[number], lengths[number] = append.data_offset, len(header) + append.compressed_size
+    starts = list(accumulate(lengths, initial=plan.target_end))
+    plan.target_end = starts.pop()
+    new_headers = map(headers.get, range(len(names))) if headers else [None] * len(names)
+    plan.placements = list(map(_new_placement, zip(candidates, names, starts, lengths, new_headers, strict=True)))
+    plan.renamed = [plan.placements[number] for number in headers]
+    # Ranges follow each other without a gap where no header comes between them. Under "last" a name moves to the
+    # candidate that came last: the order of the temp archives makes the ranges long.
+    is_other = map(or_, map(is_not, claimed[1:], claimed), map(ne, sources[1:], source_ends))
+    firsts = sorted({*range(min(1, len(names))), *headers, *compress(count(1), is_other)})
+    for first, end in zip(firsts, [*firsts[1:], len(names)], strict=False):
+        source = sources[first]
+        target = starts[first] + len(headers.get(first, b""))
+        plan.ranges.append(RangeCopy(claimed[first], source, target, source_ends[end - 1] - source))
+
+
+def _transposed(values: Sequence[tuple[Any, ...]], kind: type[Any]) -> tuple[tuple[Any, ...], ...]:
+    """Return one tuple for each field of many values: loops over them run in C."""
+    return tuple(zip(*values, strict=True)) if values else ((),) * len(kind._fields)
 
 
 def _header(candidate: Candidate, name: str) -> bytes:

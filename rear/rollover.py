@@ -41,6 +41,8 @@ class Cap:
 
     def fitting(self, candidates: list[Candidate], directory: Directory | None) -> int:
         """Return how many of the candidates, from the first on, an archive can take."""
+        if self.size_bytes is None and self.members is None:
+            return len(candidates)
         size = directory.archive_length if directory else _END_BYTES
         members = directory.entries if directory else 0
         for number, (_, append) in enumerate(candidates):

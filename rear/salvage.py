@@ -9,23 +9,24 @@ no record covers are scanned for members, which their own extra fields place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from rear.check import why_bad
+from rear.check import find_suspects, why_bad
 from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
-from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
+from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
 from rear.journal import Journal
 from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
+from rear.pace import Pace
 from rear.parallel import Parallel
-from rear.plan import Candidate
+from rear.plan import Candidate, candidates_of
 from rear.reconstruction import Remains, find_unjournaled
 from rear.records import Append
 from rear.rescue import Rescue
@@ -72,7 +73,8 @@ class Salvage:
         self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
-        self._candidates: dict[OriginKey, ClaimedPair] = {}
+        #: By host and worker, and by sequence number.
+        self._candidates: dict[tuple[str, str], dict[int, ClaimedPair]] = {}
         self._second_copies: list[tuple[ClaimedPair, int]] = []
         #: Of members, by archive and origin: looked for, still to be looked for, and found in an index.
         self._looked_up: set[tuple[str, OriginKey]] = set()
@@ -88,8 +90,8 @@ class Salvage:
         for rescue in self._rescues:
             rescue.close()
 
-    def check(self, claimed: ClaimedPair) -> Iterator[Candidate | Event]:
-        """Yield the whole members of a pair, and what happened to others."""
+    def check(self, claimed: ClaimedPair) -> Iterator[list[Candidate] | Event]:
+        """Yield the whole members of a pair, many together, and what happened to others."""
         try:
             with ExitStack() as stack:
                 descriptor = self._open(claimed, stack)
@@ -117,25 +119,18 @@ class Salvage:
             return None
         return stack.enter_context(opened(path, self._storage))
 
-    def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[Candidate | Event]:
+    def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[list[Candidate] | Event]:
         pending = claimed.journal.pending()
         yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
-        bad: list[tuple[Append, str]] = []
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
-        window = None
-        if descriptor is not None:
-            window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
-        for append in self._without_second_copies(claimed, pending):
-            reason = self._why_bad(claimed, append, descriptor, window)
-            if reason is None:
-                self._candidates[_key(claimed, append)] = claimed
-                yield Candidate(claimed, append)
-                if append.sequence in given_up:
-                    reason = "it was told of as lost; its worker came back and wrote it again"
-                    yield Recovered(append.archive, append.name, str(claimed.pair), reason)
-            else:
-                bad.append((append, reason))
+        good, bad = yield from self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
+        self._take(claimed, good)
+        yield candidates_of(claimed, good)
+        for append in good:
+            if append.sequence in given_up:
+                reason = "it was told of as lost; its worker came back and wrote it again"
+                yield Recovered(append.archive, append.name, str(claimed.pair), reason)
         if not bad:
             return
         # To be taken over makes the temp archive go missing as well.
@@ -147,6 +142,35 @@ class Salvage:
         for append, reason in bad:
             if append.sequence not in elsewhere:
                 yield from self._rescue_or_put_away(claimed, append, reason, descriptor, rescue)
+
+    def _divide(
+        self, claimed: ClaimedPair, appends: list[Append], descriptor: int | None
+    ) -> Generator[Event, None, tuple[list[Append], list[tuple[Append, str]]]]:
+        """Return the members that are whole, and the others with what is wrong with them; yield how far that is."""
+        if descriptor is None:
+            return [], [(append, "its temp archive is missing") for append in appends]
+        suspects = appends
+        if not self._reads_data(claimed):
+            suspects = find_suspects(descriptor, appends, claimed.opened, storage=self._storage)
+        bad = {}
+        window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
+        pace = Pace()
+        for number, append in enumerate(suspects):
+            if pace.is_due():
+                yield Advanced("checking", str(claimed.pair), number, len(suspects))
+            reason = self._why_bad(claimed, append, descriptor, window)
+            if reason is not None:
+                bad[append.sequence] = append, reason
+        good = [append for append in appends if append.sequence not in bad] if bad else appends
+        return good, list(bad.values())
+
+    def _take(self, claimed: ClaimedPair, appends: list[Append]) -> None:
+        known = self._candidates.setdefault((claimed.pair.host, claimed.pair.worker), {})
+        known.update(dict.fromkeys([append.sequence for append in appends], claimed))
+
+    def _candidate(self, claimed: ClaimedPair, sequence: int) -> ClaimedPair | None:
+        """Return the pair that a member with the sequence number, of the worker of a pair, is to be merged from."""
+        return self._candidates.get((claimed.pair.host, claimed.pair.worker), {}).get(sequence)
 
     def _add_unjournaled(self, claimed: ClaimedPair, descriptor: int) -> Iterator[Event]:
         """Add the members that the journal does not name to what it says, and note what else there is."""
@@ -166,30 +190,28 @@ class Salvage:
 
     def _rescue_or_put_away(
         self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
-    ) -> Iterator[Candidate | Event]:
+    ) -> Iterator[list[Candidate] | Event]:
         try:
             check_archive(append.archive)
             check_name(append.name)
         except PathError:
             yield self._put_away(claimed, append, reason, descriptor)
             return
-        rescued = rescue.from_data(append, descriptor)
+        rescued, source = rescue.from_data(append, descriptor), None
         saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
         if rescued is None:
             from_source = rescue.from_source(append)
             if isinstance(from_source, str):
                 yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
                 return
-            rescued, saved_from = from_source, f"its source {append.source}"
-        self._candidates[_key(claimed, append)] = claimed
-        yield rescued
-        yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
+            rescued, source = from_source, append.source
+            saved_from = f"its source {source}"
+        self._take(claimed, [append])
+        yield [rescued]
+        told = f"{reason}; archived anew from {saved_from}"
+        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
 
-    def _why_bad(
-        self, claimed: ClaimedPair, append: Append, descriptor: int | None, window: Window | None
-    ) -> str | None:
-        if descriptor is None or window is None:
-            return "its temp archive is missing"
+    def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int, window: Window) -> str | None:
         if self._whole.get(append.sequence) is append:
             return None
         return why_bad(
@@ -212,7 +234,7 @@ class Salvage:
         suspects = _perhaps_second_copies(claimed, pending)
         if not suspects:
             return pending
-        seconds = {append.sequence for append in suspects if _key(claimed, append) in self._candidates}
+        seconds = {append.sequence for append in suspects if self._candidate(claimed, append.sequence)}
         self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
         merged = self._merged_already(claimed, suspects) - seconds
         self._claims.note(claimed, sorted(merged), target="by way of another temp archive", intent="")
@@ -222,8 +244,8 @@ class Salvage:
         """After the merges of the round: note those second copies whose first copy has arrived; the others stay."""
         arrived: dict[int, tuple[ClaimedPair, list[int]]] = {}
         for claimed, sequence in self._second_copies:
-            first = self._candidates[claimed.pair.host, claimed.pair.worker, sequence]
-            if sequence in first.journal.merged:
+            first = self._candidate(claimed, sequence)
+            if first is not None and sequence in first.journal.merged:
                 arrived.setdefault(id(claimed), (claimed, []))[1].append(sequence)
         for claimed, sequences in arrived.values():
             self._claims.note(claimed, sequences, target="by way of another temp archive", intent="")

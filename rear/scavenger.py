@@ -10,17 +10,19 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rear.claims import ClaimedPair, Claims, Orphan
+from rear.collector import uncollected
 from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
+    Advanced,
     Cleared,
     Damaged,
     Event,
@@ -32,15 +34,17 @@ from rear.events import (
     NothingYet,
     Planned,
     Refused,
+    RoundStarted,
     Started,
 )
-from rear.layout import Layout, is_directory
+from rear.layout import Layout, is_directory, is_safe_component
 from rear.leader import Leadership
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
+from rear.pace import Pace
 from rear.parallel import Parallel
-from rear.plan import Candidate, Conflict
+from rear.plan import Candidate, Conflict, by_archive
 from rear.preview import preview
 from rear.reconstruction import rebuild_by_zip, rebuild_journal
 from rear.records import Pair
@@ -265,7 +269,9 @@ class Scavenge:
         """Take over from leaders before, and bring their merges to an end."""
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
+            yield Advanced("flushing")
             self._ask_for_flush()
+        yield Advanced("recovering")
         self._claims.adopt()
         adopted: list[ClaimedPair] = []
         for item in self._claims.adopted():
@@ -279,16 +285,29 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        yield from self._work_off(itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting()))
+        waiting = len(self._adopted) + self._count_waiting()
+        items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
+        yield from uncollected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
 
-    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event]) -> Iterator[Event]:
+    def _count_waiting(self) -> int:
+        """Count the journals in the inbox, those of live workers too."""
+        inbox = self._layout.inbox
+        hosts = filter(is_safe_component, self._storage.names(inbox))
+        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
+
+    def _work_off(
+        self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
+    ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
-        members = 0
-        for item in items:
+        members, pace = 0, Pace()
+        yield Advanced("claiming", None, 0, waiting)
+        for number, item in enumerate(items):
+            if pace.is_due():
+                yield Advanced("claiming", None, number, max(waiting, number))
             if isinstance(item, Event):
                 yield item
                 continue
@@ -342,6 +361,8 @@ class Scavenge:
 
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
+        lengths = [append.length for claimed in batch for append in claimed.journal.pending()]
+        yield RoundStarted(len(batch), len(lengths), sum(lengths))
         salvage = Salvage(
             self._layout,
             self._claims,
@@ -353,18 +374,20 @@ class Scavenge:
         )
         with closing(salvage):
             yield from self._merge_round(batch, salvage)
+        yield Advanced("clearing", None, 0, len(batch))
         for claimed in batch:
             yield from self._clear(claimed, salvage)
 
     def _merge_round(self, batch: list[ClaimedPair], salvage: Salvage) -> Iterator[Event]:
-        by_archive: dict[str, list[Candidate]] = {}
+        candidates_of: dict[str, list[Candidate]] = {}
         for claimed in batch:
             for item in salvage.check(claimed):
-                if isinstance(item, Candidate):
-                    by_archive.setdefault(item.append.archive, []).append(item)
+                if isinstance(item, list):
+                    for archive, candidates in by_archive(item).items():
+                        candidates_of.setdefault(archive, []).extend(candidates)
                 else:
                     yield item
-        for archive, candidates in by_archive.items():
+        for archive, candidates in candidates_of.items():
             try:
                 yield from self._merge(archive, candidates)
             except NotLeaderError:

@@ -89,6 +89,7 @@ class Worker:
     ) -> None:
         self.layout = layout
         self.options = options
+        self._syncs_each = options.sync == "file"
         self._on_first_pair = on_first_pair
         self._storage = storage
         self._closed = False
@@ -133,7 +134,6 @@ class Worker:
         self,
         target: Target,
         payload: Payload,
-        *,
         mtime_ns: int,
         mode: int,
         source: str | None = None,
@@ -176,11 +176,14 @@ class Worker:
                     elif self._retained_bytes > _HURRY_BYTES and not self._hurries:
                         self._hurries = True
                         self._wake.set()
-                    must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
-                    if not must_wait:
-                        self._confirm(item)
-                    pair = self._pair
-                    if pair is not None and (
+                    must_wait = self._syncs_each or self._retained_bytes > RETAINED_LIMIT_BYTES
+                    pair = item.pair
+                    assert pair is not None
+                    # After a gap, prove that it is still ours before acknowledging.
+                    if not must_wait and pair.is_doubtful() and not pair.confirm():
+                        self._lose(pair)
+                        self._renew(None)
+                    if pair is self._pair and (
                         pair.length >= self.options.rotation_size or pair.directory_length >= DIRECTORY_LIMIT_BYTES
                     ):
                         self._roll_over("rotation")
@@ -448,14 +451,6 @@ class Worker:
                 warn("%s cannot be ended now: %s", pair.path, error)
                 self._failed.append(pair)
 
-    def _confirm(self, item: Item) -> None:
-        """After a gap longer than half the lease, prove that a member's pair is still ours before acknowledging it."""
-        pair = item.pair
-        assert pair is not None
-        if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
-            self._lose(pair)
-            self._renew(None)
-
     def _lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
         warn("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
@@ -525,7 +520,7 @@ class Worker:
                     self._renew(None)
             return
         with self._lock:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+            if pair.is_doubtful() and not pair.confirm():
                 self._lose(pair)
                 self._renew(None)
             self._prove(pair, items)
@@ -652,7 +647,7 @@ class Worker:
 
     def _beat(self, pair: PairWriter) -> None:
         try:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2:
+            if pair.is_doubtful():
                 owned = pair.confirm() and pair.beat()
             else:
                 owned = pair.beat()

@@ -205,6 +205,8 @@ def dos_time(mtime_ns: int) -> tuple[int, int]:
     return _dos_time_of_second(mtime_ns // 1_000_000_000)
 
 
+# Members that came together have the same seconds, and mktime looks for the zone's file each time.
+@lru_cache(maxsize=1024)
 def dos_to_ns(date: int, clock: int) -> int:
     """Return nanoseconds since the epoch of an MS-DOS date and time in local time; 0 when it is no date."""
     fields = (date >> 9) + 1980, date >> 5 & 15, date & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2, 0, 0, -1
@@ -380,7 +382,7 @@ def _checked_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
 def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     """Return cookie and mode from a local header that passes the checksum of rear's own field.
 
-    ``None`` when there is no such field, as with `decode_origin`, which may still find the rest of it wrong.
+    ``None`` when there is no such field, or what it says makes no sense: exactly where `decode_origin` has none.
 
     Args:
         header: the local header, whole, nothing after it.
@@ -389,7 +391,11 @@ def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     found = _checked_origin(header, extra_length)
     if found is None:
         return None
-    cookie, _, _, mode, *_ = _ORIGIN_FIXED.unpack_from(header, found[0])
+    start, end = found
+    cookie, _, _, mode, _, *lengths = _ORIGIN_FIXED.unpack_from(header, start)
+    # The texts fill the field to its end, unless there is metadata, which has to be read to know.
+    if start + _ORIGIN_FIXED.size + sum(lengths) != end and decode_origin(header) is None:
+        return None
     return cookie, mode
 
 

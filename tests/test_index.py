@@ -102,6 +102,26 @@ def test_rows_come_back_as_they_were(layout: Layout) -> None:
     }
 
 
+numbers = st.none() | st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from([0, 1, -1])
+naturals = st.integers(0, (1 << 63) - 1) | st.sampled_from([0, 1])
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    same=st.fixed_dictionaries({"source": st.sampled_from([None, "/a", "/ü"]), "mode": numbers, "size": naturals}),
+    varying=st.lists(st.fixed_dictionaries({"crc": naturals, "sequence": numbers, "mtime_ns": numbers}), min_size=1),
+    metadata=st.sampled_from([None, None, {"a": 1}]),
+)
+def test_what_is_the_same_in_all_rows_comes_back_as_well(
+    layout: Layout, same: dict[str, Any], varying: list[dict[str, Any]], metadata: dict[str, Any] | None
+) -> None:
+    rows = [make_row(f"{number}", number * 50, **same, **values) for number, values in enumerate(varying)]
+    rows.append(rows[-1]._replace(name="last", metadata=metadata))
+    index = Index(layout, ARCHIVE)
+    index.rebuild(rows, "f")
+    assert list(index.rows()) == rows
+
+
 def test_a_row_that_cannot_be_stored_changes_nothing(layout: Layout) -> None:
     index = Index.open(layout, ARCHIVE)
     assert index.publish(make_rows(0, 3), "f1", previous=None)

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rear import plan as plans
 from rear.claims import ClaimedPair
 from rear.directory import Directory
+from rear.intent import Move
 from rear.journal import Journal
 from rear.layout import NAME_LIMIT_BYTES
 from rear.plan import Candidate, Conflict, Existing, MergePlan, make_plan, numbered
@@ -202,3 +204,48 @@ def test_the_longest_names_are_cut_to_make_room(character: str, suffix: str) -> 
     assert len(new.encode()) <= NAME_LIMIT_BYTES
     assert "~12" in new
     assert new != name
+
+
+def described(plan: MergePlan) -> list[object]:
+    """Return all of a plan, with the names of the pairs instead of the pairs."""
+    return [
+        [(placed.candidate.claimed.name, placed.candidate.append, *placed[1:]) for placed in plan.placements],
+        [(one.claimed.name, *one[1:]) for one in plan.ranges],
+        [(one.candidate.append, *one[1:]) for one in plan.aside],
+        [placed.name for placed in plan.renamed],
+        plan.duplicates, plan.replaced, plan.target_end,
+    ]  # fmt: skip
+
+
+@given(files=files, taken=archives, on_conflict=policies)
+@settings(max_examples=200, deadline=None)
+def test_the_short_way_gives_the_same_plan(
+    files: list[File], taken: dict[str, tuple[int, None]], on_conflict: Conflict
+) -> None:
+    # Often no name occurs twice, so that nothing has to be resolved.
+    different = [file._replace(name=f"{file.name}{number}") for number, file in enumerate(files)]
+    for some in (files, different):
+        short = plan_of(some, Contents(dict(taken)), on_conflict)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plans, "_are_distinct", lambda candidates: False)
+            assert described(plan_of(some, Contents(dict(taken)), on_conflict)) == described(short)
+        assert short.moves() == sorted(
+            [
+                Move(
+                    placed.candidate.claimed.name, placed.candidate.append.sequence, placed.name, placed.target_start,
+                    placed.target_start + placed.target_length,
+                )
+                for placed in short.placements
+            ]
+            + short.duplicates
+        )  # fmt: skip
+        assert all(type(move) is Move for move in short.moves())
+
+
+def test_members_without_conflicts_are_not_resolved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Candidate] = []
+    monkeypatch.setattr(plans._Resolver, "take", lambda self, candidate: taken.append(candidate))
+    plan = plan_of([File(0, f"{number}", 1, (0,)) for number in range(100)], Contents({}), "rename")
+    assert len(plan.placements) == 100
+    assert len(plan.ranges) == 1
+    assert taken == []

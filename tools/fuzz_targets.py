@@ -89,6 +89,9 @@ def check_journal(data: bytes) -> None:
             skim_journal("journal", storage=storage)
         except FutureVersionError:
             return
+        one_by_one = parse_journal(read_lines(storage.descriptor, storage=storage), len(data))
+    assert journal.appends == one_by_one.appends
+    assert journal.damage == one_by_one.damage
     end = 0
     for damage in journal.damage:
         assert end <= damage.start

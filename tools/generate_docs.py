@@ -1,5 +1,4 @@
-"""Writes what follows from the code in docs/: errors.md, exit-statuses.md, problems.md, cli.md, man/rear.1, and the
-byte example in format.md.
+"""Writes what follows from the code in docs/: the pages named in `main`, the man page, and an example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -10,6 +9,7 @@ The result depends on the code alone: not on the width of the terminal, the loca
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 import sys
@@ -23,9 +23,10 @@ from typer.main import get_command
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
+from api_page import api_page
 from man_page import man_page
 
-from rear import errors, problems
+from rear import errors, events, jsonlines, problems, summary
 from rear.cli import statuses
 from rear.cli.app import app, scavenger_app
 
@@ -33,6 +34,11 @@ DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
 END: Final = "<!-- end: tools/format_example.py -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
+#: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
+_SNIPPETS: Final = {
+    "rear fsck --output": "exit 1",
+    "rear doctor": "skip, needs a second mount of the export",
+}
 #: Typer adds these two to every application.
 _FOREIGN_OPTIONS: Final = frozenset({"install_completion", "show_completion"})
 
@@ -68,8 +74,8 @@ def _classes(error: type[errors.RearError]) -> Iterator[type[errors.RearError]]:
         yield from _classes(child)
 
 
-def _docstring(error: type[errors.RearError]) -> str:
-    return _prose(inspect.getdoc(error) or "")
+def _docstring(documented: type) -> str:
+    return _prose(inspect.getdoc(documented) or "")
 
 
 def _prose(text: str) -> str:
@@ -150,6 +156,56 @@ def _code(kind: problems.ProblemKind) -> str:
     return f"**`{kind.code}`**" if kind.is_loss else f"`{kind.code}`"
 
 
+def json_page() -> str:
+    """Return json.md: every object that ``--json`` of scavenge, fsck and sweep prints."""
+    lines = [
+        _NOTE.format("rear/events.py, rear/jsonlines.py and rear/summary.py"), "# JSON\n",
+        "`rear scavenge`, `rear fsck` and `rear sweep` print with `--json` one object a line on standard output, in "
+        "ASCII, as things happen. The first one is of kind `schema`, then come events, the last one is of kind "
+        "`summary`. Every object has `kind` and `severity` (`info`; `warning`: look at it, nothing is lost; `loss`: "
+        "bytes are missing).\n",
+        f"This is version {events.SCHEMA_VERSION} of the schema. Kinds and fields are added without a new number, so "
+        "ignore those that you do not know; when one is removed, or means something else, the number grows. Bytes of "
+        "a name that are no UTF-8 are lone surrogates (`\\udc80` to `\\udcff`), as in Python.\n",
+        "```sh", "rear scavenge --json /nfs/base | jq -c 'select(.severity != \"info\")'", "```\n",
+    ]  # fmt: skip
+    framing: tuple[type[events.Event], ...] = (jsonlines.Schema, summary.Summary, jsonlines.Warned)
+    for kind in framing:
+        types = dict(_json_fields(kind))
+        lines += [
+            f"## {_kind_name(kind)}\n", f"{_docstring(kind).partition(' Attributes:')[0]}\n",
+            "| field | type | meaning |", "|---|---|---|",
+            *(f"| {field} | {types[field.strip('`')]} | {meaning} |" for field, meaning in _attributes(kind)), "",
+        ]  # fmt: skip
+    lines += [
+        "## Events\n",
+        "What each field means stands in [Format](format.md#events). Problems, of kind `problem`, have a page of "
+        "[their own](problems.md#fields).\n",
+        "| kind | severity | fields |", "|---|---|---|",
+    ]  # fmt: skip
+    # Dataclasses with slots are made twice.
+    for kind in {kind.__name__: kind for kind in events.Event.__subclasses__()}.values():
+        if kind.__module__ == events.__name__:
+            fields = ", ".join(f"`{field}`: {type_name}" for field, type_name in _json_fields(kind))
+            lines.append(f"| `{_kind_name(kind)}` | {kind.severity} | {fields} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind_name(kind: type[events.Event]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+_JSON_TYPES: Final = {
+    "str": "text", "Phase": "text", "int": "integer", "float": "number", "bool": "boolean", "None": "null",
+    "dict[str, int]": "object",
+}  # fmt: skip
+
+
+def _json_fields(kind: type) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(kind):
+        yield field.name, " or ".join(_JSON_TYPES[part] for part in str(field.type).split(" | "))
+
+
 def cli_page() -> str:
     """Return cli.md: every command, argument and option of the Typer application."""
     group: Any = get_command(app)
@@ -175,7 +231,11 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"```text\n{usage}\n```\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         example = paragraph.removeprefix("Example: ")
-        yield f"{_prose(paragraph)}\n" if example == paragraph else f"```sh\n{example}\n```\n"
+        if example == paragraph:
+            yield f"{_prose(paragraph)}\n"
+            continue
+        marks = [f"<!-- snippet: {mark} -->\n" for begin, mark in _SNIPPETS.items() if example.startswith(begin)]
+        yield f"{''.join(marks)}```sh\n{example}\n```\n"
     if arguments:
         yield from ("| argument | default | environment | meaning |", "|---|---|---|---|")
         for parameter in arguments:
@@ -196,7 +256,8 @@ def _options(command: Any) -> Iterator[str]:
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
-    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+    help_names = ", ".join(f"`{name}`" for name in command.context_settings.get("help_option_names", ("-h", "--help")))
+    yield f"| {help_names} |  |  | Show the help and exit. |"
 
 
 def _is_argument(parameter: Any) -> bool:
@@ -260,6 +321,8 @@ def main() -> int:
         "exit-statuses.md": statuses_page,
         "problems.md": problems_page,
         "cli.md": cli_page,
+        "json.md": json_page,
+        "api.md": api_page,
         "format.md": format_page,
         "man/rear.1": man_page,
     }

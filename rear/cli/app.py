@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rear.cli import cat, config, demo, doctor, fsck, get, ls, scavenge, status, sweep
+from rear.cli import adopt, cat, config, demo, doctor, find, fsck, get, index, ls, put, run, scavenge, status, sweep
 from rear.cli.grouping import GroupedCommands
 from rear.cli.outcome import reported
 
@@ -22,9 +22,15 @@ app = typer.Typer(
 )
 app.command(name="scavenge")(reported(scavenge.scavenge))
 app.command(name="sweep")(reported(sweep.sweep))
-app.command(name="ls")(reported(ls.ls))
+# -h is for sizes there, as in ls.
+app.command(name="ls", context_settings={"help_option_names": ["--help"]})(reported(ls.ls))
+app.command(name="find")(reported(find.find))
+app.command(name="adopt")(reported(adopt.adopt))
+app.command(name="put")(reported(put.put))
+app.command(name="run", context_settings={"allow_interspersed_args": False})(reported(run.run))
 app.command(name="cat")(reported(cat.cat))
 app.command(name="get")(reported(get.get))
+app.command(name="index")(reported(index.index))
 app.command(name="fsck")(reported(fsck.fsck))
 app.command(name="status")(reported(status.status))
 app.command(name="doctor")(reported(doctor.doctor))

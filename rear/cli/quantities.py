@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import typer
 
 from rear.errors import UsageError
@@ -14,6 +16,18 @@ def seconds(text: str) -> float:
         return parse_seconds(text)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def moment(text: str) -> datetime:
+    """Return a time such as ``2h`` (ago), ``2026-11-21`` or ``2026-11-21T08:30``; local unless it has an offset."""
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        pass
+    try:
+        return datetime.now() - timedelta(seconds=seconds(text))
+    except (typer.BadParameter, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no time: write 2h or 1d (ago), 2026-11-21 or 2026-11-21T08:30") from None
 
 
 def size_bytes(text: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,9 +13,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.outcome import ATTENTION
+from rear.cli.outcome import ATTENTION, note
 from rear.cli.quantities import seconds, size_bytes
 from rear.cli.stopping import StopRequest
+from rear.cli.styles import Json, Plain, Quiet, style_of
 
 Base = Annotated[
     str,
@@ -42,8 +42,6 @@ Every = Annotated[
     typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")]
 OnConflict = Annotated[
     Literal["rename", "first", "last"] | None,
     typer.Option(
@@ -80,6 +78,7 @@ def scavenge(
     flush_wait: FlushWait = "30s",
     every: Every = None,
     dry_run: DryRun = False,
+    plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,
     on_conflict: OnConflict = None,
@@ -103,7 +102,7 @@ def scavenge(
         "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
-    style = "json" if json else "quiet" if quiet else "plain"
+    style = style_of(plain=plain, json=json, quiet=quiet)
     executors = Executors(base, jobs, dask)
     if every is None:
         raise typer.Exit(_once(base, options, style, executors))
@@ -115,18 +114,19 @@ def scavenger(
     verify: Verify = None,
     flush: Flush = False,
     every: Every = None,
+    plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge what the workers wrote into the final archives: ``rear scavenge`` under its older name."""
-    scavenge(directory, verify=verify, flush=flush, every=every, json=json, quiet=quiet)
+    scavenge(directory, verify=verify, flush=flush, every=every, plain=plain, json=json, quiet=quiet)
 
 
 def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
     from rear.events import Event
-    from rear.tui import show
+    from rear.tui import follow
 
     def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
@@ -135,7 +135,11 @@ def _once(base: str, options: dict[str, Any], style: str, executors: Executors, 
                 return
 
     with executors.open() as executor, closing(rear.scavenge(base, executor=executor, **options)) as events:  # type: ignore[type-var]
-        return ATTENTION if show(until_stopped(events), style) else 0
+        progress = follow(
+            until_stopped(events), style,
+            command="scavenge", subject=base, dry_run=options["dry_run"], sums_up=stop is None,
+        )  # fmt: skip
+        return ATTENTION if progress.needs_attention else 0
 
 
 def _repeat(
@@ -149,8 +153,9 @@ def _repeat(
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask_to_stop)
     if until_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     worst = 0
@@ -159,8 +164,8 @@ def _repeat(
             worst = max(worst, _once(base, options, style, executors, stop))
         except NotLeaderError as error:
             # The other one may end before this one does.
-            if style == "plain":
-                print(f"rear: {error}", file=sys.stderr)
+            if style in ("live", "plain"):
+                note(str(error))
         stop.wait(pause_seconds)
     return worst
 

@@ -83,13 +83,13 @@ class _HostTable:
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for host in self._hosts:
-            cells: dict[str, str | Text] = {
+            cells: dict[str, RenderableType] = {
                 "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
                 "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
                 "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
                 "size": human_bytes(host.backlog.size_bytes),
             }  # fmt: skip
-            table.add_row(Text(shown(host.host)), *(cells[name] for name in names))
+            table.add_row(Text(shown(host.host)), *[cells[name] for name in names])
         yield table
 
 
