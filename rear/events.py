@@ -223,6 +223,19 @@ class JournalRebuilt(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Partial(Event):
+    """A file whose writer died before it closed it: what was flushed is a member, or, by policy, in lost+found."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    pair: str
+    size_bytes: int
+    reason: str
+    lost_and_found: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered(Event):
     """A member that journal or temp archive alone would have lost was saved; ``reason`` says from what.
 

@@ -108,7 +108,7 @@ class RearFs:
         self._open_files: dict[object, weakref.ref[MemberFile]] = {}
         self._written = WrittenNames()
         #: What each file is given, bound once.
-        self._finish, self._discard = self._archive, self._drop
+        self._finish, self._discard, self._flush = self._archive, self._drop, self._keep
         self._worker = Worker(self._layout, options, on_first_pair=lambda: _note_open(self), storage=storage)
 
     @property
@@ -162,8 +162,8 @@ class RearFs:
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         file = open_member(
-            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, encoding, errors,
-            newline,
+            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, self._flush,
+            encoding, errors, newline,
         )  # fmt: skip
         member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
@@ -192,14 +192,35 @@ class RearFs:
         ticket: _Ticket = file.ticket
         target, key, place, metadata = ticket
         try:
-            self._worker.append(target, file.payload(self._method), time.time_ns(), _FILE_MODE, None, metadata)
+            if file.parts is None or not self._finish_parts(file):
+                self._worker.append(target, file.payload(self._method), time.time_ns(), _FILE_MODE, None, metadata)
             self._written.add(key)
         finally:
             self._open_files.pop(place, None)
 
+    def _finish_parts(self, file: MemberFile) -> bool:
+        try:
+            finished: bool = file.parts.finish(file)
+        except OSError as error:
+            what = "this member is not complete; what was flushed of it is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
+        return finished
+
+    def _keep(self, file: MemberFile) -> None:
+        if file.parts is None:
+            target, _, _, metadata = file.ticket
+            file.parts = self._worker.open_parts(target, self._method, _FILE_MODE, metadata, file)
+        try:
+            file.parts.flush(file)
+        except OSError as error:
+            what = "this could not be flushed; what was flushed before is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
+
     def _drop(self, file: MemberFile) -> None:
         ticket: _Ticket = file.ticket
         self._open_files.pop(ticket[2], None)
+        if file.parts is not None:
+            file.parts.abort()
 
     def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
@@ -320,6 +341,11 @@ class RearFs:
 
     def __repr__(self) -> str:
         return f"<rear_fs {self.base!r}>"
+
+
+def _explain(error: OSError, path: str, what: str) -> OSError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(error.errno, f"{reason}: {what}", path)
 
 
 def _check_metadata(metadata: Metadata) -> Metadata:

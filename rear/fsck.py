@@ -38,6 +38,7 @@ from rear.events import (
     JournalRebuilt,
     Lost,
     NothingYet,
+    Partial,
     Recovered,
     Refused,
     RolledBack,
@@ -391,6 +392,11 @@ def problem_of(event: Event) -> Problem | None:
             return Problem("journal-damaged", event.pair, event.reason, "repaired", length=event.length)
         case Recovered():
             return Problem("member-recovered", event.archive, event.reason, "repaired", name=event.name)
+        case Partial():
+            return Problem(
+                "member-not-closed", event.archive, f"{event.reason} (in {event.pair})", "repaired",
+                name=event.name, lost_and_found=event.lost_and_found,
+            )  # fmt: skip
         case IndexRebuilt():
             code = "index-missing" if event.reason == "there was none" else "index-outdated"
             return Problem(code, event.archive, f"made again of {event.members:,} members", "repaired")

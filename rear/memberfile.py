@@ -1,6 +1,7 @@
 """The file object that ``rear_open`` returns: a whole member, kept in memory or in a local spool until it is closed.
 
-Nothing of it is in any archive before `MemberFile.close` has called ``finish``, and then all of it is. A text file is
+Nothing of it is in any archive before `MemberFile.close` has called ``finish``, and then all of it is; what
+`MemberFile.flush` has given to ``keep`` is in one even when its process dies. A text file is
 an `io.TextIOWrapper` around the binary one. After a fork the file belongs to the parent alone: the child can neither
 use it nor archive it, and leaves the spool as it is.
 """
@@ -14,16 +15,19 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 from weakref import ref
 
 from rear.errors import RearError, UsageError
 from rear.payload import Payload, open_spool, payload_of_bytes, payload_of_file
+from rear.storage import LOCAL
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _SPOOL_BUFFER_BYTES: Final = 1 << 16
+
+_T = TypeVar("_T")
 
 _nothing: Final = cast("Callable[[], None]", int)
 """Does nothing, without a line of Python: see `_EndedMemberFile`."""
@@ -88,6 +92,7 @@ def open_member(
     success_only: bool,
     finish: Callable[[MemberFile], None],
     discard: Callable[[MemberFile], None] | None = None,
+    keep: Callable[[MemberFile], None] | None = None,
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
@@ -101,6 +106,7 @@ def open_member(
         success_only: a ``with`` block that raises discards the file.
         finish: archives the file; called once, by the first `MemberFile.close`.
         discard: told instead when the file will not be archived.
+        keep: keeps what is written so far; called by `MemberFile.flush`.
         encoding: as for ``open()``.
         errors: as for ``open()``.
         newline: as for ``open()``.
@@ -111,12 +117,12 @@ def open_member(
     """
     parsed = _modes.get(mode) or parse_mode(mode)
     if parsed.binary and encoding is errors is newline is None:
-        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     if parsed.binary:
         for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
-    member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
+    member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     try:
         return TextMemberFile(member, encoding, errors, newline)
     except BaseException:
@@ -129,12 +135,16 @@ class MemberFile(io.BufferedIOBase):
 
     # Slots, because a dictionary for each file takes longer than all the rest of its making.
     __slots__ = (
-        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_process", "_readable", "_spool_size",
-        "_success_only", "_text", "mode", "name", "ticket",
+        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_is_quiet", "_keep", "_process",
+        "_readable", "_spool_size", "_success_only", "_text", "is_rewound", "mode", "name", "parts", "ticket",
     )  # fmt: skip
 
     #: What `finish` and `discard` want to know of it.
     ticket: Any
+    #: What `keep` has made of it; see `rear.parts`.
+    parts: Any
+    #: Whether it may have been changed where it was flushed.
+    is_rewound: bool
     #: The path that it was opened by, and the mode as it was given.
     name: str
     mode: str
@@ -148,6 +158,7 @@ class MemberFile(io.BufferedIOBase):
         success_only: bool,
         finish: Callable[[MemberFile], None],
         discard: Callable[[MemberFile], None] | None,
+        keep: Callable[[MemberFile], None] | None = None,
     ) -> None:
         self.name = path
         self.mode = mode
@@ -155,6 +166,11 @@ class MemberFile(io.BufferedIOBase):
         self._spool_size = spool_size
         self._success_only = success_only
         self._discard = discard
+        self._keep = keep
+        self.parts = None
+        self.is_rewound = False
+        #: Whether it is flushed by itself, not by its user.
+        self._is_quiet = False
         self._process = _process
         self._in_memory = True
         self._failure: OSError | None = None
@@ -237,6 +253,7 @@ class MemberFile(io.BufferedIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to a position, which may lie behind the end, and return it."""
         file = self._usable()
+        self.is_rewound = True
         if self._in_memory:
             # BytesIO takes a position before the start for the start.
             if whence == os.SEEK_CUR:
@@ -258,6 +275,7 @@ class MemberFile(io.BufferedIOBase):
     def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file with zeros to ``size`` bytes, by default where it is, and return the size."""
         file = self._usable()
+        self.is_rewound = True
         position = file.tell()
         if size is None:
             size = position
@@ -278,20 +296,44 @@ class MemberFile(io.BufferedIOBase):
             raise
 
     def flush(self) -> None:
-        """Do nothing that could be seen: the file is archived when it is closed."""
+        """Make what was written so far as safe as a closed file: if this process dies, it becomes a partial member.
+
+        Raises:
+            OSError: the local spool has failed, and the file will not be archived; or what ``keep`` raises, and the
+                file can be flushed again.
+        """
+        file = self._push()
+        if self._keep is None or self._is_quiet or file is _ENDED:
+            return
+        self._keep(self)
+        self.is_rewound = file.tell() < self.size
+
+    def _push(self) -> io.BytesIO | io.BufferedRandom:
+        """Write out what Python buffers of the spool."""
         file = self._usable()
         try:
             file.flush()
         except OSError as error:
             self._failure = error
             raise
+        return file
+
+    def read_at(self, start: int, length: int) -> bytes:
+        """Return a range of what was flushed or is pushed out, wherever the position is; any thread may ask."""
+        file = self._file
+        if file is None:
+            return b"".join(self._first)[start : start + length]
+        if isinstance(file, io.BytesIO):
+            # Not a view: another thread could not write while it lives.
+            return file.getvalue()[start : start + length]
+        return LOCAL.read(file.fileno(), length, start)
 
     @property
     def size(self) -> int:
         """Length of the file in bytes."""
         if self._in_memory:
             return self._size_in_memory()
-        self.flush()
+        self._push()
         return os.fstat(self._usable().fileno()).st_size
 
     def payload(self, method: int) -> Payload:
@@ -574,6 +616,29 @@ class TextMemberFile(io.TextIOWrapper):
             raise member._foreign()
         return super().write(text)
 
+    def tell(self) -> int:
+        """Return the position, as a number that `seek` understands."""
+        return self._quietly(super().tell)
+
+    def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position that `tell` returned, to the start or to the end."""
+        return self._quietly(lambda: super(TextMemberFile, self).seek(cookie, whence))
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut the file to ``size`` bytes, by default where it is, and return the size."""
+        return self._quietly(lambda: super(TextMemberFile, self).truncate(size))
+
+    def _quietly(self, call: Callable[[], _T]) -> _T:
+        """Call what flushes by the way: only a flush that the user asks for keeps what was written."""
+        member = self._member
+        if member is None:
+            return call()
+        try:
+            member._is_quiet = True
+            return call()
+        finally:
+            member._is_quiet = False
+
     def close(self) -> None:
         """Archive the file, the first time. When its last characters cannot be written, it is discarded.
 
@@ -585,7 +650,7 @@ class TextMemberFile(io.TextIOWrapper):
             return
         if member._process is _process and member._failure is None:
             try:
-                self.flush()
+                self._quietly(super().flush)
             except BaseException:
                 member.discard()
                 raise

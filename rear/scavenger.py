@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rear.claims import ClaimedPair, Claims, Orphan
+from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
 from rear.collector import uncollected
 from rear.config import load
 from rear.contents import open_target
@@ -37,6 +37,7 @@ from rear.events import (
     RoundStarted,
     Started,
 )
+from rear.joining import PartialPolicy
 from rear.layout import Layout, is_directory, is_safe_component
 from rear.leader import Leadership
 from rear.lease import Liveness
@@ -75,10 +76,13 @@ class ScavengeOptions:
     max_members: int | None = None
     assume_dead: Sequence[str] = ()
     executor: Executor | None = None
+    partial: PartialPolicy = "keep"
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
             raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        if self.partial not in ("keep", "drop"):
+            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
         Cap(self.max_size, self.max_members)
 
 
@@ -90,6 +94,7 @@ def scavenge(
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
     on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -109,6 +114,8 @@ def scavenge(
         flush_wait_seconds: how long to wait for them at most.
         on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
+        partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
+            flushed is a member, marked ``rear.partial`` in its metadata; ``"drop"``: it goes to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
         assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
@@ -128,7 +135,7 @@ def scavenge(
     options = options_for(
         layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
         dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
-        executor=executor, storage=storage,
+        executor=executor, partial=partial, storage=storage,
     )  # fmt: skip
     return _run(layout, options, storage)
 
@@ -138,6 +145,7 @@ def options_for(
     *,
     verify: bool | None = None,
     on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     storage: Storage = LOCAL,
@@ -149,7 +157,10 @@ def options_for(
         UsageError: an option has a value that cannot be used.
         OSError: the base's configuration is there and cannot be read.
     """
-    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    given = {
+        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
+        "max_members": max_members,
+    }  # fmt: skip
     settings = load(layout, "scavenger", given, storage=storage)
     return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
@@ -369,6 +380,7 @@ class Scavenge:
             self._lost_and_found,
             batch,
             read_all=self._options.verify,
+            partial=self._options.partial,
             parallel=self._parallel,
             storage=self._storage,
         )
@@ -455,5 +467,6 @@ class Scavenge:
 
     def _live_pairs(self) -> Iterator[str]:
         for item in self._claims.waiting(remember=False):
-            if isinstance(item, LeftAlone):
+            # A file that is still open is not asked for: its pair ends with it.
+            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
                 yield item.pair

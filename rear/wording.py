@@ -15,6 +15,7 @@ from rear.events import (
     Lost,
     Merged,
     NothingYet,
+    Partial,
     Planned,
     Recovered,
     Refused,
@@ -34,6 +35,7 @@ _LABELS: Final[dict[type[Event], str]] = {
     Renamed: "renamed",
     SetAside: "set aside",
     Torn: "torn",
+    Partial: "partial",
     Lost: "LOST",
     Damaged: "DAMAGED",
     JournalDamaged: "journal damaged",
@@ -150,6 +152,9 @@ def _describe_finding(event: Event) -> str:
                 f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: "
                 f"{event.reason}; kept as {event.lost_and_found}"
             )
+        case Partial():
+            kept = f", in {event.lost_and_found}" if event.lost_and_found else ""
+            return f"{event.archive}: {event.name} is partial: {event.reason}{kept}"
         case Lost():
             place = f"{event.pair} bytes {event.offset:,} to {event.offset + event.length:,}"
             return (

@@ -22,12 +22,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import TypeVar
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
 from rear.layout import Layout, Target
 from rear.lease import Process, this_process, worker_name
 from rear.messages import tell_error, warn
 from rear.pairwriter import Item, PairWriter, open_record
+from rear.parts import Content, Parts, PartsPair
 from rear.payload import Payload
 from rear.records import Metadata, Pair
 from rear.storage import LOCAL, Storage
@@ -44,6 +46,9 @@ _BEATS_A_LEASE = 4
 _JITTER = 0.25
 """By up to this part of it a temp archive ends before its `rotation_span`."""
 _LONGEST_WAIT_SECONDS = 3600.0
+
+
+_Pair = TypeVar("_Pair", bound=PairWriter)
 
 
 class WorkerOptions:
@@ -108,6 +113,8 @@ class Worker:
         self._retained: list[Item] = []
         self._retained_bytes = 0
         self._stable: list[Item] = []
+        #: Files that are flushed before they are closed; each has a pair of its own.
+        self._flushed: set[Parts] = set()
         self._answered_flushes: set[str] = set()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -121,9 +128,12 @@ class Worker:
     def forget_parent(self) -> None:
         """In a child of ``fork``: leave the parent's files alone and begin with nothing."""
         inherited = [pair for pair in (self._pair, *self._failed, *(pair for pair, _ in self._rolling)) if pair]
+        flushed = self._flushed
         self._begin()
         for pair in inherited:
             pair.release_after_fork()
+        for parts in flushed:
+            parts.leave_after_fork()
 
     @property
     def closed(self) -> bool:
@@ -201,6 +211,41 @@ class Worker:
             payload.close()
             raise
 
+    def open_parts(self, target: Target, method: int, mode: int, metadata: Metadata | None, content: Content) -> Parts:
+        """Return what keeps a file that is flushed before it is closed.
+
+        Args:
+            target: final archive and name.
+            method: compression method.
+            mode: ``st_mode`` of the file.
+            metadata: travels with the member.
+            content: the file; to be passed with each call, too.
+
+        Raises:
+            RearError: the worker is closed.
+        """
+        self._check_open(target)
+        parts = Parts(
+            target, method, mode, metadata, content,
+            new_pair=self._new_parts_pair, next_sequence=self._sequences.__next__, ended=self._flushed.discard,
+            uptime=self._storage.uptime, syncs_each=self.options.sync == "file",
+            sync_interval=self.options.sync_interval,
+            beat_seconds=self.options.lease_seconds / _BEATS_A_LEASE,
+        )  # fmt: skip
+        self._flushed.add(parts)
+        return parts
+
+    def _new_parts_pair(self) -> PartsPair:
+        if self._process is None or self._thread is None:
+            with self._lock:
+                pair = self._make_pair(PartsPair, None)
+                self._start_thread()
+        else:
+            # Without the lock: whoever has it may wait for the file, which the collector closes.
+            pair = self._make_pair(PartsPair, None)
+        self._wake.set()
+        return pair
+
     def sync(self) -> None:
         """Bring everything acknowledged so far to stable storage.
 
@@ -210,6 +255,8 @@ class Worker:
         thread = self._begin_alone()
         try:
             self._inside.add(thread)
+            for parts in list(self._flushed):
+                parts.sync()
             with self._sync_lock:
                 with self._lock:
                     last = max((item.sequence for item in self._retained), default=0)
@@ -251,6 +298,8 @@ class Worker:
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
+        for parts in list(self._flushed):
+            parts.leave()
         with self._sync_lock:
             try:
                 self._finish_rolling()
@@ -342,6 +391,9 @@ class Worker:
         self._renew(item)
 
     def _new_pair(self, repeats_from: int | None) -> PairWriter:
+        return self._make_pair(PairWriter, repeats_from)
+
+    def _make_pair(self, kind: type[_Pair], repeats_from: int | None) -> _Pair:
         if self._process is None:
             self._on_first_pair()
             process = this_process()
@@ -356,7 +408,7 @@ class Worker:
         )  # fmt: skip
         # Workers of a job begin together; from their second temp archive on they do not all come at once.
         self._pair_seconds = self.options.rotation_span * (1.0 - _JITTER * os.urandom(1)[0] / 256)
-        return PairWriter(self.layout, pair, opened, storage=self._storage)
+        return kind(self.layout, pair, opened, storage=self._storage)
 
     def _renew(self, item: Item | None) -> None:
         """Begin a new pair with all that has no place, and ``item``.
@@ -603,6 +655,8 @@ class Worker:
                 if pair is not None and now - max(beaten, pair.created) >= beat_seconds:
                     beaten = now
                     self._beat(pair)
+                for parts in list(self._flushed):
+                    parts.tend(now)
                 # An append of gigabytes holds the lock for long; beats must go on.
                 if not self._lock.acquire(timeout=min(beat_seconds / 2, _LONGEST_WAIT_SECONDS)):
                     self._wake.set()
@@ -632,7 +686,7 @@ class Worker:
     def _idle_seconds(
         self, pair: PairWriter | None, dirty: bool, beaten: float, synced: float, beat_seconds: float
     ) -> float | None:
-        due = []
+        due = [time for parts in list(self._flushed) if (time := parts.due) is not None]
         if dirty:
             due.append(synced + self.options.sync_interval)
         if pair is not None:

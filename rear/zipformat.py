@@ -239,12 +239,13 @@ def encode_metadata(metadata: dict[str, object] | None) -> bytes:
     return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def encode_local_header(member: Member, origin: Origin | None) -> bytes:
+def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool = False) -> bytes:
     """Return the complete local header of a member, without data descriptor (4.3.7).
 
     Args:
         member: name, method, CRC-32 and sizes, all known.
         origin: what rear's own field is to say; its source is left out where it does not fit.
+        is_open: CRC-32 and sizes are not known yet, as bit 3 says (4.4.4): nobody takes it for a whole member.
 
     Raises:
         ZipFormatError: the extra area would exceed 65,535 bytes.
@@ -268,6 +269,9 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
         local_constants(member.method, member.name.isascii(), bool(zip64)), dos,
         _SIZES.pack(member.crc, compressed_size, size, len(name)), extra_length.to_bytes(2, "little"),
     ))  # fmt: skip
+    if is_open:
+        flags = int.from_bytes(head[6:8], "little") | FLAG_DESCRIPTOR
+        head = b"".join((head[:6], flags.to_bytes(2, "little"), head[8:]))
     if not tail:
         return head + name + extra
     covered = b"".join((head, name, extra, tail))

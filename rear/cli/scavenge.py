@@ -49,6 +49,14 @@ OnConflict = Annotated[
         show_default="rename",
     ),
 ]
+OnPartial = Annotated[
+    Literal["keep", "drop"] | None,
+    typer.Option(
+        "--partial",
+        help="Files that were flushed, and whose writer died: keep what there is, or to lost+found.",
+        show_default="keep",
+    ),
+]
 MaxSize = Annotated[
     str | None,
     typer.Option(
@@ -82,6 +90,7 @@ def scavenge(
     json: Json = False,
     quiet: Quiet = False,
     on_conflict: OnConflict = None,
+    partial: OnPartial = None,
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
@@ -99,7 +108,7 @@ def scavenge(
     """
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
+        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = style_of(plain=plain, json=json, quiet=quiet)
