@@ -94,7 +94,7 @@ def scavenge(
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
     on_conflict: Conflict | None = None,
-    partial: PartialPolicy = "keep",
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -145,6 +145,7 @@ def options_for(
     *,
     verify: bool | None = None,
     on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     storage: Storage = LOCAL,
@@ -156,7 +157,10 @@ def options_for(
         UsageError: an option has a value that cannot be used.
         OSError: the base's configuration is there and cannot be read.
     """
-    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    given = {
+        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
+        "max_members": max_members,
+    }  # fmt: skip
     settings = load(layout, "scavenger", given, storage=storage)
     return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 

@@ -49,8 +49,9 @@ def put(
         list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
     ] = None,
     compression: Annotated[
-        str, typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.")
-    ] = "deflate",
+        str | None,
+        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
 ) -> None:
     """Archive files or standard input like a worker; when it ends with 0, all of it survives a loss of power.
