@@ -557,20 +557,26 @@ class SegmentWriter:
             raise IndexFormatError(f"a number of a row is over {INTEGER_LIMIT:,}") from error
 
     def _insert(self, rows: list[IndexRow]) -> None:
-        """Add rows, at least one. What is the same in all of them stands in the statement: that halves the time."""
+        """Add rows, at least one.
+
+        What is the same in all of them stands in the statement, and columns that are equal are given once: that halves
+        the time.
+        """
         columns = tuple(zip(*rows, strict=True))
         if not _need_no_conversion(columns):
             self._connection.executemany(_INSERT, map(_values, rows))
             return
-        parts, varying = [], []
+        parts: list[str] = []
+        varying: list[tuple[Any, ...]] = []
         for column in columns:
             first = column[0]
             is_number = type(first) is int and -INTEGER_LIMIT <= first <= INTEGER_LIMIT
             if (first is None or is_number) and column.count(first) == len(column):
                 parts.append("NULL" if first is None else str(first))
-            else:
-                parts.append("?")
+                continue
+            if column not in varying:
                 varying.append(column)
+            parts.append(f"?{varying.index(column) + 1}")
         self._connection.executemany(f"INSERT INTO members VALUES ({', '.join(parts)})", zip(*varying, strict=True))
 
     def absorb(self, path: Path, *, members: int) -> None:
