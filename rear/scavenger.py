@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rear.claims import ClaimedPair, Claims, Orphan
-from rear.collector import uncollected
+from rear.collector import seldom_collected
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
@@ -255,7 +255,7 @@ class Scavenge:
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from uncollected(self._work_off(items))
+        yield from seldom_collected(self._work_off(items))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")

@@ -40,7 +40,7 @@ BELOW_LIMIT: Final = 1_000
 """More segments below one another are damage; compaction keeps about ten."""
 #: Measured with 1M rows, half of 200,000 names found: IN lists of 500 0.65 s, a temporary table 1.1 s, 5,000 6.8 s.
 _NAMES_AT_ONCE: Final = 500
-_ROWS_AT_ONCE: Final = 5_000
+_ROWS_AT_ONCE: Final = 1_000
 _HEADER_BYTES: Final = 100
 #: The second: a message about a damaged file may quote bytes of it.
 _READ_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
