@@ -19,16 +19,24 @@ from rear.errors import RearError
 from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 
 if TYPE_CHECKING:
+    from rear.adoption import adopt
     from rear.daemon import scavengerd
     from rear.scavenger import scavenge
+    from rear.search import find
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
+    "RearError", "RearFs", "__version__", "adopt", "find", "rear_fs", "rear_open", "rear_pickup", "scavenge",
+    "scavengerd",
+    "sweep",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adopt":
+        from rear.adoption import adopt
+
+        return adopt
     if name == "scavenge":
         from rear.scavenger import scavenge
 
@@ -37,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from rear.daemon import scavengerd
 
         return scavengerd
+    if name == "find":
+        from rear.search import find
+
+        return find
     if name == "sweep":
         from rear.sweeper import sweep
 

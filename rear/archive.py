@@ -333,6 +333,7 @@ class _View(NamedTuple):
     path: str
     descriptor: int
     directory: Directory
+    fingerprint: str
     snapshot: IO[bytes] | None
 
 
@@ -349,9 +350,14 @@ def directory_of(path: StrPath, *, storage: Storage = LOCAL) -> Directory:
 
     Errors are those of `Archive.open`.
     """
+    return state_of(path, storage=storage)[0]
+
+
+def state_of(path: StrPath, *, storage: Storage = LOCAL) -> tuple[Directory, str]:
+    """Return where the directory of an archive is, and its fingerprint; otherwise like `directory_of`."""
     view = _consistent_view(path, storage, copy=False)
     storage.close(view.descriptor)
-    return view.directory
+    return view.directory, view.fingerprint
 
 
 def _consistent_view(given: StrPath, storage: Storage, *, copy: bool) -> _View:
@@ -398,6 +404,7 @@ def _try_view(
             raise FileNotFoundError(errno.ENOENT, "the first merge into this archive is under way", path)
         else:
             directory, source, start = merge.intent.old, merge.descriptor, merge.intent.tail_start
+        mark = fingerprint(source, directory, storage=storage, start=start)
         snapshot = _copy_tail(source, directory, start, storage) if copy else None
     except ZipFormatError as error:
         return None, NotAZipError(f"{path}: {error}")
@@ -408,7 +415,7 @@ def _try_view(
         if error.errno not in _CHANGED_ERRORS:
             raise
         return None, error
-    return _View(path, descriptor, directory, snapshot), None
+    return _View(path, descriptor, directory, mark, snapshot), None
 
 
 def _copy_tail(source: int, directory: Directory, start: int | None, storage: Storage) -> IO[bytes]:

@@ -21,12 +21,13 @@ from rear.archive import Archive
 from rear.bounds import member_end
 from rear.check import member_content, why_bad
 from rear.claims import ClaimedPair
-from rear.codecs import crc32, is_whole
+from rear.codecs import STORED, crc32, is_whole
 from rear.directory import Directory
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
 from rear.plan import Placement
 from rear.records import Append, Open
+from rear.soundness import sound_ends
 from rear.storage import Storage
 from rear.window import Window
 from rear.zipformat import CentralEntry, decode_local_header, local_header_length
@@ -34,6 +35,14 @@ from rear.zipformat import CentralEntry, decode_local_header, local_header_lengt
 SHARED_CHECK_BYTES = 64 << 20
 """From so many bytes on, or so many members, checks are done on the executor; for less, that would not be worth it."""
 SHARED_CHECK_MEMBERS = 20_000
+LOCAL_CHECK_SECONDS = 0.7
+"""Processes of this host have to start first, so they are not asked for what one alone does in about this time."""
+#: What one process takes for a member, for a stored byte and for a plain byte that has to be decoded.
+_MEMBER_SECONDS = 4e-6
+_STORED_BYTE_SECONDS = 0.3e-9
+_DECODED_BYTE_SECONDS = 0.9e-9
+#: Members that are smaller than this on the average are estimated without a look at each.
+_LOOKED_AT_BYTES = 64 << 10
 _TRAVELLING_BYTES = 2 << 20
 """About as much is sent with one task: records of members with much metadata are long."""
 
@@ -47,6 +56,30 @@ _Item = TypeVar("_Item")
 def is_much(size_bytes: int, members: int) -> bool:
     """Whether an executor is worthwhile for a check of so many bytes, of so many members."""
     return size_bytes >= SHARED_CHECK_BYTES or members >= SHARED_CHECK_MEMBERS
+
+
+def is_worth_sharing(archive: Archive, parallel: Parallel) -> bool:
+    """Whether an executor checks the members of an archive sooner than this process alone would."""
+    directory = archive.directory
+    if not parallel.has_executor or not is_much(directory.offset, directory.entries):
+        return False
+    return not parallel.is_local or _seconds_alone(archive) >= LOCAL_CHECK_SECONDS
+
+
+def _seconds_alone(archive: Archive) -> float:
+    """Estimate how long one process takes, once the file is in memory: memory gives stored bytes as fast to one."""
+    directory = archive.directory
+    seconds = directory.entries * _MEMBER_SECONDS
+    if directory.offset < directory.entries * _LOOKED_AT_BYTES:
+        return seconds + directory.offset * _DECODED_BYTE_SECONDS
+    try:
+        for entry in archive.entries():
+            is_stored = entry.method == STORED
+            seconds += entry.compressed_size * _STORED_BYTE_SECONDS if is_stored else entry.size * _DECODED_BYTE_SECONDS
+    except ZipFormatError:
+        # Who reads it for good tells of that.
+        return seconds
+    return seconds
 
 
 # ---- journaled members
@@ -306,7 +339,8 @@ def checked_entries(archive: Archive, parallel: Parallel) -> Iterator[tuple[Cent
 
 
 def _sizes_of_entry(entry: CentralEntry) -> tuple[int, int]:
-    return entry.compressed_size, len(entry.name_bytes) + len(entry.extra) + len(entry.comment)
+    read = entry.compressed_size if entry.method == STORED else max(entry.compressed_size, entry.size)
+    return read, len(entry.name_bytes) + len(entry.extra) + len(entry.comment)
 
 
 def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
@@ -318,7 +352,8 @@ def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
     descriptor = _open_same(task.path, task.inode, storage)
     # All that is asked of the directory is in the entries.
     with Archive(task.path, descriptor, task.directory, io.BytesIO(), storage) as archive:
-        return array("Q", (_end_if_right(archive, entry) for entry in task.entries))
+        ends = sound_ends(archive, task.entries, read_data=True, storage=storage)
+        return array("Q", (end or _end_if_right(archive, entry) for entry, end in ends))
 
 
 def _end_if_right(archive: Archive, entry: CentralEntry) -> int:

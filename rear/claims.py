@@ -24,6 +24,8 @@ from rear.records import Merged, Open, Pair
 from rear.storage import FRESH_SUFFIX, Storage
 
 RESCUE_SUFFIX = ".rescue"
+FILE_IS_OPEN = "its worker lives, and has not closed the file that it flushes"
+"""Why a pair is left alone that no request ends."""
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
 _MISSING = "its journal is missing"
@@ -233,7 +235,7 @@ class Claims:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
         if running is True:
-            return LeftAlone(str(pair), "its worker lives")
+            return LeftAlone(str(pair), "its worker lives" if journal.file is None else FILE_IS_OPEN)
         if running is False:
             return None
         unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")

@@ -87,6 +87,35 @@ def compressor(method: int) -> Compressor:
     raise UnsupportedError(f"rear does not write compression method {method} ({METHOD_NAMES.get(method, 'unknown')})")
 
 
+STREAM_ENDS: Final = {STORED: b"", DEFLATED: b"\x03\x00", ZSTANDARD: b"\x01\x00\x00"}
+"""What ends a stream that `PartCompressor` has begun, after any of its parts: an empty last block (RFC 1951, 3.2.3;
+RFC 8878, 3.1.1.2)."""
+
+
+class PartCompressor:
+    """Compresses a stream in parts, each of which ends at a byte and decodes as soon as those before it are there.
+
+    Args:
+        method: one of `STREAM_ENDS`.
+
+    Raises:
+        UnsupportedError: rear does not write this method.
+    """
+
+    def __init__(self, method: int) -> None:
+        self._stream: Any = None if method == STORED else compressor(method)
+        self._mode = isal_zlib.Z_SYNC_FLUSH
+        if method == ZSTANDARD:
+            self._mode = _zstandard().COMPRESSOBJ_FLUSH_BLOCK
+
+    def compress(self, data: bytes) -> bytes:
+        """Return the next part of the stream."""
+        if self._stream is None:
+            return data
+        part: bytes = self._stream.compress(data) + self._stream.flush(self._mode)
+        return part
+
+
 def decode(method: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the plain bytes of a member in pieces of at most about `PIECE_BYTES`, however far its data expands.
 

@@ -43,23 +43,26 @@ class scavengerd:
         base: StrPath,
         every: float = 60.0,
         *,
-        verify: bool = False,
-        on_conflict: str = "rename",
+        verify: bool | None = None,
+        on_conflict: str | None = None,
         max_size: int | None = None,
         max_members: int | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
         dask: str | None = None,
     ) -> None:
         if not every > 0:
             raise UsageError(f"every is {every!r}: it has to be a number of seconds greater than 0")
-        if jobs < 1:
+        if jobs is not None and jobs < 1:
             raise UsageError(f"jobs is {jobs!r}: it has to be a number of processes, 1 or more")
         self._base = os.path.abspath(base)
         self._every = every
-        self._options = ["--quiet", "--on-conflict", on_conflict]
-        self._options += ["--verify"] * verify
-        self._options += ["--jobs", str(jobs)]
-        for option, value in (("--max-size", max_size), ("--max-members", max_members), ("--dask", dask)):
+        self._options = ["--quiet"]
+        if verify is not None:
+            self._options.append("--verify" if verify else "--no-verify")
+        for option, value in (
+            ("--on-conflict", on_conflict), ("--max-size", max_size), ("--max-members", max_members),
+            ("--jobs", jobs), ("--dask", dask),
+        ):  # fmt: skip
             self._options += [] if value is None else [option, str(value)]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[bytes] = []

@@ -18,7 +18,6 @@ from rear.payload import Payload
 from rear.records import Append, Metadata, Open, Origin
 from rear.zipformat import (
     LIMIT_32,
-    LOCAL,
     Member,
     central_constants,
     encode_central_entry,
@@ -29,13 +28,13 @@ from rear.zipformat import (
 )
 
 #: As `encode_record` writes it; formatted as bytes it takes a third less time than as text.
-_APPEND: Final = (
-    b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,%b%b,"method":%d,'
-    b'"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,"mode":%d}'
-)
-_ARCHIVES_LIMIT: Final = 1_000
-_SIZES: Final = struct.Struct("<3I2H").pack  # 4.3.7, from the CRC-32 on
-_ORIGIN_NUMBERS: Final = struct.Struct("<QqI").pack
+_NUMBERS: Final = b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,"archive":'
+_MORE_NUMBERS: Final = b',"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,"mode":'
+_KINDS_LIMIT: Final = 1_000
+_HEAD: Final = struct.Struct("<10s4s3I2H").pack  # 4.3.7
+_ENTRY: Final = struct.Struct("<12s4s3IH12sI").pack  # 4.3.12
+_ORIGIN_NUMBERS: Final = struct.Struct("<QQqI")  # from the cookie to the mode
+_pack_numbers: Final = _ORIGIN_NUMBERS.pack
 _NUMBER: Final = struct.Struct("<I").pack
 
 
@@ -43,13 +42,16 @@ Encoded = tuple[bytes, bytes, bytes]
 """One member: its journal line, its local header and its directory entry."""
 
 
-class _Archive(NamedTuple):
-    """What is the same for all members of one final archive."""
+class _Kind(NamedTuple):
+    """What is the same for all members of one archive, method, mode and alphabet."""
 
-    line: bytes
+    record: bytes
+    local_head: bytes
     extra_length: int
     origin_head: bytes
     origin_tail: bytes
+    central_head: bytes
+    central_tail: bytes
 
 
 class Encoder:
@@ -61,10 +63,10 @@ class Encoder:
 
     def __init__(self, opened: Open) -> None:
         self._opened = opened
-        self._cookie = opened.cookie.to_bytes(8, "little")
+        self._cookie = opened.cookie
         self._second: int | None = None
         self._dos = self._timestamp = b""
-        self._archives: dict[str, _Archive] = {}
+        self._kinds: dict[tuple[str, int, int, bool], _Kind] = {}
 
     def encode(
         self,
@@ -84,20 +86,20 @@ class Encoder:
         """
         method, crc, compressed_size, size = payload.method, payload.crc, payload.compressed_size, payload.size
         archive, name = target
-        header = None
+        found = None
         if source is None and metadata is None and offset < LIMIT_32:
-            header = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
-        if header is None:
+            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+        if found is None:
             return self._encode_any(sequence, target, payload, offset, mtime_ns, mode, source, metadata)
-        record = _APPEND % (
-            sequence, size, offset, len(header) + compressed_size, self._archives[archive].line,
-            encode_basestring(name).encode(), method, crc, compressed_size, size, mtime_ns, mode,
+        header, encoded_name, kind = found
+        record = kind.record % (
+            sequence, size, offset, len(header) + compressed_size, encode_basestring(name).encode(), crc,
+            compressed_size, size, mtime_ns,
         )  # fmt: skip
-        # Times, CRC-32, sizes and length of the name stand in both headers, name and timestamp behind them.
-        first, second = central_constants(method, header[6:8] == b"\0\0", mode, len(self._timestamp))
-        end = LOCAL.size + int.from_bytes(header[26:28], "little") + len(self._timestamp)
-        entry = b"".join((first, header[10:28], second, _NUMBER(offset), header[30:end]))
-        return b"%08x %b\n" % (crc32(record), record), header, entry
+        entry = _ENTRY(
+            kind.central_head, self._dos, crc, compressed_size, size, len(encoded_name), kind.central_tail, offset
+        )
+        return b"%08x %b\n" % (crc32(record), record), header, entry + encoded_name + self._timestamp
 
     def header(self, append: Append) -> bytes:
         """Return the local header of a member of which the journal tells.
@@ -108,11 +110,10 @@ class Encoder:
         (
             sequence, source, _, _, _, _, archive, name, method, crc, compressed_size, size, mtime_ns, mode, metadata,
         ) = append  # fmt: skip
-        header = None
         if source is None and metadata is None:
-            header = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
-        if header is not None:
-            return header
+            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+            if found is not None:
+                return found[0]
         return encode_local_header(
             Member(name, method, crc, compressed_size, size, mtime_ns, mode),
             self._origin(sequence, archive, mtime_ns, mode, source, metadata),
@@ -121,23 +122,25 @@ class Encoder:
     def _header(
         self, sequence: int, archive: str, name: str, method: int, crc: int, compressed_size: int, size: int,
         mtime_ns: int, mode: int,
-    ) -> bytes | None:  # fmt: skip
-        """Return the local header of a member like most; ``None`` for one that takes the general way."""
+    ) -> tuple[bytes, bytes, _Kind] | None:  # fmt: skip
+        """Return the local header of a member like most, its name and its kind; ``None`` for a member that takes the
+        general way.
+        """
         if (
             size >= LIMIT_32
             or compressed_size >= LIMIT_32
             or (mtime_ns // 1_000_000_000 != self._second and not self._begin_second(mtime_ns))
         ):
             return None
-        same = self._archives.get(archive) or self._begin_archive(archive)
         encoded_name = name.encode()
         length = len(encoded_name)
-        head = b"".join((
-            local_constants(method, length == len(name)), self._dos,
-            _SIZES(crc, compressed_size, size, length, same.extra_length), encoded_name, self._timestamp,
-        ))  # fmt: skip
-        tail = b"".join((self._cookie, _ORIGIN_NUMBERS(sequence, mtime_ns, mode), same.origin_tail))
-        return b"".join((head, same.origin_head, _NUMBER(crc32(tail, crc32(head))), tail))
+        key = archive, method, mode, length == len(name)
+        kind = self._kinds.get(key) or self._begin_kind(*key)
+        _, local_head, extra_length, origin_head, origin_tail, _, _ = kind
+        head = _HEAD(local_head, self._dos, crc, compressed_size, size, length, extra_length)
+        head += encoded_name + self._timestamp
+        tail = _pack_numbers(self._cookie, sequence, mtime_ns, mode) + origin_tail
+        return head + origin_head + _NUMBER(crc32(tail, crc32(head))) + tail, encoded_name, kind
 
     def _begin_second(self, mtime_ns: int) -> bool:
         """Prepare for members of one second; false when the timestamp field cannot hold it."""
@@ -148,15 +151,20 @@ class Encoder:
         self._second, self._dos, self._timestamp = second, dos, timestamp
         return True
 
-    def _begin_archive(self, archive: str) -> _Archive:
-        if len(self._archives) >= _ARCHIVES_LIMIT:
-            self._archives.clear()
+    def _begin_kind(self, archive: str, method: int, mode: int, is_ascii: bool) -> _Kind:
+        if len(self._kinds) >= _KINDS_LIMIT:
+            self._kinds.clear()
         head, tail = origin_constants(archive, self._opened.host, self._opened.worker)
-        line = f'"archive":{encode_basestring(archive)},"name":'.encode()
-        covered = len(self._cookie) + struct.calcsize("<QqI") + len(tail)
-        extra_length = len(self._timestamp) + len(head) + 4 + covered
-        self._archives[archive] = same = _Archive(line, extra_length, head, tail)
-        return same
+        quoted = encode_basestring(archive).encode().replace(b"%", b"%%")
+        self._kinds[archive, method, mode, is_ascii] = kind = _Kind(
+            b'%b%b,"name":%%b,"method":%d%b%d}' % (_NUMBERS, quoted, method, _MORE_NUMBERS, mode),
+            local_constants(method, is_ascii),
+            len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail),
+            head,
+            tail,
+            *central_constants(method, is_ascii, mode, len(self._timestamp)),
+        )
+        return kind
 
     def _encode_any(
         self, sequence: int, target: Target, payload: Payload, offset: int, mtime_ns: int, mode: int,

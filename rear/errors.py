@@ -3,6 +3,7 @@
     RearError                      exit status 1
     ├── UsageError                 2   the caller asked for something that cannot be (also a ValueError)
     │   ├── PathError              2   a target path that names no archive, no member, or leaves the base
+    │   ├── ConfigError            2   a setting in the environment or in the base's config.toml makes no sense
     │   └── NoContextError         2   rear_open or rear_pickup outside any rear_fs (also a RuntimeError)
     ├── BaseError                  3   the base is missing, is a file, or may not be entered
     ├── FormatError                4   bytes on disk are not what their format promises
@@ -41,6 +42,10 @@ class UsageError(RearError, ValueError):
 
 class PathError(UsageError):
     """A target path names no archive, names no member, or would leave the base."""
+
+
+class ConfigError(UsageError):
+    """A setting in the environment or in ``.rear/config.toml`` has a value that cannot be used."""
 
 
 class NoContextError(UsageError, RuntimeError):

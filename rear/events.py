@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 Severity = Literal["info", "warning", "loss"]
+Phase = Literal[
+    "flushing", "recovering", "claiming", "checking", "planning", "copying", "syncing", "verifying", "indexing",
+    "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
+]  # fmt: skip
+
+SCHEMA_VERSION: Final = 1
+"""Of what ``--json`` prints. Kinds and fields are added without a new number; one that is removed, or means something
+else, needs one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,29 @@ class NothingYet(Event):
     """No worker has ever written to this base."""
 
     base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced(Event):
+    """Where the work is: at the begin of each phase, and a few times a second while it lasts.
+
+    ``subject`` is the final archive or the pair that it is at; ``done`` and ``total`` count what the phase goes
+    through, ``total`` being null where nobody knows.
+    """
+
+    phase: Phase
+    subject: str | None = None
+    done: int = 0
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted(Event):
+    """So many pairs, with so much to merge, are claimed, and are checked and merged now; then come the next ones."""
+
+    pairs: int
+    members: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +223,31 @@ class JournalRebuilt(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Partial(Event):
+    """A file whose writer died before it closed it: what was flushed is a member, or, by policy, in lost+found."""
+
+    severity: ClassVar[Severity] = "warning"
+    archive: str
+    name: str
+    pair: str
+    size_bytes: int
+    reason: str
+    lost_and_found: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered(Event):
-    """A member that journal or temp archive alone would have lost was saved; ``reason`` says from what."""
+    """A member that journal or temp archive alone would have lost was saved; ``reason`` says from what.
+
+    ``source`` is the file that it was archived anew from, if it was.
+    """
 
     severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     pair: str
     reason: str
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,3 +376,17 @@ class Swept(Event):
     pending: int
     left_alone: int
     refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted(Event):
+    """All that there is to say of one Zip that was to be adopted; ``is_salvaged``: it had no directory."""
+
+    source: str
+    archived: int
+    size_bytes: int
+    there_already: int
+    pending: int
+    refused: int
+    is_salvaged: bool
+    is_deleted: bool

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -35,16 +36,25 @@ class Extraction:
         folder: made with its parents if it does not exist; it alone may be reached through links.
         force: replace files that are there already.
         strip: leave out so many leading parts of the names; members with no more parts than that are skipped.
+        on_written: called with the number of bytes of each piece of a file's content that was written.
 
     Raises:
         OSError: the folder cannot be made or entered.
     """
 
-    def __init__(self, folder: StrPath, *, force: bool = False, strip: int = 0) -> None:
+    def __init__(
+        self,
+        folder: StrPath,
+        *,
+        force: bool = False,
+        strip: int = 0,
+        on_written: Callable[[int], object] | None = None,
+    ) -> None:
         os.makedirs(folder, exist_ok=True)
         self._root = os.open(folder, _DIRECTORY)
         self._force = force
         self._strip = strip
+        self._on_written = on_written
         self._parent: tuple[list[str], int] = ([], self._root)
         self._made: set[tuple[str, ...]] = set()
         self._directories: dict[tuple[str, ...], CentralEntry] = {}
@@ -162,6 +172,8 @@ class Extraction:
                 rest = memoryview(data)
                 while rest:
                     rest = rest[target.write(rest) :]
+                if self._on_written is not None:
+                    self._on_written(len(data))
             # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
             os.fchmod(descriptor, entry.mode & 0o777 or 0o666 & ~self._mask)
             mtime_ns = _mtime_ns(archive, entry)

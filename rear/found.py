@@ -74,6 +74,7 @@ class Run(NamedTuple):
         data: a piece of the file with all of their headers and data.
         rows: of each member, see `Row`.
         names: of each member, as bytes; without NUL.
+        has_extra: whether any of the headers has an extra field.
         modes: of members whose header passes the checksum of rear's own field, by its place in ``data``.
         end: first byte behind the last one, in the file.
         state: ``whole``, or ``unverified`` where data was not to be read.
@@ -84,6 +85,7 @@ class Run(NamedTuple):
     data: bytes
     rows: list[Row]
     names: list[bytes]
+    has_extra: bool
     modes: dict[int, int]
     end: int
     state: State
@@ -101,17 +103,13 @@ class Run(NamedTuple):
             text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
             header_bytes = data[at:start]
             origin = decode_origin(header_bytes) if at in modes else None
-            found = new(
+            yield new(
                 Found,
                 (
                     base + at, header, header_bytes, text, crc, compressed_size, size,
                     base + start + compressed_size, state, reason, size if is_read else 0, origin,
                 ),
             )  # fmt: skip
-            if origin is None and at in modes:
-                # The checksum is right: whoever wrote this meant it.
-                found = found._replace(state="unverified", reason="what its origin field says makes no sense")
-            yield found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 from rear import codecs
+from rear.config import load
 from rear.context import current, enter, entered, install_builtins, leave, remove_builtins
 from rear.errors import BaseError, RearError, UsageError
 from rear.layout import Layout, Target, split_target
@@ -32,12 +33,8 @@ METADATA_LIMIT_BYTES = 60 << 10
 _FILE_MODE = 0o100644
 
 
-class _Ticket(NamedTuple):
-    """What is known of a file that is being written."""
-
-    target: Target
-    key: int
-    metadata: Metadata | None
+_Ticket = tuple[Target, int, object, Metadata | None]
+"""What is known of a file that is being written: target, hash of it, where it stands among the open files, metadata."""
 
 
 class RearFs:
@@ -46,6 +43,9 @@ class RearFs:
     Use it as ``with rear_fs(base):`` or ``async with`` (asyncio and trio). Inside, `rear_open` and `rear_pickup` need
     no other argument; contexts nest, and threads started inside use the one that was current there. Nothing is made
     on disk before the first file is closed.
+
+    What is not given is set by the environment, by the base's ``.rear/config.toml``, or by default: see
+    ``rear config``.
 
     Args:
         base: directory on the shared file system; made when the first file is closed.
@@ -65,42 +65,50 @@ class RearFs:
 
     Raises:
         UsageError: an option has a value that cannot be used.
+        ConfigError: a setting of the environment or of the base's configuration has one.
         BaseError: the base is there, but is no directory.
+        OSError: the base's configuration is there and cannot be read.
     """
 
     def __init__(
         self,
         base: StrPath,
         *,
-        rotation_span: float = 300.0,
-        rotation_size: int = 1 << 30,
+        rotation_span: float | None = None,
+        rotation_size: int | None = None,
         success_only: bool = True,
-        compression: str = "deflate",
-        sync: str = "interval",
-        sync_interval: float = 1.0,
-        lease_seconds: float = 60.0,
-        spool_size: int = 8 << 20,
+        compression: str | None = None,
+        sync: str | None = None,
+        sync_interval: float | None = None,
+        lease_seconds: float | None = None,
+        spool_size: int | None = None,
         install_builtins: bool = False,
         storage: Storage = LOCAL,
     ) -> None:
-        options = WorkerOptions(rotation_span, rotation_size, sync, sync_interval, lease_seconds)
-        if spool_size < 0:
-            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
-        self._method = codecs.method_of(compression)
         if not os.fspath(base) or "\0" in os.fsdecode(base):
             raise UsageError(f"the base {base!r} is no path")
         self._layout = Layout(os.fsdecode(base))
         if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
             raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
+        given = {
+            "rotation_span": rotation_span, "rotation_size": rotation_size, "compression": compression, "sync": sync,
+            "sync_interval": sync_interval, "lease_seconds": lease_seconds, "spool_size": spool_size,
+        }  # fmt: skip
+        settings = load(self._layout, "worker", given, storage=storage)
+        self._spool_size: int = settings.pop("spool_size")
+        if self._spool_size < 0:
+            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
+        self._method = codecs.method_of(settings.pop("compression"))
+        options = WorkerOptions(**settings)
         self._success_only = success_only
-        self._spool_size = spool_size
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
-        #: By hash of their names: the files that are being written; and which names were.
-        self._being_written: dict[int, _Ticket] = {}
+        #: By hash of their names the files that are being written, the second one of a name by its own reference. Not
+        #: a WeakSet: that one cannot be listed while other threads open files.
+        self._open_files: dict[object, weakref.ref[MemberFile]] = {}
         self._written = WrittenNames()
-        #: By id. Not a WeakSet: that one cannot be listed while other threads open files.
-        self._open_files: dict[int, weakref.ref[MemberFile]] = {}
+        #: What each file is given, bound once.
+        self._finish, self._discard, self._flush = self._archive, self._drop, self._keep
         self._worker = Worker(self._layout, options, on_first_pair=lambda: _note_open(self), storage=storage)
 
     @property
@@ -142,53 +150,79 @@ class RearFs:
             FileExistsError: mode ``x``, and the name was written before, or is being written.
             RearError: this was closed.
         """
+        return self._open(path, mode, encoding, errors, newline, metadata)
+
+    def _open(
+        self, path: StrPath, mode: str, encoding: str | None, errors: str | None, newline: str | None,
+        metadata: Metadata | None,
+    ) -> IO[Any]:  # fmt: skip
+        # By position, here and below: passing names takes longer than what is done with them.
         target = split_target(path)
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         file = open_member(
-            os.fspath(path), mode, encoding=encoding, errors=errors, newline=newline, spool_size=self._spool_size,
-            success_only=self._success_only, finish=self._archive, discard=self._drop,
+            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, self._flush,
+            encoding, errors, newline,
         )  # fmt: skip
         member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
-        member.ticket = ticket = _Ticket(target, key, kept)
+        place: object = key
+        reference = weakref.ref(member)
         try:
             # One step, so that of two threads with mode x one alone gets the name. And it comes first: a file that is
             # finished stands among the written ones before it is taken from those that are being written.
-            is_first = self._being_written.setdefault(key, ticket) is ticket
-            if "x" in mode and not (is_first and key not in self._written):
+            if self._open_files.setdefault(key, reference) is not reference:
+                place = reference
+                self._open_files[place] = reference
+            ticket: _Ticket = target, key, place, kept
+            member.ticket = ticket
+            if "x" in mode and (place is reference or key in self._written):
                 raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
-            self._open_files[id(member)] = weakref.ref(member)
-            _note_open(self)
+            if self not in _open_systems:
+                _note_open(self)
         except BaseException:
-            self._open_files.pop(id(member), None)
-            self._no_longer_written(ticket)
+            if self._open_files.get(place) is reference:
+                del self._open_files[place]
             member.forget()
             raise
         return file  # type: ignore[return-value]
 
     def _archive(self, file: MemberFile) -> None:
-        self._open_files.pop(id(file), None)
         ticket: _Ticket = file.ticket
+        target, key, place, metadata = ticket
         try:
-            self._worker.append(
-                ticket.target, file.payload(self._method),
-                mtime_ns=time.time_ns(), mode=_FILE_MODE, metadata=ticket.metadata,
-            )  # fmt: skip
-            self._written.add(ticket.key)
+            if file.parts is None or not self._finish_parts(file):
+                self._worker.append(target, file.payload(self._method), time.time_ns(), _FILE_MODE, None, metadata)
+            self._written.add(key)
         finally:
-            self._no_longer_written(ticket)
+            self._open_files.pop(place, None)
+
+    def _finish_parts(self, file: MemberFile) -> bool:
+        try:
+            finished: bool = file.parts.finish(file)
+        except OSError as error:
+            what = "this member is not complete; what was flushed of it is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
+        return finished
+
+    def _keep(self, file: MemberFile) -> None:
+        if file.parts is None:
+            target, _, _, metadata = file.ticket
+            file.parts = self._worker.open_parts(target, self._method, _FILE_MODE, metadata, file)
+        try:
+            file.parts.flush(file)
+        except OSError as error:
+            what = "this could not be flushed; what was flushed before is kept"
+            raise _explain(error, f"{self.base}/{file.name}", what) from error
 
     def _drop(self, file: MemberFile) -> None:
-        self._open_files.pop(id(file), None)
-        self._no_longer_written(file.ticket)
+        ticket: _Ticket = file.ticket
+        self._open_files.pop(ticket[2], None)
+        if file.parts is not None:
+            file.parts.abort()
 
-    def _no_longer_written(self, ticket: _Ticket) -> None:
-        if self._being_written.get(ticket.key) is ticket:
-            del self._being_written[ticket.key]
-
-    def pickup(self, source: StrPath, path: StrPath) -> Pickup:
+    def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
 
@@ -199,20 +233,23 @@ class RearFs:
         Args:
             source: the file or directory; it need not exist before the block ends.
             path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
+            metadata: as for `open`, of each member.
+            keep: copy, and leave the source where it is.
 
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
+            UsageError: the metadata cannot be used.
 
         On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
         read.
         """
         target = split_target(path)
+        kept = None if metadata is None else _check_metadata(metadata)
 
-        def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None]) -> None:
+        def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
             member = Target(target.archive, file.name)
             self._worker.append(
-                member, payload,
-                mtime_ns=file.mtime_ns, mode=file.mode, source=file.path, on_stable=on_stable,
+                member, payload, file.mtime_ns, file.mode, file.path, kept, on_stable=on_stable
             )  # fmt: skip
             self._written.add(hash(member))
 
@@ -223,6 +260,7 @@ class RearFs:
             spool_size=self._spool_size,
             success_only=self._success_only,
             sink=sink,
+            keep=keep,
         )
 
     def sync(self) -> None:
@@ -305,6 +343,11 @@ class RearFs:
         return f"<rear_fs {self.base!r}>"
 
 
+def _explain(error: OSError, path: str, what: str) -> OSError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(error.errno, f"{reason}: {what}", path)
+
+
 def _check_metadata(metadata: Metadata) -> Metadata:
     if not isinstance(metadata, dict):
         raise UsageError(f"metadata is a {type(metadata).__name__}: it has to be a dict")
@@ -383,10 +426,10 @@ def rear_open(
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.open(path, mode, encoding=encoding, errors=errors, newline=newline, metadata=metadata)
+    return system._open(path, mode, encoding, errors, newline, metadata)
 
 
-def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
+def rear_pickup(source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
     """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see
     `RearFs.pickup`.
 
@@ -394,4 +437,4 @@ def rear_pickup(source: StrPath, path: StrPath) -> Pickup:
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.pickup(source, path)
+    return system.pickup(source, path, metadata=metadata, keep=keep)

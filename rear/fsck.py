@@ -28,6 +28,7 @@ from rear.errors import (
     UnsupportedError,
 )
 from rear.events import (
+    Advanced,
     Checked,
     Claimed,
     Damaged,
@@ -37,6 +38,7 @@ from rear.events import (
     JournalRebuilt,
     Lost,
     NothingYet,
+    Partial,
     Recovered,
     Refused,
     RolledBack,
@@ -44,7 +46,7 @@ from rear.events import (
     Torn,
 )
 from rear.index import Index, rows_of
-from rear.inspection import inspect
+from rear.inspection import inspect_steps
 from rear.intent import UNFINISHED_SUFFIX, read_intent
 from rear.layout import STATE, Layout, check_archive, is_directory
 from rear.leader import Leadership, is_led
@@ -55,7 +57,7 @@ from rear.problems import Outcome, Problem
 from rear.report import Report, report_refused
 from rear.restoration import Restoration
 from rear.scanner import Found, scan
-from rear.scavenger import Scavenge, ScavengeOptions, layout_of
+from rear.scavenger import Scavenge, layout_of, options_for
 from rear.storage import LOCAL, Storage, StrPath
 from rear.strays import find_strays
 
@@ -155,6 +157,7 @@ class _Check:
     def events(self) -> Iterator[Event]:
         """Check everything, and yield what is found and done."""
         if self._leadership is None:
+            yield Advanced("checking")
             yield from self._look_at_pairs()
             # What a scavenger is doing right now is no problem.
             outcome: Outcome = "noted" if is_led(self._layout, storage=self._storage) else "would repair"
@@ -163,14 +166,19 @@ class _Check:
             yield from self._check_archives()
         else:
             yield from self._settle_intents(self._leadership)
-            options = ScavengeOptions(verify=self._deep, executor=self._executor)
+            options = options_for(
+                self._layout, verify=self._deep or None, executor=self._executor, storage=self._storage
+            )
             scavenge = Scavenge(self._layout, options, self._leadership, self._liveness, self._storage)
             yield from self._as_problems(scavenge.recover())
             # An archive that is rebuilt now takes what waits for it.
             yield from self._check_archives()
             yield from self._as_problems(scavenge.merge())
-        for archive in self._final_archives():
+        archives = list(self._final_archives())
+        for number, archive in enumerate(archives):
+            yield Advanced("comparing", archive, number, len(archives))
             yield from self._guarded(archive, self._check_index(archive))
+        yield Advanced("tidying")
         yield from find_strays(self._layout, repair=self._leadership is not None, storage=self._storage)
 
     def _as_problems(self, events: Iterator[Event]) -> Iterator[Event]:
@@ -287,7 +295,9 @@ class _Check:
                 yield archive
 
     def _check_archives(self) -> Iterator[Event]:
-        for archive in self._final_archives():
+        archives = list(self._final_archives())
+        for number, archive in enumerate(archives):
+            yield Advanced("inspecting", archive, number, len(archives))
             self.archives += 1
             yield from self._guarded(archive, self._check_archive(archive))
 
@@ -295,12 +305,15 @@ class _Check:
         mendable = []
         path = self._layout.archive(archive)
         look_anew(path, storage=self._storage)
-        for problem in inspect(path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage):
-            if problem.outcome == "would repair":
-                mendable.append(problem)
+        for found in inspect_steps(
+            path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage
+        ):
+            if isinstance(found, Problem) and found.outcome == "would repair":
+                mendable.append(found)
             else:
-                yield problem
+                yield found
         if mendable and self._leadership is not None:
+            yield Advanced("rebuilding", archive)
             yield from self._restore(self._leadership, archive, mendable)
         else:
             yield from mendable
@@ -379,6 +392,11 @@ def problem_of(event: Event) -> Problem | None:
             return Problem("journal-damaged", event.pair, event.reason, "repaired", length=event.length)
         case Recovered():
             return Problem("member-recovered", event.archive, event.reason, "repaired", name=event.name)
+        case Partial():
+            return Problem(
+                "member-not-closed", event.archive, f"{event.reason} (in {event.pair})", "repaired",
+                name=event.name, lost_and_found=event.lost_and_found,
+            )  # fmt: skip
         case IndexRebuilt():
             code = "index-missing" if event.reason == "there was none" else "index-outdated"
             return Problem(code, event.archive, f"made again of {event.members:,} members", "repaired")

@@ -19,7 +19,7 @@ import errno
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -44,6 +44,7 @@ from rear.storage import LOCAL, Storage
 
 if TYPE_CHECKING:
     from rear.archive import Archive
+    from rear.zipformat import CentralEntry
 
 __all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "SourceKey", "rows_of"]
 
@@ -149,6 +150,17 @@ class Index:
         with stack:
             for reader in readers:
                 yield from reader.rows()
+
+    def select(self, condition: str, parameters: Sequence[str | int]) -> Iterator[IndexRow]:
+        """Yield the rows that fulfil an SQL condition on the columns of ``members``, in the order of `rows`.
+
+        Raises:
+            IndexFormatError, OSError: as `rows`.
+        """
+        stack, readers = self._read(self._open_all)
+        with stack:
+            for reader in readers:
+                yield from reader.select(condition, parameters)
 
     def _find(self, names: list[str]) -> dict[str, IndexRow]:
         found: dict[str, IndexRow] = {}
@@ -404,13 +416,13 @@ class Index:
                 pass
 
 
-def rows_of(archive: Archive) -> Iterator[IndexRow]:
-    """Yield the rows of a whole archive, whoever made it, for `Index.rebuild`.
+def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> Iterator[IndexRow]:
+    """Yield the rows of a whole archive, whoever made it, for `Index.rebuild`; or those of some of its entries.
 
     Raises:
         ZipFormatError: its central directory is damaged.
     """
-    for entry in archive.entries():
+    for entry in archive.entries() if entries is None else entries:
         origin, end = None, None
         start = min(archive.directory.prefix + entry.offset, INTEGER_LIMIT)
         try:

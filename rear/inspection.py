@@ -17,11 +17,14 @@ from typing import Final
 from rear.archive import Archive, header_difference
 from rear.bounds import member_end
 from rear.check import raw_bytes
-from rear.checktasks import checked_entries, is_much
+from rear.checktasks import checked_entries, is_worth_sharing
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
-from rear.layout import check_name
+from rear.events import Advanced
+from rear.layout import check_name, is_plain_name
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
+from rear.soundness import sound_ends
 from rear.storage import LOCAL, Storage, StrPath
 from rear.zipformat import CentralEntry, LocalHeader, decode_local_header
 
@@ -57,8 +60,22 @@ def inspect(
         FutureVersionError: a newer rear merges into it.
         OSError: it cannot be read.
     """
+    for step in inspect_steps(target, deep=deep, subject=subject, parallel=parallel, storage=storage):
+        if isinstance(step, Problem):
+            yield step
+
+
+def inspect_steps(
+    target: StrPath | Archive,
+    *,
+    deep: bool = False,
+    subject: str | None = None,
+    parallel: Parallel | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:
+    """Do what `inspect` does, and say now and then how far it is."""
     if isinstance(target, Archive):
-        yield from _Inspection(target, subject or target.path, deep, parallel, storage).problems()
+        yield from _Inspection(target, subject or target.path, deep, parallel, storage).steps()
         return
     subject = subject or str(target)
     try:
@@ -70,7 +87,7 @@ def inspect(
         yield Problem(code, subject, _without(str(error), ": "), "left")
     else:
         with archive:
-            yield from _Inspection(archive, subject, deep, parallel, storage).problems()
+            yield from _Inspection(archive, subject, deep, parallel, storage).steps()
 
 
 def _without(text: str, separator: str) -> str:
@@ -108,17 +125,25 @@ class _Inspection:
         self._numbers = array("Q")
         self._names = SeenNames(archive.directory.entries)
 
-    def problems(self) -> Iterator[Problem]:
-        number = 0
+    def steps(self) -> Iterator[Problem | Advanced]:
+        number, pace = 0, Pace()
         budget = self._archive.directory.archive_length
         try:
             for number, (entry, end) in enumerate(self._entries()):
+                if pace.is_due():
+                    yield Advanced("reading", self._subject, number, self._archive.directory.entries)
+                found: Sequence[Problem] = ()
                 if end:
-                    found = self._note_range(number, entry, self._prefix + entry.offset, end)
+                    self._starts.append(self._prefix + entry.offset)
+                    self._ends.append(end)
+                    self._numbers.append(number)
                 else:
                     found = self._check_member(number, entry)
-                yield from found
-                yield from self._check_name(entry)
+                    yield from found
+                name = entry.name
+                self._names.add(name)
+                if not is_plain_name(name) or name[1:2] == ":":
+                    yield from self._check_name(entry, name)
                 if self._deep and not found:
                     # Members that overlap, which is told as such, must not have the same bytes read a million times.
                     budget -= entry.compressed_size
@@ -132,10 +157,10 @@ class _Inspection:
         yield from self._check_names_again(overlaps)
 
     def _entries(self) -> Iterator[tuple[CentralEntry, int]]:
-        """Yield all entries, each with where its member ends, if an executor has found that it is all right, or 0."""
-        if self._deep and self._parallel.has_executor and is_much(self._limit, self._archive.directory.entries):
+        """Yield all entries, each with where its member ends, if it was found that it is all right, or 0."""
+        if self._deep and is_worth_sharing(self._archive, self._parallel):
             return checked_entries(self._archive, self._parallel)
-        return ((entry, 0) for entry in self._archive.entries())
+        return sound_ends(self._archive, self._archive.entries(), read_data=self._deep, storage=self._storage)
 
     def _problem(
         self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
@@ -170,9 +195,7 @@ class _Inspection:
             return [self._about("member-overlap", entry, detail, "would repair")]
         return ()
 
-    def _check_name(self, entry: CentralEntry) -> Iterable[Problem]:
-        name = entry.name
-        self._names.add(name)
+    def _check_name(self, entry: CentralEntry, name: str) -> Iterable[Problem]:
         try:
             check_name(name)
         except PathError as error:

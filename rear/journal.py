@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from rear.appendlines import LARGEST, parse_appends
 from rear.codecs import crc32
 from rear.errors import FutureVersionError, JournalError
-from rear.records import Abort, Append, Beat, Close, Merged, Open, Record, is_metadata
+from rear.records import Abort, Append, Beat, Close, File, Merged, Open, Part, Record, is_metadata, partial_of
 from rear.storage import LOCAL, Storage, StrPath
 
 FORMAT_VERSION: Final = 1
@@ -35,7 +35,8 @@ _READ_BYTES: Final = 128 << 10
 _SKIM_BYTES: Final = 16 << 10
 _sequence: Final = itemgetter(Append._fields.index("sequence"))
 _KINDS: Final[dict[str, type[Any]]] = {
-    "open": Open, "append": Append, "abort": Abort, "beat": Beat, "close": Close, "merged": Merged,
+    "open": Open, "append": Append, "file": File, "part": Part, "abort": Abort, "beat": Beat, "close": Close,
+    "merged": Merged,
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
@@ -259,12 +260,17 @@ def _read_blocks(descriptor: int, storage: Storage, start: int) -> Iterator[tupl
 class Journal:
     """What one journal says, after all its records were read."""
 
-    __slots__ = ("aborted", "appends", "beats", "closed", "damage", "length", "merged", "opened", "torn")
+    __slots__ = (
+        "aborted", "appends", "beats", "closed", "damage", "file", "flushed", "length", "merged", "opened", "torn",
+    )  # fmt: skip
 
     def __init__(self, opened: Open | None = None) -> None:
         self.opened = opened
         self.closed: Close | None = None
         self.appends: dict[int, Append] = {}
+        self.file: File | None = None
+        #: The file as far as it was flushed; among ``appends`` until the record comes that it is complete.
+        self.flushed: Append | None = None
         self.aborted: set[int] = set()
         self.merged: dict[int, Merged] = {}
         self.beats = 0
@@ -290,6 +296,14 @@ class Journal:
             self.appends[record.sequence] = record
             return
         match record:
+            case Part() if self.file is not None:
+                self.flushed = self.appends[self.file.sequence] = partial_of(self.file, record)
+            case Part():
+                raise JournalError("a part of no file")
+            case File() if self.file is None:
+                self.file = record
+            case File():
+                raise JournalError("a second file record")
             case Beat():
                 self.beats = max(self.beats, record.number)
             case Abort():
@@ -335,7 +349,8 @@ def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
 
 
 def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
-    """Read only the first and the last records of a journal: who writes it, whether it is closed, and its length.
+    """Read only the first two and the last records of a journal: who writes it, whether it is of one file, whether it
+    is closed, and its length.
 
     Raises:
         FutureVersionError: a newer rear wrote it.
@@ -351,7 +366,9 @@ def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         tail = storage.read(descriptor, _SKIM_BYTES, start)
         start += tail.find(b"\n") + 1
         lines = read_lines(descriptor, storage=storage, start=start)
-        return parse_journal(itertools.chain([(0, head.partition(b"\n")[0], True)], lines))
+        first, _, rest = head.partition(b"\n")
+        second = rest.partition(b"\n")[0]
+        return parse_journal(itertools.chain([(0, first, True), (len(first) + 1, second, True)], lines))
     finally:
         storage.close(descriptor)
 

@@ -31,8 +31,10 @@ COMPONENT_LIMIT_BYTES = 240
 _BACKSLASH_OR_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 #: Names that need no closer look: no control character or backslash, no empty part, none that begins with a dot.
 _PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0-\[\]-~]*")
+_PLAIN_PART = re.compile(r"[!-\-0-\[\]-~][ -.0-\[\]-~]*")
 _PLAIN_NAME_LIMIT_BYTES = 4096
 _KNOWN_ARCHIVES_LIMIT = 1_000
+_KNOWN_FOLDERS_LIMIT = 2_000
 _ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
@@ -85,13 +87,15 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     Raises:
         PathError: no part ends in ``.zip``, nothing follows it, or the path cannot be kept; it says which.
     """
+    if type(path) is str:
+        folder, _, last = path.rpartition("/")
+        known = _known_folders.get(folder)
+        if known is not None and _is_plain_part(last) and len(path) <= _PLAIN_NAME_LIMIT_BYTES:
+            archive, prefix = known
+            return _new_tuple(Target, (archive, prefix + last))
     text = os.fspath(path)
     if not isinstance(text, str):
         raise PathError(f"{text!r} is not text")
-    end = text.find(".zip/") + 4
-    archive, name = text[:end], text[end + 1 :]
-    if archive in _known_archives and len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name):
-        return Target(archive, name)
     parts = check_relative_path(text)
     position = next((number for number, part in enumerate(parts) if _ARCHIVE_PART.search(part)), None)
     if position is None:
@@ -101,7 +105,32 @@ def split_target(path: str | os.PathLike[str]) -> Target:
         raise PathError(f"{_describe(text)} names an archive, but no member in it")
     check_archive(archive)
     _check_name_length(name)
+    if len(text) <= _PLAIN_NAME_LIMIT_BYTES:
+        if len(_known_folders) >= _KNOWN_FOLDERS_LIMIT:
+            _known_folders.clear()
+        last_length = len(parts[-1])
+        _known_folders[text[: -last_length - 1]] = archive, name[:-last_length]
     return Target(archive, name)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether there is nothing at all to be said about a name: most are of printable ASCII, and short."""
+    return len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name) is not None
+
+
+def split_into(into: str | os.PathLike[str]) -> Target:
+    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
+
+    Raises:
+        PathError: see `split_target`.
+    """
+    text = os.fspath(into).removesuffix("/")
+    *folders, last = text.lower().split("/")
+    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
+        check_archive(text)
+        return Target(text, "")
+    archive, name = split_target(text)
+    return Target(archive, f"{name}/")
 
 
 def check_name(name: str) -> None:
@@ -110,7 +139,7 @@ def check_name(name: str) -> None:
     Raises:
         PathError: see `check_relative_path`; or the name is longer than 65,535 bytes in UTF-8.
     """
-    if len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name):
+    if is_plain_name(name):
         return
     check_relative_path(name.removesuffix("/"))
     _check_name_length(name)
@@ -164,6 +193,11 @@ def check_archive(archive: str) -> None:
 
 _known_archives: set[str] = set()
 """Paths that `check_archive` has found right: many members go into few archives."""
+_known_folders: dict[str, tuple[str, str]] = {}
+"""Folders of targets that `split_target` has found right, with the archive and the beginning of the names in it."""
+_is_plain_part = _PLAIN_PART.fullmatch
+#: A named tuple's own way to make one takes twice as long.
+_new_tuple = tuple.__new__
 
 
 def host_folder(host: str) -> str:
@@ -209,6 +243,7 @@ class Layout:
         self.lock = self.state / "lock"
         self.terms = self.state / "terms"
         self.reports = self.state / "reports"
+        self.config = self.state / "config.toml"
 
     def archive(self, archive: str) -> Path:
         """Path of a final archive.

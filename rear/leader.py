@@ -9,14 +9,15 @@ claims gone, and archives on which it was working get a new inode.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rear.errors import JournalError, NotLeaderError
 from rear.journal import decode_line, encode_line
 from rear.layout import Layout
-from rear.lease import Liveness, Observations, decode_process, is_running, this_process
+from rear.lease import Liveness, Observations, Process, decode_process, is_running, this_process
 from rear.storage import LOCAL, Storage
 
 LEASE_SECONDS: Final = 60.0
@@ -123,9 +124,7 @@ class Leadership:
         observations = Observations(self._layout, storage=self._storage, topic="leader")
         unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
         observations.save()
-        lease = owner.get("lease_seconds")
-        if not isinstance(lease, (int, float)) or not 0 < lease <= _LEASE_LIMIT_SECONDS:
-            lease = LEASE_SECONDS
+        lease = _lease_seconds(owner)
         if unchanged < lease:
             raise NotLeaderError(
                 f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
@@ -220,17 +219,51 @@ class Leadership:
         self.release()
 
 
-def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:
-    """Whether a scavenger of this host leads a base now; of another host nobody can tell at a glance."""
+class Owner(NamedTuple):
+    """What the lock's record says of the leader."""
+
+    leader: str
+    process: Process
+    beat: str
+    lease_seconds: float
+    #: When its term began, by the clock of whoever keeps the file's times; for people.
+    since_ns: int | None
+
+
+def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
+    """Return who leads a base, or did when it died; ``None`` when nobody does.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
     try:
         descriptor = storage.open(layout.lock)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        owner = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
+        record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
     finally:
         storage.close(descriptor)
-    return owner is not None and is_running(decode_process(owner)) is True
+    if record is None:
+        return None
+    terms = sorted((int(name) for name in storage.names(layout.terms) if name.isdecimal()), reverse=True)
+    since_ns = None
+    with contextlib.suppress(OSError):
+        since_ns = os.stat(layout.terms / str(terms[0])).st_mtime_ns if terms else None
+    return Owner(
+        str(record["leader"]), decode_process(record), str(record.get("beat")), _lease_seconds(record), since_ns
+    )
+
+
+def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:
+    """Whether a scavenger of this host leads a base now; of another host nobody can tell at a glance."""
+    owner = read_owner(layout, storage=storage)
+    return owner is not None and is_running(owner.process) is True
+
+
+def _lease_seconds(owner: dict[str, Any]) -> float:
+    lease = owner.get("lease_seconds")
+    return lease if isinstance(lease, (int, float)) and 0 < lease <= _LEASE_LIMIT_SECONDS else LEASE_SECONDS
 
 
 def _decode_owner(data: bytes) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """The file object that ``rear_open`` returns: a whole member, kept in memory or in a local spool until it is closed.
 
-Nothing of it is in any archive before `MemberFile.close` has called ``finish``, and then all of it is. A text file is
+Nothing of it is in any archive before `MemberFile.close` has called ``finish``, and then all of it is; what
+`MemberFile.flush` has given to ``keep`` is in one even when its process dies. A text file is
 an `io.TextIOWrapper` around the binary one. After a fork the file belongs to the parent alone: the child can neither
 use it nor archive it, and leaves the spool as it is.
 """
@@ -14,16 +15,19 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 from weakref import ref
 
 from rear.errors import RearError, UsageError
 from rear.payload import Payload, open_spool, payload_of_bytes, payload_of_file
+from rear.storage import LOCAL
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _SPOOL_BUFFER_BYTES: Final = 1 << 16
+
+_T = TypeVar("_T")
 
 _nothing: Final = cast("Callable[[], None]", int)
 """Does nothing, without a line of Python: see `_EndedMemberFile`."""
@@ -37,7 +41,7 @@ _process = object()
 
 
 _beginning = threading.RLock()
-"""Held for the first write to a file, and while its buffer is made: threads that share a file must not lose a write."""
+"""Held while the buffer of a file is made: threads that share a file must not lose a write."""
 
 
 def _begin_process() -> None:
@@ -84,39 +88,41 @@ def parse_mode(mode: str) -> _Mode:
 def open_member(
     path: str,
     mode: str,
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
     spool_size: int,
     success_only: bool,
     finish: Callable[[MemberFile], None],
     discard: Callable[[MemberFile], None] | None = None,
+    keep: Callable[[MemberFile], None] | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
 ) -> MemberFile | TextMemberFile:
     """Return a new file for one member.
 
     Args:
         path: the target, as the file's ``name``.
         mode: ``w``, ``x``, ``w+``, ``x+``, with ``b`` or ``t``, as ``open()`` means them.
-        encoding: as for ``open()``.
-        errors: as for ``open()``.
-        newline: as for ``open()``.
         spool_size: up to this many bytes are held in memory, more in a local file without a name.
         success_only: a ``with`` block that raises discards the file.
         finish: archives the file; called once, by the first `MemberFile.close`.
         discard: told instead when the file will not be archived.
+        keep: keeps what is written so far; called by `MemberFile.flush`.
+        encoding: as for ``open()``.
+        errors: as for ``open()``.
+        newline: as for ``open()``.
 
     Raises:
         UsageError: the mode means nothing, or the options do not go with it.
         LookupError: no such encoding or error handler.
     """
     parsed = _modes.get(mode) or parse_mode(mode)
+    if parsed.binary and encoding is errors is newline is None:
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     if parsed.binary:
         for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
-        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
-    member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard)
+    member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     try:
         return TextMemberFile(member, encoding, errors, newline)
     except BaseException:
@@ -127,16 +133,21 @@ def open_member(
 class MemberFile(io.BufferedIOBase):
     """A member as a binary file; see `open_member`."""
 
-    # On the class as long as they are true, which is all the life of most files.
-    _in_memory = True
-    _failure: OSError | None = None
-    #: Made when it is needed: most files are written at once, and their bytes are ``_whole`` then.
-    _file: io.BytesIO | io.BufferedRandom | None = None
-    _whole = b""
+    # Slots, because a dictionary for each file takes longer than all the rest of its making.
+    __slots__ = (
+        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_is_quiet", "_keep", "_process",
+        "_readable", "_spool_size", "_success_only", "_text", "is_rewound", "mode", "name", "parts", "ticket",
+    )  # fmt: skip
+
     #: What `finish` and `discard` want to know of it.
-    ticket: Any = None
-    #: A text file around this one: it may hold characters that are not here yet.
-    _text: ref[TextMemberFile] | None = None
+    ticket: Any
+    #: What `keep` has made of it; see `rear.parts`.
+    parts: Any
+    #: Whether it may have been changed where it was flushed.
+    is_rewound: bool
+    #: The path that it was opened by, and the mode as it was given.
+    name: str
+    mode: str
 
     def __init__(
         self,
@@ -147,6 +158,7 @@ class MemberFile(io.BufferedIOBase):
         success_only: bool,
         finish: Callable[[MemberFile], None],
         discard: Callable[[MemberFile], None] | None,
+        keep: Callable[[MemberFile], None] | None = None,
     ) -> None:
         self.name = path
         self.mode = mode
@@ -154,8 +166,20 @@ class MemberFile(io.BufferedIOBase):
         self._spool_size = spool_size
         self._success_only = success_only
         self._discard = discard
+        self._keep = keep
+        self.parts = None
+        self.is_rewound = False
+        #: Whether it is flushed by itself, not by its user.
+        self._is_quiet = False
         self._process = _process
-        # Whoever takes this out of the dictionary, which only one thread can, ends the file.
+        self._in_memory = True
+        self._failure: OSError | None = None
+        #: Made when it is needed: most files are written at once, and their bytes are in ``_first`` then.
+        self._file: io.BytesIO | io.BufferedRandom | None = None
+        self._first: list[bytes] = []
+        #: A text file around this one: it may hold characters that are not here yet.
+        self._text: ref[TextMemberFile] | None = None
+        # The last one: without it there is nothing to end. Who deletes it, one thread alone, ends the file.
         self._finish = finish
 
     # -- the bytes
@@ -170,11 +194,13 @@ class MemberFile(io.BufferedIOBase):
             raise self._foreign()
         file = self._file
         if file is None:
-            with _beginning:
-                if self._file is None and type(data) is bytes and not self._whole and len(data) <= self._spool_size:
-                    self._whole = data
-                    return len(data)
-                file = self._usable()
+            if type(data) is bytes and not self._first and len(data) <= self._spool_size:
+                self._first.append(data)
+                if self._file is not None:
+                    # Another thread has just made the buffer, and may not have seen this.
+                    self._move_first(self._file)
+                return len(data)
+            file = self._usable()
         if self._in_memory:
             length = len(data) if type(data) is bytes else memoryview(data).nbytes
             if file.tell() + length <= self._spool_size:
@@ -227,6 +253,7 @@ class MemberFile(io.BufferedIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to a position, which may lie behind the end, and return it."""
         file = self._usable()
+        self.is_rewound = True
         if self._in_memory:
             # BytesIO takes a position before the start for the start.
             if whence == os.SEEK_CUR:
@@ -248,6 +275,7 @@ class MemberFile(io.BufferedIOBase):
     def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file with zeros to ``size`` bytes, by default where it is, and return the size."""
         file = self._usable()
+        self.is_rewound = True
         position = file.tell()
         if size is None:
             size = position
@@ -268,20 +296,44 @@ class MemberFile(io.BufferedIOBase):
             raise
 
     def flush(self) -> None:
-        """Do nothing that could be seen: the file is archived when it is closed."""
+        """Make what was written so far as safe as a closed file: if this process dies, it becomes a partial member.
+
+        Raises:
+            OSError: the local spool has failed, and the file will not be archived; or what ``keep`` raises, and the
+                file can be flushed again.
+        """
+        file = self._push()
+        if self._keep is None or self._is_quiet or file is _ENDED:
+            return
+        self._keep(self)
+        self.is_rewound = file.tell() < self.size
+
+    def _push(self) -> io.BytesIO | io.BufferedRandom:
+        """Write out what Python buffers of the spool."""
         file = self._usable()
         try:
             file.flush()
         except OSError as error:
             self._failure = error
             raise
+        return file
+
+    def read_at(self, start: int, length: int) -> bytes:
+        """Return a range of what was flushed or is pushed out, wherever the position is; any thread may ask."""
+        file = self._file
+        if file is None:
+            return b"".join(self._first)[start : start + length]
+        if isinstance(file, io.BytesIO):
+            # Not a view: another thread could not write while it lives.
+            return file.getvalue()[start : start + length]
+        return LOCAL.read(file.fileno(), length, start)
 
     @property
     def size(self) -> int:
         """Length of the file in bytes."""
         if self._in_memory:
             return self._size_in_memory()
-        self.flush()
+        self._push()
         return os.fstat(self._usable().fileno()).st_size
 
     def payload(self, method: int) -> Payload:
@@ -292,7 +344,8 @@ class MemberFile(io.BufferedIOBase):
         """
         file = self._file
         if file is None:
-            return payload_of_bytes(self._whole, method)
+            first = self._first
+            return payload_of_bytes(first[0] if len(first) == 1 else b"".join(first), method)
         if isinstance(file, io.BytesIO):
             return payload_of_bytes(file.getvalue(), method)
         return payload_of_file(file, self.size, method, self._spool_size)
@@ -339,7 +392,7 @@ class MemberFile(io.BufferedIOBase):
     @property
     def closed(self) -> bool:
         """Whether the file was closed or discarded."""
-        return "_finish" not in self.__dict__
+        return not hasattr(self, "_finish")
 
     def close(self) -> None:
         """Archive the file, the first time; in a forked child, only drop it.
@@ -356,8 +409,10 @@ class MemberFile(io.BufferedIOBase):
         if self._text is not None and (text := self._text()) is not None:
             text.close()
             return
-        finish = self.__dict__.pop("_finish", None)
-        if finish is None:
+        try:
+            finish = self._finish
+            del self._finish
+        except AttributeError:
             return
         try:
             if self._process is _process:
@@ -367,7 +422,7 @@ class MemberFile(io.BufferedIOBase):
 
     def discard(self) -> None:
         """Drop the file: it will not be archived. Does nothing once it is closed."""
-        if self.__dict__.pop("_finish", None) is None:
+        if not self._end():
             return
         try:
             if self._discard is not None and self._process is _process:
@@ -377,13 +432,14 @@ class MemberFile(io.BufferedIOBase):
 
     def forget(self) -> None:
         """Drop the file and tell no one."""
-        if self.__dict__.pop("_finish", None) is not None:
+        if self._end():
             self._drop()
 
     def __enter__(self) -> Self:
-        # Not the inherited one: it asks a property.
-        if "_finish" not in self.__dict__:
-            self._check_open()
+        # Not the inherited one, which asks a property: nearly always this is all.
+        if self._file is None:
+            return self
+        self._check_open()
         return self
 
     def __exit__(
@@ -396,7 +452,7 @@ class MemberFile(io.BufferedIOBase):
 
     def __del__(self) -> None:
         # The collector may come here before it comes to the text file, which closes this one in the right order.
-        if "_finish" in self.__dict__ and self._text is None:
+        if not self.closed and self._text is None:
             if self._process is _process:
                 _warn_unclosed(self, self.name, self.close)
             else:
@@ -412,10 +468,17 @@ class MemberFile(io.BufferedIOBase):
             with _beginning:
                 file = self._file
                 if file is None:
-                    file = _Memory(self._whole)
-                    file.seek(0, os.SEEK_END)
+                    file = _Memory(b"")
+                    self._move_first(file)
                     self._file = file
+                    # A thread that has just added something sees the buffer, or is seen here.
+                    self._move_first(file)
         return file
+
+    def _move_first(self, file: io.BytesIO | io.BufferedRandom) -> None:
+        with _beginning:
+            while self._first:
+                file.write(self._first.pop(0))
 
     def _reading(self) -> io.BytesIO | io.BufferedRandom:
         if not self._readable:
@@ -424,7 +487,7 @@ class MemberFile(io.BufferedIOBase):
         return self._usable()
 
     def _check_open(self) -> None:
-        if "_finish" not in self.__dict__ and self._file is _ENDED:
+        if self._file is _ENDED and self.closed:
             raise ValueError("I/O operation on closed file.")
 
     def _foreign(self) -> RearError:
@@ -437,7 +500,7 @@ class MemberFile(io.BufferedIOBase):
 
     def _size_in_memory(self) -> int:
         if self._file is None:
-            return len(self._whole)
+            return sum(map(len, self._first))
         with cast("io.BytesIO", self._file).getbuffer() as view:
             return len(view)
 
@@ -458,6 +521,14 @@ class MemberFile(io.BufferedIOBase):
         memory.close()
         return spool
 
+    def _end(self) -> bool:
+        """Whether this call is the one that ends the file."""
+        try:
+            del self._finish
+        except AttributeError:
+            return False
+        return True
+
     def _drop(self) -> None:
         file, self._file = self._file, _ENDED
         if not self._in_memory:
@@ -475,6 +546,8 @@ class _EndedMemberFile(MemberFile):
     The exception of a signal handler that is called in a ``__del__`` becomes a message on standard error: in a program
     that writes many files, now and then Ctrl-C would do nothing.
     """
+
+    __slots__ = ()
 
     closed = True
     __del__ = staticmethod(_nothing)
@@ -543,6 +616,29 @@ class TextMemberFile(io.TextIOWrapper):
             raise member._foreign()
         return super().write(text)
 
+    def tell(self) -> int:
+        """Return the position, as a number that `seek` understands."""
+        return self._quietly(super().tell)
+
+    def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position that `tell` returned, to the start or to the end."""
+        return self._quietly(lambda: super(TextMemberFile, self).seek(cookie, whence))
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut the file to ``size`` bytes, by default where it is, and return the size."""
+        return self._quietly(lambda: super(TextMemberFile, self).truncate(size))
+
+    def _quietly(self, call: Callable[[], _T]) -> _T:
+        """Call what flushes by the way: only a flush that the user asks for keeps what was written."""
+        member = self._member
+        if member is None:
+            return call()
+        try:
+            member._is_quiet = True
+            return call()
+        finally:
+            member._is_quiet = False
+
     def close(self) -> None:
         """Archive the file, the first time. When its last characters cannot be written, it is discarded.
 
@@ -554,7 +650,7 @@ class TextMemberFile(io.TextIOWrapper):
             return
         if member._process is _process and member._failure is None:
             try:
-                self.flush()
+                self._quietly(super().flush)
             except BaseException:
                 member.discard()
                 raise

@@ -28,7 +28,7 @@ from rear.contents import Comparison, IndexedNames, NoNames, Target, look_anew, 
 from rear.copytasks import Piece, copy_on_executor, new_permit
 from rear.directory import Directory
 from rear.errors import IndexFormatError, RearError, ZipFormatError
-from rear.events import Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
+from rear.events import Advanced, Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index import Index, IndexRow, rows_of
 from rear.intent import commit_intent, read_begin, write_intent
 from rear.journal import JournalWriter
@@ -102,6 +102,7 @@ class Merger:
         Raises:
             RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
         """
+        yield Advanced("planning", archive, 0, len(candidates))
         with self._current_target(archive) as (target, index):
             yield from self._bring_up_to_date(index, target)
             try:
@@ -214,13 +215,16 @@ class Merger:
                     stack.callback(self._storage.close, descriptor)
                     self._storage.sync_directory(intent_path.parent)
                 has_begun = True
+                yield Advanced("copying", plan.archive, 0, plan.size_bytes)
                 if permit is None:
                     yield from self._copy(plan, descriptor)
                 else:
                     yield from self._copy_shared(plan, descriptor, path, permit)
                 after = self._write_directory(plan, descriptor, writer)
+                yield Advanced("syncing", plan.archive)
                 self._storage.sync(descriptor)
                 if self._verify:
+                    yield Advanced("verifying", plan.archive)
                     self._verify_merged(plan, descriptor, path, is_shared=is_shared)
                 fingerprint = directories.fingerprint(descriptor, after, storage=self._storage)
             if target.descriptor is None:
@@ -241,6 +245,7 @@ class Merger:
         if target.descriptor is None:
             install(fresh_path(intent_path), target.path, storage=self._storage)
         yield Merged(plan.archive, len(plan.placements), plan.size_bytes, after.archive_length)
+        yield Advanced("indexing", plan.archive)
         self._publish(plan, index, before, fingerprint)
         self._note(plan.archive, [placed.candidate for placed in plan.placements], intent_path.stem)
         self._recovery.clear(intent_path)

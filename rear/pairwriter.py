@@ -90,7 +90,7 @@ class PairWriter:
         #: When it was certainly this process's own, on the clock that goes on during sleep; before the first system
         #: call.
         self._confirmed = self.created = storage.uptime()
-        self._opened = opened
+        self._half_lease_seconds = opened.lease_seconds / 2
         self._encoder = Encoder(opened)
         self._storage = storage
         self._directory = bytearray()
@@ -135,29 +135,28 @@ class PairWriter:
         if self._failure is not None:
             raise self._failure
         payload = item.payload
+        offset, members, directory_length = self.length, self.members, len(self._directory)
         line, header, entry = self._encoder.encode(
-            item.sequence, item.target, payload, self.length, item.mtime_ns, item.mode, item.source, item.metadata
+            item.sequence, item.target, payload, offset, item.mtime_ns, item.mode, item.source, item.metadata
         )
-        length = len(header) + payload.compressed_size
-        before = self.length, self.members, len(self._directory)
         try:
             with self._journal_lock:
                 self._journal.write(line)
             if payload.data is not None:
-                self._storage.write(self._descriptor, [header, payload.data], self.length)
+                self._storage.write(self._descriptor, [header, payload.data], offset)
             else:
                 self._write_chunks(header, payload)
             self._directory += entry
-            item.pair, item.offset = self, self.length
-            self.members += 1
-            self.length += length
+            item.pair, item.offset = self, offset
+            self.members = members + 1
+            self.length = offset + len(header) + payload.compressed_size
         except OSError:
             raise
         except BaseException:
             # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place.
             item.pair = None
-            self.length, self.members = before[:2]
-            del self._directory[before[2] :]
+            self.length, self.members = offset, members
+            del self._directory[directory_length:]
             try:
                 self.abort([item.sequence])
                 self._storage.truncate(self._descriptor, self.length)
@@ -229,15 +228,15 @@ class PairWriter:
         with self._journal_lock:
             self._journal.append(Beat(self._beats))
         self._journal.sync()
-        if self._storage.uptime() - self._confirmed > self._opened.lease_seconds / 2:
+        if self.is_doubtful():
             # Writes and syncs succeed on files that another host has taken: after a gap only a listing tells.
             return self.confirm()
         self._confirmed = begun
         return True
 
-    def seconds_since_confirmed(self) -> float:
-        """For how long nothing has shown that the pair is still this process's own."""
-        return self._storage.uptime() - self._confirmed
+    def is_doubtful(self) -> bool:
+        """Whether for more than half a lease nothing has shown that the pair is still this process's own."""
+        return self._storage.uptime() - self._confirmed > self._half_lease_seconds
 
     def confirm(self) -> bool:
         """Look whether the pair is still this process's own, and remember when it was."""

@@ -8,6 +8,7 @@ counts if it occurs here too: another host may have an older view of a file, les
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import threading
@@ -32,6 +33,8 @@ TASK_MEMBERS: Final = 5_000
 _FEWEST_IN_FLIGHT: Final = 4
 _MOST_IN_FLIGHT: Final = 64
 _WORKERS_ASSUMED: Final = 16
+#: What tasks need is imported while a process starts, and while the leader still plans.
+_TASK_MODULES: Final = ("rear.checktasks", "rear.copytasks")
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -195,6 +198,8 @@ def _begin_process() -> None:
     # Ctrl-C reaches all processes of a terminal; what becomes of the tasks is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for module in _TASK_MODULES:
+        importlib.import_module(module)
 
 
 def _end_with_parent() -> None:

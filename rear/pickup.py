@@ -34,9 +34,9 @@ class SourceFile(NamedTuple):
     mode: int
 
 
-Sink = Callable[[SourceFile, Payload, Callable[[], None]], None]
-"""Archives one file. The payload is the sink's from then on; the function is to be called, by any thread, when the
-bytes are proven on stable storage."""
+Sink = Callable[[SourceFile, Payload, Callable[[], None] | None], None]
+"""Archives one file. The payload is the sink's from then on; the function, if any, is to be called, by any thread, when
+the bytes are proven on stable storage."""
 
 
 def collect(source: str, name: str = "") -> list[SourceFile]:
@@ -119,16 +119,30 @@ class Pickup:
         spool_size: up to this many bytes of one file are held in memory.
         success_only: leave the source alone when the block raises.
         sink: archives one file.
+        keep: never remove the source.
+
+    Attributes:
+        archived: what is acknowledged so far.
 
     Raises:
         UsageError: ``source`` cannot be a path.
     """
 
     def __init__(
-        self, source: StrPath, name: str, *, method: int, spool_size: int, success_only: bool, sink: Sink
+        self,
+        source: StrPath,
+        name: str,
+        *,
+        method: int,
+        spool_size: int,
+        success_only: bool,
+        sink: Sink,
+        keep: bool = False,
     ) -> None:
         self.source = _absolute(source)
         self.name = name
+        self.archived: list[SourceFile] = []
+        self._keep = keep
         self._method = method
         self._spool_size = spool_size
         self._success_only = success_only
@@ -149,7 +163,8 @@ class Pickup:
             self.close()
 
     def close(self) -> None:
-        """Archive the source, the first time; in a forked child, do nothing. It is removed later, see `remove_source`.
+        """Archive the source, the first time; in a forked child, do nothing. It is removed later, see `remove_source`,
+        unless it is to be kept.
 
         Raises:
             SourceError: the source is missing, is or holds what cannot be archived, or changed while it was read.
@@ -163,27 +178,30 @@ class Pickup:
         if self._process != os.getpid():
             return
         files = collect(self.source, self.name)
-        removal = _Removal(len(files), _folders(self.source, files))
-        if not files:
+        removal = None if self._keep else _Removal(len(files), _folders(self.source, files))
+        if removal is not None and not files:
             removal.finish()
         for file in files:
-            self._archive(file, removal)
+            self.archived.append(self._archive(file, removal))
 
     def discard(self) -> None:
         """Leave the source alone. Does nothing once it is archived."""
         self._ended = True
 
-    def _archive(self, file: SourceFile, removal: _Removal) -> None:
+    def _archive(self, file: SourceFile, removal: _Removal | None) -> SourceFile:
+        payload: Payload
+        stamp: SourceStamp | None = None
         if stat.S_ISREG(file.mode):
             payload, stamp = payload_of_source(file.path, self._method, self._spool_size)
             # What was read counts, not what was there when the tree was listed.
             file = file._replace(mtime_ns=stamp.mtime_ns, mode=stamp.mode)
-            self._sink(file, payload, removal.expect(stamp))
         elif stat.S_ISLNK(file.mode):
             payload, stamp = _payload_of_link(file.path)
-            self._sink(file._replace(mtime_ns=stamp.mtime_ns), payload, removal.expect(stamp))
+            file = file._replace(mtime_ns=stamp.mtime_ns)
         else:
-            self._sink(file, payload_of_bytes(b"", STORED), removal.expect(None))
+            payload = payload_of_bytes(b"", STORED)
+        self._sink(file, payload, None if removal is None else removal.expect(stamp))
+        return file
 
     def __repr__(self) -> str:
         return f"<rear.Pickup source={self.source!r} name={self.name!r}{' ended' if self._ended else ''}>"

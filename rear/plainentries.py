@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from rear.codecs import DEFLATED, STORED
 from rear.found import Run
@@ -32,7 +32,14 @@ _TIME_BYTES: Final = len(_TIME) + 5
 _ORIGIN_IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
 
 
-def encode_plain_entries(run: Run) -> bytes | None:
+class PlainEntries(NamedTuple):
+    """The directory entries of a run, and where the last of them begins."""
+
+    data: bytes
+    last: int
+
+
+def encode_plain_entries(run: Run) -> PlainEntries | None:
     """Return the directory entries of a run, as if each member stayed where it is.
 
     ``None`` past 4 GiB, and where something in an extra field raises a question after all.
@@ -40,6 +47,8 @@ def encode_plain_entries(run: Run) -> bytes | None:
     base, data, rows = run.base, run.data, run.rows
     if run.end > LIMIT_32:
         return None
+    if not run.has_extra and b"/\0" not in b"\0".join((*run.names, b"")):
+        return _bare_entries(run)
     file = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
     folder = _MIDDLE + struct.pack("<I", new_attributes(b"/", None))
     pack, heads, modes, size = _ENTRY.pack, _HEADS, run.modes, LOCAL.size
@@ -58,7 +67,25 @@ def encode_plain_entries(run: Run) -> bytes | None:
             return None
         extra = extra[:_TIME_BYTES] if _is_own_extra(extra) else central_extra(extra)
         parts.append(pack(heads[data[at + 8]], data[at + 6 : at + 28], len(extra), tail, base + at) + name + extra)
-    return b"".join(parts)
+    return _joined(parts)
+
+
+def _bare_entries(run: Run) -> PlainEntries:
+    """Return the directory entries of files without any extra field: all of an entry is packed at once."""
+    base, data, rows, heads = run.base, run.data, run.rows, _HEADS
+    tail = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
+    packs = {length: struct.Struct(f"<8s22sH10sI{length}s").pack for length in {row[5] for row in rows}}
+    return _joined(
+        [
+            packs[length](heads[data[at + 8]], data[at + 6 : at + 28], 0, tail, base + at, name)
+            for (at, _, _, _, _, length), name in zip(rows, run.names, strict=True)
+        ]
+    )
+
+
+def _joined(entries: list[bytes]) -> PlainEntries:
+    data = b"".join(entries)
+    return PlainEntries(data, len(data) - len(entries[-1]))
 
 
 def _is_own_extra(extra: bytes) -> bool:

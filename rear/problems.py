@@ -139,6 +139,11 @@ _KINDS: Final = (
         "A member was being written when its worker died; it had not been acknowledged.",
         "Its bytes are kept in lost+found.",
     ),
+    ProblemKind(
+        "member-not-closed",
+        "A worker died before it closed a file that it had flushed.",
+        "What was flushed is a member, marked `rear.partial` in its metadata.",
+    ),
     # ---- a base
     ProblemKind(
         "unfinished-merge",

@@ -34,6 +34,7 @@ from rear.moving import (
 from rear.naming import Known, KnownMember, Names
 from rear.plainentries import moved_entries
 from rear.problems import Outcome, Problem
+from rear.readback import Written
 from rear.scanner import Found, recovered_content
 from rear.storage import COPY_CHUNK_BYTES, LOCAL, Storage
 from rear.survey import PlainRun, Survey
@@ -66,11 +67,11 @@ class KeepAside(Protocol):
 
 
 class Rebuilt(NamedTuple):
-    """What came of a rebuild: members of the new archive, damaged ones that are not in it, and its size."""
+    """What came of a rebuild: members of the new archive, damaged ones that are not in it, and what was written."""
 
     members: int
     damaged: int
-    size_bytes: int
+    written: Written
 
 
 def rebuild(
@@ -112,10 +113,10 @@ def rebuild(
         survey = Survey(descriptor, spool, plain_entries, storage)
         survey.run()
         if not len(survey) and not survey.damaged and survey.directory is None:
-            return Rebuilt(0, 0, 0)
+            return Rebuilt(0, 0, Written())
         writer = _Writer(survey, target, keep_aside, subject, known, item_prefix, entries)
         yield from writer.run()
-        return Rebuilt(writer.members, writer.damaged, writer.position)
+        return Rebuilt(writer.members, writer.damaged, writer.written)
 
 
 class _Writer:
@@ -137,6 +138,7 @@ class _Writer:
         self._item_prefix = item_prefix
         self._entries = entries
         self._range = (0, 0)
+        self.written = Written()
         self._skipped: set[int] = set()
 
     @property
@@ -295,9 +297,10 @@ class _Writer:
         start, end, target = survey.offsets[run.first], survey.ends[last], self._next_position()
         if target + end - start > LIMIT_32:
             return self._take_all(range(run.first, last + 1))
-        self._copy(start, end - start)
+        self._copy(start, end - start, run.crc)
         self.members += run.members
         if self._target is not None:
+            self.written.note_entries(run.entries_length, run.members, run.last_entry)
             self._entries.write(moved_entries(survey.plain_entries(run), run.members, target - start))
         return ()
 
@@ -344,8 +347,10 @@ class _Writer:
     def _next_position(self) -> int:
         return self.position + self._range[1]
 
-    def _copy(self, start: int, length: int) -> None:
+    def _copy(self, start: int, length: int, crc: int | None = None) -> None:
         """Copy a range of the old archive behind what is there already, together with its neighbours."""
+        if self._target is not None:
+            self.written.note_copy(start, length, crc)
         begin, so_far = self._range
         if so_far and begin + so_far == start:
             self._range = begin, so_far + length
@@ -365,13 +370,16 @@ class _Writer:
     def _write(self, data: bytes) -> None:
         self._flush()
         if self._target is not None:
+            self.written.note_bytes(data)
             self._storage.write(self._target, [data], self.position)
         self.position += len(data)
 
     def _add_entry(self, entry: CentralEntry, offset: int) -> None:
         self.members += 1
         if self._target is not None:
-            self._entries.write(encode_entry(entry, offset))
+            encoded = encode_entry(entry, offset)
+            self.written.note_entry(len(encoded))
+            self._entries.write(encoded)
 
     def _write_directory(self) -> None:
         offset = self.position

@@ -72,6 +72,48 @@ class Append(NamedTuple):
         return self.offset + self.length - self.compressed_size
 
 
+class File(NamedTuple):
+    """This pair holds one file alone, which is flushed before it is closed; its parts follow from ``offset`` on."""
+
+    sequence: int
+    #: The number that the file had in its first pair, when later ones have all of it again; see `Part`.
+    first_sequence: int
+    #: The pair counts instead of earlier ones of the file once it holds so many bytes of it.
+    repeated_size: int
+    archive: str
+    name: str
+    method: int
+    offset: int
+    mode: int
+    metadata: Metadata | None = None
+
+
+class Part(NamedTuple):
+    """A file was flushed: ``length`` bytes at ``offset`` of the temp archive continue its compressed stream."""
+
+    source_start: int
+    source_end: int
+    offset: int
+    length: int
+    #: CRC-32 of all of the file up to ``source_end``: parts that lost their records cost nothing then.
+    crc: int
+    mtime_ns: int
+
+
+PARTIAL: Final = "rear.partial"
+"""Key in the metadata of a member whose writer died before it closed the file."""
+
+
+def partial_of(file: File, part: Part) -> Append:
+    """Return the record of a file as far as it was flushed, without the end of its stream."""
+    length = part.offset + part.length
+    metadata = {**(file.metadata or {}), PARTIAL: True}
+    return Append(
+        file.sequence, None, 0, part.source_end, 0, length, file.archive, file.name, file.method, part.crc,
+        max(0, length - file.offset), part.source_end, part.mtime_ns, file.mode, metadata,
+    )  # fmt: skip
+
+
 class Abort(NamedTuple):
     """The member of that sequence number was not acknowledged from this pair: its bytes here do not count."""
 
@@ -85,7 +127,9 @@ class Beat(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Last record of the worker: nothing follows. ``reason`` is ``rotation``, ``flush``, ``exit`` or ``poisoned``."""
+    """Last record of the worker: nothing follows. ``reason`` is ``rotation``, ``flush``, ``exit``, ``poisoned`` or
+    ``complete``, of the pair of one file.
+    """
 
     reason: str
     members: int
@@ -100,7 +144,7 @@ class Merged(NamedTuple):
     intent: str
 
 
-Record = Open | Append | Abort | Beat | Close | Merged
+Record = Open | Append | File | Part | Abort | Beat | Close | Merged
 
 
 class Origin(NamedTuple):

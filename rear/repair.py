@@ -4,7 +4,7 @@ Write order, so that at no instant there is less than before. A is the archive, 
 
     1. what does not get into N is put into the folder beside it, with notes, and synced
     2. N is written as A.<random>.new and synced
-    3. N is read back: directory, every local header, every size and CRC-32
+    3. N is read back, and each byte compared with what was to be written (`rear.readback`)
     4. --in-place: A gets a second name, A.damaged (a copy, where the file system has no hard links); folder synced
     5. N is renamed to A, or to the name that --output gave; folder synced
 
@@ -27,19 +27,19 @@ from rear import infozip
 from rear.archive import Archive, directory_of
 from rear.directory import locate
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
-from rear.inspection import inspect
+from rear.events import Advanced
+from rear.inspection import inspect, inspect_steps
 from rear.layout import STATE, find_base
 from rear.lostfound import LostAndFound
 from rear.parallel import Parallel
 from rear.problems import Outcome, Problem
+from rear.readback import why_wrong
 from rear.rebuild import Rebuilt, rebuild
 from rear.storage import LOCAL, Storage, StrPath
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-#: Of a rebuilt archive: what was so before, and is none of a rebuild's business.
-_TOLERATED: Final = frozenset({"member-unsafe-name", "member-duplicate-name"})
 #: What a rebuild looks at again; its word counts then.
 _TOLD_BY_REBUILD: Final = frozenset(
     {"archive-gap", "member-data-damaged", "member-header-differs", "member-header-missing", "member-overlap"}
@@ -66,6 +66,15 @@ def check_archive_file(
         RearError: the archive cannot be worked on.
         OSError: it cannot be read, or the new one not be written; nothing was changed then.
     """
+    steps = check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor, storage=storage)
+    return (step for step in steps if isinstance(step, Problem))
+
+
+def check_archive_steps(
+    path: StrPath, *, deep: bool = False, output: StrPath | None = None, in_place: bool = False,
+    executor: Executor | None = None, storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:  # fmt: skip
+    """Do what `check_archive_file` does, and say now and then how far it is."""
     given, path = os.fspath(path), os.path.realpath(path)
     if output is None and not in_place:
         return _report(given, path, deep, Parallel(executor, storage=storage), storage)
@@ -93,7 +102,7 @@ def _base_of(path: str) -> Path | None:
 # ---- report only
 
 
-def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem]:
+def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem | Advanced]:
     try:
         directory_of(path, storage=storage)
     except NotAZipError as error:
@@ -112,7 +121,7 @@ def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Stor
     except UnsupportedError:
         yield from inspect(path, subject=given, storage=storage)
     else:
-        yield from inspect(path, deep=deep, subject=given, parallel=parallel, storage=storage)
+        yield from inspect_steps(path, deep=deep, subject=given, parallel=parallel, storage=storage)
 
 
 def _no_directory(given: str, path: str, error: Exception, rebuilt: Rebuilt) -> Problem:
@@ -192,13 +201,16 @@ class _Repair:
         self._parallel = parallel
         self._storage = storage
         self._aside = _AsideFolder(target, storage)
+        #: What is wrong with the new archive.
+        self._wrong: str | None = None
 
     @property
     def _is_in_place(self) -> bool:
         return self._target == self._path
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[Problem | Advanced]:
         with _Held() as inspected, _Held() as rebuilding:
+            yield Advanced("reading", self._given)
             try:
                 reason = self._inspect(inspected)
             except UnsupportedError:
@@ -207,6 +219,7 @@ class _Repair:
             if self._is_in_place and reason is None and not inspected.is_rebuild_needed:
                 yield from inspected.problems()
                 return
+            yield Advanced("rebuilding", self._given)
             try:
                 verdict = self._rebuild(reason, rebuilding)
             except UnsupportedError as volume:
@@ -252,11 +265,10 @@ class _Repair:
             target = storage.create(fresh)
             try:
                 storage.copy_owner_and_mode(source, target)
-                rebuilt, by_zip = self._write(source, target, reason, held)
-                storage.sync(target)
+                rebuilt, by_zip = self._write(source, target, fresh, reason, held)
             finally:
                 storage.close(target)
-            verdict = self._verdict(fresh, rebuilt, reason, by_zip)
+            verdict = self._verdict(rebuilt, reason, by_zip)
             if verdict.outcome != "left":
                 if _state(os.stat(self._path)) != before:
                     raise RearError(f"{self._given} was changed by another program meanwhile; nothing was changed here")
@@ -267,9 +279,11 @@ class _Repair:
             if os.path.basename(fresh) in storage.names(os.path.dirname(fresh)):
                 storage.unlink(fresh)
 
-    def _write(self, source: int, target: int, reason: NotAZipError | None, held: _Held) -> tuple[Rebuilt, str]:
+    def _write(
+        self, source: int, target: int, fresh: str, reason: NotAZipError | None, held: _Held
+    ) -> tuple[Rebuilt, str]:
         """Write the members to the target; return what came of it, and what `zip -FF` had to do with it."""
-        rebuilt = held.take(self._rebuild_from(source, target))
+        rebuilt = self._rebuild_from(source, target, fresh, held)
         if rebuilt.members or rebuilt.damaged or reason is None or not self._storage.size(source):
             return rebuilt, ""
         try:
@@ -281,31 +295,30 @@ class _Repair:
         try:
             descriptor = self._storage.open(fixed)
             try:
-                rebuilt = held.take(self._rebuild_from(descriptor, target))
+                rebuilt = self._rebuild_from(descriptor, target, fresh, held)
             finally:
                 self._storage.close(descriptor)
         finally:
             self._storage.unlink(fixed)
         return rebuilt, "zip -FF found members" if rebuilt.members else "zip -FF found none either"
 
-    def _rebuild_from(self, source: int, target: int) -> Generator[Problem, None, Rebuilt]:
-        return rebuild(source, target=target, keep_aside=self._aside, subject=self._given, storage=self._storage)
+    def _rebuild_from(self, source: int, target: int, fresh: str, held: _Held) -> Rebuilt:
+        """Write the members of an open archive to the target, sync it and read it back."""
+        storage = self._storage
+        rebuilt = held.take(
+            rebuild(source, target=target, keep_aside=self._aside, subject=self._given, storage=storage)
+        )
+        storage.sync(target)
+        self._wrong = why_wrong(fresh, rebuilt.written, source=source, storage=storage) if rebuilt.members else None
+        return rebuilt
 
-    def _verdict(self, fresh: str, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str) -> Problem:
-        """Read the new archive back, and return what is to be told of the old one."""
+    def _verdict(self, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str) -> Problem:
+        """Return what is to be told of the old archive."""
         if reason is not None and not rebuilt.members:
             problem = _no_directory(self._given, self._path, reason, rebuilt)
             return replace(problem, detail=f"{problem.detail}; {by_zip}") if by_zip else problem
-        for problem in inspect(fresh, deep=True, storage=self._storage):
-            if problem.outcome != "noted" and problem.code not in _TOLERATED:
-                detail = (
-                    f"the new archive did not pass its check ({problem.code} at {problem.offset}: {problem.detail}), "
-                    "so nothing was changed"
-                )
-                return Problem("refused", self._given, detail, "left")
-        written = directory_of(fresh, storage=self._storage).entries
-        if written != rebuilt.members:
-            detail = f"the new archive has {written:,} members instead of {rebuilt.members:,}, so nothing was changed"
+        if self._wrong is not None:
+            detail = f"the new archive did not pass its check ({self._wrong}), so nothing was changed"
             return Problem("refused", self._given, detail, "left")
         if reason is None:
             return Problem("archive-directory-damaged", self._given, "", "repaired")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import stat
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from typing import Final
 
 from rear.check import raw_bytes, why_data_bad
 from rear.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
-from rear.codecs import STORED, crc32
+from rear.codecs import STORED, STREAM_ENDS, crc32
 from rear.errors import FormatError, RearError
 from rear.payload import payload_of_bytes, payload_of_source
 from rear.plan import Candidate
@@ -68,6 +69,22 @@ class Rescue:
         return self._write(
             append, raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
         )
+
+    def from_parts(self, append: Append, descriptor: int) -> Candidate:
+        """Return a member made of the parts of a file: their data as it is, and an end of the stream.
+
+        Args:
+            append: the file as far as its parts are whole.
+            descriptor: the open temp archive.
+
+        Raises:
+            FormatError: the temp archive changed meanwhile.
+            OSError: the temp archive cannot be read, or the rescue not written.
+        """
+        end = STREAM_ENDS[append.method]
+        data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
+        ended = append._replace(compressed_size=append.compressed_size + len(end))
+        return self._write(ended, itertools.chain(data, [end]))
 
     def from_source(self, append: Append) -> Candidate | str:
         """Return a picked-up member from its source, or say why that cannot be.

@@ -1,8 +1,9 @@
 """Puts a rebuilt archive in the place of a damaged one of a base; the damaged one is kept in lost+found.
 
-The order of writes: the new archive is built aside and synced; it is read again, each member decoded; the damaged one
-gets a second name in lost+found (a copy where there are no links); the new one is renamed over it; the index is made
-again. A crash before the rename leaves the damaged archive where it was, and what was built goes with the next check.
+The order of writes: the new archive is built aside, synced, and read back byte by byte (`rear.readback`); the damaged
+one gets a second name in lost+found (a copy where there are no links); the new one is renamed over it; the index is
+made again. A crash before the rename leaves the damaged archive where it was, and what was built goes with the next
+check.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from rear.contents import check_inside, opened
 from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
 from rear.index import Index, rows_of
 from rear.infozip import fix
-from rear.inspection import inspect
 from rear.layout import Layout
 from rear.leader import Leadership
 from rear.lostfound import LostAndFound
 from rear.problems import Problem
+from rear.readback import Written, why_wrong
 from rear.rebuild import KnownMember, Rebuilt, rebuild
 from rear.recovery import fresh_path, install
 from rear.storage import Storage
@@ -69,7 +70,6 @@ class Restoration:
                 problems, rebuilt = self._build_by_zip(archive, path, fresh)
             if not rebuilt.members:
                 return [*problems, Problem("archive-not-a-zip", archive, reason, "left")]
-            self._check(fresh)
             self._copy_owner_and_mode(path, fresh)
             known = _known(Index.open(self._layout, archive, storage=self._storage))
             item = self._lost_and_found.put_copy(_flat(archive), path, {"archive": archive, "reason": reason})
@@ -108,14 +108,16 @@ class Restoration:
                     item_prefix=f"{_flat(archive)}-", storage=self._storage,
                 )  # fmt: skip
                 rebuilt = _collected(work, problems.append)
-            self._storage.sync(target)
+                self._storage.sync(target)
+                if rebuilt.members:
+                    self._check(fresh, rebuilt.written, descriptor)
         finally:
             self._storage.close(target)
         return problems, rebuilt
 
     def _build_by_zip(self, archive: str, path: Path, fresh: Path) -> tuple[list[Problem], Rebuilt]:
         """Let ``zip -FF`` try; what it makes is scanned, and checked, like the archive itself."""
-        nothing = Rebuilt(0, 0, 0)
+        nothing = Rebuilt(0, 0, Written())
         with tempfile.TemporaryDirectory(prefix="rear-fsck-") as folder:
             try:
                 fixed = fix(path, folder, storage=self._storage)
@@ -130,10 +132,10 @@ class Restoration:
             problems.append(Problem("archive-repaired-by-zip", archive, detail, "repaired"))
         return problems, rebuilt
 
-    def _check(self, fresh: Path) -> None:
-        for problem in inspect(fresh, deep=True, storage=self._storage):
-            if problem.outcome == "would repair" or problem.code == "member-data-damaged":
-                raise ZipFormatError(f"the rebuilt archive is not sound: {problem.detail}; the old one stays as it is")
+    def _check(self, fresh: Path, written: Written, source: int) -> None:
+        wrong = why_wrong(fresh, written, source=source, storage=self._storage)
+        if wrong is not None:
+            raise ZipFormatError(f"the rebuilt archive is not sound: {wrong}; the old one stays as it is")
 
     def _missing(self, archive: str, known: dict[int, KnownMember], problems: list[Problem]) -> list[Problem]:
         """Make the index again, and name the members that only the old one knows."""

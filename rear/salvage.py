@@ -9,7 +9,7 @@ no record covers are scanned for members, which their own extra fields place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
@@ -18,12 +18,14 @@ from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
-from rear.events import Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
+from rear.events import Advanced, Claimed, Damaged, Event, Lost, Partial, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
+from rear.joining import Joining, PartialPolicy, content_of
 from rear.journal import Journal
 from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
 from rear.lostfound import LostAndFound
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.plan import Candidate, candidates_of
 from rear.reconstruction import Remains, find_unjournaled
@@ -35,6 +37,7 @@ from rear.storage import Storage
 from rear.window import Window
 
 _NOTED_REMAINS: Final = 1000
+_NOT_CLOSED: Final = "its writer ended without closing it"
 
 
 class Salvage:
@@ -46,6 +49,7 @@ class Salvage:
         lost_and_found: takes what is left of those that are not whole.
         batch: all pairs of the round; a member that two of them hold is merged once.
         read_all: read the data of every member, not only of those whose worker did not end in good order.
+        partial: what becomes of a file that was flushed and not closed: a member, or ``"drop"``: to lost+found.
         parallel: the executor that reads it.
         storage: the file system.
     """
@@ -58,6 +62,7 @@ class Salvage:
         batch: list[ClaimedPair],
         *,
         read_all: bool,
+        partial: PartialPolicy = "keep",
         parallel: Parallel,
         storage: Storage,
     ) -> None:
@@ -69,6 +74,8 @@ class Salvage:
         for claimed in batch:
             self._by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).append(claimed)
         self._read_all = read_all
+        self._partial = partial
+        self._joining = Joining(batch, storage=storage)
         self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
@@ -123,7 +130,7 @@ class Salvage:
         yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
-        good, bad = self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
+        good, bad = yield from self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
         self._take(claimed, good)
         yield candidates_of(claimed, good)
         for append in good:
@@ -144,8 +151,8 @@ class Salvage:
 
     def _divide(
         self, claimed: ClaimedPair, appends: list[Append], descriptor: int | None
-    ) -> tuple[list[Append], list[tuple[Append, str]]]:
-        """Return the members that are whole, and the others with what is wrong with them."""
+    ) -> Generator[Event, None, tuple[list[Append], list[tuple[Append, str]]]]:
+        """Return the members that are whole, and the others with what is wrong with them; yield how far that is."""
         if descriptor is None:
             return [], [(append, "its temp archive is missing") for append in appends]
         suspects = appends
@@ -153,7 +160,10 @@ class Salvage:
             suspects = find_suspects(descriptor, appends, claimed.opened, storage=self._storage)
         bad = {}
         window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
-        for append in suspects:
+        pace = Pace()
+        for number, append in enumerate(suspects):
+            if pace.is_due():
+                yield Advanced("checking", str(claimed.pair), number, len(suspects))
             reason = self._why_bad(claimed, append, descriptor, window)
             if reason is not None:
                 bad[append.sequence] = append, reason
@@ -170,7 +180,8 @@ class Salvage:
 
     def _add_unjournaled(self, claimed: ClaimedPair, descriptor: int) -> Iterator[Event]:
         """Add the members that the journal does not name to what it says, and note what else there is."""
-        if claimed.is_trusted:
+        if claimed.is_trusted or claimed.journal.file is not None:
+            # Of a file that was flushed, what its last part does not cover is the end of a stream at most.
             return
         remains: list[Remains] = []
         for item in find_unjournaled(claimed, descriptor, storage=self._storage):
@@ -193,19 +204,74 @@ class Salvage:
         except PathError:
             yield self._put_away(claimed, append, reason, descriptor)
             return
-        rescued = rescue.from_data(append, descriptor)
+        flushed = claimed.journal.flushed
+        rescued, source = None if append is flushed else rescue.from_data(append, descriptor), None
+        if rescued is None and flushed is not None:
+            yield from self._join(claimed, flushed, reason, descriptor, rescue)
+            return
         saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
         if rescued is None:
             from_source = rescue.from_source(append)
             if isinstance(from_source, str):
                 yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
                 return
-            rescued, saved_from = from_source, f"its source {append.source}"
+            rescued, source = from_source, append.source
+            saved_from = f"its source {source}"
         self._take(claimed, [append])
         yield [rescued]
-        yield Recovered(append.archive, append.name, str(claimed.pair), f"{reason}; archived anew from {saved_from}")
+        told = f"{reason}; archived anew from {saved_from}"
+        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
+
+    def _join(
+        self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
+    ) -> Iterator[list[Candidate] | Event]:
+        """Make a member of what is whole of a file that was flushed."""
+        joined, bad_parts = self._joining.join(claimed, descriptor)
+        elsewhere = self._joining.counts_elsewhere(claimed)
+        if elsewhere is not None:
+            self._claims.note(claimed, [append.sequence], target=elsewhere, intent="")
+            return
+        if bad_parts:
+            yield self._put_bad_parts(claimed, append, joined, bad_parts, descriptor)
+        if joined is None or descriptor is None:
+            return
+        told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
+        item = None
+        if self._partial == "drop":
+            content = content_of(joined, descriptor, storage=self._storage)
+            name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
+            base_name = host_folder(append.name.rstrip("/").rpartition("/")[2])
+            note = {"reason": told, "pair": str(claimed.pair), **joined._asdict()}
+            item = self._lost_and_found.put_content(f"{name}-{base_name}", content, note)
+            self._claims.note(claimed, [append.sequence], target=item, intent="")
+        else:
+            self._take(claimed, [append])
+            yield [rescue.from_parts(joined, descriptor)]
+        yield Partial(append.archive, append.name, str(claimed.pair), joined.size, told, item)
+
+    def _put_bad_parts(
+        self, claimed: ClaimedPair, append: Append, joined: Append | None, bad_parts: int, descriptor: int | None
+    ) -> Event:
+        """Keep what is not whole of a file that was flushed; all of it when ``joined`` is none."""
+        # A process that dies on a host that lives leaves one unfinished flush at most.
+        is_torn = bad_parts == 1 and is_running(process_of(claimed.opened)) is False
+        size, start = (0, append.data_offset) if joined is None else (joined.size, joined.offset + joined.length)
+        length = append.offset + append.length - start
+        reason = f"{bad_parts:,} of the parts that were flushed, from byte {size:,} of it on, are not whole"
+        if claimed.state == "stale":
+            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
+        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
+        name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
+        item = self._lost_and_found.put_bytes(name, descriptor, start, length, note)
+        if joined is None:
+            self._claims.note(claimed, [append.sequence], target=item, intent="")
+        return (Torn if is_torn else Lost)(
+            append.archive, append.name, str(claimed.pair), None, start, length, reason, item
+        )
 
     def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int, window: Window) -> str | None:
+        if append is claimed.journal.flushed:
+            return _NOT_CLOSED
         if self._whole.get(append.sequence) is append:
             return None
         return why_bad(

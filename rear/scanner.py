@@ -47,8 +47,8 @@ _UNUSUAL_FLAGS: Final = 0xFFFF & ~(FLAG_UTF8 | 0x06)
 _USUAL_VERSION: Final = 63
 _USUAL_METHODS: Final = (STORED, DEFLATED)
 _PLAIN_SIZE_BYTES: Final = 1 << 24
-#: CRC-32, sizes and lengths of a local header, and all that stands before time and date.
-_SIZES: Final = struct.Struct("<14x3I2H")
+#: Of a local header, all that stands before time and date, then CRC-32, sizes and lengths.
+_SIZES: Final = struct.Struct("<10s4x3I2H")
 _KIND: Final = struct.Struct("<4s3H")
 #: So many members are in memory at a time.
 _RUN_LIMIT: Final = 1 << 13
@@ -167,15 +167,16 @@ class _Scan:
         rows: list[Row] = []
         names: list[bytes] = []
         modes: dict[int, int] = {}
-        while at <= last and len(rows) < _RUN_LIMIT:
-            kind = data[at : at + kind_bytes]
+        has_extra = False
+        for _ in range(_RUN_LIMIT):
+            if at > last:
+                break
+            kind, crc, compressed_size, size, name_length, extra_length = unpack(data, at)
             method = kinds.get(kind)
             if method is None:
-                method = kinds[kind] = _plain_method(kind)
-                if len(kinds) > _KINDS_LIMIT:
-                    kinds.clear()
-            crc, compressed_size, size, name_length, extra_length = unpack(data, at)
-            start = at + 30 + name_length + extra_length
+                method = self._method_of(kind)
+            name_end = at + 30 + name_length
+            start = name_end + extra_length
             end = start + compressed_size
             if method < 0 or end > length or not name_length or size > size_limit:
                 break
@@ -191,12 +192,12 @@ class _Scan:
                 plain = inflate(view[start:end], size)
                 if plain is None or crc32(plain) != crc:
                     break
-            name = data[at + 30 : at + 30 + name_length]
+            name = data[at + 30 : name_end]
             if b"\0" in name:
                 break
             if extra_length or has_evidence:
-                extra = data[start - extra_length : start]
-                is_clear, mode = membership.is_clear(base + at, name, extra, data[at:start])
+                has_extra = has_extra or extra_length > 0
+                is_clear, mode = membership.is_clear(base + at, name, data[name_end:start], data[at:start])
                 if not is_clear:
                     break
                 if mode is not None:
@@ -207,7 +208,14 @@ class _Scan:
         if not rows:
             return None
         state: State = "whole" if read_data else "unverified"
-        return Run(base, data, rows, names, modes, base + at, state, "" if read_data else UNREAD)
+        return Run(base, data, rows, names, has_extra, modes, base + at, state, "" if read_data else UNREAD)
+
+    def _method_of(self, kind: bytes) -> int:
+        """Return what `_plain_method` says of a header's first bytes, and remember it."""
+        if len(self._kinds) >= _KINDS_LIMIT:
+            self._kinds.clear()
+        method = self._kinds[kind] = _plain_method(kind)
+        return method
 
     def _member(self, position: int) -> Found | None:
         is_expected = position == self._expected

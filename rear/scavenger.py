@@ -14,13 +14,15 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rear.claims import ClaimedPair, Claims, Orphan
+from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
 from rear.collector import seldom_collected
+from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
+    Advanced,
     Cleared,
     Damaged,
     Event,
@@ -32,13 +34,16 @@ from rear.events import (
     NothingYet,
     Planned,
     Refused,
+    RoundStarted,
     Started,
 )
-from rear.layout import Layout, is_directory
+from rear.joining import PartialPolicy
+from rear.layout import Layout, is_directory, is_safe_component
 from rear.leader import Leadership
 from rear.lease import Liveness
 from rear.lostfound import LostAndFound
 from rear.merge import Merger
+from rear.pace import Pace
 from rear.parallel import Parallel
 from rear.plan import Candidate, Conflict, by_archive
 from rear.preview import preview
@@ -71,21 +76,25 @@ class ScavengeOptions:
     max_members: int | None = None
     assume_dead: Sequence[str] = ()
     executor: Executor | None = None
+    partial: PartialPolicy = "keep"
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
             raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        if self.partial not in ("keep", "drop"):
+            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
         Cap(self.max_size, self.max_members)
 
 
 def scavenge(
     base: StrPath,
     *,
-    verify: bool = False,
+    verify: bool | None = None,
     dry_run: bool = False,
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
-    on_conflict: Conflict = "rename",
+    on_conflict: Conflict | None = None,
+    partial: PartialPolicy = "keep",
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -94,7 +103,8 @@ def scavenge(
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
 
-    Nothing happens before the first event is asked for; the last one is `Finished`.
+    Nothing happens before the first event is asked for; the last one is `Finished`. What is not given is set by the
+    environment, by the base's ``.rear/config.toml``, or by default: see ``rear config``.
 
     Args:
         base: directory on the shared file system.
@@ -104,6 +114,8 @@ def scavenge(
         flush_wait_seconds: how long to wait for them at most.
         on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
+        partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
+            flushed is a member, marked ``rear.partial`` in its metadata; ``"drop"``: it goes to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
         assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
@@ -119,10 +131,34 @@ def scavenge(
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
-    options = ScavengeOptions(
-        verify, dry_run, flush, flush_wait_seconds, on_conflict, max_size, max_members, assume_dead, executor
-    )
-    return _run(layout_of(base), options, storage)
+    layout = layout_of(base)
+    options = options_for(
+        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
+        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
+        executor=executor, partial=partial, storage=storage,
+    )  # fmt: skip
+    return _run(layout, options, storage)
+
+
+def options_for(
+    layout: Layout,
+    *,
+    verify: bool | None = None,
+    on_conflict: Conflict | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+    **others: Any,
+) -> ScavengeOptions:
+    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        OSError: the base's configuration is there and cannot be read.
+    """
+    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    settings = load(layout, "scavenger", given, storage=storage)
+    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
 
 def layout_of(base: StrPath) -> Layout:
@@ -240,7 +276,9 @@ class Scavenge:
         """Take over from leaders before, and bring their merges to an end."""
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
+            yield Advanced("flushing")
             self._ask_for_flush()
+        yield Advanced("recovering")
         self._claims.adopt()
         adopted: list[ClaimedPair] = []
         for item in self._claims.adopted():
@@ -254,17 +292,29 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
+        waiting = len(self._adopted) + self._count_waiting()
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from seldom_collected(self._work_off(items))
+        yield from seldom_collected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
 
-    def _work_off(self, items: Iterable[ClaimedPair | Pair | Orphan | Event]) -> Generator[Event, None, None]:
+    def _count_waiting(self) -> int:
+        """Count the journals in the inbox, those of live workers too."""
+        inbox = self._layout.inbox
+        hosts = filter(is_safe_component, self._storage.names(inbox))
+        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
+
+    def _work_off(
+        self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
+    ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
-        members = 0
-        for item in items:
+        members, pace = 0, Pace()
+        yield Advanced("claiming", None, 0, waiting)
+        for number, item in enumerate(items):
+            if pace.is_due():
+                yield Advanced("claiming", None, number, max(waiting, number))
             if isinstance(item, Event):
                 yield item
                 continue
@@ -318,17 +368,21 @@ class Scavenge:
 
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
+        lengths = [append.length for claimed in batch for append in claimed.journal.pending()]
+        yield RoundStarted(len(batch), len(lengths), sum(lengths))
         salvage = Salvage(
             self._layout,
             self._claims,
             self._lost_and_found,
             batch,
             read_all=self._options.verify,
+            partial=self._options.partial,
             parallel=self._parallel,
             storage=self._storage,
         )
         with closing(salvage):
             yield from self._merge_round(batch, salvage)
+        yield Advanced("clearing", None, 0, len(batch))
         for claimed in batch:
             yield from self._clear(claimed, salvage)
 
@@ -409,5 +463,6 @@ class Scavenge:
 
     def _live_pairs(self) -> Iterator[str]:
         for item in self._claims.waiting(remember=False):
-            if isinstance(item, LeftAlone):
+            # A file that is still open is not asked for: its pair ends with it.
+            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
                 yield item.pair

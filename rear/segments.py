@@ -30,6 +30,7 @@ from rear.records import Metadata
 from rear.storage import LOCAL, Storage
 
 SCHEMA_VERSION: Final = 1
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 APPLICATION_ID: Final = int.from_bytes(b"rear")
 """In the SQLite header, so that ``file`` and we can tell a segment from another database."""
 ROW_LIMIT_BYTES: Final = 1 << 20
@@ -399,6 +400,11 @@ class SegmentReader:
     def rows(self) -> Iterator[IndexRow]:
         """Yield all rows in the order of the archive's central directory."""
         return self._rows(f"SELECT {_SELECTED} FROM members WHERE 1{self._hidden} ORDER BY rowid")
+
+    def select(self, condition: str, parameters: Sequence[str | int]) -> Iterator[IndexRow]:
+        """Yield the rows that fulfil an SQL condition on the columns of ``members``, in the order of `rows`."""
+        sql = f"SELECT {_SELECTED} FROM members WHERE ({condition}){self._hidden} ORDER BY members.rowid"
+        return self._rows(sql, [_stored(value) if isinstance(value, str) else value for value in parameters])
 
     def end(self) -> int:
         """Return where in the archive the last of the members ends."""

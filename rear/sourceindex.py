@@ -24,7 +24,7 @@ from rear.sourcetree import Source, SourceTree
 from rear.storage import Storage
 from rear.zipformat import CentralEntry
 
-_NUMBERS_LIMIT: Final = 100
+NUMBERS_LIMIT: Final = 100
 """So many members ``a~1.txt``, ``a~2.txt``, … are compared with a file that was only touched; then it is archived."""
 _TRIES: Final = 20
 _PAUSE_SECONDS: Final = 0.1
@@ -42,41 +42,26 @@ def key_of(source: Source) -> SourceKey:
     return source.path, source.stamp.size, source.stamp.mtime_ns
 
 
-class SourceIndex:
-    """Looks files up in the indexes of one final archive and of those that were rolled over from it.
+class CommittedArchives:
+    """One final archive and those that were rolled over from it, as they are committed.
 
     Args:
         layout: the base.
         archive: path of the final archive, relative to the base.
-        name_of: the name of the member that a file becomes.
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, archive: str, name_of: Callable[[Source], str], *, storage: Storage) -> None:
+    def __init__(self, layout: Layout, archive: str, *, storage: Storage) -> None:
         self._layout = layout
         self._archive = archive
-        self._name_of = name_of
         self._storage = storage
 
-    def find(self, sources: Iterable[Source], tree: SourceTree) -> dict[Source, Held]:
-        """Return where those files are that are archived; ask for many at once: it reads whole indexes.
+    def indexes(self, stack: ExitStack) -> Iterator[tuple[str, Index]]:
+        """Yield the final archive and those that were rolled over from it, each with an index that mirrors it.
 
         Raises:
             RearError, OSError: an archive or its index cannot be read.
         """
-        missing = {key_of(source): source for source in sources}
-        held: dict[Source, Held] = {}
-        with ExitStack() as stack:
-            for archive, index in self._indexes(stack):
-                if missing:
-                    for key, row in index.find_sources(missing).items():
-                        if (row.source_start, row.source_end) == (0, row.size):
-                            held[missing.pop(key)] = Held(archive, row)
-        if missing:
-            held.update(self._find_same(list(missing.values()), tree))
-        return held
-
-    def _indexes(self, stack: ExitStack) -> Iterator[tuple[str, Index]]:
         for archive in (self._archive, *rolled_over_from(self._layout, self._archive, storage=self._storage)):
             index = Index.open(self._layout, archive, storage=self._storage)
             # Full archives do not change any more.
@@ -135,6 +120,39 @@ class SourceIndex:
         names = self._storage.names(self._layout.intents)
         return any(name.startswith(stem) and name.endswith(".intent") for name in names)
 
+
+class SourceIndex(CommittedArchives):
+    """Looks files up in the indexes of one final archive and of those that were rolled over from it.
+
+    Args:
+        layout: the base.
+        archive: path of the final archive, relative to the base.
+        name_of: the name of the member that a file becomes.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, archive: str, name_of: Callable[[Source], str], *, storage: Storage) -> None:
+        super().__init__(layout, archive, storage=storage)
+        self._name_of = name_of
+
+    def find(self, sources: Iterable[Source], tree: SourceTree) -> dict[Source, Held]:
+        """Return where those files are that are archived; ask for many at once: it reads whole indexes.
+
+        Raises:
+            RearError, OSError: an archive or its index cannot be read.
+        """
+        missing = {key_of(source): source for source in sources}
+        held: dict[Source, Held] = {}
+        with ExitStack() as stack:
+            for archive, index in self.indexes(stack):
+                if missing:
+                    for key, row in index.find_sources(missing).items():
+                        if (row.source_start, row.source_end) == (0, row.size):
+                            held[missing.pop(key)] = Held(archive, row)
+        if missing:
+            held.update(self._find_same(list(missing.values()), tree))
+        return held
+
     def _find_same(self, sources: list[Source], tree: SourceTree) -> dict[Source, Held]:
         """Return those files whose bytes are in the member that they would become, or in ``a~1.txt`` and so on."""
         same: dict[Source, Held] = {}
@@ -144,8 +162,8 @@ class SourceIndex:
             except FileNotFoundError:
                 return same
             index = self._mirroring(Index.open(self._layout, self._archive, storage=self._storage), archive, stack)
-            for number in range(_NUMBERS_LIMIT):
-                names = {source: _with_number(self._name_of(source), number) for source in sources}
+            for number in range(NUMBERS_LIMIT):
+                names = {source: with_number(self._name_of(source), number) for source in sources}
                 rows = index.find(names.values())
                 # A number that is free ends the numbers: see `rear.plan`.
                 sources = [source for source in sources if names[source] in rows]
@@ -226,6 +244,17 @@ class Members:
                 if start in wanted[name]:
                     self._entries[name, start] = entry
 
+    def entry(self, row: IndexRow) -> CentralEntry:
+        """Return the directory entry of a member.
+
+        Raises:
+            ZipFormatError: the member is not where the index says.
+        """
+        entry = self._entries.get((row.name, row.target_start))
+        if entry is None:
+            raise ZipFormatError(f"{self._archive.path} has no member {row.name!r:.300} at byte {row.target_start:,}")
+        return entry
+
     def has(self, row: IndexRow, descriptor: int) -> bool:
         """Whether a member decodes to exactly the bytes of an open file.
 
@@ -234,9 +263,7 @@ class Members:
             UnsupportedError: it cannot be decoded here.
             OSError: one of the two cannot be read.
         """
-        entry = self._entries.get((row.name, row.target_start))
-        if entry is None:
-            raise ZipFormatError(f"{self._archive.path} has no member {row.name!r:.300} at byte {row.target_start:,}")
+        entry = self.entry(row)
         position = 0
         # All of it, although the first difference would do: the CRC-32 is compared at the end.
         is_same = True
@@ -246,5 +273,6 @@ class Members:
         return is_same and not self._storage.read(descriptor, 1, position)
 
 
-def _with_number(name: str, number: int) -> str:
+def with_number(name: str, number: int) -> str:
+    """Return the name that the merge gives to the member that is the ``number``-th of its name, counted from 0."""
     return numbered(name, number) if number else name

@@ -63,10 +63,10 @@ class Storage:
 
     def write(self, descriptor: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
         """Write all buffers at ``offset``, in one call unless the file system takes only part; return the length."""
-        if len(buffers) == 1:
-            written, total = os.pwrite(descriptor, buffers[0], offset), len(buffers[0])
-        else:
-            written, total = os.pwritev(descriptor, buffers, offset), sum(map(len, buffers))
+        total = 0
+        for buffer in buffers:
+            total += len(buffer)
+        written = os.pwritev(descriptor, buffers, offset)
         while written < total:
             rest = memoryview(b"".join(buffers))[written:]
             written += os.pwrite(descriptor, rest, offset + written)
@@ -197,6 +197,10 @@ class Storage:
             with contextlib.suppress(PermissionError):
                 os.fchown(target, status.st_uid, status.st_gid)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        """Set the permission bits of an open file, whatever the umask."""
+        os.fchmod(descriptor, mode)
 
     def replace(self, path: StrPath, data: bytes) -> None:
         """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""

@@ -121,7 +121,7 @@ class _Strays:
 
 _STATE_NAMES: Final = frozenset(
     {
-        "claims", "flush", "graveyard", "inbox", "index", "intents", "lock", "lost+found", "observations", "reports",
-        "terms",
+        "claims", "config.toml", "flush", "graveyard", "inbox", "index", "intents", "lock", "lost+found",
+        "observations", "reports", "terms",
     }
 )  # fmt: skip

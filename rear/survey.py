@@ -13,6 +13,7 @@ from typing import IO, Final, NamedTuple
 
 from rear import directory as directories
 from rear.archive import ReadAhead
+from rear.codecs import crc32
 from rear.directory import Directory
 from rear.errors import RearError
 from rear.moving import Facts
@@ -47,12 +48,17 @@ def _is_doubtful(found: Found) -> bool:
 
 
 class PlainRun(NamedTuple):
-    """Members of a survey about which there is no question: a range of numbers, and where their entries are spooled."""
+    """Members of a survey about which there is no question: a range of numbers, and where their entries are spooled.
+
+    ``crc`` is the CRC-32 of all of their bytes, as the scan had them in memory; ``last_entry`` where the last entry is.
+    """
 
     first: int
     members: int
     entries_start: int
     entries_length: int
+    last_entry: int
+    crc: int
 
 
 class Survey:
@@ -128,22 +134,22 @@ class Survey:
 
     def _add_run(self, run: Run) -> None:
         first, base = len(self.offsets), run.base
-        positions, _, crcs, compressed_sizes, sizes, _ = zip(*run.rows, strict=True)
-        offsets = array("Q", [base + position for position in positions])
+        rows = run.rows
+        offsets = array("Q", [base + row[0] for row in rows])
         self.offsets.extend(offsets)
         self.ends.extend(offsets[1:])
         self.ends.append(run.end)
-        self.crcs.extend(array("I", crcs))
-        self.compressed_sizes.extend(array("Q", compressed_sizes))
-        self.sizes.extend(array("Q", sizes))
+        self.crcs.extend(array("I", [row[2] for row in rows]))
+        self.compressed_sizes.extend(array("Q", [row[3] for row in rows]))
+        self.sizes.extend(array("Q", [row[4] for row in rows]))
         self.name_hashes.extend(array("q", map(hash, plain_names(run))))
         entries = encode_plain_entries(run)
         if entries is not None:
-            for numbers, value in zip(
-                self._plain, (first, len(positions), self._entries.tell(), len(entries)), strict=True
-            ):
+            crc = crc32(memoryview(run.data)[rows[0][0] : run.end - base])
+            plain = PlainRun(first, len(rows), self._entries.tell(), len(entries.data), entries.last, crc)
+            for numbers, value in zip(self._plain, plain, strict=True):
                 numbers.append(value)
-            self._entries.write(entries)
+            self._entries.write(entries.data)
 
     def plain_runs(self) -> Iterator[PlainRun]:
         """Yield the runs of members about which there is no question, in order."""

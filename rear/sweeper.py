@@ -20,20 +20,17 @@ from rear.errors import BaseError, NotLeaderError, PathError, SourceError, Usage
 from rear.events import (
     Collected,
     Event,
-    Finished,
-    LeftAlone,
-    NothingYet,
     Refused,
     SourceDeleted,
     SourceLeft,
-    Started,
     SweepStarted,
     Swept,
     Waiting,
 )
-from rear.layout import Layout, Target, check_archive, check_name, split_target
+from rear.layout import Layout, Target, check_name, split_into
+from rear.merging import Merging
 from rear.payload import payload_of_source
-from rear.scavenger import ScavengeOptions, scavenge
+from rear.scavenger import ScavengeOptions, options_for
 from rear.sourceindex import Held, SourceIndex, key_of
 from rear.sourceremoval import CHANGED, remove
 from rear.sourcetree import Source, SourceTree
@@ -76,7 +73,7 @@ def sweep(
     dry_run: bool = False,
     wait_seconds: float = 60.0,
     select: Callable[[str], bool] | None = None,
-    verify: bool = False,
+    verify: bool | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     storage: Storage = LOCAL,
@@ -110,26 +107,11 @@ def sweep(
     """
     target = split_into(into)
     options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select)
-    merging = ScavengeOptions(verify=verify, max_size=max_size, max_members=max_members)
     layout = Layout(base)
     if os.path.lexists(layout.base) and not os.path.isdir(layout.base):
         raise BaseError(f"{layout.base} is not a directory: it cannot be a base")
+    merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()
-
-
-def split_into(into: StrPath) -> Target:
-    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
-
-    Raises:
-        PathError: see `rear.layout.split_target`.
-    """
-    text = os.fspath(into).removesuffix("/")
-    *folders, last = text.lower().split("/")
-    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
-        check_archive(text)
-        return Target(text, "")
-    archive, name = split_target(text)
-    return Target(archive, f"{name}/")
 
 
 class _Sweep:
@@ -148,13 +130,12 @@ class _Sweep:
         self._target = target
         self._layout = layout
         self._options = options
-        self._merging = merging
+        self._merging = Merging(layout, merging, storage=storage)
         self._storage = storage
         self._index = SourceIndex(layout, target.archive, self._name_of, storage=storage)
         self._method = method_of("deflate")
         self._wait_left = options.wait_seconds
         self._has_told_to_wait = False
-        self._told: set[Event] = set()
         self._files = self._archived = self._size_bytes = self._there_already = 0
         self._deleted = self._pending = self._left_alone = self._refused = 0
 
@@ -178,7 +159,7 @@ class _Sweep:
         if not self._options.dry_run:
             # What an earlier sweep had archived when it died is merged first, so that it is not archived again.
             with suppress(NotLeaderError):
-                yield from self._merge()
+                yield from self._merging.events()
         batch: list[Source] = []
         size_bytes = 0
         for found in tree.walk():
@@ -293,28 +274,6 @@ class _Sweep:
 
     # ---- to the final archive
 
-    def _merge(self) -> Iterator[Event]:
-        """Scavenge the base.
-
-        Raises:
-            NotLeaderError: another scavenger leads.
-        """
-        if not os.path.isdir(self._layout.state):
-            return
-        options = self._merging
-        for event in scavenge(
-            self._layout.base,
-            verify=options.verify, max_size=options.max_size, max_members=options.max_members, storage=self._storage,
-        ):  # fmt: skip
-            if isinstance(event, Refused):
-                # A sweep scavenges several times.
-                if event in self._told:
-                    continue
-                self._told.add(event)
-            is_empty_end = isinstance(event, Finished) and event.report is None
-            if not isinstance(event, (Started, NothingYet, LeftAlone)) and not is_empty_end:
-                yield event
-
     def _wait_for(self, sources: list[Source], merged: dict[Source, Held], tree: SourceTree) -> Iterator[Event]:
         """Have files merged, and fill ``merged``; wait for other scavengers and workers as long as that is allowed."""
         pause = _FIRST_PAUSE_SECONDS
@@ -322,7 +281,7 @@ class _Sweep:
         while True:
             reason, has_led = "others are still writing what they have taken from this folder", True
             try:
-                yield from self._merge()
+                yield from self._merging.events()
             except NotLeaderError as error:
                 reason, has_led = str(error).removesuffix(": nothing to do here"), False
             merged.update(self._index.find(sources, tree))

@@ -1,230 +1,172 @@
-"""Events for people: lines on standard error while it runs, a summary at the end. ``--json`` for programs."""
+"""Events for people and programs: a live screen, lines, or JSON, and a summary at the end.
+
+Standard error has what goes on while it goes on; standard output has the result: the summary, or with ``--json`` all
+events. Whatever becomes of either, the work goes on.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol, cast
 
-from rear.events import (
-    Claimed,
-    Copied,
-    Damaged,
-    Event,
-    Finished,
-    IndexRebuilt,
-    JournalDamaged,
-    JournalRebuilt,
-    LeftAlone,
-    Lost,
-    Merged,
-    NothingYet,
-    Planned,
-    Recovered,
-    Refused,
-    Renamed,
-    RolledBack,
-    RolledForward,
-    RolledOver,
-    SetAside,
-    Torn,
-)
+from rear.events import Event
+from rear.jsonlines import JsonLines
+from rear.lines import Lines
+from rear.outlet import Outlet
 from rear.printable import shown
-from rear.problems import Problem
+from rear.progress import Progress
+from rear.screen import Screen
+from rear.summary import summary_lines
 
-LINES_OF_A_KIND = 20
-"""After this many findings of one kind the rest are counted; the JSON report names them all."""
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
-def show(events: Iterable[Event], style: str) -> bool:
-    """Show events as they come.
+class View(Protocol):
+    """Shows events until it is closed."""
 
-    Args:
-        events: of one scavenge.
-        style: ``plain``, ``quiet`` (only what needs attention) or ``json`` (all, on standard output).
+    def show(self, event: Event) -> None:
+        """Show an event that the progress has taken."""
+
+    def warn(self, text: str) -> None:
+        """Show what the library told its program's log."""
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+
+
+def show(events: Iterable[Event], style: str, *, command: str = "scavenge", subject: str = "") -> bool:
+    """Show events as they come, and a summary; see `follow`.
 
     Returns:
         whether something was lost, or had to be left as it is.
     """
-    needs_attention = False
+    return follow(events, style, command=command, subject=subject).needs_attention
+
+
+def follow(
+    events: Iterable[Event], style: str, *, command: str, subject: str, dry_run: bool = False, sums_up: bool = True
+) -> Progress:
+    """Show events as they come, and a summary.
+
+    Args:
+        events: of one scavenge, check or sweep.
+        style: ``live`` (a screen where there is a terminal, else as plain), ``plain`` (lines), ``quiet`` (only what
+            needs attention) or ``json`` (all, on standard output).
+        command: ``scavenge``, ``fsck`` or ``sweep``.
+        subject: the base or archive, as the user named it.
+        dry_run: nothing is changed.
+        sums_up: print a summary even when nothing was done or found.
+
+    Returns:
+        what they add up to.
+
+    Raises:
+        BrokenPipeError: of ``json``, nobody reads it any more.
+        Exception: what the events raise, after the terminal was left clean, and what was done so far was said.
+    """
+    progress = Progress(command, subject, time.monotonic(), dry_run=dry_run)
+    outlet = Outlet(sys.stderr)
+    view: View
+    lock: AbstractContextManager[object] = nullcontext()
     if style == "json":
-        for event in events:
-            print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
-            needs_attention |= _needs_attention(event)
-        return needs_attention
-    with _Lines(quiet=style == "quiet") as lines:
-        for event in events:
-            needs_attention |= _needs_attention(event)
-            lines.show(event)
-    return needs_attention
+        view = JsonLines(progress)
+    elif style == "live" and _is_screen(outlet):
+        view = Screen(progress, outlet)
+        lock = view.lock
+    else:
+        view = Lines(progress, outlet, is_quiet=style == "quiet")
+    try:
+        with _log_to(view, progress, lock), _suspended_by_ctrl_z(view):
+            for event in events:
+                with lock:
+                    progress.take(event, time.monotonic())
+                view.show(event)
+    except KeyboardInterrupt:
+        progress.failure = "interrupted"
+        raise
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        progress.failure, progress.error = "failed", str(error)
+        raise
+    finally:
+        progress.last = time.monotonic()
+        view.close()
+        if style in ("live", "plain") and (sums_up or _did_something(progress)):
+            _print_summary(progress, lists_all=isinstance(view, Screen))
+    return progress
 
 
-def _needs_attention(event: Event) -> bool:
-    return event.severity == "loss" or isinstance(event, Refused)
+def _is_screen(outlet: Outlet) -> bool:
+    """Whether a live screen can be drawn."""
+    is_able = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+    return outlet.isatty() and is_able and os.environ.get("TTY_COMPATIBLE") != "0"
 
 
-class _Lines:
-    """Prints events with Rich, which leaves colours out where nobody sees them."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-
-        self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._status = self._console.status("looking around")
-        self._shown: dict[str, int] = {}
-        self._left_alone: dict[str, int] = {}
-        if self._console.is_terminal and not quiet:
-            self._status.start()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        # Also after Ctrl-C: the spinner goes, the cursor comes back, and what was found is said.
-        self._status.stop()
-        self._count()
-
-    def show(self, event: Event) -> None:
-        if isinstance(event, Planned):
-            self._status.update(f"{shown(event.archive)}: {_size(event.size_bytes)}")
-        if isinstance(event, Copied):
-            self._status.update(f"{shown(event.archive)}: {_size(event.copied_bytes)} of {_size(event.size_bytes)}")
-            return
-        if isinstance(event, LeftAlone):
-            self._left_alone[event.reason] = self._left_alone.get(event.reason, 0) + 1
-            return
-        style, text = _describe(event)
-        if not text or (self._quiet and event.severity == "info"):
-            return
-        kind = event.code if isinstance(event, Problem) else event.kind
-        count = self._shown[kind] = self._shown.get(kind, 0) + 1
-        if count <= LINES_OF_A_KIND or isinstance(event, Finished):
-            self._print(style, text)
-
-    def _print(self, style: str, text: str) -> None:
-        from rich.text import Text
-
-        self._console.print(Text(shown(text), style=style))
-
-    def _count(self) -> None:
-        for kind, count in self._shown.items():
-            if count > LINES_OF_A_KIND:
-                self._print("dim", f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}")
-        if not self._quiet:
-            for reason, count in self._left_alone.items():
-                self._print("dim", f"{_counted(count, 'temp archive')} left alone: {reason}")
+def _did_something(progress: Progress) -> bool:
+    return bool(progress.merged_members or progress.found)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+@contextmanager
+def _log_to(view: View, progress: Progress, lock: AbstractContextManager[object]) -> Iterator[None]:
+    """Show warnings of the library, which would else be written in the middle of the screen."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with lock:
+                progress.warn(record.getMessage())
+            view.warn(record.getMessage())
+
+    logger, handler = logging.getLogger("rear"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
-def _size(size: int) -> str:
-    from rich.filesize import decimal
+@contextmanager
+def _suspended_by_ctrl_z(view: View) -> Iterator[None]:
+    """Give the terminal back while the process is stopped by Ctrl-Z."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not isinstance(view, Screen) or not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
 
-    return decimal(size)
+    def suspend(number: int, frame: FrameType | None) -> None:
+        view.pause()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, suspend)
+        view.resume()
 
-
-def _describe(event: Event) -> tuple[str, str]:
-    match event:
-        case NothingYet():
-            return "", f"{event.base}: no worker has written here yet, nothing to do"
-        case Claimed(state="closed"):
-            return "dim", f"{event.pair}: {_counted(event.members, 'member')}, {_size(event.size_bytes)}"
-        case Claimed():
-            return (
-                "yellow",
-                f"{event.pair}: its worker {_GONE[event.state]}; "
-                f"{_counted(event.members, 'member')} to be checked one by one",
-            )
-        case Planned():
-            notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0) + [f"{event.duplicates:,} there already"] * (
-                event.duplicates > 0
-            )
-            extra = f" ({', '.join(notes)})" if notes else ""
-            return (
-                "dim",
-                f"{event.archive}: {_counted(event.members, 'member')}, {_size(event.size_bytes)} to come{extra}",
-            )
-        case Merged():
-            return (
-                "green",
-                f"{event.archive}: {_counted(event.members, 'member')} merged, "
-                f"the archive has {_size(event.archive_size_bytes)}",
-            )
-        case Renamed():
-            return "yellow", f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
-        case SetAside():
-            return "yellow", f"{event.archive}: {event.name} is in {event.lost_and_found}: {event.reason}"
-        case Torn():
-            return "yellow", (
-                f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: "
-                f"{event.reason}; "
-                f"kept as {event.lost_and_found}"
-            )
-        case Lost():
-            return "bold red", (
-                f"LOST {event.archive}: {event.name} "
-                f"(source {event.source or 'none'}, {event.pair} bytes {event.offset:,} to "
-                f"{event.offset + event.length:,}): {event.reason}; what there is: {event.lost_and_found}"
-            )
-        case Damaged():
-            return "bold red", (
-                f"DAMAGED {event.pair}, bytes {event.start:,} to "
-                f"{event.start + event.length:,}: {event.reason}; "
-                f"kept whole as {event.lost_and_found}"
-            )
-        case Recovered():
-            return "yellow", f"{event.archive}: {event.name} recovered: {event.reason}"
-        case JournalRebuilt():
-            return (
-                "yellow",
-                f"{event.pair}: {event.reason}; {_counted(event.members, 'member')} named by the temp archive itself",
-            )
-        case JournalDamaged():
-            return "yellow", f"{event.pair}: {_counted(event.length, 'byte')} of its journal unreadable: {event.reason}"
-        case Refused():
-            return "red", f"{event.subject}: {event.reason}"
-        case RolledBack():
-            return "yellow", f"{event.archive}: a merge that had died before its commit was undone"
-        case RolledForward():
-            return "yellow", f"{event.archive}: a merge that had died after its commit was completed"
-        case RolledOver():
-            return "", f"{event.archive}: full, renamed {event.renamed_to}"
-        case IndexRebuilt():
-            return "dim", f"{event.archive}: index of {_counted(event.members, 'member')} made again: {event.reason}"
-        case Problem():
-            return _describe_problem(event)
-        case Finished():
-            return _describe_end(event)
-    return "", ""
+    signal.signal(signal.SIGTSTP, suspend)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
-_GONE = {"crashed": "is gone", "stale": "shows no sign of life"}
+def _print_summary(progress: Progress, *, lists_all: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
 
-
-def _describe_problem(event: Problem) -> tuple[str, str]:
-    style = {"info": "dim", "warning": "yellow", "loss": "bold red"}[event.severity]
-    member = f"{event.name}: " if event.name is not None else ""
-    place = ""
-    if event.offset is not None:
-        place = f" (at byte {event.offset:,})"
-        if event.length:
-            place = f" (bytes {event.offset:,} to {event.offset + event.length:,})"
-    kept = f"; kept as {event.lost_and_found}" if event.lost_and_found is not None else ""
-    loss = "LOSS " if event.severity == "loss" else ""
-    return style, f"{loss}{event.subject}: {member}{event.detail}{place}: {event.code}, {event.outcome}{kept}"
-
-
-def _describe_end(event: Finished) -> tuple[str, str]:
-    parts = [
-        f"{_counted(event.members, 'member')} ({_size(event.size_bytes)}) merged into "
-        f"{_counted(event.archives, 'archive')}"
-    ]
-    counts = {
-        "renamed": event.renamed, "there already": event.duplicates, "torn": event.torn, "LOST": event.lost,
-        "left as they are": event.refused,
-    }  # fmt: skip
-    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
-    report = f"; report: {event.report}" if event.report else ""
-    return "bold red" if event.lost else "bold", ", ".join(parts) + report
+    if progress.failure is not None and not _did_something(progress):
+        return
+    outlet = Outlet(sys.stdout)
+    console = Console(file=cast("TextIO", outlet), highlight=False, soft_wrap=True)
+    lines = list(summary_lines(progress, lists_all=lists_all))
+    width = max((len(line.head) for line in lines), default=0)
+    for number, line in enumerate(lines):
+        margin = f"  {line.head:{width}}  " if number else ""
+        console.print(Text(f"{margin}{shown(line.text)}", style=line.style))
+    outlet.flush()

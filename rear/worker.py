@@ -22,12 +22,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import TypeVar
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
 from rear.layout import Layout, Target
 from rear.lease import Process, this_process, worker_name
 from rear.messages import tell_error, warn
 from rear.pairwriter import Item, PairWriter, open_record
+from rear.parts import Content, Parts, PartsPair
 from rear.payload import Payload
 from rear.records import Metadata, Pair
 from rear.storage import LOCAL, Storage
@@ -44,6 +46,9 @@ _BEATS_A_LEASE = 4
 _JITTER = 0.25
 """By up to this part of it a temp archive ends before its `rotation_span`."""
 _LONGEST_WAIT_SECONDS = 3600.0
+
+
+_Pair = TypeVar("_Pair", bound=PairWriter)
 
 
 class WorkerOptions:
@@ -89,6 +94,7 @@ class Worker:
     ) -> None:
         self.layout = layout
         self.options = options
+        self._syncs_each = options.sync == "file"
         self._on_first_pair = on_first_pair
         self._storage = storage
         self._closed = False
@@ -107,6 +113,8 @@ class Worker:
         self._retained: list[Item] = []
         self._retained_bytes = 0
         self._stable: list[Item] = []
+        #: Files that are flushed before they are closed; each has a pair of its own.
+        self._flushed: set[Parts] = set()
         self._answered_flushes: set[str] = set()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -120,9 +128,12 @@ class Worker:
     def forget_parent(self) -> None:
         """In a child of ``fork``: leave the parent's files alone and begin with nothing."""
         inherited = [pair for pair in (self._pair, *self._failed, *(pair for pair, _ in self._rolling)) if pair]
+        flushed = self._flushed
         self._begin()
         for pair in inherited:
             pair.release_after_fork()
+        for parts in flushed:
+            parts.leave_after_fork()
 
     @property
     def closed(self) -> bool:
@@ -133,7 +144,6 @@ class Worker:
         self,
         target: Target,
         payload: Payload,
-        *,
         mtime_ns: int,
         mode: int,
         source: str | None = None,
@@ -176,11 +186,14 @@ class Worker:
                     elif self._retained_bytes > _HURRY_BYTES and not self._hurries:
                         self._hurries = True
                         self._wake.set()
-                    must_wait = self.options.sync == "file" or self._retained_bytes > RETAINED_LIMIT_BYTES
-                    if not must_wait:
-                        self._confirm(item)
-                    pair = self._pair
-                    if pair is not None and (
+                    must_wait = self._syncs_each or self._retained_bytes > RETAINED_LIMIT_BYTES
+                    pair = item.pair
+                    assert pair is not None
+                    # After a gap, prove that it is still ours before acknowledging.
+                    if not must_wait and pair.is_doubtful() and not pair.confirm():
+                        self._lose(pair)
+                        self._renew(None)
+                    if pair is self._pair and (
                         pair.length >= self.options.rotation_size or pair.directory_length >= DIRECTORY_LIMIT_BYTES
                     ):
                         self._roll_over("rotation")
@@ -198,6 +211,41 @@ class Worker:
             payload.close()
             raise
 
+    def open_parts(self, target: Target, method: int, mode: int, metadata: Metadata | None, content: Content) -> Parts:
+        """Return what keeps a file that is flushed before it is closed.
+
+        Args:
+            target: final archive and name.
+            method: compression method.
+            mode: ``st_mode`` of the file.
+            metadata: travels with the member.
+            content: the file; to be passed with each call, too.
+
+        Raises:
+            RearError: the worker is closed.
+        """
+        self._check_open(target)
+        parts = Parts(
+            target, method, mode, metadata, content,
+            new_pair=self._new_parts_pair, next_sequence=self._sequences.__next__, ended=self._flushed.discard,
+            uptime=self._storage.uptime, syncs_each=self.options.sync == "file",
+            sync_interval=self.options.sync_interval,
+            beat_seconds=self.options.lease_seconds / _BEATS_A_LEASE,
+        )  # fmt: skip
+        self._flushed.add(parts)
+        return parts
+
+    def _new_parts_pair(self) -> PartsPair:
+        if self._process is None or self._thread is None:
+            with self._lock:
+                pair = self._make_pair(PartsPair, None)
+                self._start_thread()
+        else:
+            # Without the lock: whoever has it may wait for the file, which the collector closes.
+            pair = self._make_pair(PartsPair, None)
+        self._wake.set()
+        return pair
+
     def sync(self) -> None:
         """Bring everything acknowledged so far to stable storage.
 
@@ -207,6 +255,8 @@ class Worker:
         thread = self._begin_alone()
         try:
             self._inside.add(thread)
+            for parts in list(self._flushed):
+                parts.sync()
             with self._sync_lock:
                 with self._lock:
                     last = max((item.sequence for item in self._retained), default=0)
@@ -248,6 +298,8 @@ class Worker:
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
+        for parts in list(self._flushed):
+            parts.leave()
         with self._sync_lock:
             try:
                 self._finish_rolling()
@@ -339,6 +391,9 @@ class Worker:
         self._renew(item)
 
     def _new_pair(self, repeats_from: int | None) -> PairWriter:
+        return self._make_pair(PairWriter, repeats_from)
+
+    def _make_pair(self, kind: type[_Pair], repeats_from: int | None) -> _Pair:
         if self._process is None:
             self._on_first_pair()
             process = this_process()
@@ -353,7 +408,7 @@ class Worker:
         )  # fmt: skip
         # Workers of a job begin together; from their second temp archive on they do not all come at once.
         self._pair_seconds = self.options.rotation_span * (1.0 - _JITTER * os.urandom(1)[0] / 256)
-        return PairWriter(self.layout, pair, opened, storage=self._storage)
+        return kind(self.layout, pair, opened, storage=self._storage)
 
     def _renew(self, item: Item | None) -> None:
         """Begin a new pair with all that has no place, and ``item``.
@@ -448,14 +503,6 @@ class Worker:
                 warn("%s cannot be ended now: %s", pair.path, error)
                 self._failed.append(pair)
 
-    def _confirm(self, item: Item) -> None:
-        """After a gap longer than half the lease, prove that a member's pair is still ours before acknowledging it."""
-        pair = item.pair
-        assert pair is not None
-        if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
-            self._lose(pair)
-            self._renew(None)
-
     def _lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
         warn("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
@@ -525,7 +572,7 @@ class Worker:
                     self._renew(None)
             return
         with self._lock:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2 and not pair.confirm():
+            if pair.is_doubtful() and not pair.confirm():
                 self._lose(pair)
                 self._renew(None)
             self._prove(pair, items)
@@ -608,6 +655,8 @@ class Worker:
                 if pair is not None and now - max(beaten, pair.created) >= beat_seconds:
                     beaten = now
                     self._beat(pair)
+                for parts in list(self._flushed):
+                    parts.tend(now)
                 # An append of gigabytes holds the lock for long; beats must go on.
                 if not self._lock.acquire(timeout=min(beat_seconds / 2, _LONGEST_WAIT_SECONDS)):
                     self._wake.set()
@@ -637,7 +686,7 @@ class Worker:
     def _idle_seconds(
         self, pair: PairWriter | None, dirty: bool, beaten: float, synced: float, beat_seconds: float
     ) -> float | None:
-        due = []
+        due = [time for parts in list(self._flushed) if (time := parts.due) is not None]
         if dirty:
             due.append(synced + self.options.sync_interval)
         if pair is not None:
@@ -652,7 +701,7 @@ class Worker:
 
     def _beat(self, pair: PairWriter) -> None:
         try:
-            if pair.seconds_since_confirmed() > self.options.lease_seconds / 2:
+            if pair.is_doubtful():
                 owned = pair.confirm() and pair.beat()
             else:
                 owned = pair.beat()

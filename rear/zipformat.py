@@ -205,6 +205,8 @@ def dos_time(mtime_ns: int) -> tuple[int, int]:
     return _dos_time_of_second(mtime_ns // 1_000_000_000)
 
 
+# Members that came together have the same seconds, and mktime looks for the zone's file each time.
+@lru_cache(maxsize=1024)
 def dos_to_ns(date: int, clock: int) -> int:
     """Return nanoseconds since the epoch of an MS-DOS date and time in local time; 0 when it is no date."""
     fields = (date >> 9) + 1980, date >> 5 & 15, date & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2, 0, 0, -1
@@ -237,12 +239,13 @@ def encode_metadata(metadata: dict[str, object] | None) -> bytes:
     return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def encode_local_header(member: Member, origin: Origin | None) -> bytes:
+def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool = False) -> bytes:
     """Return the complete local header of a member, without data descriptor (4.3.7).
 
     Args:
         member: name, method, CRC-32 and sizes, all known.
         origin: what rear's own field is to say; its source is left out where it does not fit.
+        is_open: CRC-32 and sizes are not known yet, as bit 3 says (4.4.4): nobody takes it for a whole member.
 
     Raises:
         ZipFormatError: the extra area would exceed 65,535 bytes.
@@ -266,6 +269,9 @@ def encode_local_header(member: Member, origin: Origin | None) -> bytes:
         local_constants(member.method, member.name.isascii(), bool(zip64)), dos,
         _SIZES.pack(member.crc, compressed_size, size, len(name)), extra_length.to_bytes(2, "little"),
     ))  # fmt: skip
+    if is_open:
+        flags = int.from_bytes(head[6:8], "little") | FLAG_DESCRIPTOR
+        head = b"".join((head[:6], flags.to_bytes(2, "little"), head[8:]))
     if not tail:
         return head + name + extra
     covered = b"".join((head, name, extra, tail))
@@ -380,7 +386,7 @@ def _checked_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
 def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     """Return cookie and mode from a local header that passes the checksum of rear's own field.
 
-    ``None`` when there is no such field, as with `decode_origin`, which may still find the rest of it wrong.
+    ``None`` when there is no such field, or what it says makes no sense: exactly where `decode_origin` has none.
 
     Args:
         header: the local header, whole, nothing after it.
@@ -389,7 +395,11 @@ def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
     found = _checked_origin(header, extra_length)
     if found is None:
         return None
-    cookie, _, _, mode, *_ = _ORIGIN_FIXED.unpack_from(header, found[0])
+    start, end = found
+    cookie, _, _, mode, _, *lengths = _ORIGIN_FIXED.unpack_from(header, start)
+    # The texts fill the field to its end, unless there is metadata, which has to be read to know.
+    if start + _ORIGIN_FIXED.size + sum(lengths) != end and decode_origin(header) is None:
+        return None
     return cookie, mode
 
 

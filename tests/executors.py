@@ -168,6 +168,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make everything worth an executor, and tasks small."""
     monkeypatch.setattr(merge, "SHARED_COPY_BYTES", 1)
     monkeypatch.setattr(checktasks, "SHARED_CHECK_BYTES", 1)
+    monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", 0.0)
     monkeypatch.setattr(checktasks, "TASK_BYTES", 4 * BLOCK)
     monkeypatch.setattr(copytasks, "TASK_BYTES", 4 * BLOCK)
     monkeypatch.setattr(copytasks, "BLOCK_BYTES", BLOCK)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
@@ -20,7 +20,7 @@ from rear.cli.app import app, scavenger_app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 
 
 def text_of(name: str) -> str:
@@ -141,11 +141,16 @@ def test_every_event_is_documented_with_its_fields() -> None:
     assert explained == {name for _, names in actual.values() for name in names}
 
 
+def test_every_phase_is_documented() -> None:
+    section = text_of("docs/format.md").partition("### Phases")[2].partition("\n#")[0]
+    assert [quoted(row[0])[0] for row in rows(section)] == list(get_args(events.Phase))
+
+
 def test_every_journal_record_is_documented_with_its_keys() -> None:
     section = between(text_of("docs/format.md"), "<!-- records", "<!-- end of records -->")
     kinds = {
         "open": records.Open, "append": records.Append, "abort": records.Abort, "beat": records.Beat,
-        "close": records.Close, "merged": records.Merged,
+        "close": records.Close, "merged": records.Merged, "file": records.File, "part": records.Part,
     }  # fmt: skip
     names = {
         "int": "integer", "str": "text", "float": "number", "Metadata": "object",
@@ -168,22 +173,11 @@ def test_every_journal_record_is_documented_with_its_keys() -> None:
     assert f"`format_version` | integer | {journal.FORMAT_VERSION} |" in section
 
 
-def test_the_table_of_modules_is_the_one_that_imports_are_checked_by() -> None:
-    from test_import import LAYERS
-
-    documented: list[tuple[str, set[str]]] = []
-    for layer, module, _ in rows(between(text_of("docs/architecture.md"), "## Modules", "## Reading order")):
-        if layer:
-            documented.append((layer, set()))
-        documented[-1][1].update(quoted(module))
-    assert documented == LAYERS
-
-
 def test_every_exit_status_of_an_error_is_documented() -> None:
     def statuses(error: type[rear.RearError]) -> set[int]:
         return {error.exit_status}.union(*map(statuses, error.__subclasses__()))
 
-    section = between(text_of("docs/concepts.md"), "## Exit statuses", "## Environment")
+    section = text_of("docs/exit-statuses.md").partition("## By command")[0]
     assert {str(status) for status in statuses(rear.RearError)} <= {row[0] for row in rows(section)}
 
 
@@ -214,7 +208,7 @@ def test_python_examples_run(snippet: str, tmp_path: Path) -> None:
 # ---- links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
@@ -229,4 +223,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = text_of("mkdocs.yml").partition("nav:")[2]
-    assert {page.name for page in DOCS.glob("*.md")} == set(re.findall(r": (\S+\.md)", navigation))
+    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} == set(
+        re.findall(r": (\S+\.md)", navigation)
+    )

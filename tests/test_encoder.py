@@ -60,7 +60,7 @@ def test_many_archives_and_modes_are_not_all_kept() -> None:
     opened = Open(1, "host", "worker", 0, 7, 1, None, None, None, 0, 60.0, 0)
     encoder, payload = Encoder(opened), Payload(0, 1, 2, 2)
     for number in range(2_500):
-        target, mode = Target(f"{number}.zip", "a"), 0o100000 + number
+        target, mode = Target(f"{number}%d.zip", "a"), 0o100000 + number
         encoded = encoder.encode(1, target, payload, 0, 10**18, mode, None, None)
         assert encoded == _expected(opened, 1, target, payload, 0, 10**18, mode, None, None)
-    assert len(encoder._archives) <= 1_000
+    assert len(encoder._kinds) <= 1_000

@@ -16,10 +16,12 @@ import zoo
 from typer.testing import CliRunner
 
 from rear.cli.app import app
-from rear.cli.selection import Patterns, shown, split
+from rear.cli.selection import split
 from rear.errors import ExtractionError, MemberNotFoundError, RearError, UsageError, ZipFormatError
 from rear.journal import JournalWriter, encode_line
 from rear.layout import Layout
+from rear.patterns import Patterns
+from rear.printable import shown
 from rear.records import Abort, Append, Close, Open, Pair
 
 NOW = 1_700_000_000

@@ -40,7 +40,7 @@ from executors import (
 from faults import Failing, check_base, contents, files_below, in_child, scavenge, scratch_folder
 
 import rear
-from rear import copytasks, merge, parallel
+from rear import checktasks, copytasks, merge, parallel
 from rear.checktasks import JournaledMembers, ListedMembers
 from rear.copytasks import CopyTask, Piece, batches, copy_for_leader
 from rear.errors import UsageError
@@ -552,6 +552,31 @@ def test_a_deep_check_of_odd_archives_is_the_same(tmp_path: Path, make: Callable
     asked = [task for task in executor.tasks if isinstance(task, ListedMembers)]
     assert sum(entry.compressed_size for task in asked for entry in task.entries) <= path.stat().st_size
     assert list(inspect(path, deep=True, parallel=Parallel(Hopeless(CancelledError())))) == alone
+
+
+def test_processes_of_this_host_are_not_asked_for_what_one_does_as_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zip"
+    streamed(path)
+
+    class Counted(ThreadPoolExecutor):
+        submitted = 0
+
+        def submit(self, *arguments: Any, **named: Any) -> Future[Any]:
+            Counted.submitted += 1
+            return super().submit(*arguments, **named)
+
+    for seconds, is_asked in ((10.0, False), (0.0, True)):
+        monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", seconds)
+        with Counted(2) as executor:
+            assert list(inspect(path, deep=True, parallel=Parallel(executor))) == []
+        assert bool(Counted.submitted) is is_asked
+    # Another host has a network of its own.
+    monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", 10.0)
+    with Here() as elsewhere:
+        assert list(inspect(path, deep=True, parallel=Parallel(elsewhere))) == []
+    assert elsewhere.submitted
 
 
 def test_a_deep_check_whose_process_is_killed(damaged: Path, tmp_path: Path) -> None:

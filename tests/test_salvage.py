@@ -346,7 +346,7 @@ def test_scavenge_command_ends_with_a_status_that_tells(tmp_path: Path) -> None:
     assert run("--dry-run").returncode == 0
     assert not (tmp_path / "ar.zip").exists()
     assert "1 member, " in run("--dry-run").stderr
-    assert run("--json").stdout.splitlines()[-1].startswith('{"kind": "finished"')
+    assert run("--json").stdout.splitlines()[-2].startswith('{"kind": "finished"')
     (tmp_path / "no.zip").write_text("no Zip at all")
     with rear_fs(tmp_path) as fs:
         fs.open("no.zip/x").close()
@@ -364,15 +364,15 @@ def test_repeating_scavenge_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     write_pair(tmp_path, 0, {1: ("a", b"one")}, close="exit")
     process = subprocess.Popen(
         [sys.executable, "-m", "rear", "scavenge", str(tmp_path), "--every", "1h"],
-        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "merged into" in line:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "merged  1 member" in line:
             break
     process.send_signal(signal.SIGTERM)
-    rest = process.stderr.read()
-    process.stderr.close()
+    rest = process.stdout.read()
+    process.stdout.close()
     assert (process.wait(20), "Traceback" in rest) == (0, False)
     assert members(tmp_path / "ar.zip") == {"a": b"one"}
 

@@ -75,8 +75,10 @@ def run(*arguments: object, environment: dict[str, str] | None = None, **options
 
 
 def json_of(done: CompletedProcess[str]) -> dict[str, Any]:
-    """Return the last event of a command that was run with ``--json``."""
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """Return the last event of a command that was run with ``--json``; behind it stands the summary alone."""
+    event, summary = map(json.loads, done.stdout.splitlines()[-2:])
+    assert (event["kind"], summary["kind"]) == ("swept", "summary")
+    found: dict[str, Any] = event
     return found
 
 
@@ -139,7 +141,7 @@ def test_a_sweep_archives_all_files_and_the_next_one_only_what_is_new(spool: Pat
 def test_a_whole_archive_as_target_and_the_base_from_the_environment(spool: Path, base: Path) -> None:
     done = run("spool", "--into", "runs/ar.zip", cwd=spool.parent, environment={"REAR_BASE": str(base)})
     assert done.returncode == 0, done.stderr
-    assert f"{len(FILES)} files" in done.stderr
+    assert f"{len(FILES)} files" in done.stdout
     assert members(base, "runs/ar.zip") == expected(prefix="")
 
 
@@ -245,8 +247,8 @@ def test_patterns(spool: Path, base: Path) -> None:
 def test_a_dry_run_changes_nothing(spool: Path, base: Path, tmp_path: Path) -> None:
     done = run(spool, "--into", "ar.zip", "--base", tmp_path / "none", "--dry-run", "--delete")
     assert done.returncode == 0
-    assert f"{len(FILES)} files" in done.stderr
-    assert "would become sub/deep/c.bin" in done.stderr
+    assert f"{len(FILES)} files" in done.stdout
+    assert "→ ar.zip/sub/deep/c.bin" in done.stderr
     assert not (tmp_path / "none").exists()
     sweep(spool, base)
     fill(spool, {"new": b"new"})
@@ -694,36 +696,43 @@ def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, b
 
 
 @contextlib.contextmanager
-def led_elsewhere(base: Path, seconds: float) -> Iterator[None]:
-    """Have another process lead the base for some time."""
+def led_elsewhere(base: Path) -> Iterator[None]:
+    """Have another process lead the base until the block ends."""
     reader, writer = os.pipe()
+    until, over = os.pipe()
 
     def lead() -> None:
+        os.close(over)
         with Leadership(Layout(base)):
             os.write(writer, b"x")
-            time.sleep(seconds)
+            os.read(until, 1)
 
     pid = fork(lead)
+    os.close(until)
     try:
         assert os.read(reader, 1) == b"x"
         yield
     finally:
+        os.close(over)
         os.close(reader)
         os.close(writer)
         assert wait(pid) == 0
 
 
 def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
-    with led_elsewhere(base, 1.5):
-        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "30s")
-    assert done.returncode == 0, done.stderr
-    assert "waiting for 30 s at most" in done.stderr
+    command = [sys.executable, "-m", "rear", "sweep", spool, "--into", "ar.zip/spool", "--base", base, "--delete"]
+    with led_elsewhere(base):
+        process = subprocess.Popen([*command, "--wait", "60s"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        assert process.stderr is not None
+        assert any("waiting for 60 s at most" in line for line in process.stderr)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, rest
     assert files_in(spool) == {}
     assert members(base) == expected()
 
 
 def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: Path, base: Path) -> None:
-    with led_elsewhere(base, 4):
+    with led_elsewhere(base):
         done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "1s")
         assert done.returncode == 1
         assert "being scavenged by process" in done.stderr

@@ -225,6 +225,64 @@ def test_the_host_of_the_leader_loses_power(merging: Stage, step: str) -> None:
     stage.judge()
 
 
+@pytest.fixture
+def large(merging: Stage) -> Stage:
+    """The same, with some megabytes to copy."""
+    merging.work(merging.a, "--count", "60", "--pause", "0", large=True).end()
+    return merging
+
+
+def test_another_host_checks_and_copies_for_the_leader(large: Stage) -> None:
+    stage = large
+    executor = stage.execute(stage.b)
+    leader = stage.scavenge(stage.a, *stage.executor_options(60))
+    leader.wait_for("finished", seconds=60)
+    leader.stop()
+    executor.stop()
+    done = executor.lines("executed")
+    assert {line["task"] for line in done} >= {"copy_for_leader"}, done
+    assert not any(line["failed"] for line in done), done
+    stage.settle(stage.a)
+    assert not stage.events("renamed", "lost", "refused")
+    stage.judge()
+
+
+def test_the_executor_is_frozen_while_it_copies_and_thawed_after_the_commit(large: Stage) -> None:
+    stage = large
+    executor = stage.execute(stage.b, "--pause-at", STEPS[0])
+    leader = stage.scavenge(stage.a, *stage.executor_options(2))
+    executor.wait_for("paused", seconds=60)
+    stage.b.freeze()
+    leader.wait_for("finished", seconds=60)
+    stage.b.thaw()
+    executor.wait_for("resumed")
+    executor.stop()
+    leader.stop()
+    stage.settle(stage.a)
+    assert not stage.events("renamed", "lost", "refused")
+    stage.judge()
+
+
+def test_the_executor_is_frozen_while_it_copies_and_thawed_after_an_undo(large: Stage) -> None:
+    stage = large
+    executor = stage.execute(stage.b, "--pause-at", STEPS[0])
+    leader = stage.scavenge(stage.a, *stage.executor_options(60))
+    executor.wait_for("paused", seconds=60)
+    stage.b.freeze()
+    stage.kill(leader)
+    # Merged before the others: so what the executor still writes is wrong where it was to go.
+    stage.work(stage.a, "--count", "60", "--pause", "0", "--called", "a", large=True).end()
+    # What it undoes gets a new inode, since nobody can see from here whether the copy has ended.
+    stage.settle(stage.a)
+    stage.b.thaw()
+    executor.wait_for("resumed")
+    executor.stop()
+    stage.settle(stage.a)
+    assert stage.events("rolled_back")
+    assert not stage.events("renamed", "lost", "refused")
+    stage.judge()
+
+
 def test_the_server_is_killed_while_workers_write(stage: Stage) -> None:
     workers = [stage.work(host, "--sync", sync) for host, sync in ((stage.a, "interval"), (stage.b, "file"))]
     for worker in workers:

@@ -291,7 +291,10 @@ def test_damage_is_everywhere() -> None:
 def test_the_page_has_all_kinds_of_damage() -> None:
     page = (ROOT / "docs" / "recovery.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| ([^|]+?) \| [\d,]+ \|", page, re.MULTILINE))
-    kinds = {case.kind for case in _one_of_each()}
+    try:
+        kinds = {case.kind for case in _one_of_each()}
+    except MissingProgramError as error:
+        pytest.skip(str(error))
     assert kinds == listed, "run tools/compare_recovery.py --write"
 
 

@@ -127,6 +127,20 @@ class Stage:
         """Start a scavenger on a host that goes on until it is stopped."""
         return self._start(host, "scavenge", "--pause", "0.5", *options)
 
+    def execute(self, host: Host, *options: str) -> Program:
+        """Start an executor on a host, for leaders that are started with `executor_options`."""
+        (self.laboratory.out / self._name).mkdir(exist_ok=True)
+        return self._start(host, "execute", "--executor", f"{OUT}/{self._name}", *options)
+
+    def executor_options(self, patience_seconds: float) -> tuple[str, ...]:
+        """Return options for a scavenger that gives work to the executor."""
+        return ("--executor", f"{OUT}/{self._name}", "--patience", str(patience_seconds))
+
+    def kill(self, program: Program) -> None:
+        """Kill a program on its host."""
+        program.host.run("/bin/kill", "-KILL", str(program.lines("started")[0]["pid"]))
+        program.command.wait(10)
+
     def settle(self, host: Host, seconds: float = 40.0) -> Program:
         """Scavenge on a host until nothing is left to do."""
         scavenger = self.start_settling(host, seconds)

@@ -9,20 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import random
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from faults import Point, Tampered
 
 import rear
+import rear.checktasks
 import rear.claims
+import rear.copytasks
 import rear.leader
+import rear.merge
+import rear.parallel
 from rear.archive import Archive
 from rear.cli.stopping import StopRequest
 from rear.errors import NotArchivedError, NotLeaderError, RearError
@@ -67,6 +74,8 @@ class Log:
 
 def work(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> None:
     """Write files until told to stop, and log each when its close has returned."""
+    if arguments.called:
+        os.uname = lambda: SimpleNamespace(nodename=arguments.called)  # type: ignore[assignment,return-value]
     fs = rear.rear_fs(
         arguments.base, lease_seconds=arguments.lease, sync=arguments.sync, rotation_span=arguments.rotation,
         compression=arguments.compression,
@@ -119,8 +128,68 @@ def pausing(where: str, log: Log) -> Storage:
     return Tampered(act)
 
 
+class FolderExecutor(Executor):
+    """Hands tasks to a process of another host, by files in a folder that both have, outside of the share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        # Storage that pauses stays here.
+        values = [LOCAL if isinstance(value, Storage) else value for value in arguments]
+        name = f"{os.getpid()}-{self._count}"
+        self._count += 1
+        _publish(self._folder / f"{name}.task", pickle.dumps((function, values, keywords)))
+        future: Future[Any] = Future()
+        threading.Thread(target=self._wait, args=(future, self._folder / f"{name}.result"), daemon=True).start()
+        return future
+
+    def _wait(self, future: Future[Any], path: Path) -> None:
+        while not path.exists():
+            time.sleep(0.02)
+        if future.set_running_or_notify_cancel():
+            future.set_result(pickle.loads(path.read_bytes()))
+
+
+def _publish(path: Path, data: bytes) -> None:
+    path.with_suffix(".part").write_bytes(data)
+    path.with_suffix(".part").rename(path)
+
+
+def execute(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> None:
+    """Do the tasks of a leader on another host."""
+    storage = pausing(arguments.pause_at, log) if arguments.pause_at else LOCAL
+    folder = Path(arguments.executor)
+    while not stopped.is_set():
+        for path in sorted(folder.glob("*.task")):
+            function, values, keywords = pickle.loads(path.read_bytes())
+            values = [storage if isinstance(value, Storage) else value for value in values]
+            task = values[1].__name__
+            log.write("begun", task=task)
+            result = function(*values, **keywords)
+            _publish(path.with_suffix(".result"), pickle.dumps(result))
+            path.unlink()
+            log.write("executed", task=task, failed=isinstance(result, rear.parallel.Failed))
+        stopped.wait(0.02)
+    log.write("ended")
+
+
+def share_small_work(patience_seconds: float) -> None:
+    """Let an executor have work of some hundred kilobytes, too."""
+    rear.merge.SHARED_COPY_BYTES = rear.checktasks.SHARED_CHECK_BYTES = 1
+    rear.copytasks.BLOCK_BYTES = 64 << 10
+    rear.copytasks.TASK_BYTES = 256 << 10  # type: ignore[misc]
+    rear.copytasks.WITHDRAWAL_SECONDS = 1.0
+    rear.parallel.PATIENCE_SECONDS = patience_seconds
+
+
 def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> int:
     """Scavenge again and again, and log all events; with ``--settle`` until nothing is left to do."""
+    executor = None
+    if arguments.executor:
+        share_small_work(arguments.patience)
+        executor = FolderExecutor(Path(arguments.executor))
     rear.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
     rear.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
     rear.claims._GRAVEYARD_LEASES = 0  # type: ignore[misc]
@@ -128,7 +197,7 @@ def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> i
     deadline = LOCAL.uptime() + arguments.seconds
     while not stopped.is_set():
         try:
-            for event in rear.scavenge(arguments.base, storage=storage):
+            for event in rear.scavenge(arguments.base, verify=executor is not None, executor=executor, storage=storage):
                 log.write(event.kind, severity=event.severity, **event.as_fields())
         except NotLeaderError as error:
             log.write("not_leader", error=str(error))
@@ -187,7 +256,7 @@ def _unless_missing(error: OSError) -> None:
 def main() -> int:
     """Run as told by the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["work", "scavenge", "look_and_merge"])
+    parser.add_argument("what", choices=["work", "scavenge", "look_and_merge", "execute"])
     parser.add_argument("base")
     parser.add_argument("log")
     parser.add_argument("--lease", type=float, default=3.0)
@@ -198,9 +267,12 @@ def main() -> int:
     parser.add_argument("--compression", default="deflate")
     parser.add_argument("--count", type=int, default=-1)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--called", default="", metavar="HOST")
     parser.add_argument("--pause-at", default="")
     parser.add_argument("--settle", action="store_true")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--executor", default="", metavar="FOLDER")
+    parser.add_argument("--patience", type=float, default=60.0)
     parser.add_argument("--after", default="", metavar="LOG")
     arguments = parser.parse_args()
     stopped = StopRequest()
@@ -209,6 +281,9 @@ def main() -> int:
     log.write("started", pid=os.getpid())
     if arguments.what == "work":
         work(arguments, log, stopped)
+        return 0
+    if arguments.what == "execute":
+        execute(arguments, log, stopped)
         return 0
     if arguments.what == "look_and_merge":
         return look_and_merge(arguments, log, stopped)

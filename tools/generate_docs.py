@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: errors.md, problems.md, cli.md, and the byte example in format.md.
+"""Writes what follows from the code in docs/: errors, exit statuses, problems, cli, json, api, an example in format.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -9,6 +9,7 @@ The result depends on the code alone: not on the width of the terminal, the loca
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 import sys
@@ -22,14 +23,21 @@ from typer.main import get_command
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
+from api_page import api_page
 
-from rear import errors, problems
+from rear import errors, events, jsonlines, problems, summary
+from rear.cli import statuses
 from rear.cli.app import app, scavenger_app
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
 END: Final = "<!-- end: tools/format_example.py -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
+#: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
+_SNIPPETS: Final = {
+    "rear fsck --output": "exit 1",
+    "rear doctor": "skip, needs a second mount of the export",
+}
 #: Typer adds these two to every application.
 _FOREIGN_OPTIONS: Final = frozenset({"install_completion", "show_completion"})
 
@@ -65,13 +73,48 @@ def _classes(error: type[errors.RearError]) -> Iterator[type[errors.RearError]]:
         yield from _classes(child)
 
 
-def _docstring(error: type[errors.RearError]) -> str:
-    return _prose(inspect.getdoc(error) or "")
+def _docstring(documented: type) -> str:
+    return _prose(inspect.getdoc(documented) or "")
 
 
 def _prose(text: str) -> str:
     """Return a paragraph of a docstring as one line of Markdown."""
     return " ".join(text.replace("``", "`").split())
+
+
+def statuses_page() -> str:
+    """Return exit-statuses.md: what `rear.cli.statuses` says, and which class of error has which."""
+    by_status: dict[int, list[str]] = {}
+    for error in _classes(errors.RearError):
+        by_status.setdefault(error.exit_status, []).append(f"`{error.__name__}`")
+    group: Any = get_command(app)
+    anywhere = ", ".join(map(str, statuses.ANYWHERE))
+    lines = [
+        _NOTE.format("rear/cli/statuses.py"), "# Exit statuses\n",
+        "| status | meaning | errors, in `rear.errors` |", "|---|---|---|",
+        *(
+            f"| {number} | {_pipes(meaning)} | {', '.join(by_status.get(number, []))} |"
+            for number, meaning in statuses.MEANINGS.items()
+        ),
+        "",
+        "`rear fsck` has the statuses of fsck(8) instead. Each error is one line on standard error. Commands that take "
+        "several files or members go on after an error; theirs is the status of one of the errors.\n",
+        "## By command\n",
+        f"Besides, any command can end with {anywhere}.\n",
+        "| command | status | meaning there |", "|---|---|---|",
+        *(
+            f"| `rear {name}` | {number} | {_pipes(meaning)} |"
+            for name, command in group.commands.items()
+            if not command.hidden
+            for number, meaning in statuses.of_command(name).items()
+            if number not in statuses.ANYWHERE
+        ),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def problems_page() -> str:
@@ -112,14 +155,66 @@ def _code(kind: problems.ProblemKind) -> str:
     return f"**`{kind.code}`**" if kind.is_loss else f"`{kind.code}`"
 
 
+def json_page() -> str:
+    """Return json.md: every object that ``--json`` of scavenge, fsck and sweep prints."""
+    lines = [
+        _NOTE.format("rear/events.py, rear/jsonlines.py and rear/summary.py"), "# JSON\n",
+        "`rear scavenge`, `rear fsck` and `rear sweep` print with `--json` one object a line on standard output, in "
+        "ASCII, as things happen. The first one is of kind `schema`, then come events, the last one is of kind "
+        "`summary`. Every object has `kind` and `severity` (`info`; `warning`: look at it, nothing is lost; `loss`: "
+        "bytes are missing).\n",
+        f"This is version {events.SCHEMA_VERSION} of the schema. Kinds and fields are added without a new number, so "
+        "ignore those that you do not know; when one is removed, or means something else, the number grows. Bytes of "
+        "a name that are no UTF-8 are lone surrogates (`\\udc80` to `\\udcff`), as in Python.\n",
+        "```sh", "rear scavenge --json /nfs/base | jq -c 'select(.severity != \"info\")'", "```\n",
+    ]  # fmt: skip
+    framing: tuple[type[events.Event], ...] = (jsonlines.Schema, summary.Summary, jsonlines.Warned)
+    for kind in framing:
+        types = dict(_json_fields(kind))
+        lines += [
+            f"## {_kind_name(kind)}\n", f"{_docstring(kind).partition(' Attributes:')[0]}\n",
+            "| field | type | meaning |", "|---|---|---|",
+            *(f"| {field} | {types[field.strip('`')]} | {meaning} |" for field, meaning in _attributes(kind)), "",
+        ]  # fmt: skip
+    lines += [
+        "## Events\n",
+        "What each field means stands in [Format](format.md#events). Problems, of kind `problem`, have a page of "
+        "[their own](problems.md#fields).\n",
+        "| kind | severity | fields |", "|---|---|---|",
+    ]  # fmt: skip
+    # Dataclasses with slots are made twice.
+    for kind in {kind.__name__: kind for kind in events.Event.__subclasses__()}.values():
+        if kind.__module__ == events.__name__:
+            fields = ", ".join(f"`{field}`: {type_name}" for field, type_name in _json_fields(kind))
+            lines.append(f"| `{_kind_name(kind)}` | {kind.severity} | {fields} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind_name(kind: type[events.Event]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+_JSON_TYPES: Final = {
+    "str": "text", "Phase": "text", "int": "integer", "float": "number", "bool": "boolean", "None": "null",
+    "dict[str, int]": "object",
+}  # fmt: skip
+
+
+def _json_fields(kind: type) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(kind):
+        yield field.name, " or ".join(_JSON_TYPES[part] for part in str(field.type).split(" | "))
+
+
 def cli_page() -> str:
     """Return cli.md: every command, argument and option of the Typer application."""
     group: Any = get_command(app)
     parts = [_NOTE.format("rear/cli/"), "# Command line\n", f"{_prose(group.help)}\n"]
     parts += [
-        "`rear COMMAND --help` says the same. Exit statuses stand in [Concepts](concepts.md#exit-statuses). Durations "
+        "`rear COMMAND --help` says the same. Exit statuses stand in [Exit statuses](exit-statuses.md). Durations "
         "are written `30s`, `5m`, `2h`, `1d`; sizes `1000`, `500M`, `50G` (powers of 1024).\n",
         *_options(group), "",
+        "`rear --install-completion` makes bash, zsh or fish complete commands, options and what is inside archives "
+        "(`rear cat ar.zip/lo<TAB>`); `rear --show-completion` prints what it would install.\n",
     ]  # fmt: skip
     for name, command in group.commands.items():
         if not command.hidden:
@@ -135,7 +230,11 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"```text\n{usage}\n```\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         example = paragraph.removeprefix("Example: ")
-        yield f"{_prose(paragraph)}\n" if example == paragraph else f"```sh\n{example}\n```\n"
+        if example == paragraph:
+            yield f"{_prose(paragraph)}\n"
+            continue
+        marks = [f"<!-- snippet: {mark} -->\n" for begin, mark in _SNIPPETS.items() if example.startswith(begin)]
+        yield f"{''.join(marks)}```sh\n{example}\n```\n"
     if arguments:
         yield from ("| argument | default | environment | meaning |", "|---|---|---|---|")
         for parameter in arguments:
@@ -151,11 +250,13 @@ def _options(command: Any) -> Iterator[str]:
     for parameter in command.params:
         if _is_argument(parameter) or parameter.hidden or parameter.name in _FOREIGN_OPTIONS:
             continue
-        names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=lambda name: (name[:2] == "--", name)))
+        written = [*sorted(parameter.opts, key=lambda name: (name[:2] == "--", name)), *parameter.secondary_opts]
+        names = ", ".join(f"`{name}`" for name in written)
         meaning = _cell(parameter.help) + _range(parameter.type)
         row = (names + _value(parameter), _default(parameter), _environment(parameter), meaning)
         yield f"| {' | '.join(row)} |"
-    yield "| `-h`, `--help` |  |  | Show the help and exit. |"
+    help_names = ", ".join(f"`{name}`" for name in command.context_settings.get("help_option_names", ("-h", "--help")))
+    yield f"| {help_names} |  |  | Show the help and exit. |"
 
 
 def _is_argument(parameter: Any) -> bool:
@@ -214,7 +315,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 when a page is out of date")
     check = parser.parse_args().check
     stale = []
-    pages = {"errors.md": errors_page, "problems.md": problems_page, "cli.md": cli_page, "format.md": format_page}
+    pages = {
+        "errors.md": errors_page,
+        "exit-statuses.md": statuses_page,
+        "problems.md": problems_page,
+        "cli.md": cli_page,
+        "json.md": json_page,
+        "api.md": api_page,
+        "format.md": format_page,
+    }
     for name, page in pages.items():
         path, text = DOCS / name, page()
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -17,8 +18,19 @@ def scavenger_main() -> None:
 
 def _run(application: str, program: str) -> None:
     try:
-        # The slow part of a short command: Ctrl-C often comes here.
+        _open_closed_streams()
+        # The slow part of a short command: Ctrl-C often comes here, or while Typer looks at the commands.
         from rear.cli import app
+
+        getattr(app, application)(prog_name=program)
     except KeyboardInterrupt:
         sys.exit(130)
-    getattr(app, application)(prog_name=program)
+
+
+def _open_closed_streams() -> None:
+    """Let ``rear ls >&-`` write to nowhere: else the next file that is opened gets the number of standard output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)

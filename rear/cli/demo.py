@@ -38,7 +38,7 @@ def demo(
 def _run(base: str, workers: int, files: int) -> int:
     import rear
     from rear import demo as logic
-    from rear.tui import show
+    from rear.tui import follow
 
     print(f"1. {workers} worker processes write {files} files each into {' and '.join(logic.ARCHIVES)};")
     run = logic.run_workers(base, workers, files)
@@ -46,7 +46,8 @@ def _run(base: str, workers: int, files: int) -> int:
         f"   process {run.killed} was killed with SIGKILL half-way; {len(run.acknowledged):,} files were acknowledged"
     )
     print("2. rear scavenge --verify", flush=True)
-    show(rear.scavenge(base, verify=True), "plain")
+    follow(rear.scavenge(base, verify=True), "plain", command="scavenge", subject=base)
+    sys.stdout.flush()
     print("3. the final archives, and what another program says of them")
     failures = [name for name in logic.ARCHIVES if not _is_accepted(os.path.join(base, name))]
     problems = logic.check(base, run.acknowledged)

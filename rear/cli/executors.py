@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rear.config import Config
 from rear.errors import UsageError
+from rear.layout import Layout
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 Jobs = Annotated[
-    int, typer.Option(help="Check and copy by so many processes, where there is much to do.", min=1, metavar="N")
+    int | None,
+    typer.Option(
+        help="Check and copy by so many processes, where there is much to do.", min=1, metavar="N", show_default="1"
+    ),
 ]
 Dask = Annotated[
     str | None,
@@ -32,6 +37,7 @@ class Executors:
     """Opens the executor that options ask for, as often as it is needed.
 
     Args:
+        base: whose configuration says what is not given; one archive has none.
         jobs: processes on this host; 1 for none but this one.
         dask: address of a Dask scheduler.
 
@@ -39,9 +45,13 @@ class Executors:
         UsageError: both.
     """
 
-    def __init__(self, jobs: int, dask: str | None) -> None:
-        if jobs > 1 and dask is not None:
+    def __init__(self, base: str, jobs: int | None, dask: str | None) -> None:
+        if jobs is not None and jobs > 1 and dask is not None:
             raise UsageError("--jobs is for processes on this host, --dask for those of a cluster: name one of them")
+        if jobs is None and dask is None:
+            settings = Config(Layout(base)).resolve("scavenger", {})
+            # As between options: a setting of one kind keeps the other out, and the cluster is the larger one.
+            jobs, dask = settings["jobs"], settings["dask"]
         self._jobs = jobs
         self._dask = dask
         self._has_connected = False
@@ -57,7 +67,7 @@ class Executors:
         with ExitStack() as stack:
             if self._dask is not None:
                 yield self._connect(self._dask, stack)
-            elif self._jobs > 1:
+            elif self._jobs is not None and self._jobs > 1:
                 from rear.parallel import local_pool
 
                 yield stack.enter_context(local_pool(self._jobs))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +11,13 @@ import typer
 
 from rear.cli.executors import Dask, Executors, Jobs
 from rear.cli.outcome import report
+from rear.cli.styles import Json, Plain, Quiet, style_of
 from rear.errors import RearError, UsageError
-from rear.printable import shown
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from rear.events import Event
-    from rear.problems import Outcome
 
 
 def fsck(
@@ -52,10 +49,11 @@ def fsck(
             show_default=False,
         ),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+    plain: Plain = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a base or one archive, and repair what can be repaired without losing anything.
 
@@ -67,11 +65,11 @@ def fsck(
     """
     from rear.problems import COULD_NOT_RUN
 
-    style = "json" if json else "quiet" if quiet else "plain"
+    style = style_of(plain=plain, json=json, quiet=quiet)
     try:
-        with Executors(jobs, dask).open() as executor:
+        with Executors(path, jobs, dask).open() as executor:
             events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
-            status = _run(path, events, style)
+            status = _run(path, events, style, dry_run)
     except BrokenPipeError:
         raise
     except (RearError, OSError) as error:
@@ -99,35 +97,16 @@ def _events(
         raise UsageError(f"{path} is no base: --assume-dead is for one")
     if dry_run and (output is not None or in_place):
         raise UsageError("--dry-run writes nothing: leave out --output and --in-place")
-    from rear.repair import check_archive_file
+    from rear.repair import check_archive_steps
 
-    return check_archive_file(path, deep=deep, output=output, in_place=in_place, executor=executor)
+    return check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor)
 
 
-def _run(path: str, events: Iterator[Event], style: str) -> int:
+def _run(path: str, events: Iterator[Event], style: str, dry_run: bool) -> int:
     """Show all events and a summary; return the exit status."""
-    from rear.problems import exit_status, outcome_of
-    from rear.tui import show
-
-    counts: Counter[Outcome | None] = Counter()
-
-    def counted() -> Iterator[Event]:
-        for event in events:
-            counts[outcome_of(event)] += 1
-            yield event
+    from rear.problems import exit_status
+    from rear.tui import follow
 
     with closing(events):  # type: ignore[type-var]
-        show(counted(), style)
-    if style == "plain":
-        print(f"{shown(path)}: {_summary(counts)}", file=sys.stderr)
-    return exit_status(counts)
-
-
-def _summary(counts: Counter[Outcome | None]) -> str:
-    words: tuple[tuple[Outcome, str], ...] = (
-        ("repaired", "repaired"), ("would repair", "would be repaired"), ("left", "left"), ("noted", "noted"),
-    )  # fmt: skip
-    parts = [f"{counts[outcome]:,} {word}" for outcome, word in words if counts[outcome]]
-    if set(counts) <= {None, "noted"}:
-        parts.insert(0, "clean")
-    return ", ".join(parts)
+        progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)
+    return exit_status(progress.outcomes)

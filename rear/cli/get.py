@@ -10,9 +10,11 @@ import typer
 
 from rear.archive import Archive
 from rear.cli.outcome import report
-from rear.cli.selection import PATTERN_HELP, Patterns, positions, split
+from rear.cli.progress import ByteProgress
+from rear.cli.selection import PATTERN_HELP, positions, split
 from rear.errors import RearError
 from rear.extraction import Extraction
+from rear.patterns import Patterns
 from rear.zipformat import CentralEntry
 
 #: After these, further members would fare no better.
@@ -34,9 +36,10 @@ def get(
 ) -> None:
     """Extract members below a directory, and never outside it.
 
-    Permissions and times are kept. Example: rear get -C out /nfs/base/ar.zip/logs
+    Files get the permissions and times that they had, whatever the umask; never set-user-id, set-group-id or sticky. A
+    member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
 
-    A member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
+    Example: rear get -C out --strip 1 /nfs/base/ar.zip/logs '/nfs/base/ar.zip/*.csv'
     """
     wanted: dict[str, list[str] | None] = {}
     for argument in members:
@@ -47,7 +50,10 @@ def get(
         elif patterns is not None:
             patterns.append(selection.member)
     status = 0
-    with Extraction(directory, force=force, strip=strip) as extraction:
+    with (
+        ByteProgress("rear get", lambda: sum(_size(path, names) for path, names in wanted.items())) as progress,
+        Extraction(directory, force=force, strip=strip, on_written=progress.advance) as extraction,
+    ):
         for path, names in wanted.items():
             try:
                 status = _get(path, Patterns(names or []), extraction) or status
@@ -57,6 +63,15 @@ def get(
                 status = report(error)
     if status:
         raise typer.Exit(status)
+
+
+def _size(path: str, names: list[str] | None) -> int:
+    """Return how many bytes are to be written; what cannot be known is told of when its turn comes."""
+    try:
+        with Archive.open(path) as archive:
+            return sum(entry.size for entry in _selected(archive, Patterns(names or [])))
+    except (RearError, OSError):
+        return 0
 
 
 def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:

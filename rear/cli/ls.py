@@ -2,306 +2,278 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import json
 import os
-import stat
-import time
+import shutil
+import sys
+from array import array
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii
-from operator import itemgetter
-from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from rear.archive import Archive, directory_of
-from rear.cli.outcome import report
-from rear.cli.selection import PATTERN_HELP, Lines, Patterns, positions, split
-from rear.codecs import METHOD_NAMES
-from rear.errors import FutureVersionError, RearError, UsageError
-from rear.journal import Journal, read_journal, read_notes
-from rear.layout import STATE, Layout, find_base, parse_pair
+from rear.archive import Archive
+from rear.cli.columns import Colors, in_columns
+from rear.cli.levels import (
+    ArchiveItems,
+    Item,
+    about_of,
+    collapse,
+    cut,
+    item_of,
+    members_below,
+    metadata_of,
+    names_below,
+)
+from rear.cli.members import entry_json, iso_time, local_time, long_line
+from rear.cli.pending import list_pending
+from rear.cli.quantities import human_bytes
+from rear.cli.selection import PATTERN_HELP, Lines, positions, split
+from rear.cli.tree import write_tree
+from rear.errors import UsageError
+from rear.patterns import Patterns, has_wildcard
 from rear.printable import shown
-from rear.records import Pair
-from rear.storage import LOCAL
 from rear.zipformat import CentralEntry
 
-#: Deeper parts of a name share a line: a forged name can have 32,768.
-_TREE_DEPTH: Final = 64
-_VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
+_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
-_encode_json = json.JSONEncoder(separators=(", ", ": ")).encode
+
+class View(NamedTuple):
+    """How a list is shown; ``depth`` is how many levels of names, ``None`` all of them."""
+
+    long: bool
+    human: bool
+    as_json: bool
+    null: bool
+    columns: bool
+    metadata: bool
+    depth: int | None
+    by_time: bool
+    by_size: bool
+    reverse: bool
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the order is another one than that of the archive."""
+        return self.by_time or self.by_size or self.reverse
 
 
 def ls(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="[PATH]", envvar="REAR_BASE", help="A base or a directory in it, an archive, or ARCHIVE/MEMBER."
+            metavar="[PATH]",
+            envvar="REAR_BASE",
+            help="A base or a directory in it, an archive, or a folder or member in one (ARCHIVE/MEMBER).",
         ),
     ] = ".",
     patterns: Annotated[
         list[str] | None, typer.Argument(metavar="[PATTERN]...", help=f"Show only what matches. {PATTERN_HELP}")
     ] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    human: Annotated[bool, typer.Option("--human", "-h", help="Show sizes as 3.2 MiB; with -l.")] = False,
+    by_time: Annotated[bool, typer.Option("--time", "-t", help="The newest first.")] = False,
+    by_size: Annotated[bool, typer.Option("--size", "-S", help="The largest first.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-R", help="All names with their folders, one a line; so it is in a pipe.")
+    ] = False,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth", "-d", metavar="N", min=1, show_default=False,
+            help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
+        ),
+    ] = None,
+    one_column: Annotated[bool, typer.Option("--one-column", "-1", help="One name a line on a terminal, too.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Print a tree of directories.")] = False,
+    metadata: Annotated[
+        bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
+    ] = False,
     pending: Annotated[
         bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
     ] = False,
-) -> None:
+) -> None:  # fmt: skip
     """List the archives of a base, or the members of a Zip file.
 
-    During a merge the archive is shown as it was before. Control characters in names are shown escaped.
+    On a terminal it shows one level in columns, in the colours of LS_COLORS, and folders end in "/"; in a pipe all
+    names, one a line, in the order of the archive. During a merge the archive is shown as it was before. Control
+    characters in names are shown escaped.
 
     Example: rear ls -l /nfs/base/ar.zip 'logs/*.txt'
     """
-    if tree and (as_json or long or pending):
-        raise UsageError("--tree goes with none of --json, --long and --pending")
+    _check_options(
+        {"--tree": tree, "--json": as_json, "--null": null, "--pending": pending},
+        {
+            "--long": long and not (as_json or pending), "--human": human, "--meta": metadata and not as_json,
+            "--time": by_time and not null, "--size": by_size and not null, "--reverse": reverse and not null,
+            "--depth": depth is not None and not (tree or null),
+        },
+    )  # fmt: skip
+    if depth is not None and recursive:
+        raise UsageError("--depth goes not with --recursive")
+    is_terminal = sys.stdout.isatty()
+    plain = not (as_json or null or long or metadata)
+    view = View(
+        long or metadata, human, as_json, null, is_terminal and plain and not (recursive or one_column), metadata,
+        depth if depth or recursive or as_json or null or not is_terminal else 1, by_time, by_size, reverse,
+    )  # fmt: skip
     with Lines() as lines:
         if pending:
-            status = _list_pending(lines, path, patterns or [], as_json=as_json)
+            status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
-            status = _list_archives(lines, path, Patterns(patterns or []), long=long, as_json=as_json, tree=tree)
+            status = _list_archives(lines, path, Patterns(patterns or []), view, tree=tree)
         else:
-            selection = split(path)
-            wanted = Patterns([*filter(None, [selection.member]), *(patterns or [])])
-            status = _list_members(lines, selection.archive, wanted, long=long, as_json=as_json, tree=tree)
+            status = _list_members(lines, path, patterns or [], view, tree=tree)
     if status:
         raise typer.Exit(status)
 
 
-def _list_members(lines: Lines, path: str, patterns: Patterns, *, long: bool, as_json: bool, tree: bool) -> int:
-    with Archive.open(path) as archive:
+def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
+    """Refuse what would have no effect: two views, or an option that a view has no use for."""
+    chosen = [name for name, given in views.items() if given]
+    useless = [name for name, given in others.items() if given]
+    if chosen == ["--json", "--pending"]:
+        chosen = chosen[1:]
+    if chosen and (useless or len(chosen) > 1):
+        raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
+
+
+def _list_members(lines: Lines, path: str, given: list[str], view: View, *, tree: bool) -> int:
+    selection = split(path)
+    patterns = Patterns([*filter(None, [selection.member]), *given])
+    with Archive.open(selection.archive) as archive:
         if tree:
-            _write_tree(lines, path, filter(patterns.matches, map(itemgetter(1), archive.names())))
-        elif long or as_json:
-            entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
-            if as_json:
-                lines.write_all(map(_as_json, entries))
+            names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
+            if view.depth is not None:
+                names = (cut(name, view.depth) for name in names)
+            write_tree(lines, selection.archive, names)
+        elif view.depth is not None and not given and not has_wildcard(selection.member):
+            folder = selection.member
+            if view.long or view.by_time or view.by_size:
+                found = members_below(archive, folder, view.depth, with_metadata=view.metadata)
             else:
-                lines.write_escaped(map(_as_long_line, entries))
+                found = names_below(archive, folder, view.depth)
+            _write_items(lines, found, view)
+            return 0
+        elif view.columns:
+            entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
+            _write_items(lines, map(item_of, entries), view)
         else:
-            names = map(itemgetter(1), archive.names())
-            lines.write_escaped(filter(patterns.matches, names) if patterns else names)
+            _stream_members(lines, archive, patterns, view)
     lines.flush()
-    patterns.check(path)
+    patterns.check(selection.archive)
     return 0
 
 
-def _as_long_line(entry: CentralEntry) -> str:
-    mode = entry.mode or (stat.S_IFDIR if entry.is_directory else 0)
-    return f"{_mode_text(mode)} {entry.size:>15,} {_local_time(entry.mtime_ns // 1_000_000_000)} {entry.name}"
-
-
-def _as_json(entry: CentralEntry) -> str:
-    # Put together by hand: that halves the time for a million members. Only the name needs escapes.
-    method = METHOD_NAMES.get(entry.method, str(entry.method))
-    return (
-        f'{{"name": {encode_basestring_ascii(entry.name)}, "size": {entry.size}, '
-        f'"compressed_size": {entry.compressed_size}, "method": "{method}", "crc": "{entry.crc:08x}", '
-        f'"mode": "{entry.mode:06o}", "mtime": "{_iso_time(entry.mtime_ns // 1_000_000_000)}", '
-        f'"encrypted": {"true" if entry.is_encrypted else "false"}, "offset": {entry.offset}}}'
-    )
-
-
-_mode_text = functools.lru_cache(maxsize=1024)(stat.filemode)
-
-
-@functools.lru_cache(maxsize=1024)
-def _local_time(second: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-
-
-@functools.lru_cache(maxsize=1024)
-def _iso_time(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).astimezone().isoformat()
-
-
-def _write_tree(lines: Lines, root: str, names: Iterable[str]) -> None:
-    top: dict[str, Any] = {}
-    for name in names:
-        *folders, last = name.removesuffix("/").split("/", _TREE_DEPTH)
-        folder = top
-        for part in folders:
-            # A file and a directory of one name can both be in a Zip.
-            folder = folder.setdefault(f"{part}/", {})
-        folder.setdefault(f"{last}/" if name.endswith("/") else last, {})
-    lines.write(shown(root))
-    fork, last_fork, pipe = ("├── ", "└── ", "│   ") if lines.can_show("├└│─") else ("|-- ", "`-- ", "|   ")
-    stack = [("", iter(sorted(top.items())), len(top))]
-    while stack:
-        indent, children, left = stack.pop()
-        for label, below in children:
-            left -= 1
-            lines.write(f"{indent}{fork if left else last_fork}{shown(label)}")
-            if below:
-                stack.append((indent, children, left))
-                stack.append((indent + (pipe if left else "    "), iter(sorted(below.items())), len(below)))
-                break
-
-
-def _list_archives(lines: Lines, folder: str, patterns: Patterns, *, long: bool, as_json: bool, tree: bool) -> int:
-    found = _Archives(folder)
-    if tree:
-        _write_tree(lines, folder, filter(patterns.matches, found))
+def _stream_members(lines: Lines, archive: Archive, patterns: Patterns, view: View) -> None:
+    """Write members as they come, a million of them in little memory."""
+    if not (view.long or view.as_json or view.by_time or view.by_size):
+        names: Iterable[str] = map(itemgetter(1), archive.names())
+        names = filter(patterns.matches, names) if patterns else names
+        if view.reverse:
+            names = reversed(list(names))
+        if view.null:
+            lines.write_exact(names)
+        else:
+            lines.write_escaped(names)
+        return
+    entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
+    if view.as_json:
+        lines.write_all(_json_with_metadata(archive, entries) if view.metadata else map(entry_json, entries))
+    elif view.is_sorted:
+        _write_sorted(lines, archive, entries, view)
     else:
-        for archive in filter(patterns.matches, found):
-            path = os.path.join(folder, archive)
-            try:
-                directory = directory_of(path)
-                second = int(os.stat(path).st_mtime)
-            except FileNotFoundError:
-                # Its first merge is under way, or it was renamed just now.
-                continue
-            except (RearError, OSError) as error:
-                lines.flush()
-                found.status = report(error)
-                continue
-            members, size = directory.entries, directory.archive_length
-            if as_json:
-                about = {"archive": archive, "members": members, "size": size, "mtime": _iso_time(second)}
-                lines.write(_encode_json(about))
-            elif long:
-                lines.write(f"{members:>12,} members {size:>18,} {_local_time(second)} {shown(archive)}")
-            else:
-                lines.write(f"{members:>12,} members {_human_size(size):>10} {shown(archive)}")
+        lines.write_escaped(_member_line(archive, entry, view) for entry in entries)
+
+
+def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
+    for entry in entries:
+        yield f'{entry_json(entry)[:-1]}, "metadata": {_encode_json(metadata_of(archive, entry))}}}'
+
+
+def _member_line(archive: Archive, entry: CentralEntry, view: View) -> str:
+    if not view.long:
+        return entry.name
+    return _item_line(item_of(entry, about=about_of(archive, entry) if view.metadata else ""), view)
+
+
+def _write_sorted(lines: Lines, archive: Archive, entries: Iterable[CentralEntry], view: View) -> None:
+    # The lines and an array of keys: of a million members, entries would take four times the memory.
+    keys, texts = array("q"), []
+    for position, entry in enumerate(entries):
+        key = entry.mtime_ns // 1_000_000_000 if view.by_time else min(entry.size, (1 << 63) - 1)
+        keys.append(key if view.by_time or view.by_size else -position)
+        texts.append(_member_line(archive, entry, view))
+    order = sorted(range(len(texts)), key=keys.__getitem__, reverse=not view.reverse)
+    write = lines.write_exact if view.null else lines.write_escaped
+    write(map(texts.__getitem__, order))
+
+
+def _item_line(item: Item, view: View) -> str:
+    """Return the line of a long list; the name, and so the line, is still to be escaped."""
+    after = f"  {item.about}" if item.about else ""
+    if item.members is None:
+        return f"{long_line(item.mode, item.size, item.second, human=view.human)}{item.name}{after}"
+    size = f"{human_bytes(item.size):>10}" if view.human else f"{item.size:>18,}"
+    return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
+
+
+def _in_order(found: Iterable[Item], view: View) -> list[Item]:
+    items = sorted(found, key=attrgetter("name"), reverse=view.reverse)
+    if view.by_time or view.by_size:
+        items.sort(key=attrgetter("second" if view.by_time else "size"), reverse=not view.reverse)
+    return items
+
+
+def _write_items(lines: Lines, found: Iterable[Item], view: View) -> None:
+    """Write a list in order, in columns where they are wanted."""
+    items = _in_order(found, view)
+    if view.null:
+        lines.write_exact(item.name for item in items)
+    elif view.long:
+        lines.write_escaped(_item_line(item, view) for item in items)
+    elif not view.columns:
+        lines.write_escaped(item.name for item in items)
+    else:
+        texts = [shown(item.name) for item in items]
+        colors = Colors.of_environment()
+        painted = [colors.paint(text, item.name, item.mode) for text, item in zip(texts, items, strict=True)]
+        lines.write_all(in_columns(texts, painted, width=shutil.get_terminal_size().columns))
+    lines.flush()
+
+
+def _list_archives(lines: Lines, folder: str, patterns: Patterns, view: View, *, tree: bool) -> int:
+    is_level = view.depth is not None and not patterns
+    is_names = tree or view.null or (not view.long and (is_level or view.columns))
+    found = ArchiveItems(folder, patterns, counted=not is_names)
+    if tree:
+        names = (item.name for item in found)
+        write_tree(lines, folder, names if view.depth is None else (cut(name, view.depth) for name in names))
+    elif is_level and view.depth is not None:
+        _write_items(lines, collapse(found, view.depth), view)
+    elif is_names:
+        _write_items(lines, found, view)
+    else:
+        for item in _in_order(found, view) if view.is_sorted else found:
+            lines.write(_archive_json(item) if view.as_json else _archive_line(item, view))
+            lines.flush()
     lines.flush()
     patterns.check(folder)
     return found.status
 
 
-class _Archives:
-    """Yields the archives below a folder by their relative paths; ``status`` is not 0 when a folder is unreadable."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.status = 0
-
-    def __iter__(self) -> Iterator[str]:
-        stack = [iter(self._scan(""))]
-        while stack:
-            for name, is_directory in stack[-1]:
-                if is_directory:
-                    try:
-                        stack.append(iter(self._scan(f"{name}/")))
-                    except OSError as error:
-                        if error.errno not in _VANISHED:
-                            self.status = report(error)
-                    break
-                yield name
-            else:
-                stack.pop()
-
-    def _scan(self, relative: str) -> list[tuple[str, bool]]:
-        found = []
-        with os.scandir(os.path.join(self._folder, relative)) as items:
-            for item in items:
-                is_directory = item.is_dir(follow_symlinks=False)
-                if is_directory and item.name != STATE:
-                    found.append((f"{relative}{item.name}", True))
-                elif item.name.lower().endswith(".zip") and item.is_file():
-                    found.append((f"{relative}{item.name}", False))
-        return sorted(found)
+def _archive_json(item: Item) -> str:
+    about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
+    return _encode_json(about)
 
 
-def _human_size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-class _Scope(NamedTuple):
-    """What ``--pending`` looks at: a base, and in it one archive or all below a folder; nothing without a base."""
-
-    layout: Layout | None
-    archive: str | None
-    below: str
-    member: str
-
-    def contains(self, archive: str) -> bool:
-        return archive == self.archive if self.archive is not None else archive.startswith(self.below)
-
-
-def _scope(path: str) -> _Scope:
-    if os.path.isdir(path):
-        found = find_base(os.path.join(path, "any.zip"))
-        return _Scope(found[0], None, found[1].removesuffix("any.zip"), "") if found else _Scope(None, None, "", "")
-    # The archive need not exist yet, so its end is where '.zip' is.
-    end = path.lower().find(".zip/") + 4 if ".zip/" in path.lower() else len(path)
-    archive, member = path[:end], path[end + 1 :]
-    found = find_base(archive)
-    if found is None:
-        os.stat(archive)
-        raise UsageError(f"{archive!r} belongs to no base: no directory above it has a {STATE!r}")
-    return _Scope(found[0], found[1], "", member)
-
-
-def _list_pending(lines: Lines, path: str, patterns: list[str], *, as_json: bool) -> int:
-    scope = _scope(path)
-    wanted = Patterns([*filter(None, [scope.member]), *patterns])
-    seen: set[Pair] = set()
-    status = 0
-    for pair, journal_path, is_claimed in _journals(scope.layout) if scope.layout else ():
-        if pair in seen:
-            continue
-        try:
-            journal = read_journal(journal_path)
-            journal.merged.update(read_notes(os.path.splitext(journal_path)[0] + ".merged").merged)
-        except FutureVersionError as error:
-            status = report(FutureVersionError(f"{journal_path}: {error}"))
-            continue
-        except OSError as error:
-            # Claimed or merged just now: claims are listed after the inbox.
-            if error.errno not in _VANISHED:
-                status = report(error)
-            continue
-        seen.add(pair)
-        state = "claimed" if is_claimed else "closed" if journal.closed else "open"
-        _write_pending(lines, scope, wanted, pair, journal, state, as_json=as_json)
-    return status
-
-
-def _write_pending(
-    lines: Lines, scope: _Scope, wanted: Patterns, pair: Pair, journal: Journal, state: str, *, as_json: bool
-) -> None:
-    for member in journal.pending():
-        if not scope.contains(member.archive) or not wanted.matches(member.name):
-            continue
-        if as_json:
-            about = {
-                "archive": member.archive, "name": member.name, "size": member.size,
-                "mtime": _iso_time(member.mtime_ns // 1_000_000_000), "host": pair.host, "worker": pair.worker,
-                "rotation": pair.rotation, "sequence": member.sequence, "state": state,
-            }  # fmt: skip
-            lines.write(_encode_json(about))
-        else:
-            target = shown(f"{member.archive}/{member.name}")
-            lines.write(f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}")
-
-
-def _journals(layout: Layout) -> Iterator[tuple[Pair, str, bool]]:
-    """Yield the journals of the inbox, and then those of the claims, to which they move."""
-    folders = [(layout.inbox / host, host, False) for host in LOCAL.names(layout.inbox)]
-    yield from _journals_in(folders)
-    leaders = LOCAL.names(layout.claims)
-    yield from _journals_in(
-        [
-            (layout.claims / leader / host, host, True)
-            for leader in leaders
-            for host in LOCAL.names(layout.claims / leader)
-        ]
-    )
-
-
-def _journals_in(folders: list[tuple[Path, str, bool]]) -> Iterator[tuple[Pair, str, bool]]:
-    for folder, host, is_claimed in folders:
-        for name in LOCAL.names(folder):
-            pair = parse_pair(host, name)
-            if pair is not None and name.endswith(".journal"):
-                yield pair, os.path.join(folder, name), is_claimed
+def _archive_line(item: Item, view: View) -> str:
+    if view.long:
+        return shown(_item_line(item, view))
+    return f"{item.members or 0:>12,} members {human_bytes(item.size):>10} {shown(item.name)}"

@@ -11,7 +11,9 @@ from typing import ParamSpec
 
 import typer
 
+from rear.cli.stopping import Ended, ended_by_signals
 from rear.errors import RearError
+from rear.outlet import Outlet
 from rear.printable import shown
 
 P = ParamSpec("P")
@@ -35,14 +37,15 @@ def report(error: RearError | OSError) -> int:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         advice = _ADVICE.get(error.errno or 0)
         text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
-    _say(text)
+    note(text)
     return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
 
 
-def _say(text: str) -> None:
-    line = f"rear: {text if text.isprintable() else shown(text)}\n"
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+def note(text: str) -> None:
+    """Print one line on standard error, if anybody is there to read it."""
+    outlet = Outlet(sys.stderr)
+    outlet.write(f"rear: {text if text.isprintable() else shown(text)}\n")
+    outlet.flush()
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:
@@ -51,16 +54,23 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*arguments: P.args, **options: P.kwargs) -> None:
         try:
-            command(*arguments, **options)
-            sys.stdout.flush()
+            with ended_by_signals():
+                command(*arguments, **options)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except BrokenPipeError:
-            # `rear ls | head`: the reader has what it wanted. Python would flush, and complain, once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # `rear ls | head`: the reader has what it wanted.
             raise typer.Exit(CLOSED_PIPE) from None
-        except KeyboardInterrupt:
-            _say("interrupted; nothing is lost, run it again to go on")
-            raise typer.Exit(INTERRUPTED) from None
+        except Ended as end:
+            note(f"ended by {end}; nothing is lost, run it again to go on")
+            raise typer.Exit(128 + end.number) from None
+        except KeyboardInterrupt as interrupt:
+            note("interrupted; nothing is lost, run it again to go on")
+            raise typer.Exit(getattr(interrupt, "exit_status", INTERRUPTED)) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None
+        finally:
+            # What is buffered for a reader that is gone is dropped here; Python would complain at exit.
+            Outlet(sys.stdout).flush()
 
     return run

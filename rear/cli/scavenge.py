@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,9 +13,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.outcome import ATTENTION
+from rear.cli.outcome import ATTENTION, note
 from rear.cli.quantities import seconds, size_bytes
 from rear.cli.stopping import StopRequest
+from rear.cli.styles import Json, Plain, Quiet, style_of
 
 Base = Annotated[
     str,
@@ -28,7 +28,10 @@ Base = Annotated[
     ),
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Read and check every member before the merge, and the merged bytes after it.")
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify", help="Read and check every member before the merge, and the merged bytes after it."
+    ),
 ]
 Flush = Annotated[
     bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
@@ -39,11 +42,18 @@ Every = Annotated[
     typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")]
 OnConflict = Annotated[
-    Literal["rename", "first", "last"],
-    typer.Option(help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found."),
+    Literal["rename", "first", "last"] | None,
+    typer.Option(
+        help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found.",
+        show_default="rename",
+    ),
+]
+OnPartial = Annotated[
+    Literal["keep", "drop"],
+    typer.Option(
+        "--partial", help="Files that were flushed, and whose writer died: keep what there is, or to lost+found."
+    ),
 ]
 MaxSize = Annotated[
     str | None,
@@ -69,18 +79,20 @@ UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 def scavenge(
     base: Base = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     flush_wait: FlushWait = "30s",
     every: Every = None,
     dry_run: DryRun = False,
+    plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,
-    on_conflict: OnConflict = "rename",
+    on_conflict: OnConflict = None,
+    partial: OnPartial = "keep",
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     dask: Dask = None,
     until_eof: UntilEof = False,
 ) -> None:
@@ -94,11 +106,11 @@ def scavenge(
     """
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "max_size": None if max_size is None else size_bytes(max_size),
+        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
-    style = "json" if json else "quiet" if quiet else "plain"
-    executors = Executors(jobs, dask)
+    style = style_of(plain=plain, json=json, quiet=quiet)
+    executors = Executors(base, jobs, dask)
     if every is None:
         raise typer.Exit(_once(base, options, style, executors))
     raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
@@ -106,21 +118,22 @@ def scavenge(
 
 def scavenger(
     directory: Annotated[str, typer.Option("-d", "--directory", envvar="REAR_BASE", help="The base.")] = ".",
-    verify: Verify = False,
+    verify: Verify = None,
     flush: Flush = False,
     every: Every = None,
+    plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge what the workers wrote into the final archives: ``rear scavenge`` under its older name."""
-    scavenge(directory, verify=verify, flush=flush, every=every, json=json, quiet=quiet)
+    scavenge(directory, verify=verify, flush=flush, every=every, plain=plain, json=json, quiet=quiet)
 
 
 def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
     from rear.events import Event
-    from rear.tui import show
+    from rear.tui import follow
 
     def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
@@ -129,7 +142,11 @@ def _once(base: str, options: dict[str, Any], style: str, executors: Executors, 
                 return
 
     with executors.open() as executor, closing(rear.scavenge(base, executor=executor, **options)) as events:  # type: ignore[type-var]
-        return ATTENTION if show(until_stopped(events), style) else 0
+        progress = follow(
+            until_stopped(events), style,
+            command="scavenge", subject=base, dry_run=options["dry_run"], sums_up=stop is None,
+        )  # fmt: skip
+        return ATTENTION if progress.needs_attention else 0
 
 
 def _repeat(
@@ -143,8 +160,9 @@ def _repeat(
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask_to_stop)
     if until_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     worst = 0
@@ -153,8 +171,8 @@ def _repeat(
             worst = max(worst, _once(base, options, style, executors, stop))
         except NotLeaderError as error:
             # The other one may end before this one does.
-            if style == "plain":
-                print(f"rear: {error}", file=sys.stderr)
+            if style in ("live", "plain"):
+                note(str(error))
         stop.wait(pause_seconds)
     return worst
 

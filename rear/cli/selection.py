@@ -1,23 +1,22 @@
 """What the reading commands share: which archive and which members an argument means, and how their names are shown.
 
 An argument is the path of an archive, with a member or a pattern after it (``ar.zip/logs/*.txt``) where the command
-takes one. The archive is the first part of the path that is a file: nothing else can lie below a file. In a pattern
-``*`` and ``?`` match anything but ``/``, ``**`` matches that too, ``[a-z]`` one character of a set. A name without
-these selects the member of that name, or all members below it.
+takes one. The archive is the first part of the path that is a file: nothing else can lie below a file. Patterns are
+those of `rear.patterns`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
 from rear.archive import Archive
-from rear.errors import MemberNotFoundError, UsageError
+from rear.errors import UsageError
+from rear.patterns import Patterns
 from rear.printable import shown
 
 PATTERN_HELP: Final = (
@@ -26,7 +25,6 @@ PATTERN_HELP: Final = (
 )
 _FLUSH_BYTES: Final = 64 << 10
 _BATCH: Final = 1_000
-_WILDCARD: Final = re.compile(r"\*\*/|\*\*+|\*|\?|\[")
 
 
 class Selection(NamedTuple):
@@ -55,78 +53,6 @@ def split(argument: str) -> Selection:
             raise OSError(errno.EINVAL, "neither a file nor a directory", archive)
         if position < 0:
             raise UsageError(f"{argument!r} is a directory, not an archive")
-
-
-def _translate(pattern: str) -> str:
-    parts, position = [], 0
-    while found := _WILDCARD.search(pattern, position):
-        parts.append(re.escape(pattern[position : found.start()]))
-        position = found.end()
-        wildcard = found.group()
-        if wildcard == "[":
-            # As in fnmatch: a bracket right after the opening one belongs to the set, and one without end is itself.
-            end = pattern.find("]", position + (2 if pattern[position : position + 1] in ("!", "^") else 1))
-            if end < 0:
-                parts.append(r"\[")
-                continue
-            members, position = pattern[position:end], end + 1
-            negated = members[0] in "!^"
-            escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members[negated:])
-            parts.append(f"(?!/)[{'^' if negated else ''}{escaped}]")
-        elif wildcard == "**/":
-            at_start = found.start() == 0 or pattern[found.start() - 1] == "/"
-            parts.append("(?:.*/)?" if at_start else ".*/")
-        else:
-            parts.append({"*": "[^/]*", "?": "[^/]"}.get(wildcard, ".*"))
-    return "".join(parts) + re.escape(pattern[position:])
-
-
-class Patterns:
-    """Decides which members are meant, and remembers which patterns met none.
-
-    Args:
-        patterns: what the user gave; none selects all members.
-    """
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self._unmatched = {pattern: self._compile(pattern) for pattern in patterns}
-        self._compiled = list(self._unmatched.items())
-
-    @staticmethod
-    def _compile(pattern: str) -> re.Pattern[str]:
-        if pattern.endswith("/"):
-            below = "/.*"
-        elif _WILDCARD.search(pattern):
-            below = "/?"
-        else:
-            below = "(?:/.*)?"
-        try:
-            return re.compile(_translate(pattern.rstrip("/")) + below, re.DOTALL)
-        except re.error as error:
-            raise UsageError(f"pattern {pattern!r}: {error}") from None
-
-    def __bool__(self) -> bool:
-        return bool(self._compiled)
-
-    def matches(self, name: str) -> bool:
-        """Whether a member is selected: by its literal name, or by a pattern."""
-        if not self._compiled:
-            return True
-        selected = False
-        for pattern, compiled in self._compiled:
-            if name == pattern or compiled.fullmatch(name):
-                self._unmatched.pop(pattern, None)
-                selected = True
-        return selected
-
-    def check(self, archive: str) -> None:
-        """Complain of patterns that met no member.
-
-        Raises:
-            MemberNotFoundError: names the first of them.
-        """
-        for pattern in self._unmatched:
-            raise MemberNotFoundError(f"{archive}: no member matches {pattern!r}")
 
 
 def positions(archive: Archive, patterns: Patterns) -> Iterator[int]:
@@ -182,6 +108,13 @@ class Lines:
                 batch = list(map(shown, batch))
             self._lines += batch
             self.flush()
+
+    def write_exact(self, names: Iterable[str]) -> None:
+        """Write names as they are, each with a NUL after it."""
+        names = iter(names)
+        while batch := list(islice(names, _BATCH)):
+            self._stream.buffer.write("\0".join([*batch, ""]).encode("utf-8", "surrogateescape"))
+        self._stream.flush()
 
     def flush(self) -> None:
         """Write out what is kept."""

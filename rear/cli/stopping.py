@@ -1,8 +1,48 @@
-"""A request to stop that a signal handler may make."""
+"""Signals that ask to stop: as a request that is looked at now and then, or at once, as Ctrl-C does."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
+from types import FrameType
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: all that Ctrl-C undoes and closes is undone and closed.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise `Ended` when SIGTERM or SIGHUP comes, unless the process was told to ignore it (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # What is undone now takes its time; a second signal would only leave it to the next run.
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise Ended(number)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class StopRequest:

@@ -1,0 +1,94 @@
+"""Which base, and which place in it, a target on the command line means; metadata; and signals that end a writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, NamedTuple
+
+from rear.errors import UsageError
+from rear.layout import Layout, find_base
+from rear.records import Metadata
+
+
+class Place(NamedTuple):
+    """A base, and ``ar.zip``, ``ar.zip/name`` or ``ar.zip/folder/`` below it."""
+
+    base: str
+    path: str
+
+
+def place_of(target: str, base: str | None) -> Place:
+    """Tell base and path of a target apart.
+
+    Args:
+        target: with a base a path relative to it, or an absolute one below it; without one any path, and the base is
+            the innermost folder above the archive that has a ``.rear``.
+        base: the base, which need not exist.
+
+    Raises:
+        UsageError: the target names no archive; it is not below the base; or nothing above it is a base.
+    """
+    if base is not None:
+        if not os.path.isabs(target):
+            return Place(base, target)
+        root = str(Layout(base).base).rstrip("/") + "/"
+        if not target.startswith(root):
+            raise UsageError(f"{target!r} is not below the base {base!r}")
+        return Place(base, target[len(root) :])
+    end = 0
+    while end < len(target):
+        end = target.find("/", end + 1) if "/" in target[end + 1 :] else len(target)
+        archive = target[:end]
+        if archive.lower().endswith(".zip") and not os.path.isdir(archive):
+            found = find_base(archive)
+            if found is None:
+                # Not the archive's own folder by guess: of two bases, one within the other, nobody scavenges the inner.
+                raise UsageError(
+                    f"no folder above {archive!r} is a base yet: name the one that is to be it, with --base"
+                )
+            return Place(str(found[0].base), found[1] + target[end:])
+    raise UsageError(f"{target!r} names no archive: no part ends in '.zip'")
+
+
+def metadata_of(pairs: Sequence[str]) -> Metadata | None:
+    """Return ``key=value`` arguments as metadata; ``None`` when there are none.
+
+    Raises:
+        UsageError: one has no ``=`` or no key.
+    """
+    metadata: Metadata = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--meta {pair!r}: it has to be key=value")
+        metadata[key] = value
+    return metadata or None
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that asks to end; like Ctrl-C no error, so that nothing on the way takes it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_status: Final = 128 + number
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Terminated`, so that temp archives are closed before the process ends."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    # One that the caller has ignored, as `nohup` does, stays ignored.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

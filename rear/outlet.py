@@ -1,0 +1,61 @@
+"""Where words for people go: a stream that may be closed, a terminal that may disappear, and no harm to the work."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import IO
+
+
+class Outlet:
+    """Writes to a stream as long as that works, and goes silent when it does not: nobody is there to read.
+
+    Args:
+        stream: standard output or standard error; ``None`` when the process was started without it.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write text; what the encoding of the stream lacks is escaped."""
+        if self._stream is not None:
+            try:
+                self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            except (OSError, ValueError):
+                self._give_up(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._give_up(self._stream)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                return self._stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        """Return the file descriptor.
+
+        Raises:
+            OSError: there is none.
+        """
+        if self._stream is None:
+            raise OSError("the stream is closed")
+        return self._stream.fileno()
+
+    def _give_up(self, stream: IO[str]) -> None:
+        self._stream = None
+        # Python would try once more to write what is buffered when it exits, complain, and change the exit status.
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -1,0 +1,655 @@
+"""Files that are flushed before they are closed: what was flushed survives whatever happens to the writer."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import (
+    SEED,
+    Failing,
+    Point,
+    Tampered,
+    check_archive,
+    contents,
+    dying_at,
+    files_below,
+    fork,
+    in_child,
+    refused,
+    scavenge,
+    scratch_folder,
+    some,
+    wait,
+)
+from test_errors_at_every_operation import ERRORS, is_anything, is_growing
+from test_power_loss import OFF, Powered
+
+import rear
+from rear.archive import Archive
+from rear.codecs import DEFLATED, STORED, STREAM_ENDS, ZSTANDARD, PartCompressor, decode
+from rear.errors import RearError
+from rear.events import LeftAlone, Lost, Partial, Torn
+from rear.fsck import fsck
+from rear.index import Index
+from rear.journal import read_journal
+from rear.layout import Layout
+from rear.parts import PART_LIMIT_BYTES
+from rear.storage import LOCAL, Storage
+
+_random = random.Random(SEED)
+LINES = [f"{number} a line of a log, {_random.random()}\n".encode() for number in range(8)]
+#: What the flushed files hold, state by state: after each flush, and after the end.
+GROWING = [b"".join(LINES[: number + 1]) for number in range(len(LINES))]
+CHANGED = [
+    b"head: ....\n",
+    b"head: ....\n" + LINES[0],
+    b"head: done\n" + LINES[0],
+    b"head: done\n" + LINES[0] + LINES[1],
+]
+STATES = {"ar.zip/growing.log": GROWING, "sub/b.zip/changed.bin": CHANGED}
+PLAIN = {"ar.zip/plain-1": b"before\n" * 40, "ar.zip/plain-2": b"after\n" * 40}
+
+
+def work(folder: Path, storage: Storage = LOCAL, *, sync: str = "interval", base: Path | None = None) -> None:
+    """Write files of all kinds, and note each state as soon as it is acknowledged."""
+    log = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(target: str, state: int) -> None:
+        os.write(log, f"{target} {state}\n".encode())
+
+    with rear.rear_fs(base or folder / "base", sync=sync, sync_interval=0.02, spool_size=500, storage=storage) as fs:
+        write_plain(fs, "ar.zip/plain-1", note)
+        with fs.open("ar.zip/growing.log", "wb") as file:
+            for state, line in enumerate(LINES[:-1]):
+                file.write(line)
+                file.flush()
+                note("ar.zip/growing.log", state)
+            file.write(LINES[-1])
+        note("ar.zip/growing.log", len(LINES) - 1)
+        try:
+            with fs.open("ar.zip/dropped.log", "wb") as file:
+                file.write(b"flushed, and not wanted\n")
+                file.flush()
+                raise KeyError
+        except KeyError:
+            note("ar.zip/dropped.log", 0)
+        with fs.open("sub/b.zip/changed.bin", "w+b") as file:
+            file.write(CHANGED[0])
+            file.flush()
+            note("sub/b.zip/changed.bin", 0)
+            file.write(LINES[0])
+            file.flush()
+            note("sub/b.zip/changed.bin", 1)
+            file.seek(6)
+            file.write(b"done")
+            file.flush()
+            note("sub/b.zip/changed.bin", 2)
+            file.seek(0, os.SEEK_END)
+            file.write(LINES[1])
+        note("sub/b.zip/changed.bin", 3)
+        write_plain(fs, "ar.zip/plain-2", note)
+
+
+def write_plain(fs: rear.RearFs, target: str, note: Callable[[str, int], None]) -> None:
+    with fs.open(target, "wb") as file:
+        file.write(PLAIN[target])
+    note(target, 0)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder / "work"
+
+
+@pytest.fixture
+def base(folder: Path) -> Path:
+    return folder / "base"
+
+
+def renew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def acknowledged(folder: Path) -> dict[str, int]:
+    log = folder / "acknowledged"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return {line.split()[0]: int(line.split()[1]) for line in lines}
+
+
+def found_in(base: Path) -> dict[str, bytes]:
+    """Return all members of all final archives, which unzip and 7z find whole."""
+    found: dict[str, bytes] = {}
+    for path in sorted(base.rglob("*.zip")):
+        relative = path.relative_to(base)
+        if relative.parts[0] != ".rear":
+            check_archive(path)
+            for name, data in contents(path):
+                assert f"{relative}/{name}" not in found
+                found[f"{relative}/{name}"] = data
+    return found
+
+
+def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None:
+    """Scavenge, and assert that each file is there once, in its last acknowledged state or the one that was to come."""
+    base = base or folder / "base"
+    told = acknowledged(folder)
+    if not (base / ".rear").exists():
+        assert not told
+        return
+    events = scavenge(base)
+    if not lost:
+        assert not [event for event in events if isinstance(event, Lost)], events
+    left = [event for event in events if isinstance(event, LeftAlone) and "no first record" not in event.reason]
+    assert not left
+    found = found_in(base)
+    assert found.keys() <= STATES.keys() | PLAIN.keys() | ({"ar.zip/dropped.log"} - told.keys())
+    for target, states in (STATES | {target: [data] for target, data in PLAIN.items()}).items():
+        last = told.get(target)
+        allowed = states[:1] if last is None else states[last : last + 2]
+        assert target in found or last is None, f"{target} is lost"
+        assert target not in found or found[target] in allowed, f"{target} {found[target]!r} in state {last}"
+    layout = Layout(base)
+    for rest in (layout.claims, layout.intents, layout.graveyard):
+        assert files_below(rest) == []
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sync", ["file", "interval"])
+def test_a_writer_is_killed_at_every_operation(folder: Path, sync: str) -> None:
+    renew(folder)
+    storage = Tampered()
+    work(folder, storage, sync=sync)
+    check(folder)
+    assert found_in(folder / "base") == PLAIN | {target: states[-1] for target, states in STATES.items()}
+    count = 0
+    for point in some(storage.points, 60):
+        renew(folder)
+        count += in_child(lambda point=point: work(folder, dying_at(point), sync=sync)) == -signal.SIGKILL
+        try:
+            check(folder)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+    assert count > 40
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_the_power_goes_at_every_operation(folder: Path) -> None:
+    disk, left = folder / "disk", folder / "left"
+    renew(folder)
+    disk.mkdir()
+    storage = Powered(disk)
+    work(folder, storage, sync="file", base=disk / "base")
+    for point in some(storage.points, 30):
+        for seed in range(3):
+            renew(folder)
+            disk.mkdir()
+
+            def child(point: Point = point, seed: int = seed) -> None:
+                storage = Powered(disk)
+
+                def act(found: Point, path: str) -> None:
+                    if found[::2] == point[::2]:
+                        storage.lose_power(left, random.Random(f"{SEED} {point} {seed}"))
+                        os._exit(OFF)
+
+                storage.act = act
+                work(folder, storage, sync="file", base=disk / "base")
+                storage.lose_power(left, random.Random(seed))
+
+            assert in_child(child) in (0, OFF)
+            try:
+                check(folder, left / "base", lost=True)
+            except AssertionError as error:
+                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
+
+
+def work_in_trouble(folder: Path, storage: Failing, sync: str) -> None:
+    """Write a file, and go on whatever fails; what is refused counts as not acknowledged."""
+    told = -1
+    fs = rear.rear_fs(folder / "base", sync=sync, sync_interval=0.005, storage=storage)
+    file = fs.open("ar.zip/growing.log", "wb")
+    for state, line in enumerate(LINES):
+        file.write(line)
+        try:
+            if state == len(LINES) - 1:
+                storage.healthy = True
+                file.flush()
+                storage.healthy = False
+                told = state
+                file.close()
+            else:
+                file.flush()
+            told = state
+        except OSError as error:
+            assert refused(error), error  # noqa: PT017
+            assert str(folder / "base" / "ar.zip") in str(error)  # noqa: PT017
+    storage.healthy = True
+    # By its own account no longer open, and what was flushed is kept.
+    assert told == len(LINES) - 1
+    fs.close()
+    (folder / "acknowledged").write_text(f"ar.zip/growing.log {told}\n")
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sync", ["file", "interval"])
+@pytest.mark.parametrize(("length", "kind"), [(1, is_anything), (4, is_anything), (40, is_growing)])
+def test_a_writer_fails_at_every_operation(
+    folder: Path, sync: str, length: int, kind: Callable[[Point, str], bool]
+) -> None:
+    renew(folder)
+    storage = Failing(errno.EIO, lambda point, path: False)
+    work_in_trouble(folder, storage, sync)
+    for point, error in zip(some(storage.points, 25), itertools.cycle(ERRORS)):
+        renew(folder)
+
+        def when(found: Point, path: str, point: Point = point) -> bool:
+            return point.number <= found.number < point.number + length and kind(found, path)
+
+        failing = Failing(error, when)
+        try:
+            assert in_child(lambda failing=failing: work_in_trouble(folder, failing, sync)) == 0
+            check(folder)
+        except AssertionError as problem:
+            raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
+
+
+def leave_behind(base: Path, name: str = "growing.log", *, states: list[bytes] = GROWING, **options: Any) -> None:
+    """Flush a file, and die with more of it written."""
+
+    def write() -> None:
+        fs = rear.rear_fs(base, **options)
+        file = fs.open(f"ar.zip/{name}", "wb", metadata={"run": 7})
+        done = 0
+        for state in states:
+            file.write(state[done:])
+            file.flush()
+            done = len(state)
+        file.write(b"never flushed")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(write) == -signal.SIGKILL
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("partial", ["keep", "drop"])
+def test_a_scavenger_is_killed_at_every_operation(folder: Path, base: Path, partial: str) -> None:
+    renew(folder)
+    template = folder / "template"
+    leave_behind(template)
+    shutil.copytree(template, base)
+    storage = Tampered()
+    scavenge(base, storage=storage, partial=partial)
+    for point in some(storage.points, 25):
+        shutil.rmtree(base)
+        shutil.copytree(template, base)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point), partial=partial)) == -signal.SIGKILL
+        scavenge(base, partial=partial)
+        kept = {path.name: path.read_bytes() for path in base.rglob("*.partial")}
+        if partial == "keep":
+            assert found_in(base) == {"ar.zip/growing.log": GROWING[-1]}, point
+            assert not kept
+        else:
+            assert found_in(base) == {}
+            assert list(kept.values()) == [GROWING[-1]], point
+        assert files_below(Layout(base).inbox) == files_below(Layout(base).claims) == []
+
+
+def partials(base: Path, **options: Any) -> list[Partial]:
+    return [event for event in scavenge(base, **options) if isinstance(event, Partial)]
+
+
+@pytest.mark.parametrize("compression", ["deflate", "stored", "zstd"])
+def test_a_killed_writer_leaves_a_partial_member(base: Path, compression: str) -> None:
+    leave_behind(base, compression=compression)
+    (event,) = partials(base)
+    assert (event.archive, event.name, event.size_bytes) == ("ar.zip", "growing.log", len(GROWING[-1]))
+    with Archive.open(base / "ar.zip") as archive:
+        (entry,) = archive.entries()
+        origin = archive.origin(entry)
+    assert origin is not None
+    assert origin.metadata == {"run": 7, "rear.partial": True}
+    row = Index.open(Layout(base), "ar.zip").find(["growing.log"])["growing.log"]
+    assert row.metadata == {"run": 7, "rear.partial": True}
+    assert (row.source_start, row.source_end, row.size) == (0, len(GROWING[-1]), len(GROWING[-1]))
+    report = json.loads(next((base / ".rear" / "reports").glob("*.json")).read_text())
+    assert [finding["kind"] for finding in report["findings"]] == ["partial"]
+    if compression != "zstd":
+        assert found_in(base) == {"ar.zip/growing.log": GROWING[-1]}
+        listed = subprocess.run(["unzip", "-p", base / "ar.zip", "growing.log"], capture_output=True, check=True)
+        assert listed.stdout == GROWING[-1]
+    assert files_below(Layout(base).lost_and_found) == []
+    # It is said once, and nothing is left to do.
+    assert scavenge(base)[-1].as_json()["members"] == 0
+    assert not [event for event in fsck(base, deep=True) if event.severity != "info"]
+
+
+def test_a_partial_member_is_dropped_to_lost_and_found(base: Path) -> None:
+    leave_behind(base)
+    (event,) = partials(base, partial="drop")
+    assert event.lost_and_found is not None
+    assert event.lost_and_found.endswith("growing.log.partial")
+    assert (base / event.lost_and_found).read_bytes() == GROWING[-1]
+    assert not (base / "ar.zip").exists()
+
+
+@pytest.mark.parametrize("compression", ["deflate", "stored"])
+def test_a_closed_file_is_a_member_like_others(base: Path, compression: str) -> None:
+    with rear.rear_fs(base, compression=compression) as fs, fs.open("ar.zip/a.log", "wb", metadata={"run": 7}) as file:
+        for line in LINES:
+            file.write(line)
+            file.flush()
+    events = scavenge(base, verify=True)
+    assert {event.severity for event in events} == {"info"}
+    with Archive.open(base / "ar.zip") as archive:
+        (entry,) = archive.entries()
+        origin = archive.origin(entry)
+    assert origin is not None
+    assert origin.metadata == {"run": 7}
+    assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+
+
+def test_a_file_is_journaled_as_parts(base: Path) -> None:
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/a.log", "w") as file:
+        file.flush()
+        assert not (base / ".rear").exists(), "nothing was written yet"
+        file.write("one\n")
+        file.tell()
+        assert not (base / ".rear").exists(), "nobody asked for a flush"
+        file.flush()
+        file.flush()
+        file.write("two\n")
+        print("three", file=file, flush=True)
+        (path,) = (base / ".rear" / "inbox").glob("*/*.journal")
+        lines = [json.loads(line[9:]) for line in path.read_bytes().splitlines()]
+        assert [line["kind"] for line in lines] == ["open", "file", "part", "part"]
+        assert [(line["source_start"], line["source_end"]) for line in lines[2:]] == [(0, 4), (4, 14)]
+        assert lines[3]["offset"] == lines[2]["offset"] + lines[2]["length"]
+        journal = read_journal(path)
+        (pending,) = journal.pending()
+        assert pending is journal.flushed
+        assert (pending.name, pending.size) == ("a.log", 14)
+        # A live writer is left alone, also by who asks for temp archives to be ended.
+        before = time.monotonic()
+        (left,) = [event for event in scavenge(base, flush=True) if isinstance(event, LeftAlone)]
+        assert "has not closed the file" in left.reason
+        assert time.monotonic() - before < 10
+    assert not partials(base)
+    assert found_in(base) == {"ar.zip/a.log": b"one\ntwo\nthree\n"}
+
+
+def test_text_that_is_only_closed_has_no_pair_of_its_own(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        for number in range(3):
+            with fs.open(f"ar.zip/{number}", "w") as file:
+                file.write("text")
+                file.tell()
+                file.seek(0)
+                file.truncate(2)
+        assert len(list((base / ".rear" / "inbox").glob("*/*.journal"))) == 1
+
+
+def test_a_file_that_is_given_up_is_dropped_with_its_parts(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        file = fs.open("ar.zip/a.log", "wb")
+        file.write(b"flushed")
+        file.flush()
+        with pytest.raises(KeyError), file:
+            raise KeyError
+        assert files_below(base / ".rear" / "inbox") == []
+    assert not partials(base)
+    assert not (base / "ar.zip").exists()
+
+
+@pytest.mark.parametrize("spool_size", [0, 1 << 20])
+def test_what_was_flushed_can_be_changed_and_cut(base: Path, spool_size: int) -> None:
+    data = _random.randbytes(3000)
+    with rear.rear_fs(base, spool_size=spool_size) as fs, fs.open("ar.zip/a", "w+b") as file:
+        expected = io.BytesIO()
+        for one in (file, expected):
+            one.write(data)
+            one.flush()
+            one.seek(100)
+            assert one.read(10) == data[100:110]
+            one.seek(0, os.SEEK_END)
+            one.write(b"more")
+            one.flush()
+        assert len(list((base / ".rear" / "inbox").glob("*/*.journal"))) == 1, "reading changes nothing"
+        for one in (file, expected):
+            one.seek(2000)
+            one.write(b"changed")
+            one.truncate()
+            one.flush()
+            one.seek(10)
+            one.write(b"at the start")
+        assert len(list((base / ".rear" / "inbox").glob("*/*.journal"))) == 1
+    assert not partials(base)
+    assert found_in(base) == {"ar.zip/a": expected.getvalue()}
+
+
+def test_a_file_that_is_emptied_at_last(base: Path) -> None:
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/a", "wb") as file:
+        file.write(b"flushed")
+        file.flush()
+        file.truncate(0)
+        file.flush()
+    assert not partials(base)
+    assert found_in(base) == {"ar.zip/a": b""}
+
+
+def test_many_small_parts_and_large_ones(base: Path) -> None:
+    block = _random.randbytes(1 << 20) + bytes(1 << 20)
+    large = block * 3 + b"end"
+    assert len(large) > PART_LIMIT_BYTES
+    leave_behind(base, "large", states=[large, large + b"more"], spool_size=1 << 20)
+
+    def write() -> None:
+        fs = rear.rear_fs(base)
+        file = fs.open("ar.zip/small", "w")
+        for number in range(20_000):
+            file.write(f"{number}\n")
+            file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(write) == -signal.SIGKILL
+    assert len(partials(base)) == 2
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        assert archive.read("small") == "".join(f"{number}\n" for number in range(20_000)).encode()
+        assert archive.read("large") == large + b"more"
+
+
+def damaged(base: Path, change: Callable[[bytearray], None], suffix: str = ".zip") -> None:
+    (path,) = (base / ".rear" / "inbox").glob(f"*/*{suffix}")
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def part_records(base: Path) -> list[dict[str, Any]]:
+    (path,) = (base / ".rear" / "inbox").glob("*/*.journal")
+    records = [json.loads(line[9:]) for line in path.read_bytes().splitlines()]
+    return [record for record in records if record["kind"] == "part"]
+
+
+@pytest.mark.parametrize("compression", ["deflate", "stored", "zstd"])
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_what_follows_a_damaged_part_goes_to_lost_and_found(base: Path, compression: str, bad: int) -> None:
+    leave_behind(base, compression=compression)
+    part = part_records(base)[bad]
+
+    def damage(data: bytearray) -> None:
+        middle = part["offset"] + part["length"] // 2
+        data[middle : middle + 4] = bytes(byte ^ 0x55 for byte in data[middle : middle + 4])
+
+    damaged(base, damage)
+    events = scavenge(base)
+    (finding,) = [event for event in events if isinstance(event, (Torn, Lost))]
+    # The last flush of a process that died was not acknowledged; before it, something was.
+    assert isinstance(finding, Torn if bad == 7 else Lost)
+    assert (base / finding.lost_and_found).exists()
+    kept = [event.size_bytes for event in events if isinstance(event, Partial)]
+    assert kept == ([len(GROWING[bad - 1])] if bad else [])
+    if bad:
+        with Archive.open(base / "ar.zip") as archive:
+            (entry,) = archive.entries()
+            assert b"".join(archive.read(entry)) == GROWING[bad - 1]
+
+
+def test_damaged_records_of_parts_cost_nothing(base: Path) -> None:
+    leave_behind(base)
+
+    def damage(data: bytearray) -> None:
+        at = data.index(b'"source_start":%d' % part["source_start"])
+        data[at : at + 5] = b"xxxxx"
+
+    part = part_records(base)[3]
+    damaged(base, damage, ".journal")
+    assert len(partials(base)) == 1
+    assert found_in(base) == {"ar.zip/growing.log": GROWING[-1]}
+
+
+def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(base: Path, folder: Path) -> None:
+    """The first pair fails, and cannot even be removed; its writer dies soon after."""
+
+    def write(until: str) -> None:
+        failing = Failing(errno.EIO, lambda point, path: False)
+        fs = rear.rear_fs(base, storage=failing)
+        file = fs.open("ar.zip/a.log", "wb")
+        file.write(GROWING[3])
+        file.flush()
+        (first,) = (base / ".rear" / "inbox").glob("*/*.zip")
+
+        def when(point: Point, path: str) -> bool:
+            is_second = "-1." in os.path.basename(path)
+            if is_second and until == point.operation and path.endswith(".zip"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return not is_second and path.startswith(f"{first.parent}/")
+
+        failing.when = when
+        file.write(GROWING[4][len(GROWING[3]) :])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for until, expected in (("never", GROWING[4]), ("write", GROWING[3]), ("sync", GROWING[4])):
+        renew(folder)
+        assert in_child(lambda until=until: write(until)) == -signal.SIGKILL
+        assert len(list((base / ".rear" / "inbox").glob("*/*.journal"))) == 2
+        assert len(partials(base)) == 1, until
+        assert found_in(base) == {"ar.zip/a.log": expected}, until
+        assert files_below(base / ".rear" / "inbox") == []
+
+
+def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path) -> None:
+    """Its pair is taken while it is stopped; whatever it flushes and closes afterwards is there as a whole."""
+    ready, go = os.pipe(), os.pipe()
+
+    def write() -> None:
+        fs = rear.rear_fs(base, lease_seconds=0.4)
+        file = fs.open("ar.zip/a.log", "wb")
+        file.write(GROWING[2])
+        file.flush()
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        file.write(GROWING[-1][len(GROWING[2]) :])
+        file.flush()
+        file.close()
+        fs.close()
+
+    pid = fork(write)
+    os.read(ready[0], 1)
+    os.kill(pid, signal.SIGSTOP)
+    # As a scavenger on another host does.
+    taken = base.parent / "taken"
+    taken.mkdir()
+    for path in (base / ".rear" / "inbox").glob("*/*"):
+        path.rename(taken / path.name)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGCONT)
+    os.write(go[1], b"x")
+    assert wait(pid) == 0
+    assert not partials(base)
+    assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+
+
+def test_a_live_writer_beats_and_syncs_in_the_background(base: Path) -> None:
+    storage = Tampered()
+    with rear.rear_fs(base, lease_seconds=0.4, sync_interval=0.05, storage=storage) as fs:
+        file = fs.open("ar.zip/a.log", "wb")
+        file.write(b"flushed")
+        file.flush()
+        begun = len(storage.points)
+        deadline = time.monotonic() + 10
+        (path,) = (base / ".rear" / "inbox").glob("*/*.journal")
+        while read_journal(path).beats < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert read_journal(path).beats >= 3
+        assert [point for point in storage.points[begun:] if point.operation == "sync"]
+        fs.sync()
+        file.close()
+    assert found_in_after(base) == {"ar.zip/a.log": b"flushed"}
+
+
+def found_in_after(base: Path) -> dict[str, bytes]:
+    scavenge(base)
+    return found_in(base)
+
+
+def test_threads_flush_one_file_and_a_child_of_fork_none(base: Path) -> None:
+    with rear.rear_fs(base) as fs:
+        file = fs.open("ar.zip/a.log", "wb")
+
+        def write(number: int) -> None:
+            for line in range(50):
+                file.write(f"{number} {line}\n".encode())
+                file.flush()
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        def child() -> None:
+            with pytest.raises(RearError, match="belongs to the parent"):
+                file.flush()
+            with fs.open("ar.zip/child.log", "wb") as own:
+                own.write(b"of the child")
+                own.flush()
+            fs.close()
+
+        assert in_child(child) == 0
+        file.close()
+    found = found_in_after(base)
+    lines = sorted(f"{number} {line}" for number in range(4) for line in range(50))
+    assert sorted(found["ar.zip/a.log"].decode().splitlines()) == lines
+    assert found["ar.zip/child.log"] == b"of the child"
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED, ZSTANDARD])
+def test_parts_of_a_stream_decode_with_its_end(method: int) -> None:
+    pieces = [b"x", b"some text " * 500, _random.randbytes(70_000), bytes(200_000)]
+    compressor = PartCompressor(method)
+    parts: list[bytes] = []
+    for count, piece in enumerate(pieces, 1):
+        parts.append(compressor.compress(piece))
+        assert b"".join(decode(method, iter([*parts, STREAM_ENDS[method]]))) == b"".join(pieces[:count])

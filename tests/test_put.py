@@ -1,0 +1,225 @@
+"""``rear put``: names as by cp, streams, what is acknowledged when it fails, and what signals leave."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from faults import check_archive, contents
+
+import rear
+from rear.index import Index
+from rear.layout import Layout
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "REAR_BASE"} | {
+    "PYTHONPATH": str(Path(rear.__file__).parent.parent)
+}
+MTIME_NS = 1_700_000_000_000_000_000
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "rear", *map(str, arguments)]
+
+
+def put(*arguments: object, **options: Any) -> CompletedProcess[str]:
+    options = {"env": ENVIRONMENT, "timeout": 60} | options
+    return subprocess.run(command("put", *arguments), capture_output=True, text=True, check=False, **options)
+
+
+def members(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
+    list(rear.scavenge(base))
+    check_archive(base / archive)
+    subprocess.run(["unzip", "-tqq", base / archive], check=True, timeout=60)
+    return dict(contents(base / archive))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "base/.rear").mkdir(parents=True)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    (folder / "out/deep").mkdir(parents=True)
+    (folder / "out/empty").mkdir()
+    for name in ("a.txt", "b.txt", "out/c.txt", "out/deep/d.txt"):
+        (folder / name).write_text(f"content of {name}\n" * 9)
+        os.utime(folder / name, ns=(MTIME_NS, MTIME_NS))
+    (folder / "out/link").symlink_to("c.txt")
+    (folder / "named").symlink_to("a.txt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sources", "target", "names"),
+    [
+        (["a.txt"], "ar.zip/x", {"x"}),
+        (["a.txt"], "ar.zip/x/", {"x/a.txt"}),
+        (["a.txt"], "ar.zip", {"a.txt"}),
+        (["a.txt", "b.txt"], "ar.zip/x", {"x/a.txt", "x/b.txt"}),
+        (["-r", "out"], "ar.zip/x", {"x/c.txt", "x/deep/d.txt", "x/link", "x/empty/"}),
+        (["-r", "out/"], "ar.zip/x/", {"x/out/c.txt", "x/out/deep/d.txt", "x/out/link", "x/out/empty/"}),
+        (["-r", "out/.", "a.txt"], "ar.zip/x", {"x/c.txt", "x/deep/d.txt", "x/link", "x/empty/", "x/a.txt"}),
+        (["-r", "out/deep/."], "ar.zip", {"d.txt"}),
+        (["named"], "ar.zip/x/", {"x/named"}),
+    ],
+)
+def test_names_are_those_that_cp_would_give(
+    files: Path, base: Path, sources: list[str], target: str, names: set[str]
+) -> None:
+    done = put(*sources, f"{base}/{target}", cwd=files)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    found = members(base)
+    assert set(found) == names
+    for name, data in found.items():
+        last = name.rpartition("/")[2]
+        if last == "link":
+            assert data == b"c.txt"
+        elif last.endswith(".txt"):
+            assert data.startswith(b"content of ")
+            assert last.encode() in data
+
+
+def test_times_modes_and_metadata_travel_along(files: Path, base: Path) -> None:
+    (files / "a.txt").chmod(0o750)
+    assert put(files / "a.txt", f"{base}/ar.zip/", "--meta", "run=7", "--meta", "what=a=b").returncode == 0
+    members(base)
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        info = archive.getinfo("a.txt")
+    assert info.external_attr >> 16 == 0o100750
+    assert [row.metadata for row in Index.open(Layout(base), "ar.zip").rows()] == [{"run": "7", "what": "a=b"}]
+    assert (files / "a.txt").exists()
+
+
+def test_a_new_base_has_to_be_named(files: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    done = put(files / "a.txt", fresh / "ar.zip/a")
+    assert (done.returncode, fresh.exists()) == (2, False)
+    assert "--base" in done.stderr
+    assert put(files / "a.txt", "ar.zip/a", "--base", fresh).returncode == 0
+    assert put(files / "b.txt", fresh / "ar.zip/b", env=ENVIRONMENT | {"REAR_BASE": str(fresh)}).returncode == 0
+    assert put(files / "b.txt", tmp_path / "ar.zip/b", "--base", fresh).returncode == 2
+    assert set(members(fresh)) == {"a", "b"}
+
+
+def test_a_base_below_a_folder_that_ends_in_zip(files: Path, tmp_path: Path) -> None:
+    base = tmp_path / "all.zip/base"
+    (base / ".rear").mkdir(parents=True)
+    assert put(files / "a.txt", base / "runs/7/ar.zip/a").returncode == 0
+    assert set(members(base, "runs/7/ar.zip")) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["out", "ar.zip/x"], 2, "name -r"),
+        (["nothing", "ar.zip/x"], 7, "no such file"),
+        (["-", "ar.zip/x/"], 2, "needs a name"),
+        (["a.txt", "ar.zip/../x"], 2, "'..'"),
+        (["a.txt", ".rear/ar.zip/x"], 2, ".rear"),
+        (["a.txt", "plain/x"], 2, "no archive"),
+        (["a.txt", "ar.zip/x", "--meta", "novalue"], 2, "key=value"),
+        (["a.txt", "ar.zip/x", "--compression", "rar"], 2, "rar"),
+    ],
+)
+def test_wrong_use_archives_nothing(files: Path, base: Path, arguments: list[str], status: int, message: str) -> None:
+    done = put(*arguments, "--base", base, cwd=files)
+    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(base.rglob("*.zip")) == []
+
+
+def test_what_cannot_be_read_costs_no_other_file_and_those_are_named(files: Path, base: Path) -> None:
+    os.mkfifo(files / "pipe")
+    os.mkfifo(files / "out/pipe")
+    done = put("-r", "a.txt", "pipe", "out", "b.txt", base / "ar.zip", cwd=files)
+    assert done.returncode == 7
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "a FIFO" in line]
+    assert lines[-3:] == ["2 files archived before that, and safe:", "  ar.zip/a.txt", "  ar.zip/b.txt"]
+    assert set(members(base)) == {"a.txt", "b.txt"}
+
+
+def test_move_removes_what_is_safe(files: Path, base: Path) -> None:
+    done = put("-r", "--move", "out", "a.txt", base / "ar.zip/x", cwd=files)
+    assert done.returncode == 0, done.stderr
+    assert not (files / "out").exists()
+    assert not (files / "a.txt").exists()
+    assert set(members(base)) == {"x/out/c.txt", "x/out/deep/d.txt", "x/out/link", "x/out/empty/", "x/a.txt"}
+
+
+def test_a_stream_of_any_size_in_bounded_memory(base: Path) -> None:
+    size = 200 << 20
+    with subprocess.Popen(["head", "-c", str(size), "/dev/zero"], stdout=subprocess.PIPE) as source:
+        process = subprocess.Popen(command("put", "-", base / "ar.zip/zeros"), stdin=source.stdout, env=ENVIRONMENT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < (140 << 10)
+    list(rear.scavenge(base))
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        assert archive.getinfo("zeros").file_size == size
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_stream_that_is_interrupted_is_no_member(base: Path, tmp_path: Path, number: int) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    process = subprocess.Popen(
+        command("put", "-", base / "ar.zip/partial"), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False,
+        env=ENVIRONMENT | {"TMPDIR": str(spool)},
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(os.urandom(9 << 20))  # more than fits into memory, so it is being read
+    process.stdin.flush()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert b"Traceback" not in errors
+    assert list(spool.iterdir()) == []
+    list(rear.scavenge(base))
+    assert not (base / "ar.zip").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path, number: int) -> None:
+    with (files / "huge").open("wb") as huge:
+        huge.truncate(200 << 30)  # nobody reads that in the time of this test
+    process = subprocess.Popen(
+        command("put", "a.txt", "huge", base / "ar.zip"), cwd=files, env=ENVIRONMENT, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert b"  ar.zip/a.txt\n" in errors
+    assert set(members(base)) == {"a.txt"}
+
+
+def test_a_full_disk_ends_it_with_the_names_of_what_is_safe(base: Path, files: Path) -> None:
+    limit = 64 << 10
+    (files / "big").write_bytes(os.urandom(4 * limit))
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = put("a.txt", "big", "b.txt", base / "ar.zip", cwd=files, preexec_fn=limited)
+    assert done.returncode == 3, done.stderr
+    assert "ar.zip/a.txt" in done.stderr
+    assert "ar.zip/b.txt" not in done.stderr
+    assert set(members(base)) == {"a.txt"}
