@@ -21,12 +21,13 @@ from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.adoption import adopt
     from rear.daemon import scavengerd
+    from rear.reading import open_archive
     from rear.scavenger import scavenge
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "adopt", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd",
-    "sweep",
+    "RearError", "RearFs", "__version__", "adopt", "open_archive", "rear_fs", "rear_open", "rear_pickup", "scavenge",
+    "scavengerd", "sweep",
 ]  # fmt: skip
 
 
@@ -35,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from rear.adoption import adopt
 
         return adopt
+    if name == "open_archive":
+        from rear.reading import open_archive
+
+        return open_archive
     if name == "scavenge":
         from rear.scavenger import scavenge
 
