@@ -21,13 +21,14 @@ from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.adoption import adopt
     from rear.daemon import scavengerd
+    from rear.path import Path
     from rear.reading import open_archive
     from rear.scavenger import scavenge
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "adopt", "open_archive", "rear_fs", "rear_open", "rear_pickup", "scavenge",
-    "scavengerd", "sweep",
+    "Path", "RearError", "RearFs", "__version__", "adopt", "open_archive", "rear_fs", "rear_open", "rear_pickup",
+    "scavenge", "scavengerd", "sweep",
 ]  # fmt: skip
 
 
@@ -36,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from rear.adoption import adopt
 
         return adopt
+    if name == "Path":
+        from rear.path import Path
+
+        return Path
     if name == "open_archive":
         from rear.reading import open_archive
 

@@ -222,19 +222,34 @@ def _safe(folder: StrPath, storage: Storage) -> list[str]:
     return [name for name in storage.names(folder) if is_safe_component(name)]
 
 
-def _open_committed(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
+def open_in_archive(
+    path: StrPath,
+    name: str,
+    mode: str = "rb",
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> IO[Any]:
+    """Open one member of an archive; arguments and errors are those of `open_archive` and `ArchiveReader.open`."""
+    _check_mode(mode)
+    return _wrapped(_open_in(path, name, LOCAL), mode, encoding, errors, newline)
+
+
+def _open_in(path: StrPath, name: str, storage: Storage) -> _MemberStream:
+    archive = Archive.open(path, storage=storage)
     try:
-        archive = Archive.open(layout.archive(target.archive), storage=storage)
-    except FileNotFoundError:
-        return None
-    try:
-        return _MemberStream(_range_of(archive, archive.find(target.name)), archive.close)
-    except MemberNotFoundError:
-        archive.close()
-        return None
+        return _MemberStream(_range_of(archive, archive.find(name)), archive.close)
     except BaseException:
         archive.close()
         raise
+
+
+def _open_committed(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
+    try:
+        return _open_in(layout.archive(target.archive), target.name, storage)
+    except (FileNotFoundError, MemberNotFoundError):
+        return None
 
 
 def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:

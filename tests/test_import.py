@@ -65,7 +65,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         "what an archive holds",
         {"contents", "extraction", "rollover", "rawpayload", "scanner", "inspection", "remains", "reading"},
     ),
-    ("what users open", {"fs"}),
+    ("what users open", {"fs", "path"}),
     ("what is left of an archive", {"survey", "headerless", "naming"}),
     ("a new archive of that", {"rebuild"}),
     ("one archive repaired", {"repair"}),
@@ -82,7 +82,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the end of a source", {"sourceremoval", "merging"}),
     ("one sweep", {"sweeper", "adoption"}),
     ("in other people's pools", {"pools", "job"}),
-    ("in clusters", {"dask"}),
+    ("in clusters", {"dask", "fsspec"}),
     ("the package", {"rear"}),
     ("the demonstration", {"demo"}),
     ("commands", {"cli"}),
@@ -113,6 +113,7 @@ ALONE = {
     "shutil": {"cli"},
     "multiprocessing": {"parallel", "fs"},
     "distributed": {"dask"},
+    "fsspec": {"fsspec"},
     "asyncio": set(),
     "trio": set(),
 }
@@ -220,7 +221,7 @@ def test_the_walker_sees_imports_in_functions_and_not_those_for_type_checkers(tm
 
 HEAVY = [
     "typer", "rich", "sqlite_utils", "sqlite3", "asyncio", "anyio", "trio", "tempfile", "multiprocessing", "zipfile",
-    "distributed", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
+    "distributed", "fsspec", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
     "urllib.request", "logging", "dataclasses", "inspect", "secrets", "random", "hashlib", "socket", "traceback",
 ]  # fmt: skip
 

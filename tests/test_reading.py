@@ -105,7 +105,7 @@ def test_damage_is_told_when_it_is_read_to_the_end(tmp_path: Path, method: int) 
     with (
         rear.open_archive(path) as archive,
         archive.open("a.bin") as file,
-        pytest.raises(ZipFormatError, match="CRC|stream|bin"),
+        pytest.raises(ZipFormatError, match="bin"),
     ):
         file.read()
 
