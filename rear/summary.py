@@ -17,6 +17,7 @@ _NOUNS: Final = {
     "renamed": ("member", "another one had the name: both are kept"),
     "set aside": ("member", "by the conflict policy; in lost+found"),
     "torn": ("member", "not acknowledged when the worker died; in lost+found"),
+    "partial": ("member", "flushed, not closed: its writer died"),
     "LOST": ("member", "what there is of it is in lost+found"),
     "DAMAGED": ("temp archive", "kept as a whole in lost+found"),
     "recovered": ("member", "that journal or temp archive alone would have lost"),
