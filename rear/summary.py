@@ -17,6 +17,7 @@ _NOUNS: Final = {
     "renamed": ("member", "another one had the name: both are kept"),
     "set aside": ("member", "by the conflict policy; in lost+found"),
     "torn": ("member", "not acknowledged when the worker died; in lost+found"),
+    "partial": ("member", "flushed, not closed: its writer died"),
     "LOST": ("member", "what there is of it is in lost+found"),
     "DAMAGED": ("temp archive", "kept as a whole in lost+found"),
     "recovered": ("member", "that journal or temp archive alone would have lost"),
@@ -35,7 +36,7 @@ _NOUNS: Final = {
     "noted": ("thing", "worth knowing; nothing is wrong"),
 }
 #: What was found, in the order of the summary.
-_ORDER: Final = tuple(_NOUNS)
+_ORDER: Final = {label: number for number, label in enumerate(_NOUNS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def summary_lines(progress: Progress, *, lists_all: bool) -> Iterator[Line]:
     """
     yield Line("", _title(progress), "bold")
     yield from _amounts(progress)
-    for label in sorted(progress.found, key=_ORDER.index):
+    for label in sorted(progress.found, key=lambda label: _ORDER.get(label, len(_ORDER))):
         yield from _found(progress, label, lists_all or label in _LOUD)
     for common, count in progress.left_alone.items():
         noun = "file" if progress.command == "sweep" else "temp archive"
@@ -156,7 +157,7 @@ def _archives(progress: Progress) -> Iterator[Line]:
 
 
 def _found(progress: Progress, label: str, is_listed: bool) -> Iterator[Line]:
-    count, (noun, remark) = progress.found[label], _NOUNS[label]
+    count, (noun, remark) = progress.found[label], _NOUNS.get(label, ("finding", ""))
     listed: list[Finding] = progress.listed[label] if is_listed else []
     style = "bold red" if label in _LOUD else ""
     yield Line(label, counted(count, noun) + (f", {remark}" if remark else ""), style)
