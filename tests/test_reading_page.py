@@ -79,8 +79,7 @@ def test_the_pipe_of_the_page(base: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = f"set -o pipefail; {command.replace('/nfs/base', str(base))}"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True)
-    assert (tmp_path / "out/d/picked.csv").read_text() == "1,2\n"
-    assert (tmp_path / "out/a.csv").read_text() == "x"
+    assert (tmp_path / "all.csv").read_text() == "x1,2\n"
 
 
 def test_the_python_of_the_page(base: Path) -> None:
