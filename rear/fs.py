@@ -199,9 +199,7 @@ class RearFs:
         if self._being_written.get(ticket.key) is ticket:
             del self._being_written[ticket.key]
 
-    def pickup(
-        self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False
-    ) -> Pickup:
+    def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
 
