@@ -233,3 +233,46 @@ def test_on_a_terminal_ctrl_c_reaches_the_job_once_and_its_output_is_archived(ba
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     os.close(terminal)
     assert members(base)["stdout"] == b"ready\ncaught\n"
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_until_state(pid: int, wanted: str) -> None:
+    deadline = time.monotonic() + 20
+    while (state := state_of(pid)) not in wanted:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.01)
+
+
+def test_pausing_pauses_the_job(base: Path, local: Path) -> None:
+    # Only builtins: a shell whose child is stopped between vfork and exec does not count as stopped.
+    process = start(base, local, "echo ready; while [ ! -e $REAR_OUTPUT/end ]; do :; done")
+    [child] = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    process.send_signal(signal.SIGTSTP)
+    wait_until_state(process.pid, "T")
+    wait_until_state(child, "T")
+    process.send_signal(signal.SIGCONT)
+    wait_until_state(child, "RS")
+    [output] = local.glob("rear-run-*/output")
+    (output / "end").write_bytes(b"")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert members(base)["output/end"] == b""
+
+
+def test_a_base_that_is_gone_in_the_end_costs_nothing(base: Path, local: Path) -> None:
+    done = run(base, local, "sh", "-c", f"echo out; echo 1 > $REAR_OUTPUT/file; echo > {base}")
+    assert done.returncode == 3, done.stderr
+    [folder] = local.glob("rear-run-*")
+    assert str(folder).encode() in done.stderr
+    assert (folder / "stdout").read_bytes() == b"out\n"
+    assert (folder / "output/file").read_bytes() == b"1\n"
+    assert json.loads((folder / "run.json").read_text())["exit_status"] == 0
+
+
+def test_a_failed_job_keeps_its_status_when_archiving_fails_too(base: Path, local: Path) -> None:
+    done = run(base, local, "sh", "-c", f"echo > {base}; exit 42")
+    assert done.returncode == 42
+    assert b"rear-run-" in done.stderr
