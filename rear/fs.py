@@ -238,13 +238,6 @@ class RearFs:
         if file.parts is not None:
             file.parts.abort()
 
-<<<<<<< HEAD
-=======
-    def _no_longer_written(self, ticket: _Ticket) -> None:
-        if self._being_written.get(ticket.key) is ticket:
-            del self._being_written[ticket.key]
-
->>>>>>> w/writing
     def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.

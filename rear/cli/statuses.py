@@ -17,8 +17,6 @@ MEANINGS: Final[dict[int, str]] = {
     9: "acknowledged files could not be proven on stable storage",
     126: "the command of `rear run` cannot be started",
     127: "there is no such command, of `rear run`",
-    126: "`rear run`: the command cannot be started",
-    127: "`rear run`: there is no such command",
     129: "SIGHUP",
     130: "Ctrl-C",
     141: "standard output was closed: `rear ls | head`",
