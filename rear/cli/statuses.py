@@ -43,7 +43,7 @@ COMMANDS: Final[dict[str, dict[int, str]]] = {
         7: "the command ended with 0, and a file that it left could not be archived", 9: "",
         126: "the command cannot be started", 127: "there is no such command", 129: "", 143: "",
     },
-    "find": {0: "", 1: "", 3: "", 4: "", 5: "", 6: "nothing matches"},
+    "find": {0: "done, also when nothing matches", 1: "", 3: "", 4: "", 5: ""},
     "index": {0: "", 1: "", 3: "", 4: "", 5: ""},
     "ls": {0: "", 3: "", 4: "", 5: "", 6: "nothing matches"},
     "cat": {0: "", 3: "", 4: "", 5: "", 6: ""},
