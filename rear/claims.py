@@ -30,6 +30,7 @@ _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
 _MISSING = "its journal is missing"
 _FIRST_RECORD_DAMAGED = "the first record of its journal is damaged"
+_FILE_RECORD_DAMAGED = "its journal does not say of which file its parts are"
 _NO_FIRST_RECORD = "its journal has no first record"
 _GRAVEYARD_SECONDS = 600.0
 
@@ -433,6 +434,8 @@ class Claims:
             return journal
         if journal.opened is None:
             return Orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
+        if journal.lacks_file:
+            return Orphan(pair, _FILE_RECORD_DAMAGED)
         if journal.closed is not None:
             state = "closed"
         else:

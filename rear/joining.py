@@ -1,8 +1,7 @@
-"""Files that were flushed, and whose writers died: the parts that are whole, ended and made one member.
+"""Files that were flushed, and whose writers died: which of their pairs count, and how far.
 
-The parts are one compressed stream, so they are copied as they are; only its end and a local header are added. The
-member is *partial*: its metadata say so. See ``rear.parts`` for how they come about, ``rear.rescue`` for where the
-member is until it is merged.
+The member is *partial*: its metadata say so. See ``rear.parts`` for how its parts come about, ``rear.partstreams`` for
+what is whole of them, ``rear.rescue`` for where the member is until it is merged.
 """
 
 from __future__ import annotations
@@ -10,37 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rear.check import raw_bytes
-from rear.claims import ClaimedPair
-from rear.codecs import STORED, STREAM_ENDS, StreamDecoder, crc32, decode
+from rear.claims import ClaimedPair, Claims, process_of
+from rear.codecs import STREAM_ENDS, decode
 from rear.contents import opened
-from rear.errors import FormatError, JournalError, UnsupportedError
-from rear.journal import decode_line, decode_record, read_lines
-from rear.records import Append, File, Pair, Part, partial_of
+from rear.events import Event, Lost, Partial, Torn
+from rear.layout import host_folder
+from rear.lease import is_running
+from rear.lostfound import LostAndFound
+from rear.partstreams import Joined, join_parts
+from rear.plan import Candidate
+from rear.records import Append, File, Pair
+from rear.rescue import Rescue
 from rear.storage import Storage
 
 PartialPolicy = Literal["keep", "drop"]
-_READ_BYTES = 256 << 10
-_PART_LINE = b'{"kind":"part"'
-
-
-class Joined(NamedTuple):
-    """What there is of a file that was flushed.
-
-    Attributes:
-        append: the file as far as its parts are whole, in the temp archive, without an end; ``None`` when none is.
-        bad_parts: how many are not whole, or stand behind one that is not.
-    """
-
-    append: Append | None
-    bad_parts: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file that are whole."""
-        return 0 if self.append is None else self.append.size
 
 
 class Joining:
@@ -48,10 +33,24 @@ class Joining:
 
     Args:
         batch: the pairs.
+        claims: notes what became of them.
+        lost_and_found: takes what is not whole, and by policy the rest as well.
+        partial: whether the rest becomes a member.
         storage: the file system.
     """
 
-    def __init__(self, batch: Iterable[ClaimedPair], *, storage: Storage) -> None:
+    def __init__(
+        self,
+        batch: Iterable[ClaimedPair],
+        claims: Claims,
+        lost_and_found: LostAndFound,
+        *,
+        partial: PartialPolicy,
+        storage: Storage,
+    ) -> None:
+        self._claims = claims
+        self._lost_and_found = lost_and_found
+        self._partial = partial
         self._storage = storage
         self._joined: dict[Pair, Joined] = {}
         #: A file whose pair had failed has several.
@@ -60,27 +59,72 @@ class Joining:
             if claimed.journal.file is not None:
                 self._pairs.setdefault(_key(claimed, claimed.journal.file), []).append(claimed)
 
-    def join(self, claimed: ClaimedPair, descriptor: int | None) -> Joined:
-        """Read all parts of a pair and return what is whole from the beginning.
+    def settle(
+        self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
+    ) -> Iterator[Candidate | Event]:
+        """Make a member of what is whole of a file that was flushed, or keep that in lost+found.
 
         Args:
-            claimed: a pair of one file.
-            descriptor: its open temp archive, if there is one.
+            claimed: the pair of the file.
+            flushed: the file as far as its journal says that it was flushed.
+            reason: why there is no more of it.
+            descriptor: the open temp archive, if there is one.
+            rescue: of the pair.
 
         Raises:
             UnsupportedError: the parts cannot be decoded here.
-            OSError: journal or temp archive cannot be read.
+            OSError: journal or temp archive cannot be read, or something cannot be written.
         """
+        joined, bad_parts = self._join(claimed, descriptor)
+        elsewhere = self._counts_elsewhere(claimed)
+        if elsewhere is not None:
+            self._claims.note(claimed, [flushed.sequence], target=elsewhere, intent="")
+            return
+        if bad_parts:
+            yield self._put_bad_parts(claimed, flushed, joined, bad_parts, descriptor)
+        if joined is None or descriptor is None:
+            return
+        told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
+        item = None
+        if self._partial == "drop":
+            base_name = host_folder(joined.name.rstrip("/").rpartition("/")[2])
+            note = {"reason": told, "pair": str(claimed.pair), **joined._asdict()}
+            content = _content_of(joined, descriptor, self._storage)
+            item = self._lost_and_found.put_content(f"{_item_name(claimed, joined)}-{base_name}", content, note)
+            self._claims.note(claimed, [joined.sequence], target=item, intent="")
+        else:
+            yield rescue.from_parts(joined, descriptor)
+        yield Partial(joined.archive, joined.name, str(claimed.pair), joined.size, told, item)
+
+    def _put_bad_parts(
+        self, claimed: ClaimedPair, flushed: Append, joined: Append | None, bad_parts: int, descriptor: int | None
+    ) -> Event:
+        """Keep what is not whole of a file; all of it when ``joined`` is none."""
+        # A process that dies on a host that lives leaves one unfinished flush at most.
+        is_torn = bad_parts == 1 and is_running(process_of(claimed.opened)) is False
+        size, start = (0, flushed.data_offset) if joined is None else (joined.size, joined.offset + joined.length)
+        length = flushed.offset + flushed.length - start
+        reason = f"{bad_parts:,} of the parts that were flushed, from byte {size:,} of it on, are not whole"
+        if claimed.state == "stale":
+            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
+        note = {"reason": reason, "pair": str(claimed.pair), **flushed._asdict()}
+        item = self._lost_and_found.put_bytes(_item_name(claimed, flushed), descriptor, start, length, note)
+        if joined is None:
+            self._claims.note(claimed, [flushed.sequence], target=item, intent="")
+        return (Torn if is_torn else Lost)(
+            flushed.archive, flushed.name, str(claimed.pair), None, start, length, reason, item
+        )
+
+    def _join(self, claimed: ClaimedPair, descriptor: int | None) -> Joined:
+        file = claimed.journal.file
+        assert file is not None
         if claimed.pair not in self._joined:
-            self._joined[claimed.pair] = _join(claimed, descriptor, self._storage)
+            path = claimed.folder / f"{claimed.pair.stem}.journal"
+            self._joined[claimed.pair] = join_parts(file, path, descriptor, storage=self._storage)
         return self._joined[claimed.pair]
 
-    def counts_elsewhere(self, claimed: ClaimedPair) -> str | None:
-        """Tell where a file that was joined counts instead: a pair has all that an earlier one had, or nothing.
-
-        Raises:
-            UnsupportedError, OSError: as `join`.
-        """
+    def _counts_elsewhere(self, claimed: ClaimedPair) -> str | None:
+        """Tell where a file counts instead: a pair has all that an earlier one had, or nothing."""
         file = claimed.journal.file
         assert file is not None
         others = self._pairs.get(_key(claimed, file), [])
@@ -99,19 +143,17 @@ class Joining:
             descriptor = None
             if claimed.temp_archive.name in self._storage.names(claimed.folder):
                 descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
-            size = self.join(claimed, descriptor).size
+            size = self._join(claimed, descriptor).size
         return size >= file.repeated_size and file.sequence in claimed.journal.appends
 
 
-def content_of(append: Append, descriptor: int, *, storage: Storage) -> Iterator[bytes]:
-    """Yield the plain content of a joined file.
-
-    Raises:
-        FormatError: the temp archive changed meanwhile.
-        OSError: it cannot be read.
-    """
+def _content_of(append: Append, descriptor: int, storage: Storage) -> Iterator[bytes]:
     data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=storage)
     return decode(append.method, itertools.chain(data, [STREAM_ENDS[append.method]]))
+
+
+def _item_name(claimed: ClaimedPair, append: Append) -> str:
+    return f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
 
 
 def _key(claimed: ClaimedPair, file: File) -> tuple[str, str, int]:
@@ -121,68 +163,3 @@ def _key(claimed: ClaimedPair, file: File) -> tuple[str, str, int]:
 def _is_given_up(claimed: ClaimedPair) -> bool:
     file = claimed.journal.file
     return file is not None and file.sequence in claimed.journal.aborted
-
-
-def _join(claimed: ClaimedPair, descriptor: int | None, storage: Storage) -> Joined:
-    file = claimed.journal.file
-    assert file is not None
-    if file.method not in STREAM_ENDS:
-        raise UnsupportedError(f"{file.name} was flushed with compression method {file.method}, which cannot be ended")
-    stream = None if descriptor is None else _Stream(descriptor, file, storage)
-    last, bad_parts = None, 0
-    for part in _parts(claimed, storage):
-        if stream is not None and not bad_parts and stream.reaches(part):
-            last = part
-        else:
-            bad_parts += 1
-    return Joined(None if last is None else partial_of(file, last), bad_parts)
-
-
-def _parts(claimed: ClaimedPair, storage: Storage) -> Iterator[Part]:
-    """Yield the parts that a journal names; those of damaged records are in the next one."""
-    descriptor = storage.open(claimed.folder / f"{claimed.pair.stem}.journal")
-    try:
-        for _, line, complete in read_lines(descriptor, storage=storage):
-            if not complete or not line.startswith(_PART_LINE, 9):
-                continue
-            try:
-                record = decode_record(decode_line(line))
-            except JournalError:
-                continue
-            if isinstance(record, Part):
-                yield record
-    finally:
-        storage.close(descriptor)
-
-
-class _Stream:
-    """Decodes the parts of a file one after the other."""
-
-    def __init__(self, descriptor: int, file: File, storage: Storage) -> None:
-        self._descriptor = descriptor
-        self._storage = storage
-        self._length = storage.size(descriptor)
-        self._decoder = None if file.method == STORED else StreamDecoder(file.method)
-        self._position = file.offset
-        self._size = self._crc = 0
-
-    def reaches(self, part: Part) -> bool:
-        """Whether all up to the end of a part is what the journal says."""
-        end = part.offset + part.length
-        if not self._position <= end <= self._length or part.source_end < self._size:
-            return False
-        feed_bytes = _READ_BYTES if self._decoder is None else self._decoder.feed_bytes
-        try:
-            while self._position < end:
-                data = self._storage.read(self._descriptor, min(feed_bytes, end - self._position), self._position)
-                if not data:
-                    return False
-                self._position += len(data)
-                for piece in (data,) if self._decoder is None else self._decoder.decode(data):
-                    self._size += len(piece)
-                    self._crc = crc32(piece, self._crc)
-                    if self._size > part.source_end:
-                        return False
-        except FormatError:
-            return False
-        return (self._size, self._crc) == (part.source_end, part.crc)

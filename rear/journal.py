@@ -261,7 +261,8 @@ class Journal:
     """What one journal says, after all its records were read."""
 
     __slots__ = (
-        "aborted", "appends", "beats", "closed", "damage", "file", "flushed", "length", "merged", "opened", "torn",
+        "aborted", "appends", "beats", "closed", "damage", "file", "flushed", "lacks_file", "length", "merged",
+        "opened", "torn",
     )  # fmt: skip
 
     def __init__(self, opened: Open | None = None) -> None:
@@ -271,6 +272,8 @@ class Journal:
         self.file: File | None = None
         #: The file as far as it was flushed; among ``appends`` until the record comes that it is complete.
         self.flushed: Append | None = None
+        #: Parts are here, and not the record of which file they are.
+        self.lacks_file = False
         self.aborted: set[int] = set()
         self.merged: dict[int, Merged] = {}
         self.beats = 0
@@ -299,6 +302,7 @@ class Journal:
             case Part() if self.file is not None:
                 self.flushed = self.appends[self.file.sequence] = partial_of(self.file, record)
             case Part():
+                self.lacks_file = True
                 raise JournalError("a part of no file")
             case File() if self.file is None:
                 self.file = record

@@ -20,12 +20,10 @@ from weakref import ref
 
 from rear.codecs import DEFLATED, STORED, STREAM_ENDS, PartCompressor, compress, crc32
 from rear.errors import RearError
-from rear.layout import Layout, Target
+from rear.layout import Target
 from rear.messages import tell_error, warn
-from rear.pairwriter import PairWriter
-from rear.records import Append, File, Metadata, Open, Origin, Pair, Part
-from rear.storage import Storage
-from rear.zipformat import Member, encode_central_entry, encode_local_header
+from rear.partspair import PartsPair
+from rear.records import Append, File, Metadata, Part
 
 PART_LIMIT_BYTES = 4 << 20
 """More plain bytes are flushed in several parts, so that memory stays bounded."""
@@ -47,69 +45,6 @@ class Content(Protocol):
 
     def read_at(self, start: int, length: int) -> bytes:
         """Return ``length`` bytes at ``start``, wherever its position is."""
-
-
-class PartsPair(PairWriter):
-    """The pair of one file: see `PairWriter`."""
-
-    #: The number of the file in this pair.
-    sequence = 0
-    #: How many bytes of the file its writer was told are kept here.
-    kept_size = 0
-    #: It has failed in the background, and the kernel may not tell again.
-    has_failed = False
-
-    def __init__(self, layout: Layout, pair: Pair, opened: Open, *, storage: Storage) -> None:
-        super().__init__(layout, pair, opened, storage=storage)
-        self._opened = opened
-
-    def begin(self, file: File, header: bytes) -> None:
-        """Record which file this is, and write a local header that stays until the file is complete.
-
-        Raises:
-            OSError: the pair is of no use.
-        """
-        self.sequence = file.sequence
-        with self._journal_lock:
-            self._journal.append(file)
-        self.length = self._storage.write(self._descriptor, [header], 0)
-
-    def append_part(self, part: Part, data: bytes) -> None:
-        """Write one part: its record, then its data.
-
-        Raises:
-            OSError: the pair is of no use any more.
-        """
-        with self._journal_lock:
-            self._journal.append(part)
-        self.length += self._storage.write(self._descriptor, [data], self.length)
-
-    def complete(self, append: Append, end: bytes) -> None:
-        """End the stream, write the final local header where it fits, then the member's record.
-
-        The record comes last: as long as it is missing the parts count, and need neither.
-
-        Raises:
-            OSError: the pair is of no use any more.
-        """
-        self._storage.write(self._descriptor, [end], self.length)
-        header = self._encoder.header(append)
-        if len(header) == append.data_offset:
-            self._storage.write(self._descriptor, [header], 0)
-        with self._journal_lock:
-            self._journal.append(append)
-        self.length, self.members = append.length, 1
-        self._directory += encode_central_entry(member_of(append), 0)
-
-    def open_header(self, file: File, mtime_ns: int) -> bytes:
-        """Return the local header of a file that is not complete."""
-        opened = self._opened
-        origin = Origin(
-            opened.cookie, file.sequence, file.archive, opened.host, opened.worker, mtime_ns, file.mode,
-            metadata=file.metadata,
-        )  # fmt: skip
-        member = Member(file.name, file.method, 0, 0, 0, mtime_ns, file.mode)
-        return encode_local_header(member, origin, is_open=True)
 
 
 class Parts:
@@ -472,12 +407,5 @@ class Parts:
         self._ended(self)
 
 
-def _lost(pair: PairWriter) -> OSError:
+def _lost(pair: PartsPair) -> OSError:
     return OSError(errno.ESTALE, "it was taken over while this process was paused", str(pair.path))
-
-
-def member_of(append: Append) -> Member:
-    """Return what a directory says of a journaled member."""
-    return Member(
-        append.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
-    )

@@ -28,24 +28,25 @@ from rear.window import Window
 from rear.zipformat import CentralEntry
 
 _NO_CRC: Final = -1
+_EACH: Final = -1
 
 
 class _Section(NamedTuple):
-    """Entries that follow each other in the directory; ``last``: where the last one begins, of plain members only."""
+    """Entries that follow each other in the directory; ``last``: where the last one begins, or `_EACH`."""
 
     length: int
     members: int
-    last: int | None
+    last: int
 
 
 class Written:
-    """What a rebuild has written, in the order of the new file. Memory: 24 bytes for each part that is noted alone."""
+    """What a rebuild has written, in the order of the new file. Memory: 24 bytes for each part or run of entries."""
 
     def __init__(self) -> None:
         self._lengths = array("Q")
         self._sources = array("Q")
         self._crcs = array("q")
-        self._sections: list[_Section] = []
+        self._sections = [array("Q"), array("Q"), array("q")]
         self.size_bytes = 0
 
     def note_bytes(self, data: bytes) -> None:
@@ -69,20 +70,21 @@ class Written:
 
     def note_entry(self, length: int) -> None:
         """Note the length of a directory entry whose member was looked at by itself."""
-        last = self._sections[-1] if self._sections else None
-        if last is not None and last.last is None:
-            self._sections[-1] = _Section(last.length + length, last.members + 1, None)
+        lengths, members, lasts = self._sections
+        if lasts and lasts[-1] == _EACH:
+            lengths[-1] += length
+            members[-1] += 1
         else:
-            self._sections.append(_Section(length, 1, None))
+            self.note_entries(length, 1, _EACH)
 
     def note_entries(self, length: int, members: int, last: int) -> None:
         """Note the entries of a run of plain members: their length, their number, and where the last of them begins."""
-        self._sections.append(_Section(length, members, last))
+        for numbers, value in zip(self._sections, (length, members, last), strict=True):
+            numbers.append(value)
 
-    @property
-    def sections(self) -> list[_Section]:
-        """The entries, as they were noted."""
-        return self._sections
+    def sections(self) -> Iterator[_Section]:
+        """Yield the entries, as they were noted."""
+        return map(_Section._make, zip(*self._sections, strict=True))
 
     def parts(self) -> Iterator[tuple[int, int, int]]:
         """Yield length, where it was copied from, and CRC-32 of each part; -1 where it has to be compared."""
@@ -143,8 +145,8 @@ def _pieces(window: Window, start: int, end: int) -> Iterator[tuple[int, memoryv
 
 
 def _wrong_members(path: StrPath, descriptor: int, written: Written, storage: Storage) -> str | None:
-    members = sum(section.members for section in written.sections)
-    length = sum(section.length for section in written.sections)
+    members = sum(section.members for section in written.sections())
+    length = sum(section.length for section in written.sections())
     try:
         directory = locate(descriptor, storage=storage)
         if (directory.entries, directory.length, directory.prefix) != (members, length, 0):
@@ -152,7 +154,7 @@ def _wrong_members(path: StrPath, descriptor: int, written: Written, storage: St
         # Closed by whoever opened it.
         archive = Archive(str(path), descriptor, directory, io.BytesIO(), storage)
         position = 0
-        for section in written.sections:
+        for section in written.sections():
             for entry in _entries_to_check(descriptor, directory, position, section, storage):
                 wrong = _wrong_member(archive, entry)
                 if wrong is not None:
@@ -166,7 +168,7 @@ def _wrong_members(path: StrPath, descriptor: int, written: Written, storage: St
 def _entries_to_check(
     descriptor: int, directory: Directory, position: int, section: _Section, storage: Storage
 ) -> Iterator[CentralEntry]:
-    if section.last is None:
+    if section.last == _EACH:
         part = replace(
             directory, offset=directory.offset + position, length=section.length, entries=section.members, comment=b""
         )

@@ -22,7 +22,8 @@ from rear.journal import FORMAT_VERSION, Journal, decode_line, decode_record, en
 from rear.layout import check_archive, check_name
 from rear.lease import process_of_worker
 from rear.lostfound import LostAndFound
-from rear.records import Append, Open, Origin, Pair
+from rear.partstreams import records_without_journal
+from rear.records import Append, Open, Origin, Pair, Record
 from rear.scanner import Found, Gap, Nested, scan
 from rear.storage import FRESH_SUFFIX, Storage
 from rear.zipformat import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
@@ -94,10 +95,18 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
     """
     owner = _owner(pair, folder, storage)
     named = list(_placeable(folder / f"{pair.stem}.zip", pair, storage))
-    appends = _rest_of_journal(pair, folder, lost_and_found, storage)
+    rest = _rest_of_journal(pair, folder, lost_and_found, storage)
+    appends = {
+        sequence: one
+        for sequence, one in rest.appends.items()
+        if sequence not in rest.aborted and one is not rest.flushed
+    }
     cookie = named[0][1].cookie if named else 0
     appends.update((origin.sequence, append_of(item, origin)) for item, origin in named if origin.cookie == cookie)
-    if not appends:
+    records: list[Record] = list(appends.values())
+    if not records:
+        cookie, records = _records_of_parts(pair, folder, rest, storage)
+    if not records:
         return 0
     process = process_of_worker(pair.host, pair.worker)
     opened_record = Open(
@@ -107,9 +116,22 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         # Members of an earlier pair that had failed may be here again: they are looked up one by one.
         uid=owner, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
     )  # fmt: skip
-    lines = [encode_record(opened_record), *map(encode_record, appends.values())]
+    lines = [encode_record(opened_record), *map(encode_record, records)]
     storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
-    return len(appends)
+    return len(appends) or 1
+
+
+def _records_of_parts(pair: Pair, folder: Path, rest: Journal, storage: Storage) -> tuple[int, list[Record]]:
+    """Return cookie and records of a file that was flushed, where the pair holds one."""
+    present = storage.names(folder)
+    path, journal_path = folder / f"{pair.stem}.zip", folder / f"{pair.stem}.journal"
+    if path.name not in present or rest.aborted:
+        return 0, []
+    with opened(path, storage) as descriptor:
+        cookie, records = records_without_journal(
+            pair, rest.file, journal_path if journal_path.name in present else None, descriptor, storage=storage
+        )
+    return cookie, list(records)
 
 
 def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
@@ -158,18 +180,18 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
     return rebuild_journal(pair, folder, lost_and_found, storage=storage)
 
 
-def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> dict[int, Append]:
+def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> Journal:
     """Return what can still be read of a journal without its first record, after a copy of it was kept."""
     path = folder / f"{pair.stem}.journal"
     if path.name not in storage.names(folder):
-        return {}
+        return Journal()
     journal = read_journal(path, storage=storage)
-    if journal.opened is None:
+    if journal.opened is None or journal.lacks_file:
         with opened(path, storage) as descriptor:
-            note = {"pair": str(pair), "reason": "its first record cannot be read; the journal was written anew"}
+            note = {"pair": str(pair), "reason": "its first records cannot be read; the journal was written anew"}
             name = f"{pair.host}-{pair.stem}-journal"
             lost_and_found.put_bytes(name, descriptor, 0, storage.size(descriptor), note)
-    return {sequence: one for sequence, one in journal.appends.items() if sequence not in journal.aborted}
+    return journal
 
 
 def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found, Origin]]:

@@ -4,7 +4,7 @@ Write order, so that at no instant there is less than before. A is the archive, 
 
     1. what does not get into N is put into the folder beside it, with notes, and synced
     2. N is written as A.<random>.new and synced
-    3. N is read back, and each byte compared with what was to be written (`rear.readback`)
+    3. N is read back, all of it, and compared with what was to be written (`rear.readback`)
     4. --in-place: A gets a second name, A.damaged (a copy, where the file system has no hard links); folder synced
     5. N is renamed to A, or to the name that --output gave; folder synced
 

@@ -1,6 +1,6 @@
 """Puts a rebuilt archive in the place of a damaged one of a base; the damaged one is kept in lost+found.
 
-The order of writes: the new archive is built aside, synced, and read back byte by byte (`rear.readback`); the damaged
+The order of writes: the new archive is built aside, synced, read back and compared (`rear.readback`); the damaged
 one gets a second name in lost+found (a copy where there are no links); the new one is renamed over it; the index is
 made again. A crash before the rename leaves the damaged archive where it was, and what was built goes with the next
 check.

@@ -18,9 +18,9 @@ from rear.checktasks import CheckedAhead
 from rear.claims import ClaimedPair, Claims, owner_of, process_of
 from rear.contents import opened
 from rear.errors import NotLeaderError, PathError, RearError
-from rear.events import Advanced, Claimed, Damaged, Event, Lost, Partial, Recovered, Refused, Torn
+from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index import Index, OriginKey
-from rear.joining import Joining, PartialPolicy, content_of
+from rear.joining import Joining, PartialPolicy
 from rear.journal import Journal
 from rear.layout import STATE, Layout, check_archive, check_name, host_folder
 from rear.lease import is_running
@@ -74,8 +74,7 @@ class Salvage:
         for claimed in batch:
             self._by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).append(claimed)
         self._read_all = read_all
-        self._partial = partial
-        self._joining = Joining(batch, storage=storage)
+        self._joining = Joining(batch, claims, lost_and_found, partial=partial, storage=storage)
         self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
@@ -223,51 +222,14 @@ class Salvage:
         yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
 
     def _join(
-        self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
+        self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
     ) -> Iterator[list[Candidate] | Event]:
-        """Make a member of what is whole of a file that was flushed."""
-        joined, bad_parts = self._joining.join(claimed, descriptor)
-        elsewhere = self._joining.counts_elsewhere(claimed)
-        if elsewhere is not None:
-            self._claims.note(claimed, [append.sequence], target=elsewhere, intent="")
-            return
-        if bad_parts:
-            yield self._put_bad_parts(claimed, append, joined, bad_parts, descriptor)
-        if joined is None or descriptor is None:
-            return
-        told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
-        item = None
-        if self._partial == "drop":
-            content = content_of(joined, descriptor, storage=self._storage)
-            name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
-            base_name = host_folder(append.name.rstrip("/").rpartition("/")[2])
-            note = {"reason": told, "pair": str(claimed.pair), **joined._asdict()}
-            item = self._lost_and_found.put_content(f"{name}-{base_name}", content, note)
-            self._claims.note(claimed, [append.sequence], target=item, intent="")
-        else:
-            self._take(claimed, [append])
-            yield [rescue.from_parts(joined, descriptor)]
-        yield Partial(append.archive, append.name, str(claimed.pair), joined.size, told, item)
-
-    def _put_bad_parts(
-        self, claimed: ClaimedPair, append: Append, joined: Append | None, bad_parts: int, descriptor: int | None
-    ) -> Event:
-        """Keep what is not whole of a file that was flushed; all of it when ``joined`` is none."""
-        # A process that dies on a host that lives leaves one unfinished flush at most.
-        is_torn = bad_parts == 1 and is_running(process_of(claimed.opened)) is False
-        size, start = (0, append.data_offset) if joined is None else (joined.size, joined.offset + joined.length)
-        length = append.offset + append.length - start
-        reason = f"{bad_parts:,} of the parts that were flushed, from byte {size:,} of it on, are not whole"
-        if claimed.state == "stale":
-            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
-        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
-        name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
-        item = self._lost_and_found.put_bytes(name, descriptor, start, length, note)
-        if joined is None:
-            self._claims.note(claimed, [append.sequence], target=item, intent="")
-        return (Torn if is_torn else Lost)(
-            append.archive, append.name, str(claimed.pair), None, start, length, reason, item
-        )
+        for item in self._joining.settle(claimed, flushed, reason, descriptor, rescue):
+            if isinstance(item, Candidate):
+                self._take(claimed, [flushed])
+                yield [item]
+            else:
+                yield item
 
     def _why_bad(self, claimed: ClaimedPair, append: Append, descriptor: int, window: Window) -> str | None:
         if append is claimed.journal.flushed:

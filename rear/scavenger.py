@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
-from rear.collector import uncollected
+from rear.collector import seldom_collected
 from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
@@ -298,7 +298,7 @@ class Scavenge:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         waiting = len(self._adopted) + self._count_waiting()
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from uncollected(self._work_off(items, waiting))
+        yield from seldom_collected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")

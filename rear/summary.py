@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from rear.events import Checked, Event, Finished, Swept
-from rear.progress import Finding, Progress
+from rear.progress import Progress
 from rear.wording import counted, seconds_text, size_text
+from rear.worklines import Finding
 
 _ARCHIVES_LISTED: Final = 10
 _LOUD: Final = frozenset({"LOST", "DAMAGED", "LOSS", "refused", "left"})

@@ -29,7 +29,8 @@ from rear.layout import Layout, Target
 from rear.lease import Process, this_process, worker_name
 from rear.messages import tell_error, warn
 from rear.pairwriter import Item, PairWriter, open_record
-from rear.parts import Content, Parts, PartsPair
+from rear.parts import Content, Parts
+from rear.partspair import PartsPair
 from rear.payload import Payload
 from rear.records import Metadata, Pair
 from rear.storage import LOCAL, Storage

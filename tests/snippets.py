@@ -12,7 +12,8 @@ HTML comment before the fence says what is special::
     <!-- snippet: needs bsdtar -->                   not run where that program is missing
     <!-- snippet: before touch /scratch/a -->        shell that prepares it, up to the end of the comment
 
-Several are separated by ``;`` ("before" comes last). Paths below ``/nfs``, ``/scratch`` and ``/mnt`` lie in the world.
+Several are separated by ``;`` ("before" comes last). Paths below ``/nfs``, ``/scratch``, ``/mnt`` and ``/old`` lie in
+the world.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import rear
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ("sh", "bash", "python", "console")
-PLACES = ("/nfs", "/scratch", "/mnt")
+PLACES = ("/nfs", "/scratch", "/mnt", "/old")
 TIMEOUT_SECONDS = 100
 #: With ``REAR_SNIPPETS=write`` what consoles print replaces what the pages say.
 RENEW = os.environ.get("REAR_SNIPPETS") == "write"
@@ -127,7 +128,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.home = self.root / "home"
-        for folder in ("home", "nfs/base", "scratch/spool/sub", "scratch/job7", "mnt", "bin"):
+        for folder in ("home", "nfs/base", "scratch/spool/sub", "scratch/job7", "mnt", "bin", "old/inbox"):
             (self.root / folder).mkdir(parents=True)
         for name, module in (("rear", "rear"), ("sqlite-utils", "sqlite_utils")):
             self._program(name, f'exec {sys.executable} -m {module} "$@"')
@@ -144,7 +145,7 @@ class World:
             os.utime(path, (past, past))
         self.environment = os.environ | {
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(self.home),
-            "COLUMNS": "120", "TZ": "UTC",
+            "COLUMNS": "120", "TZ": "UTC", "USER": "me", "SLURM_JOB_ID": "17",
         }  # fmt: skip
         self._write_base()
 
@@ -164,10 +165,14 @@ class World:
                             file.write("x,y\n1,2\n")
             if folder != "later/":
                 list(rear.scavenge(base))
+        with zipfile.ZipFile(self.root / "old/inbox/node1-1700000000.zip", "w") as archive:
+            archive.writestr("ar.zip/logs/old.txt", "old\n")
+        self._program("simulate", 'echo simulated; echo 1 > "$REAR_OUTPUT/result.txt"')
+        (self.home / "simulate").symlink_to(self.root / "bin/simulate")
         (self.home / "out").mkdir()
         for name in ("result.csv", "log.txt", "out/data.txt"):
             (self.home / name).write_text("x,y\n1,2\n")
-        for name, cut in (("some.zip", 0), ("damaged.zip", 30)):
+        for name, cut in (("some.zip", 0), ("damaged.zip", 30), ("results.zip", 0)):
             path = self.home / name
             with zipfile.ZipFile(path, "w") as archive:
                 archive.writestr("a.txt", "a\n" * 100)

@@ -28,6 +28,80 @@ def _layers() -> list[tuple[str, set[str]]]:
 
 
 LAYERS = _layers()
+LAYERS: list[tuple[str, set[str]]] = [
+    ("values", {"_version", "errors", "records", "events", "printable", "messages"}),
+    ("seams", {"storage", "codecs", "layout"}),
+    (
+        "formats",
+        {
+            "zipformat",
+            "journal",
+            "segments",
+            "lease",
+            "payload",
+            "context",
+            "window",
+            "writtennames",
+            "streamchecks",
+            "inflate64",
+            "parallel",
+            "problems",
+        },
+    ),
+    ("members as bytes", {"encoder"}),
+    (
+        "files",
+        {
+            "directory",
+            "pairwriter",
+            "memberfile",
+            "pickup",
+            "sourcetree",
+            "claims",
+            "leader",
+            "check",
+            "localheaders",
+            "streams",
+            "verdict",
+            "moving",
+            "infozip",
+            "report",
+            "copytasks",
+        },
+    ),
+    ("parts", {"worker", "index", "intent", "lostfound", "descriptors", "listing", "found"}),
+    ("whole archives", {"archive", "plan", "belonging", "wholeness", "plainentries"}),
+    ("where a member ends", {"bounds"}),
+    ("many members at once", {"checktasks"}),
+    ("a damaged member", {"mending", "fragments"}),
+    ("the judgement on one member", {"examiner"}),
+    (
+        "what an archive holds",
+        {"contents", "extraction", "rollover", "rawpayload", "scanner", "inspection", "remains", "reading"},
+    ),
+    ("what users open", {"fs", "path"}),
+    ("what is left of an archive", {"survey", "headerless", "naming"}),
+    ("a new archive of that", {"rebuild"}),
+    ("one archive repaired", {"repair"}),
+    ("what a crash left", {"reconstruction", "rescue"}),
+    ("before and after a merge", {"salvage", "recovery", "preview", "sourceindex"}),
+    ("one merge", {"merge"}),
+    ("one scavenge", {"scavenger", "daemon", "tui"}),
+    ("one archive of a base restored", {"restoration", "strays"}),
+    ("one check of a base", {"fsck"}),
+    ("what the doctor sees", {"findings", "mounts", "probeprocess"}),
+    ("where it works", {"probecontext"}),
+    ("what it tries", {"placeprobes", "dataprobes", "raceprobes", "visibilityprobes"}),
+    ("the doctor", {"doctor"}),
+    ("the end of a source", {"sourceremoval", "merging"}),
+    ("one sweep", {"sweeper", "adoption"}),
+    ("in other people's pools", {"pools", "job"}),
+    ("in clusters", {"dask", "fsspec"}),
+    ("the package", {"rear"}),
+    ("the demonstration", {"demo"}),
+    ("commands", {"cli"}),
+    ("python -m rear", {"__main__"}),
+]
 """A module imports from layers above its own line alone. ``cli`` stands for all its modules."""
 
 LAYER_OF = {module: number for number, (_, modules) in enumerate(LAYERS) for module in modules}
@@ -53,6 +127,7 @@ ALONE = {
     "shutil": {"cli"},
     "multiprocessing": {"parallel", "fs"},
     "distributed": {"dask"},
+    "fsspec": {"fsspec"},
     "asyncio": set(),
     "trio": set(),
 }
@@ -161,7 +236,7 @@ def test_the_walker_sees_imports_in_functions_and_not_those_for_type_checkers(tm
 
 HEAVY = [
     "typer", "rich", "sqlite_utils", "sqlite3", "asyncio", "anyio", "trio", "tempfile", "multiprocessing", "zipfile",
-    "distributed", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
+    "distributed", "fsspec", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
     "urllib.request", "logging", "dataclasses", "inspect", "secrets", "random", "hashlib", "socket", "traceback",
 ]  # fmt: skip
 

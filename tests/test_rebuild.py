@@ -42,6 +42,7 @@ from rear.problems import Problem
 from rear.rebuild import KnownMember, Rebuilt, _Writer, rebuild
 from rear.records import Origin
 from rear.repair import check_archive_file
+from rear.scanner import _Scan
 from rear.storage import LOCAL, Storage
 from rear.zipformat import (
     LIMIT_32,
@@ -584,6 +585,27 @@ def test_many_at_once_is_the_same_as_one_by_one(
     assert (fast.problems, fast.rebuilt[:2]) == (slow.problems, slow.rebuilt[:2])
     assert fast.rebuilt.damaged == (damage == "a member")
     assert len(fast.contents(writer)) >= 400
+
+
+@pytest.mark.parametrize("writer", ["zipfile", "zip", "rear"])
+def test_many_at_once_is_the_same_whatever_is_damaged(
+    writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, chance = many_members(writer, tmp_path), random.Random(f"at once {writer}")
+    source, told = tmp_path / "source.zip", 0
+    for number in range(8):
+        data = damaged(original, chance)
+        source.write_bytes(damaged(data, chance) if number % 2 else data)
+        fast = Outcome(source, tmp_path / f"fast{number}.zip")
+        with monkeypatch.context() as patch:
+            # One member at a time, in the scan and in the rebuild.
+            patch.setattr(_Scan, "_plain_run", lambda self, position: None)
+            patch.setattr(Names, "is_simple", False)
+            slow = Outcome(source, tmp_path / f"slow{number}.zip")
+        assert (fast.problems, fast.rebuilt[:2]) == (slow.problems, slow.rebuilt[:2])
+        assert fast.path.read_bytes() == slow.path.read_bytes()
+        told += len(fast.problems)
+    assert told
 
 
 def forged(name: str, data: bytes) -> bytes:
