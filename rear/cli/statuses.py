@@ -15,8 +15,6 @@ MEANINGS: Final[dict[int, str]] = {
     7: "a pickup's source is missing, no regular file, or changed while it was read",
     8: "a member was not extracted: unsafe name, or something is there already",
     9: "acknowledged files could not be proven on stable storage",
-    126: "the command of `rear run` cannot be started",
-    127: "there is no such command, of `rear run`",
     126: "`rear run`: the command cannot be started",
     127: "`rear run`: there is no such command",
     129: "SIGHUP",
