@@ -62,6 +62,15 @@ def damaged(tmp: Path) -> Path:
     return path
 
 
+def no_directory(tmp: Path) -> Path:
+    used(tmp)
+    with zipfile.ZipFile(tmp / "torn.zip", "w") as file:
+        file.writestr("a.txt", b"whole")
+    data = (tmp / "torn.zip").read_bytes()
+    (tmp / "torn.zip").write_bytes(data[: data.index(b"PK\x01\x02")])
+    return tmp / "torn.zip"
+
+
 def encrypted(tmp: Path) -> Path:
     with zipfile.ZipFile(tmp / "secret.zip", "w") as file:
         file.writestr("a.txt", b"secret")
@@ -119,6 +128,17 @@ CASES: list[tuple[int, Callable[[Path], Path], list[str]]] = [
     (2, merged, ["status", "--every", "1s", "{}"]),
     (3, missing, ["status", "{}"]),
     (3, missing, ["doctor", "{}"]),
+    (0, merged, ["find", "{}", "a.txt"]),
+    (3, missing, ["find", "{}", "a.txt"]),
+    (0, merged, ["find", "{}", "nothing"]),
+    (0, archive, ["index", "{}"]),
+    (3, missing, ["index", "{}"]),
+    (0, source, ["put", "-r", "{}", "{up}/ar.zip/x/", "--base", "{up}"]),
+    (7, missing, ["put", "{}", "{up}/ar.zip/x", "--base", "{up}"]),
+    (0, used, ["run", "--base", "{}", "--into", "ar.zip/job", "--", "true"]),
+    (127, used, ["run", "--base", "{}", "--into", "ar.zip/job", "--", "no-such-command-at-all"]),
+    (0, no_directory, ["adopt", "{}", "{}/../base", "--into", "new.zip"]),
+    (1, missing, ["adopt", "{}", "{}/../base", "--into", "new.zip"]),
     (0, merged, ["config", "{}"]),
     (2, misconfigured, ["config", "{}"]),
     (3, missing, ["config", "{}"]),
@@ -134,7 +154,8 @@ def test_a_command_ends_as_the_table_says(
     path = make(tmp_path)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    result = CliRunner().invoke(app, [argument.replace("{}", str(path)) for argument in arguments])
+    given = [argument.replace("{}", str(path)).replace("{up}", str(tmp_path)) for argument in arguments]
+    result = CliRunner().invoke(app, given)
     assert result.exit_code == status, result.output
     assert status in statuses.of_command(arguments[0])
     if status > 1:
