@@ -318,8 +318,15 @@ def _is_wanted_again(result: Result, spent_seconds: float) -> bool:
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of contenders: this one, without what would make rear behave otherwise."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REAR_")}
+    """Return the environment of contenders: this one, without what would make rear behave otherwise.
+
+    Bytecode may be kept, as it is for an installed package: otherwise each process would compile rear's source anew.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("REAR_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     return {**kept, "LC_ALL": "C.UTF-8", **more}
 
 

@@ -37,8 +37,11 @@ def files_of(kind: str, count: int) -> Files:
     return [(f"noise-{number}.bin", noise) for number in range(count)]
 
 
-def _pieces(content: bytes) -> Iterator[memoryview]:
-    """Yield large contents in the pieces that a program writes them in."""
+def _pieces(content: bytes) -> Iterator[bytes | memoryview]:
+    """Yield contents as a program writes them: small ones at once, large ones in pieces."""
+    if len(content) <= _PIECE_BYTES:
+        yield content
+        return
     view = memoryview(content)
     for start in range(0, len(view), _PIECE_BYTES):
         yield view[start : start + _PIECE_BYTES]

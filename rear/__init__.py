@@ -21,14 +21,15 @@ from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.adoption import adopt
     from rear.daemon import scavengerd
+    from rear.path import Path
+    from rear.reading import open_archive
     from rear.scavenger import scavenge
     from rear.search import find
     from rear.sweeper import sweep
 
 __all__ = [
-    "RearError", "RearFs", "__version__", "adopt", "find", "rear_fs", "rear_open", "rear_pickup", "scavenge",
-    "scavengerd",
-    "sweep",
+    "Path", "RearError", "RearFs", "__version__", "adopt", "find", "open_archive", "rear_fs", "rear_open",
+    "rear_pickup", "scavenge", "scavengerd", "sweep",
 ]  # fmt: skip
 
 
@@ -37,6 +38,14 @@ def __getattr__(name: str) -> Any:
         from rear.adoption import adopt
 
         return adopt
+    if name == "Path":
+        from rear.path import Path
+
+        return Path
+    if name == "open_archive":
+        from rear.reading import open_archive
+
+        return open_archive
     if name == "scavenge":
         from rear.scavenger import scavenge
 

@@ -30,7 +30,7 @@ from rear.rawpayload import OpenZip, mode_of, payload_of_member
 from rear.rebuild import rebuild
 from rear.records import Metadata
 from rear.scavenger import options_for
-from rear.sourceindex import NUMBERS_LIMIT, CommittedArchives, Held, Members, with_number
+from rear.sourceindex import CommittedArchives, Held, Members
 from rear.storage import LOCAL, Storage, StrPath
 from rear.worker import Worker, WorkerOptions
 from rear.zipformat import CentralEntry
@@ -319,24 +319,9 @@ class _Adoption:
         for member in members:
             by_archive.setdefault(member.target.archive, []).append(member)
         held: dict[_Member, Held] = {}
-        for name, missing in by_archive.items():
-            with ExitStack() as stack:
-                for archive, index in self._committed(name).indexes(stack):
-                    candidates = missing
-                    for number in range(NUMBERS_LIMIT):
-                        rows = index.find(with_number(member.target.name, number) for member in candidates)
-                        left = []
-                        for member in candidates:
-                            row = rows.get(with_number(member.target.name, number))
-                            if row is not None and member.is_in(row):
-                                held[member] = Held(archive, row)
-                            elif row is not None:
-                                left.append(member)
-                        # A number that is free ends the numbers: see `rear.plan`.
-                        candidates = left
-                        if not candidates:
-                            break
-                    missing = [member for member in missing if member not in held]
+        for name, wanted in by_archive.items():
+            names = {member: member.target.name for member in wanted}
+            held |= self._committed(name).find_named(names, _Member.is_in)
         return held
 
     def _committed(self, archive: str) -> CommittedArchives:

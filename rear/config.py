@@ -116,6 +116,7 @@ SETTINGS: Final = (
     Setting("worker", "spool_size", 8 << 20, _size(0), "bytes of one file that stay in memory"),
     Setting("scavenger", "verify", False, _flag, "read and check every member before the merge, and after it"),
     Setting("scavenger", "on_conflict", "rename", _one_of("rename", "first", "last"), "members of one name"),
+    Setting("scavenger", "partial", "keep", _one_of("keep", "drop"), "flushed files whose writer died"),
     Setting("scavenger", "max_size", None, _size(1), "a final archive is renamed before it has more bytes"),
     Setting("scavenger", "max_members", None, _count, "a final archive is renamed before it has more members"),
     Setting("scavenger", "jobs", 1, _count, "processes that check and copy"),

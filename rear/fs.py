@@ -31,6 +31,7 @@ from rear.writtennames import WrittenNames
 
 METADATA_LIMIT_BYTES = 60 << 10
 _FILE_MODE = 0o100644
+_READ_MODES = frozenset({"r", "rt", "tr", "rb", "br"})
 
 
 _Ticket = tuple[Target, int, object, Metadata | None]
@@ -100,6 +101,7 @@ class RearFs:
             raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
         self._method = codecs.method_of(settings.pop("compression"))
         options = WorkerOptions(**settings)
+        self._storage = storage
         self._success_only = success_only
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
@@ -126,15 +128,16 @@ class RearFs:
         newline: str | None = None,
         metadata: Metadata | None = None,
     ) -> IO[Any]:
-        """Open a member for writing; `rear_open` is this method of the innermost `rear_fs`.
+        """Open a member; `rear_open` is this method of the innermost `rear_fs`.
 
-        Closing the file archives it, and returning from ``close()`` acknowledges it: it is kept from then on.
+        Closing a file that was written archives it, and returning from ``close()`` acknowledges it: it is kept from
+        then on. What is read may still be on its way to the final archive: see `rear.reading`.
 
         Args:
             path: ``ar.zip/path/to/file``: everything up to the first part that ends in ``.zip`` is the final archive,
                 relative to the base, the rest is the name in it.
-            mode: ``w``, ``x``, ``w+`` or ``x+``, with ``b`` or ``t``, as for `open`. ``x`` refuses a name that this
-                process wrote before.
+            mode: ``r``, ``w``, ``x``, ``w+`` or ``x+``, with ``b`` or ``t``, as for `open`. ``x`` refuses a name that
+                this process wrote before.
             encoding: as for `open`.
             errors: as for `open`.
             newline: as for `open`.
@@ -147,6 +150,7 @@ class RearFs:
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
             UsageError: mode or metadata cannot be used.
+            FileNotFoundError: mode ``r``, and no file of that name was acknowledged.
             FileExistsError: mode ``x``, and the name was written before, or is being written.
             RearError: this was closed.
         """
@@ -158,14 +162,26 @@ class RearFs:
     ) -> IO[Any]:  # fmt: skip
         # By position, here and below: passing names takes longer than what is done with them.
         target = split_target(path)
+        if mode in _READ_MODES:
+            from rear.reading import open_written
+
+            return open_written(
+                self._layout, target, mode,
+                encoding=encoding, errors=errors, newline=newline, storage=self._storage,
+            )  # fmt: skip
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
-        file = open_member(
-            os.fspath(path), mode, self._spool_size, self._success_only, self._finish, self._discard, self._flush,
-            encoding, errors, newline,
-        )  # fmt: skip
-        member: MemberFile = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
+        name = os.fspath(path)
+        spool_size, success_only = self._spool_size, self._success_only
+        finish, discard, keep = self._finish, self._discard, self._flush
+        file: MemberFile | TextMemberFile
+        if mode == "wb" and encoding is errors is newline is None:
+            # Nothing of it has to be looked at.
+            file = member = MemberFile(name, mode, False, spool_size, success_only, finish, discard, keep)
+        else:
+            file = open_member(name, mode, spool_size, success_only, finish, discard, keep, encoding, errors, newline)
+            member = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
         key = hash(target)
         place: object = key
         reference = weakref.ref(member)
@@ -178,7 +194,7 @@ class RearFs:
             ticket: _Ticket = target, key, place, kept
             member.ticket = ticket
             if "x" in mode and (place is reference or key in self._written):
-                raise FileExistsError(errno.EEXIST, "this process wrote that name already", os.fspath(path))
+                raise FileExistsError(errno.EEXIST, "this process wrote that name already", name)
             if self not in _open_systems:
                 _note_open(self)
         except BaseException:
@@ -420,7 +436,7 @@ def rear_open(
     newline: str | None = None,
     metadata: Metadata | None = None,
 ) -> IO[Any]:
-    """Open ``ar.zip/path/to/file`` for writing in the innermost `rear_fs`: see `RearFs.open`.
+    """Open ``ar.zip/path/to/file`` in the innermost `rear_fs`: see `RearFs.open`.
 
     Raises:
         NoContextError: outside any ``with rear_fs(base):``.

@@ -77,7 +77,7 @@ class Job:
         folder: str,
         output: str | None = None,
         metadata: Metadata | None = None,
-        compression: str = "deflate",
+        compression: str | None = None,
         pass_through: bool = True,
     ) -> None:
         split_target(f"{folder}/run.json")

@@ -47,10 +47,13 @@ class JsonLines:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.show(Schema("rear-events", SCHEMA_VERSION, __version__, progress.command))
+        self._has_begun = False
 
     def show(self, event: Event) -> None:
-        """Print the next event."""
+        """Print the next event; before the first one, the schema."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.show(Schema("rear-events", SCHEMA_VERSION, __version__, self._progress.command))
         if sys.stdout is not None:
             print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
 

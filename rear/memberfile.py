@@ -116,12 +116,11 @@ def open_member(
         LookupError: no such encoding or error handler.
     """
     parsed = _modes.get(mode) or parse_mode(mode)
-    if parsed.binary and encoding is errors is newline is None:
-        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     if parsed.binary:
         for option, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise UsageError(f"binary mode doesn't take {'an' if option[0] == 'e' else 'a'} {option} argument")
+        return MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     member = MemberFile(path, mode, parsed.readable, spool_size, success_only, finish, discard, keep)
     try:
         return TextMemberFile(member, encoding, errors, newline)

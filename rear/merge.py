@@ -52,7 +52,8 @@ log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20
 SHARED_COPY_BYTES = 256 << 20
 """From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
-_ENTRIES_AT_ONCE = 512
+_AT_ONCE = 512
+"""Members whose records are taken apart field by field: so few stay in the processor's cache."""
 _STALE_SECONDS = 5.0
 _STALE_PAUSE_SECONDS = 0.25
 
@@ -421,8 +422,8 @@ def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:
 
 def _entries(plan: MergePlan) -> Iterator[bytes]:
     """Yield the directory entries of the new members."""
-    for start in range(0, len(plan.placements), _ENTRIES_AT_ONCE):
-        placements = plan.placements[start : start + _ENTRIES_AT_ONCE]
+    for start in range(0, len(plan.placements), _AT_ONCE):
+        placements = plan.placements[start : start + _AT_ONCE]
         offsets = [placed.target_start - plan.prefix for placed in placements]
         columns = None if plan.renamed else columns_of([append for (_, append), _, _, _, _ in placements])
         entries = None if columns is None else central_entries(columns, offsets)
@@ -434,16 +435,17 @@ def _entries(plan: MergePlan) -> Iterator[bytes]:
 
 def _index_rows(plan: MergePlan, archived_ns: int) -> Iterator[tuple[Any, ...]]:
     """Yield the values of an `IndexRow` for each new member."""
-    candidates, names, starts, lengths, _ = zip(*plan.placements, strict=True)
-    claimed, appends = zip(*candidates, strict=True)
-    fields: Any = Append._make(zip(*appends, strict=True))
-    ends = map(add, starts, lengths)
-    hosts, workers = [one.pair.host for one in claimed], [one.pair.worker for one in claimed]
-    return zip(
-        names, fields.source, fields.source_start, fields.source_end, starts, ends, [archived_ns] * len(names),
-        fields.size, fields.compressed_size, fields.method, fields.crc, fields.mtime_ns, fields.mode, hosts, workers,
-        fields.sequence, fields.metadata, strict=True,
-    )  # fmt: skip
+    for start in range(0, len(plan.placements), _AT_ONCE):
+        candidates, names, starts, lengths, _ = zip(*plan.placements[start : start + _AT_ONCE], strict=True)
+        claimed, appends = zip(*candidates, strict=True)
+        fields: Any = Append._make(zip(*appends, strict=True))
+        ends = map(add, starts, lengths)
+        hosts, workers = [one.pair.host for one in claimed], [one.pair.worker for one in claimed]
+        yield from zip(
+            names, fields.source, fields.source_start, fields.source_end, starts, ends, [archived_ns] * len(names),
+            fields.size, fields.compressed_size, fields.method, fields.crc, fields.mtime_ns, fields.mode, hosts,
+            workers, fields.sequence, fields.metadata, strict=True,
+        )  # fmt: skip
 
 
 _new_row: Final = partial(tuple.__new__, IndexRow)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, compress, count, groupby, repeat
 from operator import add, is_not, itemgetter, ne, or_
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from rear.claims import ClaimedPair
 from rear.directory import Directory
@@ -41,7 +41,8 @@ class Candidate(NamedTuple):
 
 _new_candidate: Final = partial(tuple.__new__, Candidate)
 _claimed_of: Final = itemgetter(0)
-_sequence_of: Final = itemgetter(Append._fields.index("sequence"))
+_SEQUENCE: Final = Append._fields.index("sequence")
+_offset_of, _length_of, _name_of = (itemgetter(Append._fields.index(key)) for key in ("offset", "length", "name"))
 
 
 def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
@@ -157,10 +158,10 @@ class MergePlan:
 
     def moves(self) -> list[Move]:
         """What the intent has to say, by temp archive."""
-        candidates, names, starts, lengths, _ = _transposed(self.placements, Placement)
-        claimed, appends = _transposed(candidates, Candidate)
-        pairs, sequences = [one.name for one in claimed], map(_sequence_of, appends)
-        moves = zip(pairs, sequences, names, starts, map(add, starts, lengths), strict=True)
+        moves = [
+            (claimed.name, append[_SEQUENCE], name, start, start + length)
+            for (claimed, append), name, start, length, _ in self.placements
+        ]
         return sorted([*map(_new_move, moves), *self.duplicates])
 
 
@@ -337,12 +338,11 @@ def numbered(name: str, number: int) -> str:
 def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
     """Lay the members out one after the other; neighbours that need no new header become one range."""
     candidates, names = list(accepted.values()), tuple(accepted)
-    claimed, appends = _transposed(candidates, Candidate)
-    fields: Any = Append._make(_transposed(appends, Append))
-    sources, lengths = list(fields.offset), list(fields.length)
+    claimed, appends = list(map(itemgetter(0), candidates)), list(map(itemgetter(1), candidates))
+    sources, lengths = list(map(_offset_of, appends)), list(map(_length_of, appends))
     source_ends = list(map(add, sources, lengths))
     headers: dict[int, bytes] = {}
-    for number in () if names == fields.name else compress(range(len(names)), map(ne, names, fields.name)):
+    for number in compress(range(len(names)), map(ne, names, map(_name_of, appends))):
         headers[number] = header = _header(candidates[number], names[number])
         append = appends[number]
         sources[number], lengths[number] = append.data_offset, len(header) + append.compressed_size
@@ -359,11 +359,6 @@ def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
         source = sources[first]
         target = starts[first] + len(headers.get(first, b""))
         plan.ranges.append(RangeCopy(claimed[first], source, target, source_ends[end - 1] - source))
-
-
-def _transposed(values: Sequence[tuple[Any, ...]], kind: type[Any]) -> tuple[tuple[Any, ...], ...]:
-    """Return one tuple for each field of many values: loops over them run in C."""
-    return tuple(zip(*values, strict=True)) if values else ((),) * len(kind._fields)
 
 
 def _header(candidate: Candidate, name: str) -> bytes:

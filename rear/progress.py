@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from rear.estimate import STEP_OF, Estimate
 from rear.events import (
     Advanced,
     Checked,
@@ -38,6 +38,7 @@ from rear.events import (
 )
 from rear.problems import Outcome, Problem, outcome_of
 from rear.wording import describe, label_of, style_of
+from rear.worklines import ArchiveLine, Finding, PairLine
 
 PAIR_LIMIT: Final = 1_000
 ARCHIVE_LIMIT: Final = 1_000
@@ -45,69 +46,6 @@ ARCHIVE_LIMIT: Final = 1_000
 FINDINGS_KEPT: Final = 200
 FINDINGS_LISTED: Final = 10
 """Of each label so many are kept for the summary, the first ones."""
-_RATE_SECONDS: Final = 10.0
-_STEPS: Final[dict[str, str]] = {
-    **dict.fromkeys(("flushing", "recovering", "claiming"), "claim"),
-    "checking": "check",
-    **dict.fromkeys(("planning", "copying", "syncing", "verifying", "indexing"), "merge"),
-    "clearing": "clear",
-}
-
-
-class Finding(NamedTuple):
-    """What is worth a line: a label (``renamed``, ``LOST``), its style, and a sentence."""
-
-    label: str
-    style: str
-    text: str
-
-
-@dataclass(slots=True)
-class ArchiveLine:
-    """One final archive: what has been merged into it, what is coming, and what is done with it."""
-
-    archive: str
-    state: str
-    members: int = 0
-    size_bytes: int = 0
-    archive_size_bytes: int | None = None
-    coming_members: int = 0
-    coming_bytes: int = 0
-    copied_bytes: int = 0
-    is_busy: bool = True
-
-
-@dataclass(slots=True)
-class PairLine:
-    """One temp archive: its state, how many of its members are checked, and how many were found whole."""
-
-    pair: str
-    state: str
-    members: int = 0
-    size_bytes: int = 0
-    checked: int = 0
-    bad: int = 0
-    is_busy: bool = False
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Sorts lines: the busiest first, then what needs attention, then the largest, live ones last."""
-        order = {"quarantined": 1, "refused": 1, "crashed": 2, "stale": 2, "closed": 3, "waits": 4, "live": 5}
-        return (0 if self.is_busy else order[self.state], -self.size_bytes)
-
-
-@dataclass(slots=True)
-class _Steps:
-    """How long each step has taken, and how much of it was done: what the time left follows from."""
-
-    seconds: Counter[str] = field(default_factory=Counter)
-    done: Counter[str] = field(default_factory=Counter)
-
-    def left(self, step: str, remaining: float) -> float | None:
-        """Return the seconds that the rest of a step will take; ``None`` when nobody can know."""
-        if remaining <= 0:
-            return 0.0
-        return remaining * self.seconds[step] / self.done[step] if self.done[step] else None
 
 
 class Progress:
@@ -158,11 +96,10 @@ class Progress:
         self.outcomes: Counter[Outcome] = Counter()
         #: Findings by kind of event, or code of a problem.
         self.kinds: Counter[str] = Counter()
-        self._steps = _Steps()
+        self._estimate = Estimate()
         #: Bytes of rounds before, and of this round: handled by merges that have ended, and by the one at work.
         self._settled_bytes = self._round_bytes = self._at_work_bytes = 0
         self._round_end_bytes = self._round_end_members = 0
-        self._samples: deque[tuple[float, int]] = deque()
         self._archive: ArchiveLine | None = None
         self._pair: PairLine | None = None
 
@@ -170,7 +107,7 @@ class Progress:
 
     def take(self, event: Event, now: float) -> None:
         """Add the next event, which came at ``now``."""
-        self._steps.seconds[_STEPS.get(self.phase or "", "other")] += now - self.last  # type: ignore[assignment]
+        self._estimate.spend(self.phase, now - self.last)
         self.last = now
         handle = _HANDLERS.get(type(event))
         if handle is not None:
@@ -260,7 +197,6 @@ class Progress:
         self.claimed_pairs += event.pairs
         self.known_members += event.members
         self.known_bytes += event.size_bytes
-        self._steps.done["claim"] = self.claimed_pairs
         self._round_end_bytes, self._round_end_members = self.known_bytes, self.known_members
         self._round_bytes = self._at_work_bytes = 0
 
@@ -292,7 +228,6 @@ class Progress:
             line.is_busy = False
             self.checked_members += line.members - line.checked
             line.checked = line.members
-            self._steps.done["check"] = self.checked_members
 
     def _on_left_alone(self, event: LeftAlone) -> None:
         lives = event.reason.startswith("its worker lives")
@@ -318,7 +253,7 @@ class Progress:
         line.copied_bytes, line.coming_bytes = event.copied_bytes, event.size_bytes
         self.phase_done, self.phase_total = event.copied_bytes, event.size_bytes
         self._at_work_bytes = event.copied_bytes
-        self._sample()
+        self._estimate.sample(self.last, self.done_bytes)
 
     def _on_merged(self, event: Merged) -> None:
         line = self._at(event.archive)
@@ -332,8 +267,7 @@ class Progress:
         self.merged_bytes += event.size_bytes
         self._round_bytes += event.size_bytes
         self._at_work_bytes = 0
-        self._steps.done["merge"] += event.size_bytes
-        self._sample()
+        self._estimate.sample(self.last, self.done_bytes)
 
     def _end_round(self) -> None:
         self._end_archive()
@@ -343,7 +277,6 @@ class Progress:
     def _on_cleared(self, event: Cleared) -> None:
         self.cleared_pairs += 1
         self.phase_done += self.phase == "clearing"
-        self._steps.done["clear"] = self.cleared_pairs
         line = self.pairs.pop(event.pair, None)
         if line is None:
             state = "closed" if self.more_pairs["closed"] else "crashed"
@@ -434,7 +367,7 @@ class Progress:
     @property
     def fraction(self) -> float | None:
         """How much of everything is done, 0 to 1; of a check, how much of the phase."""
-        if self.command == "fsck" and self.phase not in _STEPS:
+        if self.command == "fsck" and self.phase not in STEP_OF:
             return self.phase_done / self.phase_total if self.phase_total else None
         if not self.expected_bytes:
             return self.seen_pairs / self.waiting_pairs if self.waiting_pairs else None
@@ -443,33 +376,22 @@ class Progress:
     @property
     def bytes_a_second(self) -> float | None:
         """Rate of the last seconds."""
-        if len(self._samples) < 2:
-            return None
-        (begin, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (end - begin) if end > begin else None
-
-    def _sample(self) -> None:
-        if not self._samples or self.last - self._samples[-1][0] >= 0.2:
-            self._samples.append((self.last, self.done_bytes))
-            while self._samples[0][0] < self.last - _RATE_SECONDS and len(self._samples) > 2:
-                self._samples.popleft()
+        return self._estimate.bytes_a_second
 
     def seconds_left(self, now: float) -> float | None:
         """Return how long the rest will take, if all goes on as it did; ``None`` while nobody can know."""
-        if self.command == "fsck" and self.phase not in _STEPS:
+        if self.command == "fsck" and self.phase not in STEP_OF:
             fraction, elapsed = self.fraction, now - self.phase_started
             return elapsed * (1 - fraction) / fraction if fraction and elapsed > 1.0 else None
-        steps = _Steps(Counter(self._steps.seconds), Counter(self._steps.done))
-        steps.seconds[_STEPS.get(self.phase or "", "other")] += now - self.last  # type: ignore[assignment]
-        steps.done["check"], steps.done["merge"] = self.checked_members, self.done_bytes
-        parts = (
-            steps.left("claim", self.expected_pairs - self.claimed_pairs),
-            steps.left("check", self.expected_members - self.checked_members),
-            steps.left("merge", self.expected_bytes - self.done_bytes),
-        )
-        if None in parts or steps.seconds["merge"] < 0.5:
-            return None
-        return sum(part for part in parts if part is not None)
+        return self._estimate.seconds_left(
+            Counter(claim=self.claimed_pairs, check=self.checked_members, merge=self.done_bytes),
+            {
+                "claim": self.expected_pairs - self.claimed_pairs,
+                "check": self.expected_members - self.checked_members,
+                "merge": self.expected_bytes - self.done_bytes,
+            },
+            phase=self.phase, more_seconds=now - self.last,
+        )  # fmt: skip
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rear.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
-from rear.collector import uncollected
+from rear.collector import seldom_collected
 from rear.config import load
 from rear.contents import open_target
 from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
@@ -94,7 +94,7 @@ def scavenge(
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
     on_conflict: Conflict | None = None,
-    partial: PartialPolicy = "keep",
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
@@ -145,6 +145,7 @@ def options_for(
     *,
     verify: bool | None = None,
     on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
     storage: Storage = LOCAL,
@@ -156,7 +157,10 @@ def options_for(
         UsageError: an option has a value that cannot be used.
         OSError: the base's configuration is there and cannot be read.
     """
-    given = {"verify": verify, "on_conflict": on_conflict, "max_size": max_size, "max_members": max_members}
+    given = {
+        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
+        "max_members": max_members,
+    }  # fmt: skip
     settings = load(layout, "scavenger", given, storage=storage)
     return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
@@ -294,7 +298,7 @@ class Scavenge:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         waiting = len(self._adopted) + self._count_waiting()
         items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
-        yield from uncollected(self._work_off(items, waiting))
+        yield from seldom_collected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")

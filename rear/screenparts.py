@@ -8,8 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rear.cells import Column, row, shortened
-from rear.progress import ArchiveLine, PairLine, Progress
+from rear.progress import Progress
 from rear.wording import size_text
+from rear.worklines import ArchiveLine, PairLine
 
 if TYPE_CHECKING:
     from rich.text import Text

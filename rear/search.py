@@ -24,6 +24,8 @@ from rear.patterns import coarse_glob, has_wildcard, translate
 from rear.storage import StrPath
 from rear.zipformat import CentralEntry
 
+#: SQLite refuses an OR of a thousand.
+_NARROWING_LIMIT: Final = 500
 _UNESCAPED: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
@@ -82,7 +84,7 @@ class Query:
         self._names = [NamePattern(name) for name in names]
         given = {"host": host, "worker": worker, "source": source}
         self._texts = {column: NamePattern(text) for column, text in given.items() if text is not None}
-        self._since_ns = None if changed_since is None else int(changed_since.timestamp() * 1_000_000_000)
+        self._since_ns = None if changed_since is None else _time_ns(changed_since)
         self._larger_bytes, self._smaller_bytes = larger_bytes, smaller_bytes
         self._metadata = dict(metadata)
 
@@ -91,7 +93,7 @@ class Query:
         conditions: list[str] = []
         parameters: list[str | int] = []
         names = [name.condition("name") for name in self._names]
-        if names and ("1", []) not in names:
+        if names and len(names) <= _NARROWING_LIMIT and ("1", []) not in names:
             # As a list of its own: all of it can be answered from the index on names, a third of the table.
             some = " OR ".join(condition for condition, _ in names)
             conditions.append(f"members.rowid IN (SELECT rowid FROM members WHERE {some})")
@@ -147,6 +149,13 @@ class Query:
             return False
         actual = row.metadata[key]
         return value is None or value == (actual if isinstance(actual, str) else json.dumps(actual, ensure_ascii=False))
+
+
+def _time_ns(moment: datetime) -> int:
+    try:
+        return int(moment.timestamp() * 1_000_000_000)
+    except (OverflowError, ValueError) as error:
+        raise UsageError(f"{moment}: {error}") from None
 
 
 class Search:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from rear.archive import Archive
 from rear.errors import RearError, ZipFormatError
@@ -24,9 +24,10 @@ from rear.sourcetree import Source, SourceTree
 from rear.storage import Storage
 from rear.zipformat import CentralEntry
 
-NUMBERS_LIMIT: Final = 100
+_NUMBERS_LIMIT: Final = 100
 """So many members ``a~1.txt``, ``a~2.txt``, … are compared with a file that was only touched; then it is archived."""
 _TRIES: Final = 20
+_T = TypeVar("_T")
 _PAUSE_SECONDS: Final = 0.1
 
 
@@ -72,6 +73,34 @@ class CommittedArchives:
                     continue
                 index = self._mirroring(index, opened, stack)
             yield archive, index
+
+    def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, Held]:
+        """Return where members are: under their name, or under one that a merge gave them, as ``a~1.txt``.
+
+        Args:
+            names: of what is looked for.
+            is_same: whether a row tells of it.
+
+        Raises:
+            RearError, OSError: an archive or its index cannot be read.
+        """
+        held: dict[_T, Held] = {}
+        with ExitStack() as stack:
+            for archive, index in self.indexes(stack):
+                candidates = [wanted for wanted in names if wanted not in held]
+                for number in range(_NUMBERS_LIMIT):
+                    numbered_names = {wanted: _with_number(names[wanted], number) for wanted in candidates}
+                    rows = index.find(numbered_names.values())
+                    # A number that is free ends the numbers: see `rear.plan`.
+                    candidates = [wanted for wanted in candidates if numbered_names[wanted] in rows]
+                    if not candidates:
+                        break
+                    for wanted in candidates:
+                        row = rows[numbered_names[wanted]]
+                        if is_same(wanted, row):
+                            held[wanted] = Held(archive, row)
+                    candidates = [wanted for wanted in candidates if wanted not in held]
+        return held
 
     def _mirroring(self, index: Index, archive: Archive, stack: ExitStack) -> Index:
         """Return the index, or where it does not mirror its archive, another one that is thrown away afterwards."""
@@ -162,8 +191,8 @@ class SourceIndex(CommittedArchives):
             except FileNotFoundError:
                 return same
             index = self._mirroring(Index.open(self._layout, self._archive, storage=self._storage), archive, stack)
-            for number in range(NUMBERS_LIMIT):
-                names = {source: with_number(self._name_of(source), number) for source in sources}
+            for number in range(_NUMBERS_LIMIT):
+                names = {source: _with_number(self._name_of(source), number) for source in sources}
                 rows = index.find(names.values())
                 # A number that is free ends the numbers: see `rear.plan`.
                 sources = [source for source in sources if names[source] in rows]
@@ -273,6 +302,5 @@ class Members:
         return is_same and not self._storage.read(descriptor, 1, position)
 
 
-def with_number(name: str, number: int) -> str:
-    """Return the name that the merge gives to the member that is the ``number``-th of its name, counted from 0."""
+def _with_number(name: str, number: int) -> str:
     return numbered(name, number) if number else name

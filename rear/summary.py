@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from rear.events import Checked, Event, Finished, Swept
-from rear.progress import Finding, Progress
+from rear.progress import Progress
 from rear.wording import counted, seconds_text, size_text
+from rear.worklines import Finding
 
 _ARCHIVES_LISTED: Final = 10
 _LOUD: Final = frozenset({"LOST", "DAMAGED", "LOSS", "refused", "left"})
@@ -79,8 +80,6 @@ def _title(progress: Progress) -> str:
     if progress.command == "sweep":
         done = "would be swept" if progress.is_dry_run else f"swept in {took}"
         return f"{subject}: {done}"
-    if progress.command == "adopt":
-        return f"{subject}: adopted in {took}"
     if progress.is_dry_run:
         return f"{subject}: what a scavenge would do now"
     leader = f" by {progress.leader}" if progress.leader else ""

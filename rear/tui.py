@@ -43,17 +43,24 @@ class View(Protocol):
         """Leave the terminal clean."""
 
 
-def show(events: Iterable[Event], style: str, *, command: str = "scavenge", subject: str = "") -> bool:
-    """Show events as they come, and a summary; see `follow`.
+def show(events: Iterable[Event], style: str) -> bool:
+    """Show events as they come, for a command that sums up in words of its own; see `follow`.
 
     Returns:
         whether something was lost, or had to be left as it is.
     """
-    return follow(events, style, command=command, subject=subject).needs_attention
+    return follow(events, style, command="scavenge", subject="", has_summary=False).needs_attention
 
 
 def follow(
-    events: Iterable[Event], style: str, *, command: str, subject: str, dry_run: bool = False, sums_up: bool = True
+    events: Iterable[Event],
+    style: str,
+    *,
+    command: str,
+    subject: str,
+    dry_run: bool = False,
+    sums_up: bool = True,
+    has_summary: bool = True,
 ) -> Progress:
     """Show events as they come, and a summary.
 
@@ -65,6 +72,7 @@ def follow(
         subject: the base or archive, as the user named it.
         dry_run: nothing is changed.
         sums_up: print a summary even when nothing was done or found.
+        has_summary: print one at all.
 
     Returns:
         what they add up to.
@@ -101,7 +109,7 @@ def follow(
     finally:
         progress.last = time.monotonic()
         view.close()
-        if style in ("live", "plain") and (sums_up or _did_something(progress)):
+        if has_summary and style in ("live", "plain") and (sums_up or _did_something(progress)):
             _print_summary(progress, lists_all=isinstance(view, Screen))
     return progress
 

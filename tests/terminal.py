@@ -35,6 +35,7 @@ def on_terminal(
     environment: dict[str, str] | None = None,
     stdout_to_pipe: bool = False,
     interrupt_after_seconds: float | None = None,
+    interrupt_once_open: Path | None = None,
     timeout_seconds: float = 60,
 ) -> Shown:
     """Run a program whose standard output and error are a terminal of this size; Ctrl-C comes from the terminal.
@@ -46,6 +47,7 @@ def on_terminal(
         environment: what is different from the environment of the tests, which has no colours or widths here.
         stdout_to_pipe: only standard error is the terminal.
         interrupt_after_seconds: then Ctrl-C is typed.
+        interrupt_once_open: that time counts from when the program has opened this file.
         timeout_seconds: how long the program may take.
     """
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "LS_COLORS", "COLUMNS", "LINES")}
@@ -79,8 +81,14 @@ def on_terminal(
                     raise
                 break
             screen += data
+            if interrupt_once_open is not None and _has_open(process.pid, interrupt_once_open):
+                begun, interrupt_once_open = time.monotonic(), None
             passed = time.monotonic() - begun
-            if interrupt_after_seconds is not None and passed >= interrupt_after_seconds:
+            if (
+                interrupt_once_open is None
+                and interrupt_after_seconds is not None
+                and passed >= interrupt_after_seconds
+            ):
                 os.write(master, b"\x03")
                 interrupt_after_seconds = None
             if passed > timeout_seconds:
@@ -90,6 +98,14 @@ def on_terminal(
         os.close(master)
         status = process.wait()
     return Shown(status, screen.decode("utf-8", "replace"), out)
+
+
+def _has_open(process: int, path: Path) -> bool:
+    folder = Path(f"/proc/{process}/fd")
+    try:
+        return any(os.path.samefile(link, path) for link in folder.iterdir() if link.exists())
+    except OSError:
+        return False
 
 
 def _take_terminal() -> None:

@@ -192,6 +192,18 @@ def test_other_content_of_the_same_name_is_kept_beside_it_and_recognised(base: P
     assert members(base) == {"a.txt": b"one", "a~1.txt": b"two"}
 
 
+def test_archives_that_were_full_and_lost_indexes_count_too(base: Path, tmp_path: Path) -> None:
+    zipped = write_zip(tmp_path / "old.zip", {f"ar.zip/{number}": b"%d" % number for number in range(3)})
+    adopt(zipped, base=base)
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/more", "w"):
+        pass
+    list(rear.scavenge(base, max_members=3))
+    assert set(members(base)) == {"more"}
+    shutil.rmtree(base / ".rear/index")
+    [told] = of(Adopted, adopt(zipped, base=base, delete=True))
+    assert (told.archived, told.there_already, told.is_deleted) == (0, 3, True)
+
+
 # ---- torn and hostile
 
 

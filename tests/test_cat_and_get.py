@@ -119,7 +119,7 @@ def test_get_is_quiet_elsewhere(large: Path, tmp_path: Path) -> None:
 
 def test_control_c_leaves_whole_files_and_a_clean_terminal(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shown = on_terminal("rear", "get", large, "-C", out, interrupt_after_seconds=1.0)
+    shown = on_terminal("rear", "get", large, "-C", out, interrupt_after_seconds=0.8, interrupt_once_open=large)
     assert "Traceback" not in shown.screen
     if shown.status:
         assert shown.status == 130

@@ -1,22 +1,29 @@
-"""Garbage collections are off in the steps of a merge, and nowhere else."""
+"""While members are merged, there are hardly any garbage collections; before and afterwards they are as always."""
 
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 import rear
-from rear.collector import uncollected
+from rear.collector import OBJECTS, seldom_collected
+
+
+@pytest.fixture(autouse=True)
+def threshold() -> Iterator[tuple[int, int, int]]:
+    """The threshold before a test, which sees it again afterwards."""
+    before = gc.get_threshold()
+    yield before
+    assert gc.get_threshold() == before
 
 
 def steps(seen: list[object], *, fails: bool = False) -> Generator[int, None, None]:
     try:
         for number in range(3):
-            seen.append(gc.isenabled())
+            seen.append(gc.get_threshold()[0])
             if fails and number == 2:
                 raise OSError("no")
             yield number
@@ -24,60 +31,37 @@ def steps(seen: list[object], *, fails: bool = False) -> Generator[int, None, No
         seen.append("ended")
 
 
-def test_steps_run_without_and_others_with() -> None:
+def test_collections_are_seldom_until_the_end() -> None:
     seen: list[object] = []
-    for number in uncollected(steps(seen)):
-        assert gc.isenabled()
-        assert number < 3
-    assert seen == [False, False, False, "ended"]
-    assert gc.isenabled()
+    assert list(seldom_collected(steps(seen))) == [0, 1, 2]
+    assert seen == [OBJECTS, OBJECTS, OBJECTS, "ended"]
 
 
-def test_an_error_or_an_early_end_leaves_it_on() -> None:
+def test_an_error_or_an_early_end_leaves_all_as_it_was(threshold: tuple[int, int, int]) -> None:
     seen: list[object] = []
     with pytest.raises(OSError, match="no"):
-        list(uncollected(steps(seen, fails=True)))
-    assert gc.isenabled()
-    given = uncollected(steps(seen))
+        list(seldom_collected(steps(seen, fails=True)))
+    assert gc.get_threshold() == threshold
+    given = seldom_collected(steps(seen))
     next(given)
-    given.close()  # type: ignore[attr-defined]
+    given.close()
     assert seen[-1] == "ended"
-    assert gc.isenabled()
 
 
-def test_who_has_it_off_keeps_it_off() -> None:
-    gc.disable()
+def test_who_has_none_has_none(threshold: tuple[int, int, int]) -> None:
+    gc.set_threshold(0)
     try:
-        assert list(uncollected(steps([]))) == [0, 1, 2]
-        assert not gc.isenabled()
+        seen: list[object] = []
+        assert list(seldom_collected(steps(seen))) == [0, 1, 2]
+        assert seen[0] == 0
     finally:
-        gc.enable()
+        gc.set_threshold(*threshold)
 
 
-def test_a_scavenge_merges_without(tmp_path: Path) -> None:
+def test_a_scavenge_merges_so(tmp_path: Path, threshold: tuple[int, int, int]) -> None:
     with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/a", "wb") as file:
         file.write(b"x")
-    merging: list[str] = []
-
-    def note(phase: str, info: dict[str, int]) -> None:
-        frame = sys._getframe(1)
-        while frame.f_back is not None:
-            if frame.f_globals["__name__"] in ("rear.merge", "rear.plan", "rear.claims"):
-                merging.append(frame.f_code.co_qualname)
-            frame = frame.f_back
-
-    threshold = gc.get_threshold()
-    gc.set_threshold(20)
-    gc.callbacks.append(note)
-    try:
-        kinds = []
-        for event in rear.scavenge(tmp_path):
-            kinds.append(event.kind)
-            if event.kind == "started":
-                # Before it, and at the end, pairs and intents of before are looked for.
-                merging.clear()
-        assert "merged" in kinds
-        assert [name for name in merging if name.startswith(("Merger", "make_plan", "Claims.claim"))] == []
-    finally:
-        gc.callbacks.remove(note)
-        gc.set_threshold(*threshold)
+    thresholds = {event.kind: gc.get_threshold()[0] for event in rear.scavenge(tmp_path)}
+    assert thresholds["started"] == threshold[0]
+    assert thresholds["merged"] == thresholds["cleared"] == OBJECTS
+    assert thresholds["finished"] == threshold[0]

@@ -163,7 +163,15 @@ def test_by_where_it_came_from(options: list[str], numbers: list[int], base: Pat
 
 
 @pytest.mark.parametrize(
-    "options", [["--meta", "=x"], ["--since", "yesterday"], ["--larger", "big"], ["[z-a]"], ["-0", "-l"]]
+    "options",
+    [
+        ["--meta", "=x"],
+        ["--since", "yesterday"],
+        ["--since", "0001-01-01"],
+        ["--larger", "big"],
+        ["[z-a]"],
+        ["-0", "-l"],
+    ],
 )
 def test_what_cannot_be_meant(options: list[str], base: Path) -> None:
     result = Result("find", base, *options)
@@ -190,6 +198,12 @@ def test_what_is_printed_can_be_read_again(base: Path) -> None:
         capture_output=True, check=True,
     )  # fmt: skip
     assert again.stdout.count(b"content of ") == len(NAMES) - 1
+
+
+def test_very_many_patterns(base: Path) -> None:
+    found = rear.find(base, [*(f"none-{number}" for number in range(2_000)), "README"])
+    assert [member.member.name for member in found] == ["README"]
+    assert (found.unindexed, found.errors) == ([], [])
 
 
 def test_an_archive_and_a_folder_are_places_too(base: Path, tmp_path: Path) -> None:

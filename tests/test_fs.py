@@ -213,6 +213,50 @@ def test_bad_paths(base: Path, path: str) -> None:
     assert not base.exists()
 
 
+@pytest.mark.parametrize("last", ["", ".", "..", "a\\b", "a\0", "a\x1f", "\ud800", "a/", "/a", "a//b", "x" * 70_000])
+def test_bad_paths_in_a_folder_that_was_seen_before(base: Path, last: str) -> None:
+    with rear_fs(base):
+        rear_open("ar.zip/seen/a").close()
+        with pytest.raises(PathError) as seen:
+            rear_open(f"ar.zip/seen/{last}")
+        with pytest.raises(PathError) as other:
+            rear_open(f"ar.zip/else/{last}")
+    assert str(seen.value).replace("seen", "else") == str(other.value)
+    assert pending(base) == ["ar.zip/seen/a"]
+
+
+def test_names_in_a_folder_that_was_seen_before(base: Path) -> None:
+    names = ["a", ".hidden", "ü", "b.zip", "b.zip/c", "sub/d", "e f", "%d", "a" * 5_000, "…" * 2_000]
+    with rear_fs(base):
+        for _ in range(2):
+            for folder in ("", "folder/", "földer/"):
+                for name in names:
+                    rear_open(f"ar.zip/{folder}{name}", "wb").close()
+        rear_open(Path("ar.zip/folder/path"), "wb").close()
+    expected = [f"ar.zip/{folder}{name}" for folder in ("", "folder/", "földer/") for name in names]
+    assert sorted(pending(base)) == sorted([*expected * 2, "ar.zip/folder/path"])
+
+
+@pytest.mark.parametrize("modes", [("wb", "xb"), ("xb", "wb"), ("w+b", "w")])
+def test_two_open_files_of_one_name(base: Path, modes: tuple[str, str]) -> None:
+    first, second = modes
+    with rear_fs(base) as fs:
+        files = [rear_open("ar.zip/a", first)]
+        if "x" in second:
+            with pytest.raises(FileExistsError):
+                rear_open("ar.zip/a", second)
+        else:
+            files.append(rear_open("ar.zip/a", second))
+        assert len(fs._open_files) == len(files)
+        files[0].close()
+        assert len(fs._open_files) == len(files) - 1
+        with pytest.raises(FileExistsError):
+            rear_open("ar.zip/a", "x")
+        # The other one is closed at the end.
+    assert pending(base) == ["ar.zip/a"] * len(files)
+    assert all(file.closed for file in files)
+
+
 # -- nesting, threads, builtins
 
 

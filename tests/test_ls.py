@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import re
 import stat
@@ -18,6 +19,7 @@ from terminal import ROOT, on_terminal
 from test_ls_cat_get import Result, info, write_zip
 
 import rear
+from bench import archives
 from rear.cli.columns import Colors, display_width, in_columns
 from rear.cli.levels import cut
 
@@ -259,11 +261,14 @@ def test_times_of_other_centuries(tmp_path: Path) -> None:
 # ---- bad luck
 
 
-def test_a_reader_that_leaves(archive: Path, tmp_path: Path) -> None:
-    many = tmp_path / "many.zip"
-    with zipfile.ZipFile(many, "w") as opened:
-        for number in range(20_000):
-            opened.writestr(f"folder/member {number:06}", b"")
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("many") / "many.zip"
+    archives.write(path, ((f"folder {number % 9}/member {number:07}", b"") for number in range(200_000)))
+    return path
+
+
+def test_a_reader_that_leaves(many: Path) -> None:
     for arguments in (["ls"], ["ls", "-0"], ["find"], ["index", "--csv"]):
         command = f"{sys.executable} -m rear {' '.join(arguments)} {many} | head -c 100 >&2; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(
@@ -275,16 +280,14 @@ def test_a_reader_that_leaves(archive: Path, tmp_path: Path) -> None:
         assert "BrokenPipe" not in done.stderr
 
 
-@pytest.mark.parametrize("after_seconds", [0.2, 0.4, 0.7])
-def test_control_c(after_seconds: float, tmp_path_factory: pytest.TempPathFactory) -> None:
-    many = tmp_path_factory.getbasetemp() / "many.zip"
-    if not many.exists():
-        from bench import archives
-
-        archives.write(many, ((f"folder {number % 9}/member {number:07}", b"") for number in range(200_000)))
-    shown = on_terminal("rear", "ls", "-lR", many, interrupt_after_seconds=after_seconds)
+@pytest.mark.parametrize(
+    ("command", "after_seconds"), [(["ls", "-lR"], 0.0), (["ls", "-S"], 0.3), (["find"], 0.1), (["find", "-0"], 0.5)]
+)
+def test_control_c(command: list[str], after_seconds: float, many: Path) -> None:
+    shown = on_terminal("rear", *command, many, interrupt_after_seconds=after_seconds, interrupt_once_open=many)
     assert shown.status in (130, 0), shown.screen[-2000:]
     assert "Traceback" not in shown.screen
+    assert ("interrupted" in shown.screen) is (shown.status == 130)
 
 
 def test_places_that_are_not_there(tmp_path: Path) -> None:
@@ -301,3 +304,51 @@ def test_closed_streams(archive: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert (done.returncode, done.stderr, bool(done.stdout)) == (0, b"", is_shown)
+
+
+def test_a_terminal_that_disappears(many: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rear", "ls", "-lR", many], stdin=slave, stdout=slave, stderr=slave,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    assert os.read(master, 100).startswith(b"-rw")
+    os.close(master)
+    # It is no session leader with a controlling terminal, so no SIGHUP comes: each write fails.
+    assert process.wait(timeout=60) == 3
+
+
+def test_what_may_not_be_read(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    for name in ("a.zip", "closed.zip", "sub/b.zip", "shut/c.zip"):
+        write_zip(base / name, f"in {name}".replace("/", "-"))
+    (base / ".rear/index").mkdir(parents=True)
+    (base / "closed.zip").chmod(0)
+    (base / "shut").chmod(0)
+    (base / ".rear").chmod(0)
+    try:
+        command = [sys.executable, "-m", "rear"]
+        if os.geteuid() == 0:
+            # Root, but without the right to overrule modes.
+            command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+        results = [
+            subprocess.run(
+                [*command, *arguments], capture_output=True, text=True, check=False,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            for arguments in (["ls", base], ["find", base], ["ls", f"{base}/closed.zip"])
+        ]  # fmt: skip
+    finally:
+        (base / "shut").chmod(0o755)
+        (base / ".rear").chmod(0o755)
+    listed, found, refused = results
+    assert [line.split()[-1] for line in listed.stdout.splitlines()] == ["a.zip", "sub/b.zip"]
+    assert found.stdout.splitlines() == [f"{base}/a.zip/in a.zip", f"{base}/sub/b.zip/in sub-b.zip"]
+    assert (listed.returncode, found.returncode, refused.returncode) == (3, 3, 3)
+    for place in ("closed.zip", "shut"):
+        assert place in listed.stderr
+        assert place in found.stderr
+    assert listed.stderr.count("\n") == 2
+    assert refused.stderr.count("\n") == 1
+    assert "Permission denied" in refused.stderr

@@ -647,3 +647,27 @@ def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch
         thread.join()
     file.close()
     assert sizes == [120]
+
+
+@pytest.mark.parametrize("mode", ["wb", "w+b"])
+def test_two_first_writes_at_once_are_both_kept(mode: str) -> None:
+    """Threads that both find nothing written yet: here the list always says so."""
+
+    class Late(list[bytes]):
+        def __bool__(self) -> bool:
+            return False
+
+    sink = Sink()
+    with sink.open(mode) as file:
+        file._first = Late()
+        assert file.write(b"one ") == file.write(b"two ") == 4
+        assert file.size == 8
+    with sink.open(mode) as file:
+        file._first = first = Late()
+        file.write(b"one ")
+        file.write(b"two ")
+        file._first = list(first)
+        assert file.tell() == 8
+        assert file.write(bytearray(b"three")) == 5
+        assert file.size == 13
+    assert sink.contents == [b"one two ", b"one two three"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import random
@@ -41,7 +42,7 @@ from rear.problems import Problem
 from rear.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
 from rear.screenparts import clock_text, frame, share
 from rear.summary import summary_lines, summary_of
-from rear.tui import follow
+from rear.tui import follow, show
 from rear.wording import describe, seconds_text, size_text
 
 LOST = Lost("ar.zip", "a\x1b[2J.txt", "h/w-0", None, 10, 20, "its data is damaged", ".rear/lost+found/x")
@@ -192,17 +193,12 @@ def _seconds_of(happened: list[Event]) -> float:
 
 
 def test_every_event_is_taken_and_shown_by_all_views(capsys: pytest.CaptureFixture[str]) -> None:
-    values = {"str": "x\x1b", "int": 3, "float": 1.0, "str | None": None, "int | None": 5, "Phase": "claiming"}
+    values = {
+        "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5, "Phase": "claiming",
+    }  # fmt: skip
     kinds = {kind.__name__: kind for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
     happened = [
-        kind(
-            *[
-                values[field]
-                for field in kind.__annotations__
-                if field != "severity"
-                for field in [kind.__annotations__[field]]
-            ]
-        )
+        kind(*[values[str(field.type)] for field in dataclasses.fields(kind)])
         for kind in kinds.values()
         if kind is not Claimed
     ]
@@ -370,6 +366,12 @@ def test_warnings_of_the_library_are_findings(capsys: pytest.CaptureFixture[str]
     progress = follow(happened(), "plain", command="scavenge", subject="/base")
     assert progress.found == {"warning": 1}
     assert capsys.readouterr().err == "warning: the index of a\\x07.zip could not be written\n"
+
+
+def test_a_command_may_sum_up_in_words_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show([LOST], "plain")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"{shown(describe(LOST))}\n")
 
 
 class Gone(io.StringIO):

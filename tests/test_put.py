@@ -73,6 +73,8 @@ def files(tmp_path: Path) -> Path:
         (["-r", "out/.", "a.txt"], "ar.zip/x", {"x/c.txt", "x/deep/d.txt", "x/link", "x/empty/", "x/a.txt"}),
         (["-r", "out/deep/."], "ar.zip", {"d.txt"}),
         (["named"], "ar.zip/x/", {"x/named"}),
+        (["a.txt"], "ar.zip/inner.zip", {"inner.zip"}),
+        (["a.txt"], "ar.zip/inner.zip/a", {"inner.zip/a"}),
     ],
 )
 def test_names_are_those_that_cp_would_give(

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import select
 import signal
 import stat
 import subprocess
@@ -427,12 +428,13 @@ def test_watching_on_a_terminal_leaves_it_clean_and_follows_its_size(used: Path)
 
     screen = pyte.Screen(100, 30)
     stream = pyte.ByteStream(screen)
+    # Given in full: readline, once imported, sets LINES and COLUMNS where os.environ does not see them.
+    variables = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
+    variables["TERM"] = "xterm-256color"
     child, terminal = pty.fork()
     if child == 0:
-        os.environ.update(TERM="xterm-256color")
-        os.environ.pop("NO_COLOR", None)
-        os.environ.pop("COLUMNS", None)
-        os.execv(sys.executable, [sys.executable, "-m", "rear", "status", "--watch", "--every", "0.3s", str(used)])
+        command = [sys.executable, "-m", "rear", "status", "--watch", "--every", "0.3s", str(used)]
+        os.execve(sys.executable, command, variables)
 
     def resize(lines: int, columns: int) -> None:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -444,9 +446,10 @@ def test_watching_on_a_terminal_leaves_it_clean_and_follows_its_size(used: Path)
         deadline = time.monotonic() + seconds
         while until not in "\n".join(screen.display):
             assert time.monotonic() < deadline, "\n".join(screen.display)
-            data = os.read(terminal, 65536)
-            raw.extend(data)
-            stream.feed(data)
+            if select.select([terminal], [], [], 1)[0]:
+                data = os.read(terminal, 65536)
+                raw.extend(data)
+                stream.feed(data)
 
     resize(30, 100)
     try:

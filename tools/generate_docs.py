@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: errors, exit statuses, problems, cli, json, api, an example in format.
+"""Writes what follows from the code in docs/: the pages named in `main`, the man page, and an example in format.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import format_example
 from api_page import api_page
+from man_page import man_page
 
 from rear import errors, events, jsonlines, problems, summary
 from rear.cli import statuses
@@ -323,6 +324,7 @@ def main() -> int:
         "json.md": json_page,
         "api.md": api_page,
         "format.md": format_page,
+        "man/rear.1": man_page,
     }
     for name, page in pages.items():
         path, text = DOCS / name, page()

@@ -55,8 +55,7 @@ def adopt(
         rear.adopt(zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait))  # type: ignore[type-var]
     ) as events:
         style = "json" if json else "quiet" if quiet else "plain"
-        told = events if json else _told(events, quiet=quiet)
-        needs_attention = show(told, style, command="adopt", subject=base)
+        needs_attention = show(events if json else _told(events, quiet=quiet), style)
     if needs_attention:
         raise typer.Exit(ATTENTION)
 

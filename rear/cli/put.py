@@ -12,6 +12,7 @@ import typer
 from rear.cli.outcome import report
 from rear.cli.targets import ending_in_order, metadata_of, place_of
 from rear.errors import SourceError, UsageError
+from rear.layout import split_into
 from rear.printable import shown
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def put(
         list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
     ] = None,
     compression: Annotated[
-        str, typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.")
-    ] = "deflate",
+        str | None,
+        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
 ) -> None:
     """Archive files or standard input like a worker; when it ends with 0, all of it survives a loss of power.
@@ -90,7 +92,9 @@ def put(
 
 def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
     """Yield each source with the path of its member or folder; as `cp` names them."""
-    is_folder = len(sources) > 1 or path.endswith("/") or path.lower().endswith(".zip")
+    # Whatever is wrong with the target is said before anything is archived.
+    is_root = not split_into(path).name
+    is_folder = len(sources) > 1 or path.endswith("/") or is_root
     for source in sources:
         if source == _STREAM:
             if is_folder:
@@ -106,7 +110,7 @@ def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[s
             yield source, path
         elif name not in ("", ".", ".."):
             yield source, f"{path.rstrip('/')}/{name}"
-        elif not path.rstrip("/").lower().endswith(".zip"):
+        elif not is_root:
             yield source, path.rstrip("/")
         else:
             for entry in sorted(os.listdir(source)):

@@ -35,8 +35,9 @@ def run(
         list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
     ] = None,
     compression: Annotated[
-        str, typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.")
-    ] = "deflate",
+        str | None,
+        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not show what the command prints; archive it alone.")
     ] = False,

@@ -50,9 +50,11 @@ OnConflict = Annotated[
     ),
 ]
 OnPartial = Annotated[
-    Literal["keep", "drop"],
+    Literal["keep", "drop"] | None,
     typer.Option(
-        "--partial", help="Files that were flushed, and whose writer died: keep what there is, or to lost+found."
+        "--partial",
+        help="Files that were flushed, and whose writer died: keep what there is, or to lost+found.",
+        show_default="keep",
     ),
 ]
 MaxSize = Annotated[
@@ -88,7 +90,7 @@ def scavenge(
     json: Json = False,
     quiet: Quiet = False,
     on_conflict: OnConflict = None,
-    partial: OnPartial = "keep",
+    partial: OnPartial = None,
     max_size: MaxSize = None,
     max_members: MaxMembers = None,
     assume_dead: AssumeDead = None,

@@ -15,6 +15,8 @@ MEANINGS: Final[dict[int, str]] = {
     7: "a pickup's source is missing, no regular file, or changed while it was read",
     8: "a member was not extracted: unsafe name, or something is there already",
     9: "acknowledged files could not be proven on stable storage",
+    126: "the command of `rear run` cannot be started",
+    127: "there is no such command, of `rear run`",
     129: "SIGHUP",
     130: "Ctrl-C",
     141: "standard output was closed: `rear ls | head`",
