@@ -38,8 +38,7 @@ class RearHandler(logging.Handler):
 
     Args:
         path: ``ar.zip/name`` as for `rear.rear_open`; ``{host}``, ``{pid}`` and ``{time}`` (local, of the first record,
-            as ``20260131T235959``) stand for those of the process. With none of them, members of several processes get
-            numbers: ``a.log``, ``a~1.log``.
+            as ``20260131T235959``) stand for those of the process. Members of one name get numbers, ``a~1.log``.
         level: records below it are left out; a number or a name.
         base: a base to open a ``rear_fs`` on, which is closed with the handler.
         fs: a ``rear_fs`` that is open instead. Without both, the one that is current where the handler is made, or at

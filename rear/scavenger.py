@@ -115,7 +115,7 @@ def scavenge(
         on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
         partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
-            flushed is a member, marked ``rear.partial`` in its metadata; ``"drop"``: it goes to lost+found.
+            flushed is a member with ``"rear.partial": true`` in its metadata; ``"drop"``: it goes to lost+found.
         max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
         max_members: members above which the same happens.
         assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to

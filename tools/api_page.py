@@ -13,6 +13,7 @@ PUBLIC: Final = {
     "Write": [("rear", ["rear_fs", "rear_open", "rear_pickup"])],
     "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck", ["fsck"])],
     "Read": [("rear", ["find"]), ("rear.search", ["Search", "Found"]), ("rear.index", ["IndexRow"])],
+    "Logs": [("rear.logging", ["RearHandler"])],
     "In pools and clusters": [("rear.pools", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
 }
 _SECTION: Final = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Example|Examples):$", re.MULTILINE)
