@@ -10,6 +10,7 @@ HTML comment before the fence says what is special::
     <!-- snippet: background -->                     runs until it is asked to stop, by SIGTERM
     <!-- snippet: output varies -->                  console: what is printed is not compared
     <!-- snippet: needs bsdtar -->                   not run where that program is missing
+    <!-- snippet: installed pandas rear -->         not run unless these distributions are installed
     <!-- snippet: before touch /scratch/a -->        shell that prepares it, up to the end of the comment
 
 Several are separated by ``;`` ("before" comes last). Paths below ``/nfs``, ``/scratch``, ``/mnt`` and ``/old`` lie in
@@ -18,6 +19,7 @@ the world.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -35,6 +37,9 @@ from pathlib import Path
 import rear
 
 ROOT = Path(__file__).resolve().parent.parent
+DIRECTIVES = {
+    "skip", "exit", "file", "continues", "background", "run", "output", "needs", "installed", "before",
+}  # fmt: skip
 RUN = ("sh", "bash", "python", "console")
 PLACES = ("/nfs", "/scratch", "/mnt", "/old")
 TIMEOUT_SECONDS = 100
@@ -59,6 +64,7 @@ class Snippet:
     skip: str = ""
     exit_statuses: tuple[int, ...] = (0,)
     needs: str = ""
+    installed: str = ""
     file: str = ""
     flags: frozenset[str] = frozenset()
     before: str = ""
@@ -76,17 +82,7 @@ def snippets_of(page: Path) -> Iterator[Snippet]:
         flags = frozenset(name for name in ("continues", "background", "run") if name in options)
         if options.get("output") == "varies":
             flags |= {"varies"}
-        unknown = options.keys() - {
-            "skip",
-            "exit",
-            "file",
-            "continues",
-            "background",
-            "run",
-            "output",
-            "needs",
-            "before",
-        }
+        unknown = options.keys() - DIRECTIVES
         assert not unknown, f"{page.name}:{line}: unknown directive {unknown}"
         yield Snippet(
             page,
@@ -96,6 +92,7 @@ def snippets_of(page: Path) -> Iterator[Snippet]:
             skip=options.get("skip", ""),
             exit_statuses=tuple(map(int, options.get("exit", "0").split("|"))),
             needs=options.get("needs", ""),
+            installed=options.get("installed", ""),
             file=options.get("file", ""),
             flags=flags,
             before=options.get("before", ""),
@@ -112,6 +109,14 @@ def _directives(text: str) -> Iterator[tuple[str, str]]:
         if name.endswith(";"):
             name, value, text = name[:-1], "", rest
         yield name, value.strip()
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @dataclass
@@ -222,6 +227,8 @@ class World:
             AssertionError: it does not do what the page says.
         """
         if snippet.needs and shutil.which(snippet.needs) is None:
+            return
+        if not all(map(_is_installed, snippet.installed.split())):
             return
         if snippet.before:
             self._shell(snippet.before, (0,), snippet)
