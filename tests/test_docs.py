@@ -181,30 +181,6 @@ def test_every_exit_status_of_an_error_is_documented() -> None:
     assert {str(status) for status in statuses(rear.RearError)} <= {row[0] for row in rows(section)}
 
 
-# ---- examples
-
-SNIPPETS = [
-    pytest.param(text, id=f"{name}-{number}")
-    for name in ("README.md", "docs/index.md")
-    for number, text in enumerate(re.findall(r"```python\n(.*?)```", text_of(name), re.DOTALL), 1)
-]
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_python_examples_run(snippet: str, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    (scratch / "out.h5").write_bytes(b"made by others")
-    base = tmp_path / "base"
-    code = snippet.replace("/nfs/base", str(base)).replace("/scratch", str(scratch))
-    if "import" not in code:
-        code = f"from rear import rear_fs, rear_open, rear_pickup\n{code}"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=True)
-    merged = [event for event in rear.scavenge(base) if isinstance(event, events.Merged)]
-    assert [event.archive for event in merged] == ["ar.zip"]
-    assert ("rear_pickup(" in snippet) is not (scratch / "out.h5").exists()
-
-
 # ---- links
 
 
