@@ -244,10 +244,13 @@ class Storage:
                 self.sync_directory(folder.parent)
 
     def names(self, path: StrPath) -> list[str]:
-        """Return the sorted names in a directory, none when it does not exist: unlike ``stat``, NFS is honest here."""
+        """Return the sorted names in a directory, none when it does not exist: unlike ``stat``, NFS is honest here.
+
+        A file has none either: whoever puts one among the folders of a base must not stop all scavenges.
+        """
         try:
             return sorted(os.listdir(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def try_lock(self, descriptor: int) -> bool:

@@ -415,3 +415,16 @@ def test_metadata_that_nests_deep(folder: Path, depth: int) -> None:
                 fs.open("ar.zip/a", "w", metadata=metadata)
         else:
             fs.open("ar.zip/a", "w", metadata=metadata).close()
+
+
+@pytest.mark.parametrize("folder", ["inbox", "claims", "graveyard", "intents", "observations", "lost+found"])
+def test_a_file_among_the_folders_of_a_base_stops_nothing(tmp_path: Path, folder: str) -> None:
+    with rear.rear_fs(tmp_path) as fs, fs.open("ar.zip/a.txt", "w") as file:
+        file.write("kept\n")
+    place = Layout(tmp_path).state / folder
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "plain").write_bytes(b"")
+    events = scavenge(tmp_path)
+    assert [event.archive for event in events if event.kind == "merged"] == ["ar.zip"]
+    assert contents(tmp_path / "ar.zip") == [("a.txt", b"kept\n")]
+    assert (place / "plain").exists() or folder != "inbox"
