@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
-# A shell without job control lets what it starts in the background ignore Ctrl-C; then all programs started here would.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell without job control lets what it starts in the background ignore Ctrl-C and SIGQUIT; then all programs started here would.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)

@@ -329,7 +329,7 @@ class Soak:
             "repeating": {0, 1, 3}, "elsewhere": {0, 3},
         }[one.kind]  # fmt: skip
         if one.asked_to_end:
-            allowed = allowed | {130, -signal.SIGTERM, -signal.SIGINT}
+            allowed = allowed | {130, 143, -signal.SIGTERM, -signal.SIGINT}
         error = (self.logs / f"{one.label}.err").read_text(errors="replace")
         if status not in allowed:
             self.faults.append(f"{one.label} has ended with {status}: {error[-2000:]}")
