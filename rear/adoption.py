@@ -29,6 +29,7 @@ from rear.problems import CATALOG
 from rear.rawpayload import OpenZip, mode_of, payload_of_member
 from rear.rebuild import rebuild
 from rear.records import Metadata
+from rear.rollover import rolled_over_from
 from rear.scavenger import options_for
 from rear.sourceindex import CommittedArchives, Held, Members
 from rear.storage import LOCAL, Storage, StrPath
@@ -270,10 +271,13 @@ class _Adoption:
         return _Member(position, target, entry.crc, entry.size, mode)
 
     def _check_apart(self, source: _Source, archive: str) -> None:
-        with suppress(FileNotFoundError):
-            status = os.stat(self._layout.archive(archive))
-            if source.opened is not None and (status.st_dev, status.st_ino) == source.opened.stamp[1:3]:
-                raise UsageError(f"this Zip is {archive} itself")
+        # Those that count as rolled over hold "what is there already": a source must never be its own proof.
+        for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
+            with suppress(FileNotFoundError):
+                status = os.stat(self._layout.archive(name))
+                if source.opened is not None and (status.st_dev, status.st_ino) == source.opened.stamp[1:3]:
+                    also = "" if name == archive else f", which counts as rolled over from {archive}"
+                    raise UsageError(f"this Zip is {name} itself{also}")
 
     def _copy(
         self, source: _Source, archive: Archive, content: OpenZip, batch: list[tuple[_Member, CentralEntry]]

@@ -30,7 +30,7 @@ from rear.records import Append, Open
 from rear.soundness import sound_ends
 from rear.storage import Storage
 from rear.window import Window
-from rear.zipformat import CentralEntry, decode_local_header, local_header_length
+from rear.zipformat import CentralEntry, decode_local_header, decode_origin, local_header_length
 
 SHARED_CHECK_BYTES = 64 << 20
 """From so many bytes on, or so many members, checks are done on the executor; for less, that would not be worth it."""
@@ -270,6 +270,9 @@ def _is_changed(descriptor: int, member: MergedMember, storage: Storage) -> bool
     if len(first) < length:
         first = storage.read(descriptor, length, member.start)
     header = decode_local_header(first[:length])
+    if decode_origin(first[:length]) is None:
+        # Its checksum covers all of the header.
+        return True
     data = memoryview(first)[length : length + member.compressed_size]
     if is_small and is_whole(data, member.method, member.size, member.crc):
         return header.name != member.name.encode()

@@ -116,7 +116,11 @@ class Job:
                 # Of what cannot be started there is nothing to keep.
                 self._clear()
                 raise
-            self._describe(started, status)
+            try:
+                self._describe(started, status)
+            except OSError as error:
+                # The base may have room where the local disk has none.
+                failures.append(error)
             self._archive(status, failures)
         return Ended(status, failures, self._spool if os.path.isdir(self._spool) else None)
 
@@ -136,7 +140,12 @@ class Job:
                     process.stdout.fileno(): _Sinks(stdout, self._terminal(1)),
                     process.stderr.fileno(): _Sinks(stderr, self._terminal(2)),
                 }
-                _copy(process, sinks)
+                try:
+                    _copy(process, sinks)
+                except OSError as error:
+                    failures.append(error)
+            # Where it was not copied to its end, a command that goes on printing is ended by SIGPIPE.
+            process.wait()
             forwarding.end()
         failures += filter(None, (sink.failure for sink in sinks.values()))
         return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -134,8 +134,9 @@ class MemberFile(io.BufferedIOBase):
 
     # Slots, because a dictionary for each file takes longer than all the rest of its making.
     __slots__ = (
-        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_is_quiet", "_keep", "_process",
-        "_readable", "_spool_size", "_success_only", "_text", "is_rewound", "mode", "name", "parts", "ticket",
+        "_discard", "_failure", "_file", "_finish", "_first", "_in_memory", "_keep", "_lock", "_process",
+        "_quiet_thread", "_readable", "_spool_size", "_success_only", "_text", "is_rewound", "mode", "name", "parts",
+        "ticket",
     )  # fmt: skip
 
     #: What `finish` and `discard` want to know of it.
@@ -143,7 +144,10 @@ class MemberFile(io.BufferedIOBase):
     #: What `keep` has made of it; see `rear.parts`.
     parts: Any
     #: Whether it may have been changed where it was flushed.
-    is_rewound: bool
+    #: Counts up with each seek, until a flush has seen it.
+    is_rewound: int
+    #: Made with the buffer: of threads that share a file, one alone moves it to its spool.
+    _lock: threading.RLock
     #: The path that it was opened by, and the mode as it was given.
     name: str
     mode: str
@@ -167,9 +171,9 @@ class MemberFile(io.BufferedIOBase):
         self._discard = discard
         self._keep = keep
         self.parts = None
-        self.is_rewound = False
-        #: Whether it is flushed by itself, not by its user.
-        self._is_quiet = False
+        self.is_rewound = 0
+        #: A thread in which it is flushed by itself, not by its user.
+        self._quiet_thread: int | None = None
         self._process = _process
         self._in_memory = True
         self._failure: OSError | None = None
@@ -199,18 +203,21 @@ class MemberFile(io.BufferedIOBase):
                     # Another thread has just made the buffer, and may not have seen this.
                     self._move_first(self._file)
                 return len(data)
+            self._usable()
+        with self._lock:
+            # Another thread may have moved it to its spool.
             file = self._usable()
-        if self._in_memory:
-            length = len(data) if type(data) is bytes else memoryview(data).nbytes
-            if file.tell() + length <= self._spool_size:
-                return file.write(data)
-        try:
             if self._in_memory:
-                file = self._spill()
-            return file.write(data)
-        except OSError as error:
-            self._failure = error
-            raise
+                length = len(data) if type(data) is bytes else memoryview(data).nbytes
+                if file.tell() + length <= self._spool_size:
+                    return file.write(data)
+            try:
+                if self._in_memory:
+                    file = self._spill()
+                return file.write(data)
+            except OSError as error:
+                self._failure = error
+                raise
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes, to the end by default."""
@@ -251,21 +258,23 @@ class MemberFile(io.BufferedIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to a position, which may lie behind the end, and return it."""
-        file = self._usable()
-        self.is_rewound = True
-        if self._in_memory:
-            # BytesIO takes a position before the start for the start.
-            if whence == os.SEEK_CUR:
-                offset, whence = file.tell() + offset, os.SEEK_SET
-            elif whence == os.SEEK_END:
-                offset, whence = self._size_in_memory() + offset, os.SEEK_SET
-            if offset < 0 and whence == os.SEEK_SET:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        try:
-            return file.seek(offset, whence)
-        except OSError as error:
-            self._note(error)
-            raise
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            self.is_rewound += 1
+            if self._in_memory:
+                # BytesIO takes a position before the start for the start.
+                if whence == os.SEEK_CUR:
+                    offset, whence = file.tell() + offset, os.SEEK_SET
+                elif whence == os.SEEK_END:
+                    offset, whence = self._size_in_memory() + offset, os.SEEK_SET
+                if offset < 0 and whence == os.SEEK_SET:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            try:
+                return file.seek(offset, whence)
+            except OSError as error:
+                self._note(error)
+                raise
 
     def tell(self) -> int:
         """Return the position."""
@@ -273,26 +282,28 @@ class MemberFile(io.BufferedIOBase):
 
     def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file with zeros to ``size`` bytes, by default where it is, and return the size."""
-        file = self._usable()
-        self.is_rewound = True
-        position = file.tell()
-        if size is None:
-            size = position
-        if size < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        try:
-            if self._in_memory:
-                if size > self._spool_size:
-                    file = self._spill()
-                elif size > (length := self._size_in_memory()):
-                    file.seek(length)
-                    file.write(bytes(size - length))
-                    file.seek(position)
-                    return size
-            return file.truncate(size)
-        except OSError as error:
-            self._note(error)
-            raise
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            self.is_rewound += 1
+            position = file.tell()
+            if size is None:
+                size = position
+            if size < 0:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            try:
+                if self._in_memory:
+                    if size > self._spool_size:
+                        file = self._spill()
+                    elif size > (length := self._size_in_memory()):
+                        file.seek(length)
+                        file.write(bytes(size - length))
+                        file.seek(position)
+                        return size
+                return file.truncate(size)
+            except OSError as error:
+                self._note(error)
+                raise
 
     def flush(self) -> None:
         """Make what was written so far as safe as a closed file: if this process dies, it becomes a partial member.
@@ -301,39 +312,51 @@ class MemberFile(io.BufferedIOBase):
             OSError: the local spool has failed, and the file will not be archived; or what ``keep`` raises, and the
                 file can be flushed again.
         """
-        file = self._push()
-        if self._keep is None or self._is_quiet or file is _ENDED:
+        self._push()
+        if self._keep is None or self._quiet_thread == threading.get_ident():
             return
+        seen = self.is_rewound
         self._keep(self)
-        self.is_rewound = file.tell() < self.size
+        with self._lock:
+            # Another thread may have gone somewhere else meanwhile.
+            if self.is_rewound == seen:
+                self.is_rewound = int(self._usable().tell() < self.size)
 
     def _push(self) -> io.BytesIO | io.BufferedRandom:
         """Write out what Python buffers of the spool."""
-        file = self._usable()
-        try:
-            file.flush()
-        except OSError as error:
-            self._failure = error
-            raise
-        return file
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            try:
+                file.flush()
+            except OSError as error:
+                self._failure = error
+                raise
+            return file
 
     def read_at(self, start: int, length: int) -> bytes:
         """Return a range of what was flushed or is pushed out, wherever the position is; any thread may ask."""
-        file = self._file
-        if file is None:
+        if self._file is None:
             return b"".join(self._first)[start : start + length]
-        if isinstance(file, io.BytesIO):
-            # Not a view: another thread could not write while it lives.
-            return file.getvalue()[start : start + length]
-        return LOCAL.read(file.fileno(), length, start)
+        self._check_open()
+        with self._lock:
+            file = self._usable()
+            if isinstance(file, io.BytesIO):
+                # Not a view: another thread could not write while it lives.
+                return file.getvalue()[start : start + length]
+            return LOCAL.read(file.fileno(), length, start)
 
     @property
     def size(self) -> int:
         """Length of the file in bytes."""
-        if self._in_memory:
-            return self._size_in_memory()
-        self._push()
-        return os.fstat(self._usable().fileno()).st_size
+        if self._file is None:
+            return sum(map(len, self._first))
+        self._check_open()
+        with self._lock:
+            if self._in_memory:
+                return self._size_in_memory()
+            self._push()
+            return os.fstat(self._usable().fileno()).st_size
 
     def payload(self, method: int) -> Payload:
         """Return all of the file as a payload; for ``finish``.
@@ -413,6 +436,8 @@ class MemberFile(io.BufferedIOBase):
             del self._finish
         except AttributeError:
             return
+        # What another thread, or a signal handler, writes from here on would come too late.
+        self.__class__ = _EndingMemberFile
         try:
             if self._process is _process:
                 finish(self)
@@ -469,6 +494,7 @@ class MemberFile(io.BufferedIOBase):
                 if file is None:
                     file = _Memory(b"")
                     self._move_first(file)
+                    self._lock = threading.RLock()
                     self._file = file
                     # A thread that has just added something sees the buffer, or is seen here.
                     self._move_first(file)
@@ -526,6 +552,7 @@ class MemberFile(io.BufferedIOBase):
             del self._finish
         except AttributeError:
             return False
+        self.__class__ = _EndingMemberFile
         return True
 
     def _drop(self) -> None:
@@ -539,7 +566,20 @@ class MemberFile(io.BufferedIOBase):
         self.__class__ = _EndedMemberFile
 
 
-class _EndedMemberFile(MemberFile):
+class _EndingMemberFile(MemberFile):
+    """A file on its way into the archive: it is read, and not changed any more."""
+
+    __slots__ = ()
+
+    __del__ = staticmethod(_nothing)
+
+    def _refuse(self, *arguments: object) -> Any:
+        raise ValueError("I/O operation on closed file.")
+
+    write = seek = truncate = flush = _refuse
+
+
+class _EndedMemberFile(_EndingMemberFile):
     """What a file becomes when it has ended, because no line of Python may run when it is collected.
 
     The exception of a signal handler that is called in a ``__del__`` becomes a message on standard error: in a program
@@ -632,11 +672,12 @@ class TextMemberFile(io.TextIOWrapper):
         member = self._member
         if member is None:
             return call()
+        before = member._quiet_thread
         try:
-            member._is_quiet = True
+            member._quiet_thread = threading.get_ident()
             return call()
         finally:
-            member._is_quiet = False
+            member._quiet_thread = before
 
     def close(self) -> None:
         """Archive the file, the first time. When its last characters cannot be written, it is discarded.

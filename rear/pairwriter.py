@@ -104,6 +104,9 @@ class PairWriter:
         self._is_cut = False
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
+        # The kernel tells one thread of a failed sync, once: the others have to learn of it here.
+        self._journal_sync_lock = threading.Lock()
+        self._sync_failure: OSError | None = None
         self._descriptor = -1
         self._journal = JournalWriter(-1, storage=storage)
         storage.make_directories(self.path.parent)
@@ -190,7 +193,7 @@ class PairWriter:
         with self._journal_lock:
             reached = self._journal.length, self.length, self.members, len(self._directory)
             aborts = len(self._aborted_since)
-        self._journal.sync()
+        self._sync_journal()
         self._storage.sync(self._descriptor)
         if not self._names_synced:
             self._storage.sync_directory(self.path.parent)
@@ -198,6 +201,16 @@ class PairWriter:
         with self._journal_lock:
             self._synced = reached
             del self._aborted_since[:aborts]
+
+    def _sync_journal(self) -> None:
+        with self._journal_sync_lock:
+            if self._sync_failure is not None:
+                raise OSError(self._sync_failure.errno, "an earlier sync has failed", str(self.journal_path))
+            try:
+                self._journal.sync()
+            except OSError as error:
+                self._sync_failure = error
+                raise
 
     def cut_back(self) -> None:
         """Take back what was written since the last sync that succeeded, once its members are proven elsewhere.
@@ -211,11 +224,13 @@ class PairWriter:
         with self._journal_lock:
             self._storage.truncate(self._journal.descriptor, journal_length)
             self._journal.length = journal_length
-            self._unrecorded = list(self._aborted_since)
+            self._unrecorded = list(dict.fromkeys([*self._unrecorded, *self._aborted_since]))
         self._storage.truncate(self._descriptor, length)
         self.length, self.members = length, members
         del self._directory[directory_length:]
         self._is_cut = True
+        # Of what is left nothing was lost.
+        self._sync_failure = None
 
     def beat(self) -> bool:
         """Show other hosts that this process lives, by a record that reaches the server; false when the pair is lost.
@@ -227,7 +242,7 @@ class PairWriter:
         self._beats += 1
         with self._journal_lock:
             self._journal.append(Beat(self._beats))
-        self._journal.sync()
+        self._sync_journal()
         if self.is_doubtful():
             # Writes and syncs succeed on files that another host has taken: after a gap only a listing tells.
             return self.confirm()
@@ -306,7 +321,7 @@ class PairWriter:
             raise
         with self._journal_lock:
             self._journal.append(Close(reason, self.members, total))
-            self._journal.sync()
+            self._sync_journal()
             # Under the lock: no beat may follow that record.
             self._close_files()
 
@@ -320,6 +335,7 @@ class PairWriter:
         """In a child of ``fork``: close the child's copies of the descriptors."""
         # A thread of the parent may have held it.
         self._journal_lock = threading.Lock()
+        self._journal_sync_lock = threading.Lock()
         self.release()
 
     def _close_files(self) -> None:

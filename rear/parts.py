@@ -31,13 +31,14 @@ _SAMPLE_BYTES = 64 << 10
 _SAMPLED_FROM_BYTES = 1 << 10
 """A first part that is shorter tells nothing of how the file will shrink."""
 _ATTEMPTS = 2
+_MOVES = "%s: %s; all that was flushed goes to a new temp archive"
 
 
 class Content(Protocol):
     """A file that is being written."""
 
     #: Whether its position has been, or is, before its end: what was flushed may have been changed since.
-    is_rewound: bool
+    is_rewound: int
 
     @property
     def size(self) -> int:
@@ -80,7 +81,9 @@ class Parts:
         syncs_each: bool,
         sync_interval: float,
         beat_seconds: float,
+        wake: Callable[[], None],
     ) -> None:
+        self._wake = wake
         self._target = target
         self._method = method
         self._mode = mode
@@ -105,6 +108,8 @@ class Parts:
         self._sync_lock = threading.Lock()
         self._lock = threading.Lock()
         self._owner: int | None = None
+        #: Warnings for the program's log. Told without the lock: a handler of that log may be waiting for it.
+        self._told: list[tuple[object, ...]] = []
 
     def flush(self, content: Content) -> None:
         """Append what was written since; returning acknowledges it.
@@ -117,6 +122,10 @@ class Parts:
         with self._alone():
             size = content.size
             self._look_for_changes(content, size)
+            if not size and self._earlier:
+                # Cut to nothing: what was flushed before counts no more.
+                earlier, self._earlier, self._kept_size = self._earlier, [], 0
+                self._drop(earlier)
             if size and (self._pair is None or size > self._size):
                 self._write(content, size, is_last=False)
 
@@ -146,7 +155,7 @@ class Parts:
                 pair.close("complete")
             except OSError as error:
                 # All of it is synced; a scavenger takes it over once this process is gone.
-                warn("%s stays unfinished until this process has ended: %s", pair.path, error)
+                self._told.append(("%s stays unfinished until this process has ended: %s", pair.path, error))
                 pair.release()
             self._ended(self)
             return True
@@ -178,7 +187,7 @@ class Parts:
                     self._confirm(pair)
             except OSError as error:
                 assert pair is not None
-                warn("%s: %s; all that was flushed goes to a new temp archive", pair.path, error)
+                self._told.append((_MOVES, pair.path, error))
                 pair.has_failed = True
             self._move()
             if self._pair is not None and self._is_dirty:
@@ -228,15 +237,19 @@ class Parts:
             if pair is self._pair:
                 warn("%s: %s; all that was flushed goes to a new temp archive", pair.path, error)
                 pair.has_failed = True
+        failure = None
         if pair.has_failed and self._lock.acquire(blocking=False):
             try:
                 self._owner = threading.get_ident()
                 self._move()
             except OSError as error:
-                tell_error("%s: %s; what was flushed is kept and tried again", self._name, error)
+                failure = error
             finally:
                 self._owner = None
                 self._lock.release()
+                self._tell()
+        if failure is not None:
+            tell_error("%s: %s; what was flushed is kept and tried again", self._name, failure)
 
     # Everything below runs with the lock held.
 
@@ -245,12 +258,20 @@ class Parts:
         thread = threading.get_ident()
         if self._owner == thread:
             raise RearError(f"{self._name}: called by a signal handler that interrupted a flush of this very file")
-        with self._lock:
-            try:
-                self._owner = thread
-                yield
-            finally:
-                self._owner = None
+        try:
+            with self._lock:
+                try:
+                    self._owner = thread
+                    yield
+                finally:
+                    self._owner = None
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._told:
+            message, *values = self._told.pop(0)
+            warn(str(message), *values)
 
     @property
     def _name(self) -> str:
@@ -269,7 +290,6 @@ class Parts:
             self._give_up(self._pair)
         if self._pair is None or not (content.is_rewound or size < self._size):
             return
-        content.is_rewound = False
         crc = 0
         for start in range(0, min(size, self._size), PART_LIMIT_BYTES):
             crc = crc32(content.read_at(start, min(PART_LIMIT_BYTES, self._size - start)), crc)
@@ -284,7 +304,9 @@ class Parts:
                 self._append_until(pair, content, size)
                 if is_last:
                     pair.complete(self._member(pair), STREAM_ENDS[self._method])
-                self._is_dirty = True
+                was_dirty, self._is_dirty = self._is_dirty, True
+                if not (was_dirty or self._syncs_each):
+                    self._wake()
                 # Those before are needed until this one is proven.
                 if self._syncs_each or is_last or self._earlier:
                     self._sync(pair)
@@ -293,7 +315,7 @@ class Parts:
                 self._confirm(pair)
             except OSError as error:
                 if self._pair is not None:
-                    warn("%s: %s; all that was flushed goes to a new temp archive", self._pair.path, error)
+                    self._told.append((_MOVES, self._pair.path, error))
                     self._give_up(self._pair)
                 if attempt == _ATTEMPTS:
                     raise
@@ -354,7 +376,8 @@ class Parts:
         with self._sync_lock:
             if pair.has_failed:
                 raise OSError(errno.EIO, "an earlier sync has failed", str(pair.path))
-            self._is_dirty = False
+            if pair is self._pair:
+                self._is_dirty = False
             try:
                 pair.sync()
             except OSError:

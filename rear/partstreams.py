@@ -19,6 +19,8 @@ from rear.zipformat import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL, decode_local_head
 _READ_BYTES: Final = 256 << 10
 _PART_LINE: Final = b'{"kind":"part"'
 _HEADER_LIMIT_BYTES: Final = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
+_TRIES: Final = 16
+"""So many marks that may end a part are tried, the last ones."""
 _SIZE_LIMIT: Final = (1 << 63) - 1
 _PART_END: Final = b"\0\0\xff\xff"
 """Where a part of a deflate stream ends: the lengths of an empty stored block (RFC 1951, 3.2.4)."""
@@ -110,6 +112,12 @@ def records_without_journal(
     if bad is None:
         whole = stream.rest() or whole
     parts = [part for part in (whole, bad) if part is not None]
+    if whole is not None and bad is None:
+        end, length = whole.offset + whole.length, storage.size(descriptor)
+        tail = storage.read(descriptor, min(8, length - end), end) if length > end else b""
+        if tail and not STREAM_ENDS[file.method].startswith(tail):
+            # No record tells of it. Its CRC-32 is wrong on purpose: so it is kept in lost+found, and told of.
+            parts.append(Part(whole.source_end, whole.source_end, end, length - end, whole.crc ^ 1, whole.mtime_ns))
     return (origin.cookie, [file, *parts]) if parts else (0, [])
 
 
@@ -154,6 +162,7 @@ class _Stream:
 
     def __init__(self, descriptor: int, file: File, storage: Storage, mtime_ns: int = 0) -> None:
         self._descriptor = descriptor
+        self._file = file
         self._storage = storage
         self._length = storage.size(descriptor)
         self._decoder = None if file.method == STORED else StreamDecoder(file.method)
@@ -165,14 +174,26 @@ class _Stream:
 
     def rest(self) -> Part | None:
         """Return what follows as one part, up to where one ended; ``None`` when there is nothing, or no telling."""
+        if self._decoder is None:
+            return self._until(self._length)
+        if self._method != DEFLATED:
+            return None
+        start, source_start, limit = self._position, self._size, self._length
+        for _ in range(_TRIES):
+            end = self._last_part_end(start, limit)
+            if end <= start:
+                return None
+            # The mark may be content: a stored block shows what it holds.
+            fresh = _Stream(self._descriptor, self._file, self._storage, self._mtime_ns)
+            part = fresh._until(end)
+            if part is not None and fresh._can_end():
+                return part._replace(source_start=source_start, offset=start, length=end - start)
+            limit = end - 1
+        return None
+
+    def _until(self, end: int) -> Part | None:
         start, source_start = self._position, self._size
         self._size_limit = _SIZE_LIMIT
-        if self._decoder is None:
-            end = self._length
-        elif self._method == DEFLATED:
-            end = self._last_part_end()
-        else:
-            return None
         try:
             while self._position < end:
                 self._feed(end)
@@ -182,12 +203,20 @@ class _Stream:
             return None
         return Part(source_start, self._size, start, end - start, self._crc, self._mtime_ns)
 
-    def _last_part_end(self) -> int:
-        start, position, overlap = self._position, self._length, len(_PART_END) - 1
+    def _can_end(self) -> bool:
+        """Whether the stream stands between two blocks: then its end can follow."""
+        assert self._decoder is not None
+        try:
+            return not b"".join(self._decoder.decode(STREAM_ENDS[self._method])) and self._decoder.ended
+        except FormatError:
+            return False
+
+    def _last_part_end(self, start: int, limit: int) -> int:
+        position, overlap = limit, len(_PART_END) - 1
         while position > start:
             begin = max(start, position - _READ_BYTES)
-            data = self._storage.read(self._descriptor, position - begin + overlap, begin)
-            found = data.rfind(_PART_END)
+            wanted = min(position - begin + overlap, limit - begin)
+            found = self._storage.read(self._descriptor, wanted, begin).rfind(_PART_END)
             if found >= 0:
                 return begin + found + len(_PART_END)
             position = begin

@@ -314,6 +314,8 @@ class Scavenge:
     ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
+        # Pairs of one flushed file have to be seen together, and hold one member each.
+        files: list[ClaimedPair] = []
         members, pace = 0, Pace()
         yield Advanced("claiming", None, 0, waiting)
         for number, item in enumerate(items):
@@ -327,13 +329,13 @@ class Scavenge:
                 if isinstance(claimed, Event):
                     yield claimed
                     continue
-                batch.append(claimed)
+                (batch if claimed.journal.file is None else files).append(claimed)
                 members += len(claimed.journal.appends)
             if members >= MEMBERS_A_ROUND:
                 yield from self._round(batch)
                 batch, members = [], 0
-        if batch:
-            yield from self._round(batch)
+        if batch or files:
+            yield from self._round([*batch, *files])
 
     def _with_journal(self, item: ClaimedPair | Orphan | Event) -> Iterator[ClaimedPair | Event]:
         """Give a temp archive without a usable journal one, or keep it in lost+found as a whole."""

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError
 from rear.layout import Layout, Target
@@ -117,6 +117,8 @@ class Worker:
         #: Files that are flushed before they are closed; each has a pair of its own.
         self._flushed: set[Parts] = set()
         self._answered_flushes: set[str] = set()
+        #: What the program's log is to be told once no lock is held: how, the message, its values.
+        self._told: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._hurries = False
@@ -205,6 +207,8 @@ class Worker:
                 raise
             finally:
                 self._inside.discard(thread)
+                if self._told:
+                    self._tell_log()
         except OSError as error:
             payload.close()
             raise self._explain(error, target) from error
@@ -232,6 +236,7 @@ class Worker:
             uptime=self._storage.uptime, syncs_each=self.options.sync == "file",
             sync_interval=self.options.sync_interval,
             beat_seconds=self.options.lease_seconds / _BEATS_A_LEASE,
+            wake=self._wake.set,
         )  # fmt: skip
         self._flushed.add(parts)
         return parts
@@ -267,6 +272,7 @@ class Worker:
                     self._sync_until(next((item for item in unproven if item.pair is None), unproven[-1]))
         finally:
             self._inside.discard(thread)
+            self._tell_log()
 
     def _kept_until(self, sequence: int) -> list[Item]:
         with self._lock:
@@ -290,6 +296,7 @@ class Worker:
             self._close()
         finally:
             self._inside.discard(thread)
+            self._tell_log()
 
     def _close(self) -> None:
         with self._lock:
@@ -313,9 +320,9 @@ class Worker:
                 names = [f"{item.target.archive}/{item.target.name}" for item in self._retained]
                 if names:
                     raise NotArchivedError(_list_unproven(names, error)) from error
-                warn("%s: %s", self.layout.base, error)
+                self._told.append((warn, "%s: %s", self.layout.base, error))
             for pair in self._failed:
-                warn("%s stays unfinished until this process has ended", pair.path)
+                self._told.append((warn, "%s stays unfinished until this process has ended", pair.path))
 
     def _check_open(self, target: Target) -> None:
         if self._closed:
@@ -457,7 +464,9 @@ class Worker:
             pair.append(kept)
         except SourceError as error:
             # A pickup whose source has changed since: the copy in the failed pair is all there is, and stays valid.
-            tell_error("%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
+            self._told.append(
+                (tell_error, "%s/%s could not be written again: %s", kept.target.archive, kept.target.name, error)
+            )
             for failed in self._failed:
                 failed.needed = failed.holds_only_copy = True
             self._let_go(kept)
@@ -467,7 +476,9 @@ class Worker:
 
     def _give_up(self, pair: PairWriter, error: OSError, item: Item | None = None) -> None:
         """Never again write a member to this pair or sync it: its members that are not proven need another place."""
-        warn("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
+        self._told.append(
+            (warn, "%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
+        )
         if pair is self._pair:
             self._pair = None
         self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
@@ -501,12 +512,14 @@ class Worker:
                 pair.abort([item.sequence for item in repeated])
                 pair.close("poisoned")
             except OSError as error:
-                warn("%s cannot be ended now: %s", pair.path, error)
+                self._told.append((warn, "%s cannot be ended now: %s", pair.path, error))
                 self._failed.append(pair)
 
     def _lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
-        warn("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
+        self._told.append(
+            (warn, "%s was taken over while this process was paused; going on in a new temp archive", pair.path)
+        )
         if pair is self._pair:
             self._pair = None
         self._rolling = [(rolling, reason) for rolling, reason in self._rolling if rolling is not pair]
@@ -548,8 +561,9 @@ class Worker:
     def _sync_until(self, item: Item) -> None:
         """Return when a member is proven; many threads share one sync."""
         with self._sync_lock:
-            if not item.proven and item.pair is not None:
-                self._sync_pair(item.pair)
+            # Another thread may give it up meanwhile.
+            if not item.proven and (pair := item.pair) is not None:
+                self._sync_pair(pair)
             with self._lock:
                 if not item.proven and item.pair is None:
                     self._renew(None)
@@ -586,14 +600,13 @@ class Worker:
             self._tell(item)
             item.payload.close()
 
-    @staticmethod
-    def _tell(item: Item) -> None:
+    def _tell(self, item: Item) -> None:
         try:
             if item.pair is None or item.on_stable is None or not item.pair.holds(item):
                 raise RearError("the archived bytes are not those that were read")
             item.on_stable()
         except Exception as error:
-            tell_error("%s stays in place: %s", item.source, error)
+            self._told.append((tell_error, "%s stays in place: %s", item.source, error))
 
     def _finish_rolling(self) -> None:
         """Sync and close pairs that have rolled over.
@@ -601,8 +614,11 @@ class Worker:
         Raises:
             OSError: members of one of them found no place.
         """
-        while self._rolling:
-            pair, reason = self._rolling[0]
+        while True:
+            with self._lock:
+                if not self._rolling:
+                    return
+                pair, reason = self._rolling[0]
             self._sync_pair(pair)
             self._tell_stable()
             if not self._is_rolling(pair):
@@ -611,7 +627,7 @@ class Worker:
                 pair.close(reason)
             except OSError as error:
                 # All its members are proven; a scavenger takes it over once this process is gone.
-                warn("%s stays unfinished until this process has ended: %s", pair.path, error)
+                self._told.append((warn, "%s stays unfinished until this process has ended: %s", pair.path, error))
                 pair.release()
             with self._lock:
                 self._rolling = [(rolling, why) for rolling, why in self._rolling if rolling is not pair]
@@ -640,6 +656,7 @@ class Worker:
             self._run()
         finally:
             self._inside.discard(thread)
+            self._tell_log()
 
     def _run(self) -> None:
         beat_seconds = self.options.lease_seconds / _BEATS_A_LEASE
@@ -683,6 +700,13 @@ class Worker:
                     with_traceback=not expected,
                 )
                 self._wake.wait(min(self.options.sync_interval, _LONGEST_WAIT_SECONDS))
+            self._tell_log()
+
+    def _tell_log(self) -> None:
+        """Log what there is to be told, without any lock: a handler of that log may be waiting for one of ours."""
+        while self._told:
+            tell, message, *values = self._told.pop(0)
+            tell(message, *values)
 
     def _idle_seconds(
         self, pair: PairWriter | None, dirty: bool, beaten: float, synced: float, beat_seconds: float
@@ -708,7 +732,8 @@ class Worker:
                 owned = pair.beat()
         except OSError as error:
             with self._lock:
-                if pair is self._pair:
+                # Also when it has rolled over meanwhile: the kernel tells of a failed sync once.
+                if not pair.released and pair not in self._failed:
                     self._give_up(pair, error)
                     self._renew(None)
             return

@@ -352,3 +352,19 @@ def test_killed_at_any_moment_all_is_there_once_in_the_end(base: Path, tmp_path:
         assert [json.loads(line)["kind"] for line in done.stdout.splitlines()][-2:] == ["adopted", "summary"]
     assert not [path for path in zips if path.exists()]
     check_base(base, {name: value for one in data for name, value in one.items()})
+
+
+@pytest.mark.parametrize("has_archive", [False, True])
+def test_an_archive_that_counts_as_rolled_over_is_not_its_own_proof(base: Path, has_archive: bool) -> None:
+    """Beside ``ar.zip``, ``ar-1.zip`` is where members of it may be: what is found there may be nowhere else."""
+    if has_archive:
+        write_zip(base / "ar.zip", {"b.txt": b"other"})
+    sources = [write_zip(base / f"ar-{number}.zip", {f"{number}.txt": b"only copy"}) for number in (1, 2)]
+    events = adopt(*sources, base=base, into="ar.zip", delete=True)
+    assert all(source.exists() for source in sources)
+    assert len(of(Refused, events)) == 2
+    assert all("counts as rolled over" in event.reason for event in of(Refused, events))
+    moved = [source.rename(base.parent / source.name) for source in sources]
+    assert not of(Refused, adopt(*moved, base=base, into="ar.zip", delete=True))
+    assert not any(source.exists() for source in moved)
+    assert {"1.txt": b"only copy", "2.txt": b"only copy"}.items() <= members(base).items()

@@ -65,3 +65,17 @@ def test_a_scavenge_merges_so(tmp_path: Path, threshold: tuple[int, int, int]) -
     assert thresholds["started"] == threshold[0]
     assert thresholds["merged"] == thresholds["cleared"] == OBJECTS
     assert thresholds["finished"] == threshold[0]
+
+
+def test_two_at_once_leave_what_was_there_before() -> None:
+    before = gc.get_threshold()
+
+    def steps() -> Generator[int, None, None]:
+        yield from range(2)
+
+    first, second = seldom_collected(steps()), seldom_collected(steps())
+    assert next(first) == next(second) == 0
+    assert list(first) == [1]
+    assert gc.get_threshold()[0] == max(before[0], OBJECTS)
+    assert list(second) == [1]
+    assert gc.get_threshold() == before

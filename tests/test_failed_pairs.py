@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +280,34 @@ def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
         scavenge(tmp_path)
         later[0] += 10_000
     check_base(tmp_path, acknowledged)
+
+
+@pytest.mark.parametrize("meanwhile", ["rolled over", "synced"])
+def test_a_failed_sync_of_a_beat_is_told_to_whoever_comes_next(tmp_path: Path, meanwhile: str) -> None:
+    """The kernel tells of it once, to the thread that beats: another one must not take the pages for synced."""
+    failed = threading.Event()
+
+    class Failing(Storage):
+        def sync(self, descriptor: int) -> None:
+            if sys._getframe(3).f_code.co_name == "beat" and not failed.is_set():
+                failed.set()
+                if meanwhile == "rolled over":
+                    worker.roll_over()
+                else:
+                    thread = threading.Thread(target=worker._sync_all)
+                    thread.start()
+                    thread.join(0.5)
+                raise OSError(errno.EIO, "journal pages are gone")
+            super().sync(descriptor)
+
+    with rear.rear_fs(tmp_path, storage=Failing(), sync_interval=3600, lease_seconds=0.4) as fs:
+        worker: Any = fs._worker
+        with fs.open("ar.zip/a", "wb") as file:
+            file.write(b"data")
+        assert failed.wait(10)
+        fs.sync()
+        journals = sorted(tmp_path.glob(".rear/inbox/*/*.journal"))
+        # It is in a pair whose syncs have all succeeded.
+        assert "-1." in journals[-1].name
+    scavenge(tmp_path)
+    check_base(tmp_path, {"ar.zip/a": b"data"})

@@ -30,10 +30,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rear
 from rear import memberfile
 from rear.codecs import DEFLATED, decode
 from rear.errors import RearError, UsageError
 from rear.memberfile import MemberFile, TextMemberFile, open_member
+from rear.storage import Storage
 
 
 class Sink:
@@ -671,3 +673,49 @@ def test_two_first_writes_at_once_are_both_kept(mode: str) -> None:
         assert file.write(bytearray(b"three")) == 5
         assert file.size == 13
     assert sink.contents == [b"one two ", b"one two three"]
+
+
+def test_threads_that_share_a_file_lose_nothing_when_it_goes_to_its_spool(tmp_path: Path) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with rear.rear_fs(tmp_path / "base", spool_size=4096) as fs:
+            for number in range(40):
+                file: Any = fs.open(f"ar.zip/{number}", "wb")
+
+                def write(file: Any = file) -> None:
+                    for _ in range(40):
+                        file.write(bytes(64))
+
+                threads = [threading.Thread(target=write) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert file.size == 4 * 40 * 64
+                file.discard()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_what_is_written_while_a_file_is_being_closed_is_refused(tmp_path: Path, mode: str) -> None:
+    """It would come too late, and its writer would not know."""
+    refused: list[str] = []
+    files: list[Any] = []
+
+    class Meddling(Storage):
+        def write(self, descriptor: int, buffers: Any, offset: int) -> int:
+            for change in (lambda: files[0].write(b"late"), files[0].flush, lambda: files[0].seek(0)):
+                with pytest.raises(ValueError, match="closed file"):
+                    change()
+                refused.append("refused")
+            return super().write(descriptor, buffers, offset)
+
+    with rear.rear_fs(tmp_path / "base", storage=Meddling()) as fs, fs.open("ar.zip/a", mode) as file:
+        files.append(file.buffer if mode == "w" else file)
+        file.write("first" if mode == "w" else b"first")
+    assert refused
+    list(rear.scavenge(tmp_path / "base"))
+    with zipfile.ZipFile(tmp_path / "base/ar.zip") as archive:
+        assert archive.read("a") == b"first"

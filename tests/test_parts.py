@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -562,6 +564,28 @@ def test_the_local_header_and_the_stream_tell_what_the_journal_does_not(
     assert files_below(base / ".rear" / "inbox") == []
 
 
+@pytest.mark.parametrize("verify", [False, True])
+def test_marks_in_the_content_end_no_part(base: Path, verify: bool) -> None:
+    """Noise is stored in blocks, so what looks like the end of a part may be content; journal and tail are lost."""
+    noise = random.Random(SEED)
+    first = b"header line of text\n" * 500
+    second = first + b"".join(noise.randbytes(300) + b"\0\0\xff\xff" for _ in range(10))
+    leave_behind(base, "a.bin", states=[first, second])
+    (temp_archive,) = (base / ".rear/inbox").glob("*/*.zip")
+    temp_archive.with_suffix(".journal").unlink()
+    os.truncate(temp_archive, temp_archive.stat().st_size - 700)
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/good.txt", "w") as file:
+        file.write("closed\n")
+    events = scavenge(base, verify=verify)
+    found = found_in(base)
+    assert found["ar.zip/good.txt"] == b"closed\n"
+    assert found["ar.zip/a.bin"] == first
+    check_archive(base / "ar.zip")
+    # What stood behind it is told of, and kept.
+    assert [event.name for event in events if isinstance(event, Torn)] == ["a.bin"]
+    assert any(name.endswith(".part") for name in files_below(Layout(base).lost_and_found))
+
+
 def test_the_temp_archive_of_a_flushed_file_is_gone(base: Path) -> None:
     leave_behind(base)
     (path,) = (base / ".rear" / "inbox").glob("*/*.zip")
@@ -602,8 +626,12 @@ def test_forged_records_of_parts_harm_nobody(base: Path) -> None:
         assert [event for event in events if event.severity != "info"], change
 
 
-def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(base: Path, folder: Path) -> None:
+@pytest.mark.parametrize("members_a_round", [100_000, 1])
+def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(
+    base: Path, folder: Path, members_a_round: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first pair fails, and cannot even be removed; its writer dies soon after."""
+    monkeypatch.setattr("rear.scavenger.MEMBERS_A_ROUND", members_a_round)
 
     def write(until: str) -> None:
         failing = Failing(errno.EIO, lambda point, path: False)
@@ -798,3 +826,109 @@ def test_parts_of_a_stream_decode_with_its_end(method: int) -> None:
     for count, piece in enumerate(pieces, 1):
         parts.append(compressor.compress(piece))
         assert b"".join(decode(method, iter([*parts, STREAM_ENDS[method]]))) == b"".join(pieces[:count])
+
+
+# ---- found by review
+
+
+def test_each_flush_is_synced_within_the_interval(base: Path) -> None:
+    synced = threading.Semaphore(0)
+
+    class Counting(Storage):
+        def sync(self, descriptor: int) -> None:
+            super().sync(descriptor)
+            synced.release()
+
+    with rear.rear_fs(base, storage=Counting(), sync_interval=0.05) as fs, fs.open("ar.zip/a.log", "wb") as file:
+        for number in range(3):
+            while synced.acquire(blocking=False):
+                pass
+            file.write(b"line %d\n" % number)
+            file.flush()
+            # Without a word to it the background thread would sleep until the next beat, 15 s later.
+            assert synced.acquire(timeout=5), number
+            # Journal and temp archive.
+            assert synced.acquire(timeout=5), number
+            time.sleep(0.2)
+
+
+def test_ctrl_c_while_changes_are_looked_for_forgets_none(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = rear.parts.crc32
+
+    def interrupted(*arguments: Any) -> int:
+        monkeypatch.setattr("rear.parts.crc32", real)
+        raise KeyboardInterrupt
+
+    with (
+        rear.rear_fs(base, success_only=False) as fs,
+        contextlib.suppress(KeyboardInterrupt),
+        fs.open("ar.zip/a", "wb") as file,
+    ):
+        file.write(b"OLDHEADER....")
+        file.flush()
+        file.seek(0)
+        file.write(b"NEWHEADER")
+        monkeypatch.setattr("rear.parts.crc32", interrupted)
+        file.flush()
+    assert found_in_after(base) == {"ar.zip/a": b"NEWHEADER...."}
+
+
+def test_a_file_that_was_flushed_and_emptied_syncs(base: Path) -> None:
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/a", "wb") as file:
+        file.write(bytes(100))
+        file.flush()
+        file.seek(0)
+        file.truncate()
+        file.flush()
+        fs.sync()
+        file.write(b"new")
+    assert found_in_after(base) == {"ar.zip/a": b"new"}
+
+
+def test_a_flush_counts_while_another_thread_asks_for_the_position(base: Path) -> None:
+    with rear.rear_fs(base) as fs, fs.open("ar.zip/a", "w") as file:
+        file.write("kept")
+        member: Any = file.buffer
+        member._quiet_thread = -1
+        file.flush()
+        assert len(part_records(base)) == 1
+
+
+def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
+    """A handler of that log may be waiting for the lock, with a lock of its own that logging waits for."""
+    held: list[bool] = []
+    failing = Failing(errno.EIO, lambda point, path: False)
+
+    class Looking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            worker: Any = fs._worker
+            free = threading.Thread(target=lambda: held.append(not worker._lock.acquire(timeout=1)))
+            free.start()
+            free.join()
+            if not held[-1]:
+                held[-1] = any(parts._lock.locked() for parts in worker._flushed)
+
+    logger, handler = logging.getLogger("rear"), Looking()
+    logger.addHandler(handler)
+    try:
+        with rear.rear_fs(base, storage=failing, sync_interval=3600) as fs, fs.open("ar.zip/a", "wb") as file:
+            file.write(b"flushed")
+            file.flush()
+            with fs.open("ar.zip/b", "wb") as other:
+                other.write(b"closed")
+            bad = {"sync": 2}
+
+            def when(point: Point, path: str) -> bool:
+                if point.operation == "sync" and bad["sync"]:
+                    bad["sync"] -= 1
+                    return True
+                return False
+
+            failing.when = when
+            fs.sync()
+            fs.sync()
+    finally:
+        logger.removeHandler(handler)
+    assert held
+    assert not any(held)
+    assert found_in_after(base) == {"ar.zip/a": b"flushed", "ar.zip/b": b"closed"}

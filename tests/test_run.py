@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from faults import check_archive, contents
 
 import rear
 from rear.index import Index
+from rear.job import Job
 from rear.layout import Layout
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "REAR_BASE"} | {
@@ -276,3 +279,27 @@ def test_a_failed_job_keeps_its_status_when_archiving_fails_too(base: Path, loca
     done = run(base, local, "sh", "-c", f"echo > {base}; exit 42")
     assert done.returncode == 42
     assert b"rear-run-" in done.stderr
+
+
+def test_a_full_local_disk_at_the_end_keeps_nothing_from_the_base(
+    base: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(local))
+    job = Job(["sh", "-c", "echo printed"], base=str(base), folder="ar.zip/jobs/7", pass_through=False)
+    real, calls = Job._describe, []
+
+    def describe(self: Job, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run.json")
+        real(self, *arguments)
+
+    monkeypatch.setattr(Job, "_describe", describe)
+    ended = job.run()
+    assert ended.exit_status == 0
+    assert [error.errno for error in ended.failures if isinstance(error, OSError)] == [errno.ENOSPC]
+    found = members(base)
+    assert found["stdout"] == b"printed\n"
+    # What is not complete has no such member, and the folder is named.
+    assert "run.json" not in found
+    assert ended.kept is not None
