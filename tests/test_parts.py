@@ -902,7 +902,14 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
     class Looking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             worker: Any = fs._worker
-            free = threading.Thread(target=lambda: held.append(not worker._lock.acquire(timeout=1)))
+
+            def look() -> None:
+                is_free = worker._lock.acquire(timeout=1)
+                if is_free:
+                    worker._lock.release()
+                held.append(not is_free)
+
+            free = threading.Thread(target=look)
             free.start()
             free.join()
             if not held[-1]:
