@@ -142,9 +142,9 @@ class Parts:
             if self._pair is None and not self._earlier and not self._kept_size:
                 self._ended(self)
                 return False
-            size = content.size
-            self._look_for_changes(content, size)
             try:
+                size = content.size
+                self._look_for_changes(content, size)
                 self._write(content, size, is_last=True)
             except BaseException:
                 self._leave()

@@ -402,14 +402,16 @@ class Worker:
         return self._make_pair(PairWriter, repeats_from)
 
     def _make_pair(self, kind: type[_Pair], repeats_from: int | None) -> _Pair:
-        if self._process is None:
+        # Whoever is called back in the middle of a first pair may make one as well: name and record of each agree.
+        process, name = self._process, self._name
+        if process is None:
             self._on_first_pair()
             process = this_process()
-            self._name = worker_name(process, os.urandom(8).hex())
+            name = self._name = worker_name(process, os.urandom(8).hex())
             self._process = process
-        pair = Pair(self._process.host, self._name, next(self._rotations))
+        pair = Pair(process.host, name, next(self._rotations))
         opened = open_record(
-            self._process, self._name, pair.rotation,
+            process, name, pair.rotation,
             cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1, uid=os.getuid(),
             lease_seconds=float(self.options.lease_seconds),
             created_ns=time.time_ns(), repeats_from=repeats_from,
