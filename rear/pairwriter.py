@@ -206,11 +206,9 @@ class PairWriter:
         with self._journal_sync_lock:
             if self._sync_failure is not None:
                 raise OSError(self._sync_failure.errno, "an earlier sync has failed", str(self.journal_path))
-            try:
-                self._journal.sync()
-            except OSError as error:
-                self._sync_failure = error
-                raise
+            self._sync_failure = _failure_of(self._journal.sync)
+            if self._sync_failure is not None:
+                raise self._sync_failure
 
     def cut_back(self) -> None:
         """Take back what was written since the last sync that succeeded, once its members are proven elsewhere.
@@ -358,6 +356,14 @@ class PairWriter:
             except OSError:
                 # An empty pair of a live worker harms nobody; a scavenger clears it later.
                 pass
+
+
+def _failure_of(call: Callable[[], None]) -> OSError | None:
+    try:
+        call()
+    except OSError as error:
+        return error
+    return None
 
 
 def open_record(
