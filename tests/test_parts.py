@@ -932,7 +932,10 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
                 return False
 
             failing.when = when
-            fs.sync()
+            # Both errors may meet the same call; what it could not do the next one does.
+            with contextlib.suppress(OSError):
+                fs.sync()
+            failing.when = lambda point, path: False
             fs.sync()
     finally:
         logger.removeHandler(handler)
