@@ -121,7 +121,7 @@ class Peers:
 
 def _is_original_in(python: Path) -> bool:
     try:
-        _run([str(python), "-I", "-c", "from rear.scavenger import try_scan_once"], folder="/")
+        _run([str(python), "-I", "-c", "from rear.scavenger.scavenge import try_scan_once"], folder="/")
     except (OSError, subprocess.SubprocessError):
         return False
     return True

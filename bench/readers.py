@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from time import sleep
 
 from bench.job import Stopwatch
-from rear import repair
-from rear.parallel import local_pool
+from rear.core.parallel import local_pool
+from rear.fsck import archive as repair
 
 _START_SECONDS = 0.3
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from rear.check import _NEAR_BYTES
-from rear.index import SMALL_MEMBERS
-from rear.scavenger import MEMBERS_A_ROUND
-from rear.worker import _JITTER, DIRECTORY_LIMIT_BYTES, WorkerOptions
+from rear.index.index import SMALL_MEMBERS
+from rear.journal.check import _NEAR_BYTES
+from rear.scavenger.scavenge import MEMBERS_A_ROUND
+from rear.worker.worker import _JITTER, DIRECTORY_LIMIT_BYTES, WorkerOptions
 
 
 class Calls(NamedTuple):
@@ -273,7 +273,7 @@ class Archive:
         return total(calls)
 
     def _index(self, members: int) -> None:
-        # As `rear.index` decides which segments a new one takes in.
+        # As `rear.index.index` decides which segments a new one takes in.
         added = members
         while self.segments and self.segments[-1] <= max(2 * members, SMALL_MEMBERS):
             members += self.segments.pop()
@@ -297,7 +297,7 @@ class Scavenged:
 
 @dataclass
 class Scavenger:
-    """Merges pairs in rounds, as `rear.scavenger` does, and adds up what that costs."""
+    """Merges pairs in rounds, as `rear.scavenger.scavenge` does, and adds up what that costs."""
 
     jobs: Jobs
     knobs: Knobs

@@ -25,7 +25,7 @@ from bench.scalemodel import (
     waiting_pairs,
     worker_calls,
 )
-from rear.scavenger import MEMBERS_A_ROUND
+from rear.scavenger.scavenge import MEMBERS_A_ROUND
 
 
 def short(number: float) -> str:

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rear._version import __version__
+from rear.core.version import __version__
 from rear.errors import RearError
-from rear.fs import RearFs, rear_fs, rear_open, rear_pickup
+from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
 
 if TYPE_CHECKING:
-    from rear.adoption import adopt
-    from rear.daemon import scavengerd
-    from rear.path import Path
-    from rear.reading import open_archive
-    from rear.scavenger import scavenge
-    from rear.search import find
-    from rear.sweeper import sweep
+    from rear.ingest.adopt import adopt
+    from rear.ingest.sweep import sweep
+    from rear.read.find import find
+    from rear.read.members import open_archive
+    from rear.read.path import Path
+    from rear.scavenger.daemon import scavengerd
+    from rear.scavenger.scavenge import scavenge
 
 __all__ = [
     "Path", "RearError", "RearFs", "__version__", "adopt", "find", "open_archive", "rear_fs", "rear_open",
@@ -35,31 +35,31 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "adopt":
-        from rear.adoption import adopt
+        from rear.ingest.adopt import adopt
 
         return adopt
     if name == "Path":
-        from rear.path import Path
+        from rear.read.path import Path
 
         return Path
     if name == "open_archive":
-        from rear.reading import open_archive
+        from rear.read.members import open_archive
 
         return open_archive
     if name == "scavenge":
-        from rear.scavenger import scavenge
+        from rear.scavenger.scavenge import scavenge
 
         return scavenge
     if name == "scavengerd":
-        from rear.daemon import scavengerd
+        from rear.scavenger.daemon import scavengerd
 
         return scavengerd
     if name == "find":
-        from rear.search import find
+        from rear.read.find import find
 
         return find
     if name == "sweep":
-        from rear.sweeper import sweep
+        from rear.ingest.sweep import sweep
 
         return sweep
     raise AttributeError(f"module 'rear' has no attribute {name!r}")

@@ -24,10 +24,10 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, Final
 
+from rear.core.storage import StrPath
 from rear.errors import UnsupportedError
-from rear.fs import RearFs
-from rear.pools import begin, end
-from rear.storage import StrPath
+from rear.worker.fs import RearFs
+from rear.worker.pools import begin, end
 
 try:
     from distributed import Client, Security, WorkerPlugin, rpc

@@ -12,7 +12,7 @@ from typing import IO, Any, ClassVar
 from fsspec import AbstractFileSystem
 from fsspec.utils import stringify_path
 
-from rear.path import Path
+from rear.read.path import Path
 
 
 class RearFileSystem(AbstractFileSystem):

@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from rear.context import current
+from rear.core.context import current
+from rear.core.layout import split_target
+from rear.core.liveness import this_process
+from rear.core.records import Metadata
+from rear.core.storage import StrPath
 from rear.errors import NoContextError, RearError, UsageError
-from rear.fs import RearFs
-from rear.layout import split_target
-from rear.lease import this_process
-from rear.records import Metadata
-from rear.storage import StrPath
+from rear.worker.fs import RearFs
 
 _OWN_LOGGER = "rear"
 

@@ -17,9 +17,10 @@ import pytest
 from faults import check_base, in_child
 
 import rear
-from rear import checktasks, copytasks, merge, parallel
-from rear.copytasks import CopyTask
-from rear.storage import Storage
+from rear.core import parallel
+from rear.core.storage import Storage
+from rear.scavenger import check_tasks, copy_tasks, merge
+from rear.scavenger.copy_tasks import CopyTask
 
 BLOCK = 4096
 
@@ -167,12 +168,12 @@ def renew(base: Path, template: str = "template") -> Path:
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make everything worth an executor, and tasks small."""
     monkeypatch.setattr(merge, "SHARED_COPY_BYTES", 1)
-    monkeypatch.setattr(checktasks, "SHARED_CHECK_BYTES", 1)
-    monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(checktasks, "TASK_BYTES", 4 * BLOCK)
-    monkeypatch.setattr(copytasks, "TASK_BYTES", 4 * BLOCK)
-    monkeypatch.setattr(copytasks, "BLOCK_BYTES", BLOCK)
-    monkeypatch.setattr(copytasks, "WITHDRAWAL_SECONDS", 0.3)
+    monkeypatch.setattr(check_tasks, "SHARED_CHECK_BYTES", 1)
+    monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(check_tasks, "TASK_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(copy_tasks, "TASK_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(copy_tasks, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(copy_tasks, "WITHDRAWAL_SECONDS", 0.3)
 
 
 def check(base: Path) -> None:

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 import rear
+from rear.core.layout import Layout
+from rear.core.storage import Storage
 from rear.events import Event
-from rear.layout import Layout
-from rear.storage import Storage
 
 FULL = os.environ.get("REAR_CRASH") == "full"
 SEED = 20_240_229

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 import rear
-from rear.storage import Storage
+from rear.core.storage import Storage
 
 
 def write(base: Path, archive: str, first: int, count: int) -> None:

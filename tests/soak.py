@@ -27,7 +27,7 @@ from soak_judge import Verdict, history, judge
 from soak_program import content, digest_of
 
 import rear
-from rear.layout import Layout
+from rear.core.layout import Layout
 
 PROGRAM = Path(__file__).with_name("soak_program.py")
 ARCHIVES = ["ar.zip", "runs/7/ar.zip", "runs/other.zip"]

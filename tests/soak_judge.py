@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from faults import check_archive, files_below
 from soak_program import digest_of
 
-from rear.layout import Layout
+from rear.core.layout import Layout
 
 _ROLLED_OVER = re.compile(r"-[0-9]+(?=\.zip\Z)")
 _RENAMED = re.compile(r"~[0-9]+(?=(\.[^./]*)?\Z)")

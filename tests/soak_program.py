@@ -277,15 +277,15 @@ def pieces(rng: random.Random, data: bytes) -> Iterator[bytes]:
 def scavenge(plan: dict[str, Any]) -> int:
     """Scavenge once on a mount that locks nothing across hosts, with a short lease."""
     import rear
-    import rear.leader
+    import rear.scavenger.leader
+    from rear.core.storage import Storage
     from rear.errors import NotLeaderError, RearError
-    from rear.storage import Storage
 
     class Unlocked(Storage):
         def try_lock(self, descriptor: int) -> bool:
             return True
 
-    rear.leader.LEASE_SECONDS = plan["lease_seconds"]  # type: ignore[misc]
+    rear.scavenger.leader.LEASE_SECONDS = plan["lease_seconds"]  # type: ignore[misc]
     try:
         for event in rear.scavenge(plan["base"], storage=Unlocked(), **plan["options"]):
             print(json.dumps(event.as_json()), flush=True)

@@ -18,12 +18,12 @@ import pytest
 from faults import SEED, check_archive, check_base, contents
 
 import rear
-from rear import adoption
+from rear.core.layout import Layout
 from rear.errors import PathError, UsageError
 from rear.events import Adopted, Collected, Event, Refused, Waiting
-from rear.index import Index
-from rear.layout import Layout
-from rear.leader import Leadership
+from rear.index.index import Index
+from rear.ingest import adopt as adoption
+from rear.scavenger.leader import Leadership
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rear.__file__).parent.parent)}
 RANDOM = random.Random(SEED)

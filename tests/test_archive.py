@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zoo
 
-from rear import archive as archive_module
-from rear.archive import Archive, directory_of
-from rear.codecs import DEFLATED, crc32
+from rear.core.layout import Layout
+from rear.core.records import Origin
+from rear.core.storage import Storage
 from rear.errors import (
     FutureVersionError,
     MemberNotFoundError,
@@ -19,12 +19,12 @@ from rear.errors import (
     UnsupportedError,
     ZipFormatError,
 )
-from rear.intent import Move, commit_intent, write_intent
-from rear.journal import encode_line
-from rear.layout import Layout
-from rear.records import Origin
-from rear.storage import Storage
-from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
+from rear.journal.codec import encode_line
+from rear.journal.intent import Move, commit_intent, write_intent
+from rear.zip import archive as archive_module
+from rear.zip.archive import Archive, directory_of
+from rear.zip.codecs import DEFLATED, crc32
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 MOVES = [Move("h/w-1-1", 1, "new", 0, 100)]
 
@@ -209,7 +209,7 @@ def test_origin(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_that_of_the_file(tmp_path: Path) -> None:
-    from rear.directory import fingerprint
+    from rear.zip.directory import fingerprint
 
     path = write_zip(tmp_path / "a.zip", *map(str, range(500)))
     with Archive.open(path) as archive, open(path, "rb") as file:

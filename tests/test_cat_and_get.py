@@ -72,7 +72,7 @@ def test_cat_passes_on_what_comes_at_once() -> None:
 
 
 def test_cat_of_many_members_reads_the_directory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rear.archive import Archive
+    from rear.zip.archive import Archive
 
     path = write_zip(tmp_path / "a.zip", *(f"m{number}" for number in range(300)))
     opened: list[str] = []

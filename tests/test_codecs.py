@@ -17,9 +17,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rear import codecs
-from rear.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, PIECE_BYTES, STORED, ZSTANDARD, decode
 from rear.errors import UnsupportedError, UsageError, ZipFormatError
+from rear.zip import codecs
+from rear.zip.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, PIECE_BYTES, STORED, ZSTANDARD, decode
 
 PLAIN = b"".join(b"line %d\n" % (number % 37) for number in range(60)) + random.Random(2).randbytes(40)
 
@@ -184,7 +184,7 @@ def test_deflate64_leaves_zipfile_alone() -> None:
     """The import of its decoder makes zipfile write stored bytes under method 9; that patch is taken back."""
     program = (
         "import io, zipfile\n"
-        "from rear.codecs import decode\n"
+        "from rear.zip.codecs import decode\n"
         f"assert b''.join(decode(9, [{STREAMS[DEFLATE64]!r}]))\n"
         "try:\n"
         "    zipfile.ZipFile(io.BytesIO(), 'w', compression=9)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rear
-from rear.collector import OBJECTS, seldom_collected
+from rear.scavenger.gc_pause import OBJECTS, seldom_collected
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ from test_docs import between, quoted, rows, text_of
 from test_import import fresh
 
 import rear
-from rear import config
-from rear.config import SETTINGS, Config
+from rear.core import config
+from rear.core.config import SETTINGS, Config
+from rear.core.layout import Layout
+from rear.core.storage import LOCAL
 from rear.errors import ConfigError, UsageError
 from rear.events import Refused, RolledOver, SetAside
-from rear.layout import Layout
-from rear.storage import LOCAL
 
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
@@ -66,8 +66,8 @@ def test_an_argument_beats_a_variable_beats_the_file_beats_the_default(
 
 
 def test_the_defaults_are_those_of_the_worker_and_the_scavenger() -> None:
-    from rear.scavenger import ScavengeOptions
-    from rear.worker import WorkerOptions
+    from rear.scavenger.scavenge import ScavengeOptions
+    from rear.worker.worker import WorkerOptions
 
     worker, scavenger = WorkerOptions(), ScavengeOptions()
     for setting in SETTINGS:

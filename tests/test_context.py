@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import rear
-from rear import context
+from rear.core import context
 from rear.errors import NoContextError
 
 ORIGINAL_START = threading.Thread.start

@@ -35,14 +35,14 @@ from faults import (
 from test_power_loss import Powered, run_until
 
 import rear
-from rear import copytasks
-from rear.copytasks import CopyTask, copy_for_leader, withdraw
+from rear.core.layout import Layout
+from rear.core.liveness import this_process
+from rear.core.storage import LOCAL, Storage
 from rear.events import Event, Lost, Refused
-from rear.intent import FORMAT_VERSION, read_intent
-from rear.journal import encode_line
-from rear.layout import Layout
-from rear.lease import this_process
-from rear.storage import LOCAL, Storage
+from rear.journal.codec import encode_line
+from rear.journal.intent import FORMAT_VERSION, read_intent
+from rear.scavenger import copy_tasks
+from rear.scavenger.copy_tasks import CopyTask, copy_for_leader, withdraw
 
 ELSEWHERE = {**this_process()._asdict(), "host": "elsewhere", "boot_id": "another"}
 
@@ -278,7 +278,7 @@ class Lagging(Here):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rear.parallel, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(rear.core.parallel, "PATIENCE_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -322,7 +322,7 @@ def test_undone_while_a_copy_is_under_way(base: Path, suffix: str) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_undone_when_a_copy_under_way_has_ended(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the old end goes back in place."""
-    monkeypatch.setattr(copytasks, "WITHDRAWAL_SECONDS", 30.0)
+    monkeypatch.setattr(copy_tasks, "WITHDRAWAL_SECONDS", 30.0)
     before, inode = (base / "ar.zip").read_bytes(), (base / "ar.zip").stat().st_ino
     executor = Lagging("ar.zip")
 
@@ -414,8 +414,8 @@ def test_rests_of_copies_without_an_intent_are_swept(base: Path) -> None:
     intents.mkdir(exist_ok=True)
     for name in ("d-h.o.st-1-abc-0011.permit", "d-h.o.st-1-abc-0011-22.copying"):
         (intents / name).touch()
-        assert copytasks.intent_stem_of(name) == "d-h.o.st-1-abc"
-    assert copytasks.intent_stem_of("d-host-1-abc.intent") is None
+        assert copy_tasks.intent_stem_of(name) == "d-h.o.st-1-abc"
+    assert copy_tasks.intent_stem_of("d-host-1-abc.intent") is None
     scavenge(base)
     assert files_below(intents) == []
 

@@ -35,11 +35,11 @@ from faults import (
 from test_power_loss import OFF, Powered
 
 import rear
-from rear import sweeper
-from rear.archive import Archive
+from rear.core.storage import LOCAL, Storage
 from rear.errors import RearError
 from rear.events import Collected
-from rear.storage import LOCAL, Storage
+from rear.ingest import sweep as sweeper
+from rear.zip.archive import Archive
 
 _random = random.Random(SEED)
 OLD = {"a.txt": b"as it was when it was swept first\n" * 9, "sub/kept.bin": _random.randbytes(3_000)}

@@ -28,8 +28,8 @@ from faults import (
 )
 
 import rear
+from rear.core.storage import LOCAL, Storage
 from rear.events import Lost
-from rear.storage import LOCAL, Storage
 
 # The same in each process that writes.
 _random = random.Random(SEED)

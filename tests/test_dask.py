@@ -19,12 +19,12 @@ from executors import Killing, check, make_base, make_small, renew
 from faults import check_base, contents, files_below, scavenge, scratch_folder
 
 import rear
+from rear.core.layout import Layout
+from rear.core.parallel import Parallel
+from rear.core.storage import Storage
 from rear.errors import NoContextError
 from rear.events import Lost, Refused
-from rear.journal import read_journal
-from rear.layout import Layout
-from rear.parallel import Parallel
-from rear.storage import Storage
+from rear.journal.codec import read_journal
 
 pytest.importorskip("distributed", reason="needs the extra rear[dask]")
 
@@ -182,7 +182,7 @@ def test_a_worker_is_killed_in_the_middle(base: Path, cluster: Cluster, tmp_path
 
 
 def test_all_workers_are_killed(base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rear.parallel, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(rear.core.parallel, "PATIENCE_SECONDS", 2.0)
     renew(base, "crashed")
     with connected(cluster.address) as executor:
         for worker in cluster.workers:
@@ -195,7 +195,7 @@ def test_all_workers_are_killed(base: Path, cluster: Cluster, monkeypatch: pytes
 def test_the_scheduler_is_killed_in_the_middle(
     base: Path, doomed: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rear.parallel, "PATIENCE_SECONDS", 5.0)
+    monkeypatch.setattr(rear.core.parallel, "PATIENCE_SECONDS", 5.0)
     monkeypatch.setattr(rear.dask, "CONNECT_SECONDS", 3.0)
     renew(base, "crashed")
     begun = time.monotonic()

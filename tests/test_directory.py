@@ -14,9 +14,9 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rear.directory import Directory, entries, entry_at, fingerprint, locate, names
 from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
-from rear.zipformat import END, LIMIT_16, Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.directory import Directory, entries, entry_at, fingerprint, locate, names
+from rear.zip.headers import END, LIMIT_16, Member, encode_central_entry, encode_end, encode_local_header
 
 
 class File:

@@ -15,8 +15,10 @@ import pytest
 from typer.main import get_command
 
 import rear
-from rear import events, journal, records
+from rear import events
 from rear.cli.app import app, scavenger_app
+from rear.core import records
+from rear.journal import codec
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -83,7 +85,7 @@ def test_the_byte_example_is_a_journal_and_a_zip_that_python_reads(tmp_path: Pat
     lines, *blocks = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     path = tmp_path / "x.journal"
     path.write_text(lines)
-    read = journal.read_journal(path)
+    read = codec.read_journal(path)
     assert read.closed is not None
     assert (read.damage, read.torn, list(read.appends)) == ([], None, [1])
     data = bytearray()

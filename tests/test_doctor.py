@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 from faultfs import mounted, write_rules
 
-from rear import doctor, raceprobes, visibilityprobes
-from rear.doctor import PROBES, examine
+from rear.core.liveness import this_process, worker_name
+from rear.diagnostics import doctor, race_probes, visibility_probes
+from rear.diagnostics.doctor import PROBES, examine
+from rear.diagnostics.findings import JSON_VERSION, Finding, ok, seconds_text
+from rear.diagnostics.mounts import mount_of
+from rear.diagnostics.place_probes import probe_filesystem
+from rear.diagnostics.probe_context import ProbeContext
+from rear.diagnostics.probe_process import METHODS, NoAnswerError, ProbeProcess
 from rear.errors import BaseError, UsageError
-from rear.findings import JSON_VERSION, Finding, ok, seconds_text
-from rear.lease import this_process, worker_name
-from rear.mounts import mount_of
-from rear.placeprobes import probe_filesystem
-from rear.probecontext import ProbeContext
-from rear.probeprocess import METHODS, NoAnswerError, ProbeProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST_SECONDS = 2.0
@@ -162,7 +162,7 @@ def test_type_and_options_of_the_mount(
 ) -> None:
     # Lines as the kernel writes them; the mounts themselves cannot all be had on one machine.
     text = f"22 1 0:21 / / rw - ext4 /dev/a rw\n30 22 0:30 / {tmp_path} rw,relatime - {kind} server:/x {options}\n"
-    monkeypatch.setattr("rear.placeprobes.mount_of", lambda path: mount_of(path, text))
+    monkeypatch.setattr("rear.diagnostics.place_probes.mount_of", lambda path: mount_of(path, text))
     found = probe_filesystem(ProbeContext(tmp_path, tmp_path, doctor.LOCAL))
     assert (found.status, found.value) == (status, kind)
     assert words in found.effect
@@ -187,7 +187,7 @@ def test_the_mount_of_a_path_is_the_longest_and_last_one(tmp_path: Path) -> None
 
 
 def test_where_mounts_are_not_told_the_type_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rear.mounts._MOUNTINFO", str(tmp_path / "none"))
+    monkeypatch.setattr("rear.diagnostics.mounts._MOUNTINFO", str(tmp_path / "none"))
     assert probe_filesystem(ProbeContext(tmp_path, tmp_path, doctor.LOCAL)).status == "not checked"
 
 
@@ -404,8 +404,8 @@ def test_locks_that_do_not_work(
     seen: str,
 ) -> None:
     only(monkeypatch, "locks", "rename")
-    monkeypatch.setattr(raceprobes, "LOCK_SECONDS", 1.0)
-    monkeypatch.setattr(raceprobes, "DEAD_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(race_probes, "LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(race_probes, "DEAD_LOCK_SECONDS", 0.3)
     (tmp_path / "root").mkdir()
     with mounted(tmp_path / "root", tmp_path / "mount", *rules, **properties):
         found = findings(tmp_path / "mount")
@@ -480,20 +480,20 @@ def test_an_exclusive_create_that_is_none(tmp_path: Path, one: Callable[..., Fin
     with two_mounts(tmp_path, exclusive_create=False) as (near, far):
         found = one(near, "exclusive_create", peer=far)
     assert found.status == "broken"
-    assert 0 < found.value <= raceprobes.RACES  # type: ignore[operator]
+    assert 0 < found.value <= race_probes.RACES  # type: ignore[operator]
 
 
 def test_a_rename_that_several_win(tmp_path: Path, one: Callable[..., Finding]) -> None:
     with two_mounts(tmp_path, rename="keeps") as (near, far):
         found = one(near, "rename", peer=far)
-    assert (found.status, found.value) == ("broken", raceprobes.RACES)
+    assert (found.status, found.value) == ("broken", race_probes.RACES)
 
 
 def test_a_rename_that_was_done_and_reported_as_failed(tmp_path: Path, one: Callable[..., Finding]) -> None:
     (tmp_path / "root").mkdir()
     with mounted(tmp_path / "root", tmp_path / "mount", rename="denies"):
         found = one(tmp_path / "mount", "rename")
-    assert (found.status, found.value) == ("degraded", raceprobes.RACES)
+    assert (found.status, found.value) == ("degraded", race_probes.RACES)
 
 
 def test_a_rename_over_a_file_in_two_steps(tmp_path: Path, one: Callable[..., Finding]) -> None:
@@ -536,7 +536,7 @@ def test_a_mount_that_shows_what_was(
 def test_a_file_that_is_short_for_who_takes_it(tmp_path: Path, one: Callable[..., Finding]) -> None:
     with two_mounts(tmp_path, far={"stale_size_seconds": 60}) as (near, far):
         found = one(near, "visibility_claim", peer=far)
-    assert (found.status, found.value) == ("broken", visibilityprobes.CLAIMS)
+    assert (found.status, found.value) == ("broken", visibility_probes.CLAIMS)
 
 
 # How it ends.
@@ -556,7 +556,7 @@ def test_a_base_that_may_not_be_written_to() -> None:
         pytest.skip("needs root to become somebody else")
     code = (
         # Who it becomes may not read the interpreter's modules: what is needed has to be loaded before.
-        "import os, sys; import rear.cli.app, rear.doctor; from rear.cli import main; rear.doctor.this_process()\n"
+        "import os, sys; import rear.cli.app, rear.diagnostics.doctor; from rear.cli import main; rear.diagnostics.doctor.this_process()\n"
         "os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)\n"
         "sys.argv[1:1] = ['doctor', '--json']; main()"
     )

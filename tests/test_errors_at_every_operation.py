@@ -21,10 +21,10 @@ from test_crash_worker import only_empty_pairs_are_left
 
 import rear
 import rear.errors
-from rear.archive import Archive
+from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
-from rear.storage import Storage
+from rear.zip.archive import Archive
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
 

@@ -14,10 +14,10 @@ from faults import check_base, scavenge
 from test_salvage import of_kind, see_nobody, write_pair
 
 import rear
+from rear.core.storage import LOCAL, Storage
 from rear.errors import BaseError, NotLeaderError, RearError
 from rear.events import Damaged, Event, Finished, Lost, NothingYet, Planned, Recovered, Refused
-from rear.journal import read_journal
-from rear.storage import LOCAL, Storage
+from rear.journal.codec import read_journal
 
 
 class Dropping(Storage):
@@ -39,7 +39,7 @@ class Dropping(Storage):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
-def write(fs: rear.fs.RearFs, name: str, acknowledged: dict[str, bytes]) -> None:
+def write(fs: rear.worker.fs.RearFs, name: str, acknowledged: dict[str, bytes]) -> None:
     data = f"{name}\n".encode() * 300
     try:
         with fs.open(f"ar.zip/{name}", "wb") as file:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from test_ls_cat_get import Result, write_zip
 
 import rear
-from rear.archive import Archive
+from rear.core.layout import Layout
 from rear.errors import UsageError
-from rear.index import Index, IndexRow
-from rear.layout import Layout
-from rear.patterns import coarse_glob, translate
-from rear.search import NamePattern
+from rear.index.index import Index, IndexRow
+from rear.read.find import NamePattern
+from rear.read.patterns import coarse_glob, translate
+from rear.zip.archive import Archive
 
 NAMES = [
     "README", "a.txt", "logs/", "logs/a.txt", "logs/b.txt", "logs/deep/a.txt", "logs/deep/c[1].txt", "x/y/z",

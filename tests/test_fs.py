@@ -25,13 +25,14 @@ import pytest
 import trio
 
 import rear
-from rear import rear_fs, rear_open, rear_pickup, writtennames
+from rear import rear_fs, rear_open, rear_pickup
+from rear.core.layout import Layout
+from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NoContextError, NotArchivedError, PathError, RearError, SourceError, UsageError
-from rear.index import Index
-from rear.journal import Journal, read_journal
-from rear.layout import Layout
-from rear.storage import Storage, StrPath
-from rear.zipformat import LOCAL, decode_local_header, decode_origin, local_header_length
+from rear.index.index import Index
+from rear.journal.codec import Journal, read_journal
+from rear.worker import written_names
+from rear.zip.headers import LOCAL, decode_local_header, decode_origin, local_header_length
 
 ROOT = Path(rear.__file__).parent.parent
 
@@ -363,7 +364,7 @@ def test_a_name_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 
 def test_x_knows_names_of_long_ago(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", 7)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", 7)
     with rear_fs(base) as fs:
         for number in range(300):
             rear_open(f"ar.zip/{number}", "x" if number % 2 else "w").close()
@@ -386,7 +387,7 @@ def test_x_knows_names_of_long_ago(base: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("recent", [3, 4096])
 def test_of_many_threads_one_gets_a_name(base: Path, monkeypatch: pytest.MonkeyPatch, recent: int) -> None:
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", recent)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", recent)
     won: list[int] = []
     barrier = threading.Barrier(4)
 

@@ -31,13 +31,13 @@ from test_reconstruction import dead_worker, flip
 from test_salvage import write_pair
 
 import rear
-from rear.archive import Archive
+from rear.core.problems import CATALOG, Problem, exit_status, outcome_of
+from rear.core.storage import LOCAL, Storage
 from rear.errors import BaseError, NotLeaderError
 from rear.events import Checked, Event
-from rear.fsck import fsck
-from rear.journal import read_journal
-from rear.problems import CATALOG, Problem, exit_status, outcome_of
-from rear.storage import LOCAL, Storage
+from rear.fsck.base import fsck
+from rear.journal.codec import read_journal
+from rear.zip.archive import Archive
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
 FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}

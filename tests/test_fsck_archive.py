@@ -21,9 +21,9 @@ from test_inspection import build, directory_offset, member, overwrite, write_zi
 from test_rebuild import contents, cut, members_of, offsets
 
 import rear
+from rear.core.problems import CATALOG
 from rear.errors import UsageError
-from rear.problems import CATALOG
-from rear.repair import check_archive_file
+from rear.fsck.archive import check_archive_file
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent), "COLUMNS": "200"}
 
@@ -286,7 +286,7 @@ def test_a_split_archive(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_grows_meanwhile_is_left(torn: Path) -> None:
-    class Growing(rear.storage.Storage):
+    class Growing(rear.core.storage.Storage):
         def sync(self, descriptor: int) -> None:
             super().sync(descriptor)
             with open(torn, "ab") as file:

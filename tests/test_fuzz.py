@@ -19,8 +19,8 @@ import fuzz_targets
 from fuzz_targets import TARGETS, Bounded, RunawayError
 
 from rear.errors import JournalError
-from rear.intent import read_intent
-from rear.journal import decode_line, encode_line, read_journal
+from rear.journal.codec import decode_line, encode_line, read_journal
+from rear.journal.intent import read_intent
 
 T = TypeVar("T")
 EXAMPLES = 300

@@ -17,14 +17,14 @@ import pytest
 from faults import check_archive, contents, scavenge, scratch_folder
 
 import rear
-from rear.codecs import crc32
+from rear.core.layout import Layout
+from rear.core.liveness import this_process
+from rear.core.records import Append, Close, Open, Origin
 from rear.errors import RearError
 from rear.events import Event
-from rear.journal import encode_line, encode_record
-from rear.layout import Layout
-from rear.lease import this_process
-from rear.records import Append, Close, Open, Origin
-from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
+from rear.journal.codec import encode_line, encode_record
+from rear.zip.codecs import crc32
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 HONEST = {"ar.zip/honest.txt": b"an honest file", "other.zip/honest.txt": b"another one"}
 SECRET = b"nobody's business " * 100

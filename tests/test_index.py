@@ -16,16 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import rear.index
-import rear.segments
-from rear.archive import Archive
+import rear.index.index
+import rear.index.segment
+from rear.core.layout import Layout
+from rear.core.records import Origin
+from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import IndexFormatError, PathError
-from rear.index import Index, IndexRow, rows_of
-from rear.layout import Layout
-from rear.records import Origin
-from rear.segments import APPLICATION_ID, SCHEMA_VERSION, parse_segment_name
-from rear.storage import LOCAL, Storage, StrPath
-from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
+from rear.index.index import Index, IndexRow, rows_of
+from rear.index.segment import APPLICATION_ID, SCHEMA_VERSION, parse_segment_name
+from rear.zip.archive import Archive
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 ARCHIVE = "runs/7/ar.zip"
 
@@ -50,7 +50,7 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact as if a handful of rows were many."""
-    monkeypatch.setattr(rear.index, "SMALL_MEMBERS", 2)
+    monkeypatch.setattr(rear.index.index, "SMALL_MEMBERS", 2)
 
 
 def files(layout: Layout, archive: str = ARCHIVE) -> list[str]:
@@ -786,13 +786,13 @@ def test_what_cannot_be_removed_waits(layout: Layout) -> None:
 
 
 def test_no_room_on_local_disk(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = rear.segments.SegmentWriter._create_tables
+    original = rear.index.segment.SegmentWriter._create_tables
 
-    def limited(self: rear.segments.SegmentWriter) -> None:
+    def limited(self: rear.index.segment.SegmentWriter) -> None:
         original(self)
         self._connection.execute("PRAGMA max_page_count = 10")
 
-    monkeypatch.setattr(rear.segments.SegmentWriter, "_create_tables", limited)
+    monkeypatch.setattr(rear.index.segment.SegmentWriter, "_create_tables", limited)
     index = Index.open(layout, ARCHIVE)
     with pytest.raises(OSError, match="No space left") as caught:
         index.publish(make_rows(0, 5_000), "f1", previous=None)

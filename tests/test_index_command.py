@@ -19,10 +19,10 @@ from click.testing import CliRunner
 from test_ls_cat_get import Result, write_zip
 
 import rear
-from rear.index import Index
-from rear.layout import Layout
-from rear.leader import Leadership
-from rear.segments import IndexRow
+from rear.core.layout import Layout
+from rear.index.index import Index
+from rear.index.segment import IndexRow
+from rear.scavenger.leader import Leadership
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "index-schema.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rear.codecs import DEFLATE64, decode
-from rear.inflate64 import inflate64
+from rear.salvage.inflate64 import inflate64
+from rear.zip.codecs import DEFLATE64, decode
 
 LIMIT = 1 << 22
 WORDS = b"".join(b"%d some words, " % (number * 7919 % 1009) for number in range(900))

@@ -17,15 +17,15 @@ import zoo
 from test_archive import Base
 
 import rear
-from rear import inspection
-from rear.archive import Archive
-from rear.codecs import crc32
-from rear.directory import locate
-from rear.inspection import inspect
-from rear.problems import CATALOG, Outcome, Problem, exit_status, outcome_of
-from rear.records import Origin
-from rear.storage import Storage
-from rear.zipformat import CENTRAL, LOCAL, Member, encode_central_entry, encode_end, encode_local_header
+from rear.core.problems import CATALOG, Outcome, Problem, exit_status, outcome_of
+from rear.core.records import Origin
+from rear.core.storage import Storage
+from rear.fsck import inspection
+from rear.fsck.inspection import inspect
+from rear.zip.archive import Archive
+from rear.zip.codecs import crc32
+from rear.zip.directory import locate
+from rear.zip.headers import CENTRAL, LOCAL, Member, encode_central_entry, encode_end, encode_local_header
 
 ORIGIN = Origin(7, 1, "ar.zip", "host", "worker", 0, 0o100644)
 
@@ -431,7 +431,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
         length = count * len(header)
         file.write(directory + encode_end(entries=count, directory_length=len(directory), directory_offset=length))
     code = (
-        "from rear.inspection import inspect\n"
+        "from rear.fsck.inspection import inspect\n"
         f"print(len(list(inspect({str(path)!r}, deep=True))))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )

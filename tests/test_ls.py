@@ -20,8 +20,8 @@ from test_ls_cat_get import Result, info, write_zip
 
 import rear
 from bench import archives
-from rear.cli.columns import Colors, display_width, in_columns
-from rear.cli.levels import cut
+from rear.cli.listing.columns import Colors, display_width, in_columns
+from rear.cli.listing.levels import cut
 
 PLAIN = {"NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
 NOW = 1_700_000_000

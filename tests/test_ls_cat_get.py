@@ -16,13 +16,13 @@ import zoo
 from typer.testing import CliRunner
 
 from rear.cli.app import app
-from rear.cli.selection import split
+from rear.cli.listing.selection import split
+from rear.core.layout import Layout
+from rear.core.printable import shown
+from rear.core.records import Abort, Append, Close, Open, Pair
 from rear.errors import ExtractionError, MemberNotFoundError, RearError, UsageError, ZipFormatError
-from rear.journal import JournalWriter, encode_line
-from rear.layout import Layout
-from rear.patterns import Patterns
-from rear.printable import shown
-from rear.records import Abort, Append, Close, Open, Pair
+from rear.journal.codec import JournalWriter, encode_line
+from rear.read.patterns import Patterns
 
 NOW = 1_700_000_000
 

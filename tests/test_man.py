@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 from rear.cli.app import app
-from rear.config import SETTINGS
+from rear.core.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/man/rear.1"

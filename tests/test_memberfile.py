@@ -31,11 +31,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rear
-from rear import memberfile
-from rear.codecs import DEFLATED, decode
+from rear.core.storage import Storage
 from rear.errors import RearError, UsageError
-from rear.memberfile import MemberFile, TextMemberFile, open_member
-from rear.storage import Storage
+from rear.worker import member_file
+from rear.worker.member_file import MemberFile, TextMemberFile, open_member
+from rear.zip.codecs import DEFLATED, decode
 
 
 class Sink:
@@ -466,7 +466,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object = None) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(memberfile, "open_spool", fail)
+    monkeypatch.setattr(member_file, "open_spool", fail)
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -491,7 +491,7 @@ def test_a_failure_of_the_spool_is_remembered(monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(memberfile._SpoolIO, "write", fail)
+        patch.setattr(member_file._SpoolIO, "write", fail)
         with pytest.raises(OSError, match="No space"):
             file.flush()
     file.write(b"y" * 200_000)
@@ -518,7 +518,7 @@ def test_a_forgotten_file_is_archived_with_a_warning(mode: str, in_a_cycle: bool
         del file
         gc.collect()
     assert sink.contents == [b"forgottenforgotten"]
-    assert not memberfile._spools
+    assert not member_file._spools
 
 
 def test_a_forgotten_file_that_cannot_be_archived_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,7 +537,7 @@ def test_a_forgotten_file_that_cannot_be_archived_is_loud(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_interpreter_exit_with_an_open_file(hold: str, mode: str) -> None:
     program = f"""
-        from rear.memberfile import open_member
+        from rear.worker.member_file import open_member
 
         def finish(file):
             print("archived", file.payload(8).size, flush=True)
@@ -602,7 +602,7 @@ def test_a_forked_child_cannot_disturb_the_parent(mode: str, spool_size: int) ->
     def forget() -> None:
         files.clear()
         gc.collect()
-        assert not memberfile._spools
+        assert not member_file._spools
         assert sink.contents == []
 
     _in_child(forget)
@@ -625,12 +625,12 @@ def test_types() -> None:
 def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those while the buffer is made, either, which takes long here."""
 
-    class SlowMemory(memberfile._Memory):
+    class SlowMemory(member_file._Memory):
         def __init__(self, data: bytes) -> None:
             time.sleep(0.05)
             super().__init__(data)
 
-    monkeypatch.setattr(memberfile, "_Memory", SlowMemory)
+    monkeypatch.setattr(member_file, "_Memory", SlowMemory)
     sizes: list[int] = []
     file = open_member(
         "a.zip/b", "wb", spool_size=1 << 20, success_only=True, finish=lambda file: sizes.append(file.size)

@@ -40,20 +40,21 @@ from executors import (
 from faults import Failing, check_base, contents, files_below, in_child, scavenge, scratch_folder
 
 import rear
-from rear import checktasks, copytasks, merge, parallel
-from rear.checktasks import JournaledMembers, ListedMembers
-from rear.copytasks import CopyTask, Piece, batches, copy_for_leader
+from rear.core import parallel
+from rear.core.layout import Layout
+from rear.core.parallel import Failed, Parallel, attempt, local_pool
+from rear.core.problems import Problem
+from rear.core.storage import LOCAL, Storage
 from rear.errors import UsageError
 from rear.events import Copied, Lost, Merged, Recovered, Refused, Renamed, RolledBack, Torn
-from rear.fsck import fsck
-from rear.inspection import inspect
-from rear.journal import read_journal
-from rear.layout import Layout
-from rear.parallel import Failed, Parallel, attempt, local_pool
-from rear.pools import open_in_process
-from rear.problems import Problem
-from rear.repair import check_archive_file
-from rear.storage import LOCAL, Storage
+from rear.fsck.archive import check_archive_file
+from rear.fsck.base import fsck
+from rear.fsck.inspection import inspect
+from rear.journal.codec import read_journal
+from rear.scavenger import check_tasks, copy_tasks, merge
+from rear.scavenger.check_tasks import JournaledMembers, ListedMembers
+from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
+from rear.worker.pools import open_in_process
 
 SOURCE = Path(rear.__file__).parent.parent
 
@@ -180,11 +181,11 @@ def test_what_has_not_begun_is_cancelled() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_tasks_are_whole_blocks_and_nobody_shares_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copytasks, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(copytasks, "TASK_BYTES", 64)
+    monkeypatch.setattr(copy_tasks, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(copy_tasks, "TASK_BYTES", 64)
     chance = random.Random(seed)
-    monkeypatch.setattr(copytasks, "TASK_MEMBERS", chance.choice([1, 2, 5000]))
-    monkeypatch.setattr(copytasks, "_INLINE_BYTES", chance.choice([1, 20, 5000]))
+    monkeypatch.setattr(copy_tasks, "TASK_MEMBERS", chance.choice([1, 2, 5000]))
+    monkeypatch.setattr(copy_tasks, "_INLINE_BYTES", chance.choice([1, 20, 5000]))
     position = begin = chance.randrange(100)
     pieces, expected = [], b""
     sources = [chance.randbytes(5000), chance.randbytes(5000)]
@@ -215,7 +216,7 @@ def test_tasks_are_whole_blocks_and_nobody_shares_one(seed: int, monkeypatch: py
 
 
 def test_a_run_of_members_stays_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copytasks, "TASK_BYTES", 64 << 20)
+    monkeypatch.setattr(copy_tasks, "TASK_BYTES", 64 << 20)
     remainders: list[Piece] = []
     [batch] = batches([Piece("a", 7, BLOCK - 10, 100 * BLOCK)], remainders)
     assert batch == [Piece("a", 17, BLOCK, 99 * BLOCK)]
@@ -568,12 +569,12 @@ def test_processes_of_this_host_are_not_asked_for_what_one_does_as_soon(
             return super().submit(*arguments, **named)
 
     for seconds, is_asked in ((10.0, False), (0.0, True)):
-        monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", seconds)
+        monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", seconds)
         with Counted(2) as executor:
             assert list(inspect(path, deep=True, parallel=Parallel(executor))) == []
         assert bool(Counted.submitted) is is_asked
     # Another host has a network of its own.
-    monkeypatch.setattr(checktasks, "LOCAL_CHECK_SECONDS", 10.0)
+    monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", 10.0)
     with Here() as elsewhere:
         assert list(inspect(path, deep=True, parallel=Parallel(elsewhere))) == []
     assert elsewhere.submitted
@@ -713,7 +714,7 @@ def test_options_that_cannot_be(base: Path, name: str, arguments: list[str], sai
 def test_little_work_starts_no_process(base: Path) -> None:
     code = (
         "import sys, rear, concurrent.futures.process as p\n"
-        "from rear.parallel import local_pool\n"
+        "from rear.core.parallel import local_pool\n"
         "with local_pool(2) as pool:\n"
         "    for event in rear.scavenge(sys.argv[1], executor=pool): pass\n"
         "    print(len(pool._processes))\n"
@@ -826,7 +827,7 @@ def test_joblib(tmp_path: Path) -> None:
         "import sys, joblib\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from test_parallel import write_from_pool\n"
-        "from rear.pools import open_in_process\n"
+        "from rear.worker.pools import open_in_process\n"
         "if __name__ == '__main__':\n"
         "    with joblib.parallel_config('loky', n_jobs=2, initializer=open_in_process, initargs=(sys.argv[1],)):\n"
         "        joblib.Parallel()(joblib.delayed(write_from_pool)(number) for number in range(20))\n"

@@ -42,16 +42,16 @@ from test_errors_at_every_operation import ERRORS, is_anything, is_growing
 from test_power_loss import OFF, Powered
 
 import rear
-from rear.archive import Archive
-from rear.codecs import DEFLATED, STORED, STREAM_ENDS, ZSTANDARD, PartCompressor, decode
+from rear.core.layout import Layout
+from rear.core.storage import LOCAL, Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost, Partial, Torn
-from rear.fsck import fsck
-from rear.index import Index
-from rear.journal import encode_line, read_journal
-from rear.layout import Layout
-from rear.parts import PART_LIMIT_BYTES
-from rear.storage import LOCAL, Storage
+from rear.fsck.base import fsck
+from rear.index.index import Index
+from rear.journal.codec import encode_line, read_journal
+from rear.worker.flushed_file import PART_LIMIT_BYTES
+from rear.zip.archive import Archive
+from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, ZSTANDARD, PartCompressor, decode
 
 _random = random.Random(SEED)
 LINES = [f"{number} a line of a log, {_random.random()}\n".encode() for number in range(8)]
@@ -631,7 +631,7 @@ def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(
     base: Path, folder: Path, members_a_round: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first pair fails, and cannot even be removed; its writer dies soon after."""
-    monkeypatch.setattr("rear.scavenger.MEMBERS_A_ROUND", members_a_round)
+    monkeypatch.setattr("rear.scavenger.scavenge.MEMBERS_A_ROUND", members_a_round)
 
     def write(until: str) -> None:
         failing = Failing(errno.EIO, lambda point, path: False)
@@ -853,10 +853,10 @@ def test_each_flush_is_synced_within_the_interval(base: Path) -> None:
 
 
 def test_ctrl_c_while_changes_are_looked_for_forgets_none(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = rear.parts.crc32
+    real = rear.worker.flushed_file.crc32
 
     def interrupted(*arguments: Any) -> int:
-        monkeypatch.setattr("rear.parts.crc32", real)
+        monkeypatch.setattr("rear.worker.flushed_file.crc32", real)
         raise KeyboardInterrupt
 
     with (
@@ -868,7 +868,7 @@ def test_ctrl_c_while_changes_are_looked_for_forgets_none(base: Path, monkeypatc
         file.flush()
         file.seek(0)
         file.write(b"NEWHEADER")
-        monkeypatch.setattr("rear.parts.crc32", interrupted)
+        monkeypatch.setattr("rear.worker.flushed_file.crc32", interrupted)
         file.flush()
     assert found_in_after(base) == {"ar.zip/a": b"NEWHEADER...."}
 

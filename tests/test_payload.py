@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rear import payload as payload_module
-from rear.codecs import DEFLATED, METHOD_NAMES, STORED, ZSTANDARD, compress, crc32, decode
 from rear.errors import SourceError
-from rear.payload import Payload, payload_of_bytes, payload_of_file, payload_of_source
+from rear.zip import payload as payload_module
+from rear.zip.codecs import DEFLATED, METHOD_NAMES, STORED, ZSTANDARD, compress, crc32, decode
+from rear.zip.payload import Payload, payload_of_bytes, payload_of_file, payload_of_source
 
 METHODS = [STORED, DEFLATED, ZSTANDARD]
 TEXT = b"".join(b"line %d of a log that shrinks well\n" % number for number in range(30_000))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rear.codecs import DEFLATED, decode
 from rear.errors import PathError, SourceError, UsageError
-from rear.payload import Payload, payload_of_source
-from rear.pickup import Pickup, SourceFile, collect, remove_source
+from rear.worker.pickup import Pickup, SourceFile, collect, remove_source
+from rear.zip.codecs import DEFLATED, decode
+from rear.zip.payload import Payload, payload_of_source
 
 
 class Sink:

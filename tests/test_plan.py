@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rear import plan as plans
-from rear.claims import ClaimedPair
-from rear.directory import Directory
-from rear.intent import Move
-from rear.journal import Journal
-from rear.layout import NAME_LIMIT_BYTES
-from rear.plan import Candidate, Conflict, Existing, MergePlan, make_plan, numbered
-from rear.records import Append, Open, Pair
+from rear.core.layout import NAME_LIMIT_BYTES
+from rear.core.records import Append, Open, Pair
+from rear.journal.codec import Journal
+from rear.journal.intent import Move
+from rear.scavenger import plan as plans
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.plan import Candidate, Conflict, Existing, MergePlan, make_plan, numbered
+from rear.zip.directory import Directory
 
 MODE = stat.S_IFREG | 0o644
 NAMES = ("a", "a~1", "a~2", "d/b.txt", "d/b~1.txt", "dir/")

@@ -27,7 +27,7 @@ import pytest
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import NotLeaderError, RearError
-from rear.journal import Journal, read_journal
+from rear.journal.codec import Journal, read_journal
 
 ARCHIVES = ("one.zip", "deep/er/two.zip")
 
@@ -277,7 +277,7 @@ def forked(leave: str) -> Iterator[bool]:
         traceback.print_exc()
     finally:
         if leave == "atexit" and status == 0:
-            from rear import fs
+            from rear.worker import fs
 
             fs._close_open_systems()
         os._exit(status)
@@ -596,7 +596,7 @@ def test_ends_of_an_interpreter(base: Path, end: str) -> None:
 def test_an_end_with_a_full_disk_is_told(base: Path) -> None:
     """One context that cannot be closed does not keep the others from it, and what is lost is named."""
     code = """
-from rear.storage import Storage
+from rear.core.storage import Storage
 class Full(Storage):
     def sync(self, descriptor):
         raise OSError(28, "No space left on device")
@@ -660,7 +660,7 @@ def test_who_is_not_the_leader_says_so(base: Path) -> None:
 
 STOPPING = """
 import signal, sys, time, threading
-from rear.cli.stopping import StopRequest
+from rear.cli.signals import StopRequest
 stop = StopRequest()
 signal.signal(signal.SIGALRM, lambda *_: stop.set())
 signal.setitimer(signal.ITIMER_REAL, 0.00005, 0.00005)

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from rear import events
-from rear.cells import Column, aligned, row, shortened
+from rear.cli.display.cells import Column, aligned, row, shortened
+from rear.cli.display.follow import follow, show
+from rear.cli.display.lines import REMINDER_SECONDS, Lines, progress_line
+from rear.cli.display.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
+from rear.cli.display.screen_parts import clock_text, frame, share
+from rear.cli.display.summary import summary_lines, summary_of
+from rear.cli.display.wording import describe, seconds_text, size_text
+from rear.cli.outlet import Outlet
+from rear.core.printable import shown
+from rear.core.problems import Problem
 from rear.events import (
     Advanced,
     Checked,
@@ -35,15 +44,6 @@ from rear.events import (
     RoundStarted,
     Started,
 )
-from rear.lines import REMINDER_SECONDS, Lines, progress_line
-from rear.outlet import Outlet
-from rear.printable import shown
-from rear.problems import Problem
-from rear.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
-from rear.screenparts import clock_text, frame, share
-from rear.summary import summary_lines, summary_of
-from rear.tui import follow, show
-from rear.wording import describe, seconds_text, size_text
 
 LOST = Lost("ar.zip", "a\x1b[2J.txt", "h/w-0", None, 10, 20, "its data is damaged", ".rear/lost+found/x")
 

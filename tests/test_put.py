@@ -17,8 +17,8 @@ import pytest
 from faults import check_archive, contents
 
 import rear
-from rear.index import Index
-from rear.layout import Layout
+from rear.core.layout import Layout
+from rear.index.index import Index
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "REAR_BASE"} | {
     "PYTHONPATH": str(Path(rear.__file__).parent.parent)

@@ -30,18 +30,18 @@ from faults import (
 from test_crash_scavenger import check, make_base, renew
 
 import rear
-import rear.claims
-import rear.leader
-import rear.lease
-import rear.recovery
-import rear.salvage
+import rear.core.liveness
+import rear.scavenger.claims
+import rear.scavenger.leader
+import rear.scavenger.pair_check
+import rear.scavenger.recovery
+from rear.core.liveness import Process
+from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotLeaderError, RearError
 from rear.events import Event, Lost
-from rear.lease import Process
-from rear.storage import LOCAL, Storage, StrPath
 
 LEASE_SECONDS = 0.1
-SEEING = (rear.lease, rear.claims, rear.recovery, rear.salvage)
+SEEING = (rear.core.liveness, rear.scavenger.claims, rear.scavenger.recovery, rear.scavenger.pair_check)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_deposed_scavenger_comes_back(
         with monkeypatch.context() as patch:
             for module in SEEING:
                 patch.setattr(module, "is_running", see_nobody)
-            patch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
+            patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, point)
             assert start_scavenger(base, None) == 0
             resume(deposed)
@@ -159,7 +159,7 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
         with monkeypatch.context() as patch:
             for module in SEEING:
                 patch.setattr(module, "is_running", see_nobody)
-            patch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
+            patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, one)
             successor = start_scavenger(base, two)
             resume(deposed)
@@ -376,7 +376,7 @@ def test_a_deposed_scavenger_does_not_take_claims_back(
     base: Path, template: Path, monkeypatch: pytest.MonkeyPatch, record_property: RecordProperty
 ) -> None:
     """One dies with claims; another is stopped while it takes them over, and goes on while a third one does so."""
-    monkeypatch.setattr(rear.leader, "LEASE_SECONDS", LEASE_SECONDS)
+    monkeypatch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
 
     def again() -> None:
         renew(base, template)

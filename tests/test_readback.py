@@ -14,8 +14,8 @@ import zoo
 from test_inspection import ORIGIN, directory_offset
 from test_rebuild import stored
 
-from rear.repair import check_archive_file
-from rear.storage import Storage
+from rear.core.storage import Storage
+from rear.fsck.archive import check_archive_file
 
 
 class Flipping(Storage):

@@ -15,8 +15,8 @@ from terminal import ROOT
 from test_ls_cat_get import Result, append, write_journal
 
 import rear
-from rear.layout import Layout
-from rear.records import Pair
+from rear.core.layout import Layout
+from rear.core.records import Pair
 
 PAGE = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 TYPES = {

@@ -32,19 +32,26 @@ from test_inspection import ORIGIN, build, directory_offset, member, overwrite, 
 from test_power_loss import OFF
 from test_power_loss import Powered as PoweredStorage
 
-from rear import infozip
-from rear.archive import Archive
+from rear.core.problems import Problem
+from rear.core.records import Origin
+from rear.core.storage import LOCAL, Storage
 from rear.errors import UnsupportedError
-from rear.inspection import inspect
-from rear.moving import Facts, encode_entry, header_of_entry, make_central_entry, make_local_header, naming_of
-from rear.naming import Names
-from rear.problems import Problem
-from rear.rebuild import KnownMember, Rebuilt, _Writer, rebuild
-from rear.records import Origin
-from rear.repair import check_archive_file
-from rear.scanner import _Scan
-from rear.storage import LOCAL, Storage
-from rear.zipformat import (
+from rear.fsck.archive import check_archive_file
+from rear.fsck.inspection import inspect
+from rear.salvage import info_zip
+from rear.salvage.rebuild import KnownMember, Rebuilt, _Writer, rebuild
+from rear.salvage.rebuilt_headers import (
+    Facts,
+    encode_entry,
+    header_of_entry,
+    make_central_entry,
+    make_local_header,
+    naming_of,
+)
+from rear.salvage.rebuilt_names import Names
+from rear.salvage.scan import _Scan
+from rear.zip.archive import Archive
+from rear.zip.headers import (
     LIMIT_32,
     CentralEntry,
     Member,
@@ -55,10 +62,10 @@ from rear.zipformat import (
     encode_end,
     encode_local_header,
 )
-from rear.zipformat import (
+from rear.zip.headers import (
     LOCAL as LOCAL_HEADER,
 )
-from rear.zipformat import (
+from rear.zip.headers import (
     ORIGIN as ORIGIN_FIELD,
 )
 
@@ -736,7 +743,7 @@ def test_zip_fixes_a_copy(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", members_of(3))
     cut(path, directory_offset(path))
     before = path.read_bytes()
-    fixed = infozip.fix(path, tmp_path)
+    fixed = info_zip.fix(path, tmp_path)
     assert fixed is not None
     assert contents(fixed) == members_of(3)
     assert path.read_bytes() == before
@@ -746,7 +753,7 @@ def test_zip_fixes_a_copy(tmp_path: Path) -> None:
 def test_zip_finds_nothing_in_noise(tmp_path: Path) -> None:
     zoo.tool("zip")
     (tmp_path / "a.zip").write_bytes(random.Random(1).randbytes(100_000))
-    fixed = infozip.fix(tmp_path / "a.zip", tmp_path)
+    fixed = info_zip.fix(tmp_path / "a.zip", tmp_path)
     assert fixed is None or contents(fixed) == {}
 
 
@@ -757,10 +764,10 @@ def test_zip_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     script.write_text("#!/bin/sh\nwhile :; do head -c 1000000 /dev/zero; done > fixed.zip\nexec sleep 100\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(infozip, "_OUTPUT_EXTRA_BYTES", 3 << 20)
+    monkeypatch.setattr(info_zip, "_OUTPUT_EXTRA_BYTES", 3 << 20)
     (tmp_path / "a.zip").write_bytes(b"x" * 1000)
     begin = time.monotonic()
-    fixed = infozip.fix(tmp_path / "a.zip", tmp_path, seconds=2)
+    fixed = info_zip.fix(tmp_path / "a.zip", tmp_path, seconds=2)
     assert time.monotonic() - begin < 20
     assert fixed is None or fixed.stat().st_size <= (3 << 20) + 2000
 
@@ -769,7 +776,7 @@ def test_without_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     (tmp_path / "a.zip").write_bytes(b"x" * 1000)
     with pytest.raises(UnsupportedError, match="zip is not installed"):
-        infozip.fix(tmp_path / "a.zip", tmp_path)
+        info_zip.fix(tmp_path / "a.zip", tmp_path)
     assert os.listdir(tmp_path) == ["a.zip"]
 
 
@@ -782,7 +789,7 @@ def test_what_zip_finds_is_checked_before_it_counts(tmp_path: Path, monkeypatch:
         shutil.copy(good, fixed)
         return fixed
 
-    monkeypatch.setattr(infozip, "fix", fake)
+    monkeypatch.setattr(info_zip, "fix", fake)
     for damage, code in ((None, "archive-repaired-by-zip"), (50, "archive-not-a-zip")):
         path.write_bytes(b"noise" * 1000)
         if damage is not None:

@@ -17,8 +17,9 @@ from test_power_loss import run_until
 from test_salvage import MTIME_NS, members, of_kind, see_nobody, write_pair
 
 import rear
-from rear.claims import ClaimedPair
-from rear.codecs import DEFLATED, crc32
+from rear.core.liveness import Process, this_process, worker_name
+from rear.core.records import Pair
+from rear.core.storage import LOCAL
 from rear.events import (
     Claimed,
     Cleared,
@@ -31,12 +32,11 @@ from rear.events import (
     Recovered,
     Torn,
 )
-from rear.journal import encode_record, read_journal
-from rear.lease import Process, this_process, worker_name
-from rear.reconstruction import find_unjournaled
-from rear.records import Pair
-from rear.scanner import scan
-from rear.storage import LOCAL
+from rear.journal.codec import encode_record, read_journal
+from rear.salvage.scan import scan
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.rebuilt_journal import find_unjournaled
+from rear.zip.codecs import DEFLATED, crc32
 
 TEXT = b"".join(f"line {number} of a log\n".encode() for number in range(4000))
 MEMBERS = {number: (f"logs/{number}.txt", TEXT[: number * 997] + bytes([number])) for number in range(1, 8)}
@@ -143,7 +143,7 @@ def test_a_damaged_local_header_costs_nothing(tmp_path: Path, pair: tuple[Path, 
     assert losses(events) == []
     assert [event.name for event in of_kind(events, Recovered)] == [MEMBERS[number][0] for number in range(2, 7)]  # type: ignore[attr-defined]
     check_base(tmp_path, EXPECTED)
-    with rear.archive.Archive.open(tmp_path / "ar.zip") as archive:
+    with rear.zip.archive.Archive.open(tmp_path / "ar.zip") as archive:
         origins = [archive.origin(entry) for entry in archive.entries()]
     assert sorted(origin.sequence for origin in origins if origin) == list(MEMBERS)
 
@@ -289,7 +289,7 @@ def test_a_source_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytes
     temp, journal = write_pair(tmp_path / "base", 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
     forge(journal, source=str(source), method=DEFLATED)
     os.truncate(temp, 50)
-    monkeypatch.setattr("rear.rescue.payload_of_source", None)
+    monkeypatch.setattr("rear.scavenger.rescue.payload_of_source", None)
     (lost,) = of_kind(scavenge(tmp_path / "base"), Lost)
     assert "has changed since" in str(lost)
 
@@ -402,7 +402,7 @@ def test_what_zip_makes_of_a_temp_archive_counts_only_when_its_members_pass(
             return iter(())
         return scan(descriptor, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rear.reconstruction.scan", scan_blindly)
+    monkeypatch.setattr("rear.scavenger.rebuilt_journal.scan", scan_blindly)
     (rebuilt,) = of_kind(scavenge(tmp_path), JournalRebuilt)
     assert isinstance(rebuilt, JournalRebuilt)
     assert rebuilt.members == len(MEMBERS)
@@ -424,7 +424,7 @@ def test_a_crash_while_what_zip_made_takes_its_place(
         """Stands for a ``zip -FF`` that finds the members."""
         return Path(shutil.copy(good, Path(folder) / "fixed.zip"))
 
-    monkeypatch.setattr("rear.reconstruction.fix", fix)
+    monkeypatch.setattr("rear.scavenger.rebuilt_journal.fix", fix)
     template = tmp_path / "template"
     shutil.copytree(tmp_path / ".rear", template / ".rear")
     storage = Tampered()

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 import rear
-from rear import fs as fs_module
-from rear import rear_fs, worker
+from rear import rear_fs
+from rear.core.storage import Storage
 from rear.events import LeftAlone
-from rear.fs import RearFs
-from rear.journal import Journal, read_journal
-from rear.storage import Storage
+from rear.journal.codec import Journal, read_journal
+from rear.worker import fs as fs_module
+from rear.worker import worker
+from rear.worker.fs import RearFs
 
 
 @pytest.fixture

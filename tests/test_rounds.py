@@ -15,17 +15,17 @@ from faults import check_base, scavenge
 from test_salvage import GONE, MTIME_NS, members, of_kind, see_nobody, write_pair
 
 import rear
-import rear.scavenger
+import rear.scavenger.scavenge
+from rear.core.layout import Layout, Target
+from rear.core.liveness import Process, this_process
+from rear.core.records import Pair
+from rear.core.storage import LOCAL, Storage
 from rear.events import Cleared, Damaged, Event, Lost, Merged, Recovered, Refused, Torn
-from rear.index import Index
-from rear.journal import read_journal
-from rear.layout import Layout, Target
-from rear.lease import Process, this_process
-from rear.pairwriter import Item, PairWriter, open_record
-from rear.payload import payload_of_bytes
-from rear.records import Pair
-from rear.salvage import Salvage
-from rear.storage import LOCAL, Storage
+from rear.index.index import Index
+from rear.journal.codec import read_journal
+from rear.scavenger.pair_check import PairCheck
+from rear.worker.pair_writer import Item, PairWriter, open_record
+from rear.zip.payload import payload_of_bytes
 
 
 def content(name: str) -> bytes:
@@ -40,13 +40,13 @@ def alarms(events: list[Event]) -> list[Event]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The pairs of each round."""
     found: list[list[str]] = []
-    real = Salvage.__init__
+    real = PairCheck.__init__
 
-    def noted(self: Salvage, layout: Any, claims: Any, lost_and_found: Any, batch: Any, **options: Any) -> None:
+    def noted(self: PairCheck, layout: Any, claims: Any, lost_and_found: Any, batch: Any, **options: Any) -> None:
         found.append([claimed.name for claimed in batch])
         real(self, layout, claims, lost_and_found, batch, **options)
 
-    monkeypatch.setattr(Salvage, "__init__", noted)
+    monkeypatch.setattr(PairCheck, "__init__", noted)
     return found
 
 
@@ -107,7 +107,7 @@ def test_each_round_reads_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: Counter[str], batches: list[list[str]]
 ) -> None:
     """What one round has merged the next one has to know."""
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", 6)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 6)
     acknowledged = write_crashed(tmp_path, 7, 3)
     assert alarms(scavenge(tmp_path)) == []
     assert [len(batch) for batch in batches] == [2, 2, 2, 1]
@@ -120,7 +120,7 @@ def test_members_that_were_merged_before_are_told_from_others_pair_by_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_a_round: int
 ) -> None:
     """The notes were lost after the merge; and some pairs hold members that were not merged."""
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", members_a_round)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", members_a_round)
     base, copy = tmp_path / "base", tmp_path / "copy"
     acknowledged = write_crashed(base, 8, 3)
     shutil.copytree(base / ".rear/inbox", copy, copy_function=shutil.copy2)
@@ -288,7 +288,7 @@ def test_a_graveyard_is_worked_off_in_rounds(
     assert members(tmp_path / "ar.zip") == workers.acknowledged
     # They come back, and had not looked yet.
     workers.write(2)
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", 10)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 10)
     batches.clear()
     if is_left:
         for event in rear.scavenge(tmp_path):
@@ -328,7 +328,7 @@ def test_a_graveyard_keeps_its_time_when_a_scavenge_dies_in_its_first_round(
         scavenge(tmp_path)
         clock[0] += 61
     workers.write(1, only=0)
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", 1)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 1)
     events = rear.scavenge(tmp_path)
     assert any(isinstance(event, Merged) for event in events)
     events.close()  # type: ignore[attr-defined]
@@ -348,7 +348,7 @@ def test_a_member_that_waits_for_a_later_round_is_not_told_of_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[list[str]], where: str
 ) -> None:
     """The pair that failed lacks its last members; the one with the same members comes in the next round."""
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", 1)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 1)
     names = {1: ("a", content("a")), 2: ("b", content("b")), 3: ("c", content("c"))}
     temp, _ = write_pair(tmp_path, 0, names)
     os.truncate(temp, 200)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 import rear
-from rear.archive import Archive
+from rear.core.layout import Layout, Target
+from rear.core.liveness import Process, this_process, worker_name
+from rear.core.records import Abort, Pair
+from rear.core.storage import LOCAL
 from rear.errors import NotLeaderError
 from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
-from rear.fs import rear_fs
-from rear.journal import JournalWriter, encode_line, encode_record, read_journal
-from rear.layout import Layout, Target
-from rear.lease import Process, this_process, worker_name
-from rear.pairwriter import Item, PairWriter, open_record
-from rear.payload import payload_of_bytes
-from rear.records import Abort, Pair
-from rear.storage import LOCAL
+from rear.journal.codec import JournalWriter, encode_line, encode_record, read_journal
+from rear.worker.fs import rear_fs
+from rear.worker.pair_writer import Item, PairWriter, open_record
+from rear.zip.archive import Archive
+from rear.zip.payload import payload_of_bytes
 
 GONE = 2_000_000_000
 MTIME_NS = 1_700_000_000 * 10**9

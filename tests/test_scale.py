@@ -13,14 +13,14 @@ import pytest
 from faults import needs_strace
 
 import rear
-import rear.scavenger
+import rear.scavenger.scavenge
 from bench import scale, scalemodel, scaletables
 from bench.scalemodel import Calls, Jobs, Knobs, Scavenger
+from rear.core.layout import Layout
+from rear.core.storage import Storage
 from rear.events import Merged, RolledOver
-from rear.index import Index, IndexRow
-from rear.journal import read_journal
-from rear.layout import Layout
-from rear.storage import Storage
+from rear.index.index import Index, IndexRow
+from rear.journal.codec import read_journal
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "{run:04d}/{pair:06d}/{number:06d}.txt"
@@ -218,7 +218,7 @@ def test_segments_of_an_index(tmp_path: Path) -> None:
 def test_rounds_and_archives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_a_round: int, max_members: int | None
 ) -> None:
-    monkeypatch.setattr(rear.scavenger, "MEMBERS_A_ROUND", members_a_round)
+    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", members_a_round)
     monkeypatch.setattr(scalemodel, "MEMBERS_A_ROUND", members_a_round)
     write(tmp_path, pairs=20, members=5)
     events = list(rear.scavenge(tmp_path, max_members=max_members))

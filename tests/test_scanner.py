@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
 
 from rear import rear_fs, rear_open
-from rear.codecs import DEFLATED, STORED, ZSTANDARD, compress, crc32
+from rear.core.records import Origin
+from rear.core.storage import Storage
 from rear.errors import UnsupportedError
-from rear.localheaders import local_header
-from rear.records import Origin
-from rear.scanner import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
-from rear.storage import Storage
-from rear.window import PIECE_BYTES, Window
-from rear.zipformat import Member, encode_central_entry, encode_end, encode_local_header
+from rear.salvage.local_headers import local_header
+from rear.salvage.scan import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
+from rear.zip.codecs import DEFLATED, STORED, ZSTANDARD, compress, crc32
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.window import PIECE_BYTES, Window
 
 COOKIE = 0x0123456789ABCDEF
 TEXT = b"".join(b"%d is the number of this line\n" % number for number in range(400))
@@ -260,7 +260,7 @@ def test_deflate64_leaves_zipfile_alone(tmp_path: Path) -> None:
     """After the import of its decoder zipfile would write stored bytes under method 9."""
     path = make("7z-deflate64", tmp_path)
     program = (
-        "import io, os, sys, zipfile\nfrom rear.scanner import scan\n"
+        "import io, os, sys, zipfile\nfrom rear.salvage.scan import scan\n"
         "found = list(scan(os.open(sys.argv[1], os.O_RDONLY)))\n"
         "assert any(one.header.method == 9 and one.state == 'whole' for one in found[:-1])\n"
         "try:\n    zipfile.ZipFile(io.BytesIO(), 'w', compression=9)\n"
@@ -718,7 +718,7 @@ def test_odd_members_in_a_row_are_looked_at_once(name: str, method: int, monkeyp
         calls += 1
         return crc32(data, crc)
 
-    monkeypatch.setattr("rear.scanner.crc32", counting)
+    monkeypatch.setattr("rear.salvage.scan.crc32", counting)
     count = 3000
     data = compress(TEXT, method) if method else TEXT[:50]
     plain = TEXT if method else TEXT[:50]
@@ -739,7 +739,7 @@ def test_plain_members_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         looked_at += 1
         return local_header(window, position)
 
-    monkeypatch.setattr("rear.scanner.local_header", counting)
+    monkeypatch.setattr("rear.salvage.scan.local_header", counting)
     for method in (STORED, DEFLATED):
         for own in (False, True):
             parts, plain = members(20_000, method, own=own)
@@ -788,7 +788,7 @@ def test_a_bomb_takes_no_memory() -> None:
     bomb = b"".join(stream.compress(bytes(1 << 20)) for _ in range(256)) + stream.flush()
     head = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0x21, 1, len(bomb), 1000, 4, 0) + b"bomb"
     program = (
-        "import sys, tempfile\nfrom rear.scanner import scan\n"
+        "import sys, tempfile\nfrom rear.salvage.scan import scan\n"
         "with tempfile.TemporaryFile() as file:\n    file.write(sys.stdin.buffer.read()); file.flush()\n"
         "    print([one.state for one in scan(file.fileno())])\n"
         # Not ru_maxrss: a child has that of its parent at the fork.

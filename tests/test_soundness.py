@@ -13,12 +13,12 @@ import zoo
 from test_inspection import directory_offset, write_zip
 from test_rebuild import many_members
 
-from rear import inspection
-from rear.archive import Archive
-from rear.inspection import inspect
-from rear.soundness import sound_ends
-from rear.storage import Storage
-from rear.zipformat import CentralEntry
+from rear.core.storage import Storage
+from rear.fsck import inspection
+from rear.fsck.inspection import inspect
+from rear.zip.archive import Archive
+from rear.zip.headers import CentralEntry
+from rear.zip.member_ends import sound_ends
 
 
 def nothing_is_sound(archive: Any, entries: Iterable[CentralEntry], **_: Any) -> Iterator[tuple[CentralEntry, int]]:

@@ -12,11 +12,11 @@ from faults import check_base, scavenge
 from test_salvage import of_kind
 
 import rear
-import rear.merge
+import rear.scavenger.merge
+from rear.core.problems import Problem
+from rear.core.storage import Storage
 from rear.events import Merged, Refused
-from rear.fsck import fsck
-from rear.problems import Problem
-from rear.storage import Storage
+from rear.fsck.base import fsck
 
 EXPECTED = {f"ar.zip/{name}": f"{name}\n".encode() * 400 for name in ("one", "two", "three")}
 
@@ -105,7 +105,7 @@ def test_the_index_shows_that_the_view_is_old(tmp_path: Path, other_host: Any) -
 def test_a_view_that_stays_old_is_not_merged_into(
     tmp_path: Path, other_host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rear.merge, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(rear.scavenger.merge, "_STALE_SECONDS", 0.5)
     before = (tmp_path / "ar.zip").read_bytes()
     (refused,) = of_kind(scavenge(tmp_path, storage=other_host(60.0)), Refused)
     assert "shorter than its index says" in str(refused)
@@ -117,7 +117,7 @@ def test_a_view_that_stays_old_is_not_merged_into(
 def test_an_older_copy_that_somebody_put_there_is_accepted_by_fsck(
     tmp_path: Path, other_host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rear.merge, "_STALE_SECONDS", 0.1)
+    monkeypatch.setattr(rear.scavenger.merge, "_STALE_SECONDS", 0.1)
     (tmp_path / "ar.zip").write_bytes(other_host(None).data)
     assert len(of_kind(scavenge(tmp_path), Refused)) == 1
     codes = {event.code for event in fsck(tmp_path) if isinstance(event, Problem)}

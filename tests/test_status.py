@@ -21,17 +21,17 @@ import pytest
 from test_docs import between, quoted, rows, text_of
 
 import rear
-from rear import status as status_module
-from rear.backlog import Signs, glance_at
 from rear.cli.app import app
+from rear.core.layout import Layout
+from rear.core.liveness import this_process
+from rear.core.records import Append, Beat, Close, Open, Pair
+from rear.core.storage import LOCAL
+from rear.diagnostics import status as status_module
+from rear.diagnostics.backlog import Signs, glance_at
+from rear.diagnostics.openmetrics import as_text, families, write_file
+from rear.diagnostics.status import ATTENTION_CODES, Observer, Status, look_at
 from rear.errors import BaseError
-from rear.journal import encode_record
-from rear.layout import Layout
-from rear.lease import this_process
-from rear.openmetrics import as_text, families, write_file
-from rear.records import Append, Beat, Close, Open, Pair
-from rear.status import ATTENTION_CODES, Observer, Status, look_at
-from rear.storage import LOCAL
+from rear.journal.codec import encode_record
 
 WRITE = """
 import sys, time, rear
@@ -201,7 +201,7 @@ def test_a_leader_that_was_killed_and_its_intent_need_attention(tmp_path: Path) 
     base = tmp_path / "base"
     subprocess.run([sys.executable, "-c", WRITE, str(base), "a", "5", "end"], check=True, stdout=subprocess.PIPE)
     code = (
-        "import os, signal, sys, rear\nfrom rear.storage import Storage\n"
+        "import os, signal, sys, rear\nfrom rear.core.storage import Storage\n"
         "class Dies(Storage):\n"
         "    def copy_range(self, *arguments, **options):\n"
         "        print('copying', flush=True); signal.pause()\n"

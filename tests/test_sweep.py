@@ -23,17 +23,17 @@ import pytest
 from faults import SEED, check_archive, check_base, contents, fork, scavenge, wait
 
 import rear
-from rear import sweeper
-from rear.archive import Archive
+from rear.core.layout import Layout, Target
+from rear.core.storage import Storage
 from rear.errors import BaseError, PathError, UsageError
 from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDeleted, SourceLeft, Swept, Waiting
-from rear.index import Index
-from rear.layout import Layout, Target
-from rear.leader import Leadership
-from rear.payload import payload_of_source
-from rear.storage import Storage
-from rear.sweeper import split_into
-from rear.worker import Worker, WorkerOptions
+from rear.index.index import Index
+from rear.ingest import sweep as sweeper
+from rear.ingest.sweep import split_into
+from rear.scavenger.leader import Leadership
+from rear.worker.worker import Worker, WorkerOptions
+from rear.zip.archive import Archive
+from rear.zip.payload import payload_of_source
 
 FILES = {
     "a.txt": b"first\n" * 20, "empty": b"", "sub/b.txt": b"second\n" * 2_000, "sub/deep/c.bin": bytes(range(256)) * 40,

@@ -29,7 +29,7 @@ import pyte
 import pytest
 
 import rear
-from rear.archive import Archive
+from rear.zip.archive import Archive
 
 ROOT = Path(rear.__file__).parent.parent
 ENVIRONMENT = {
@@ -51,7 +51,7 @@ with rear_fs(sys.argv[1]):
 SLOWLY = """
 import sys, time
 from contextlib import closing
-import rear, rear.fsck
+import rear, rear.fsck.base
 pause_seconds = float(sys.argv.pop(1))
 def slowed(function):
     def run(*arguments, **options):
@@ -60,7 +60,7 @@ def slowed(function):
                 time.sleep(pause_seconds)
                 yield event
     return run
-rear.scavenge, rear.sweep, rear.fsck.fsck = map(slowed, (rear.scavenge, rear.sweep, rear.fsck.fsck))
+rear.scavenge, rear.sweep, rear.fsck.base.fsck = map(slowed, (rear.scavenge, rear.sweep, rear.fsck.base.fsck))
 sys.argv[0] = "rear"
 from rear.cli import main
 main()

@@ -11,7 +11,7 @@ import pytest
 from faults import check_base, scavenge
 
 import rear
-from rear.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage
 
 
 class FullServer(Storage):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rear.checktasks import MergedMember, MergedMembers, find_changed
-from rear.codecs import STORED, crc32
-from rear.records import Origin
-from rear.storage import LOCAL
-from rear.zipformat import Member, encode_local_header
+from rear.core.records import Origin
+from rear.core.storage import LOCAL
+from rear.scavenger.check_tasks import MergedMember, MergedMembers, find_changed
+from rear.zip.codecs import STORED, crc32
+from rear.zip.headers import Member, encode_local_header
 
 DATA = b"hello"
 MTIME_NS = 10**18

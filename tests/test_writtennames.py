@@ -9,8 +9,8 @@ from array import array
 
 import pytest
 
-from rear import writtennames
-from rear.writtennames import WrittenNames
+from rear.worker import written_names
+from rear.worker.written_names import WrittenNames
 
 
 def some_keys(count: int, seed: int = 0) -> list[int]:
@@ -42,23 +42,23 @@ def test_a_million_names_take_ten_megabytes() -> None:
         names.add(key)
     assert size_bytes(names) < 12_000_000
     # And to look for one of them reads little.
-    assert max(map(len, names._arrays)) < 3 * writtennames._NAMES_AN_ARRAY
+    assert max(map(len, names._arrays)) < 3 * written_names._NAMES_AN_ARRAY
 
 
 def test_names_that_are_written_again_and_again_take_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", 100)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", 100)
     names, keys = WrittenNames(), some_keys(5_000)
     for _ in range(40):
         for key in keys:
             names.add(key)
     # Of 200,000; what is there twice is thrown out when the arrays are full.
     assert names._stored <= 8 * len(keys)
-    assert len(names._arrays) * writtennames._NAMES_AN_ARRAY <= 8 * len(keys)
+    assert len(names._arrays) * written_names._NAMES_AN_ARRAY <= 8 * len(keys)
     assert all(key in names for key in keys)
 
 
 def test_threads_add_and_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", 50)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", 50)
     names = WrittenNames()
     missed: list[int] = []
     barrier = threading.Barrier(4)
@@ -92,7 +92,7 @@ def test_what_comes_back_from_the_middle_of_it_does_not_wait_nor_get_lost(
     monkeypatch: pytest.MonkeyPatch, method: str, when: str
 ) -> None:
     """As the collector does when it closes a forgotten file, or a signal handler that writes one."""
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", 100)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", 100)
     names, inner = WrittenNames(), iter(some_keys(50_000, seed=1))
     added: list[int] = []
 
@@ -132,8 +132,8 @@ class Interrupting(array):  # type: ignore[type-arg]
 
 
 def test_an_interrupted_move_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writtennames, "_RECENT_NAMES", 20)
-    monkeypatch.setattr(writtennames, "array", Interrupting)
+    monkeypatch.setattr(written_names, "_RECENT_NAMES", 20)
+    monkeypatch.setattr(written_names, "array", Interrupting)
     names, keys = WrittenNames(), some_keys(5_000)
     interrupts = 0
     for number, key in enumerate(keys):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rear.core.records import Origin
 from rear.errors import ZipFormatError
-from rear.records import Origin
-from rear.zipformat import (
+from rear.zip.headers import (
     CENTRAL,
     END,
     FLAG_UTF8,

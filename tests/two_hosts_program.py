@@ -24,17 +24,17 @@ from typing import Any
 from faults import Point, Tampered
 
 import rear
-import rear.checktasks
-import rear.claims
-import rear.copytasks
-import rear.leader
-import rear.merge
-import rear.parallel
-from rear.archive import Archive
-from rear.cli.stopping import StopRequest
+import rear.core.parallel
+import rear.scavenger.check_tasks
+import rear.scavenger.claims
+import rear.scavenger.copy_tasks
+import rear.scavenger.leader
+import rear.scavenger.merge
+from rear.cli.signals import StopRequest
+from rear.core.layout import Layout
+from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, NotLeaderError, RearError
-from rear.layout import Layout
-from rear.storage import LOCAL, Storage
+from rear.zip.archive import Archive
 
 ARCHIVES = ("a.zip", "runs/b.zip", "runs/7/c.zip")
 #: A scenario takes seconds, so what is buried does not wait for ten minutes to be looked through a last time.
@@ -170,18 +170,18 @@ def execute(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> No
             result = function(*values, **keywords)
             _publish(path.with_suffix(".result"), pickle.dumps(result))
             path.unlink()
-            log.write("executed", task=task, failed=isinstance(result, rear.parallel.Failed))
+            log.write("executed", task=task, failed=isinstance(result, rear.core.parallel.Failed))
         stopped.wait(0.02)
     log.write("ended")
 
 
 def share_small_work(patience_seconds: float) -> None:
     """Let an executor have work of some hundred kilobytes, too."""
-    rear.merge.SHARED_COPY_BYTES = rear.checktasks.SHARED_CHECK_BYTES = 1
-    rear.copytasks.BLOCK_BYTES = 64 << 10
-    rear.copytasks.TASK_BYTES = 256 << 10  # type: ignore[misc]
-    rear.copytasks.WITHDRAWAL_SECONDS = 1.0
-    rear.parallel.PATIENCE_SECONDS = patience_seconds
+    rear.scavenger.merge.SHARED_COPY_BYTES = rear.scavenger.check_tasks.SHARED_CHECK_BYTES = 1
+    rear.scavenger.copy_tasks.BLOCK_BYTES = 64 << 10
+    rear.scavenger.copy_tasks.TASK_BYTES = 256 << 10  # type: ignore[misc]
+    rear.scavenger.copy_tasks.WITHDRAWAL_SECONDS = 1.0
+    rear.core.parallel.PATIENCE_SECONDS = patience_seconds
 
 
 def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> int:
@@ -190,9 +190,9 @@ def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> i
     if arguments.executor:
         share_small_work(arguments.patience)
         executor = FolderExecutor(Path(arguments.executor))
-    rear.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
-    rear.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
-    rear.claims._GRAVEYARD_LEASES = 0  # type: ignore[misc]
+    rear.scavenger.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
+    rear.scavenger.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
+    rear.scavenger.claims._GRAVEYARD_LEASES = 0  # type: ignore[misc]
     storage = pausing(arguments.pause_at, log) if arguments.pause_at else LOCAL
     deadline = LOCAL.uptime() + arguments.seconds
     while not stopped.is_set():

@@ -18,16 +18,16 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import make_zoo
 
 import rear
-from rear.codecs import DEFLATED, crc32
-from rear.directory import entries, entry_at, fingerprint, locate, names
+from rear.core.layout import check_archive
+from rear.core.liveness import this_process
+from rear.core.records import Abort, Append, Beat, Close, Merged
+from rear.core.storage import Storage, StrPath
 from rear.errors import FutureVersionError, JournalError, UnsupportedError, ZipFormatError
-from rear.intent import Move, commit_intent, read_intent, write_intent
-from rear.journal import JournalWriter, encode_record, parse_journal, read_journal, read_lines, skim_journal
-from rear.layout import check_archive
-from rear.lease import this_process
-from rear.records import Abort, Append, Beat, Close, Merged
-from rear.scanner import Found, Gap, Nested, recovered_content, scan
-from rear.storage import Storage, StrPath
+from rear.journal.codec import JournalWriter, encode_record, parse_journal, read_journal, read_lines, skim_journal
+from rear.journal.intent import Move, commit_intent, read_intent, write_intent
+from rear.salvage.scan import Found, Gap, Nested, recovered_content, scan
+from rear.zip.codecs import DEFLATED, crc32
+from rear.zip.directory import entries, entry_at, fingerprint, locate, names
 
 _T = TypeVar("_T")
 READ_LIMIT_BYTES: Final = 8 << 20

@@ -3,7 +3,7 @@
     python tools/screenshots.py [scavenge] [fsck]
 
 Real workers write to a base in a temporary folder, some of them are killed, one lives on, an archive is damaged. Then
-`rear.scavenge` and `rear.fsck` run, and a frame of the live screen is taken where most is to be seen, with Rich's SVG
+`rear.scavenge` and `rear.fsck.base` run, and a frame of the live screen is taken where most is to be seen, with Rich's SVG
 export. Process numbers and times differ from run to run, so pictures are renewed by hand and looked at.
 """
 
@@ -28,12 +28,12 @@ from rich.text import Text
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import rear
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen_parts import frame
+from rear.cli.display.summary import summary_lines
+from rear.core.printable import shown
 from rear.events import Claimed, Event, LeftAlone, Lost, Merged
-from rear.fsck import fsck
-from rear.printable import shown
-from rear.progress import Progress
-from rear.screenparts import frame
-from rear.summary import summary_lines
+from rear.fsck.base import fsck
 
 TARGET: Final = Path(__file__).resolve().parent.parent / "docs" / "images" / "terminal"
 WIDTH: Final = 100

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from rear.archive import Archive
 from rear.errors import RearError
+from rear.zip.archive import Archive
 
 ANSWERS_LIMIT: Final = 200
 LIMIT_SECONDS: Final = 5.0

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 import typer
 
+from rear.core.quantities import parse_seconds, parse_size_bytes
 from rear.errors import UsageError
-from rear.quantities import parse_seconds, parse_size_bytes
 
 
 def seconds(text: str) -> float:

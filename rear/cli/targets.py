@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NamedTuple
 
+from rear.core.layout import Layout, find_base
+from rear.core.records import Metadata
 from rear.errors import UsageError
-from rear.layout import Layout, find_base
-from rear.records import Metadata
 
 
 class Place(NamedTuple):

@@ -1,0 +1,58 @@
+"""``rear config``: each setting, its value, and where that comes from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from rear.core.printable import shown
+
+JSON_VERSION: Final = 1
+
+
+def config(
+    base: Annotated[
+        str,
+        typer.Argument(envvar="REAR_BASE", help="The base.", metavar="[BASE]", show_default="the current folder"),
+    ] = ".",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the settings of a base, and where each comes from.
+
+    An option of a command or an argument in Python comes first; then an environment variable (REAR_SYNC for sync);
+    then .rear/config.toml in the base, which its workers and scavengers share; then the default.
+
+    Example: rear config /nfs/base
+    """
+    from rear.core.config import Config
+    from rear.scavenger.scavenge import layout_of
+
+    found = Config(layout_of(base))
+    values = found.values()
+    if as_json:
+        settings = [
+            {
+                "table": value.setting.table, "name": value.setting.name, "value": value.value, "source": value.source,
+                "default": value.setting.default, "variable": value.setting.variable,
+            }
+            for value in values
+        ]  # fmt: skip
+        typer.echo(
+            json.dumps({
+                "version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown,
+                "settings": settings,
+            })
+        )  # fmt: skip
+        return
+    table = ""
+    for value in values:
+        if value.setting.table != table:
+            table = value.setting.table
+            typer.echo(f"[{table}]")
+        text = "" if value.value is None else json.dumps(value.value, ensure_ascii=False)
+        typer.echo(f"{value.setting.name:<14} {shown(text):<12} {shown(value.source)}")
+    for line in found.unknown:
+        print(f"rear: {shown(line)}", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""``rear fsck``: check a base or one archive, and repair it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rear.cli.exit import report
+from rear.cli.options import Dask, Executors, Jobs
+from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.errors import RearError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from rear.events import Event
+
+
+def fsck(
+    path: Annotated[
+        str,
+        typer.Argument(
+            envvar="REAR_BASE",
+            help="A base, or one archive anywhere.",
+            metavar="[PATH]",
+            show_default="the current folder",
+        ),
+    ] = ".",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only report. For one archive that is so without --in-place.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every member, and check its size and CRC-32.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="One archive: write it anew as FILE, which must not exist."),
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")
+    ] = False,
+    assume_dead: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
+            metavar="HOST|WORKER",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    dask: Dask = None,
+    plain: Plain = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a base or one archive, and repair what can be repaired without losing anything.
+
+    Exit status: 0 clean, 1 all repaired, 4 something is left, 8 could not run. docs/problems.md explains every problem.
+
+    Example: rear fsck --deep /nfs/base
+
+    Example: rear fsck --output mended.zip damaged.zip
+    """
+    from rear.core.problems import COULD_NOT_RUN
+
+    style = style_of(plain=plain, json=json, quiet=quiet)
+    try:
+        with Executors(path, jobs, dask).open() as executor:
+            events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
+            status = _run(path, events, style, dry_run)
+    except BrokenPipeError:
+        raise
+    except (RearError, OSError) as error:
+        report(error)
+        status = COULD_NOT_RUN
+    raise typer.Exit(status)
+
+
+def _events(
+    path: str,
+    dry_run: bool,
+    deep: bool,
+    output: str | None,
+    in_place: bool,
+    assume_dead: list[str],
+    executor: Executor | None,
+) -> Iterator[Event]:
+    if os.path.isdir(path):
+        if output is not None or in_place:
+            raise UsageError(f"{path} is a base: --output and --in-place are for one archive")
+        from rear.fsck.base import fsck as check_base
+
+        return check_base(path, report_only=dry_run, deep=deep, assume_dead=assume_dead, executor=executor)
+    if assume_dead:
+        raise UsageError(f"{path} is no base: --assume-dead is for one")
+    if dry_run and (output is not None or in_place):
+        raise UsageError("--dry-run writes nothing: leave out --output and --in-place")
+    from rear.fsck.archive import check_archive_steps
+
+    return check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor)
+
+
+def _run(path: str, events: Iterator[Event], style: str, dry_run: bool) -> int:
+    """Show all events and a summary; return the exit status."""
+    from rear.cli.display.follow import follow
+    from rear.core.problems import exit_status
+
+    with closing(events):  # type: ignore[type-var]
+        progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)
+    return exit_status(progress.outcomes)

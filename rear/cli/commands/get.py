@@ -1,0 +1,97 @@
+"""``rear get``: members to files."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import typer
+
+from rear.cli.byte_progress import ByteProgress
+from rear.cli.exit import report
+from rear.cli.listing.selection import PATTERN_HELP, positions, split
+from rear.errors import RearError
+from rear.read.patterns import Patterns
+from rear.zip.archive import Archive
+from rear.zip.extraction import Extraction
+from rear.zip.headers import CentralEntry
+
+#: After these, further members would fare no better.
+_HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def get(
+    members: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARCHIVE[/MEMBER]...", help=f"Archives, or members of them by name or pattern. {PATTERN_HELP}"
+        ),
+    ],
+    directory: Annotated[
+        str, typer.Option("--directory", "-C", metavar="DIR", help="Write below this directory; made if it is missing.")
+    ] = ".",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    strip: Annotated[int, typer.Option("--strip", min=0, metavar="N", help="Leave out N leading parts of names.")] = 0,
+) -> None:
+    """Extract members below a directory, and never outside it.
+
+    Files get the permissions and times that they had, whatever the umask; never set-user-id, set-group-id or sticky. A
+    member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
+
+    Example: rear get -C out --strip 1 /nfs/base/ar.zip/logs '/nfs/base/ar.zip/*.csv'
+    """
+    wanted: dict[str, list[str] | None] = {}
+    for argument in members:
+        selection = split(argument)
+        patterns = wanted.setdefault(selection.archive, [])
+        if not selection.member:
+            wanted[selection.archive] = None
+        elif patterns is not None:
+            patterns.append(selection.member)
+    status = 0
+    with (
+        ByteProgress("rear get", lambda: sum(_size(path, names) for path, names in wanted.items())) as progress,
+        Extraction(directory, force=force, strip=strip, on_written=progress.advance) as extraction,
+    ):
+        for path, names in wanted.items():
+            try:
+                status = _get(path, Patterns(names or []), extraction) or status
+            except (RearError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _HOPELESS:
+                    raise
+                status = report(error)
+    if status:
+        raise typer.Exit(status)
+
+
+def _size(path: str, names: list[str] | None) -> int:
+    """Return how many bytes are to be written; what cannot be known is told of when its turn comes."""
+    try:
+        with Archive.open(path) as archive:
+            return sum(entry.size for entry in _selected(archive, Patterns(names or [])))
+    except (RearError, OSError):
+        return 0
+
+
+def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:
+    status = 0
+    with Archive.open(path) as archive:
+        for entry in _selected(archive, patterns):
+            try:
+                extraction.extract(archive, entry)
+            except RearError as error:
+                status = report(error)
+            except OSError as error:
+                named = OSError(error.errno, error.strerror, f"{path}/{entry.name}")
+                if error.errno in _HOPELESS:
+                    raise named from None
+                status = report(named)
+        patterns.check(path)
+    return status
+
+
+def _selected(archive: Archive, patterns: Patterns) -> Iterator[CentralEntry]:
+    if not patterns:
+        return archive.entries()
+    return map(archive.entry_at, positions(archive, patterns))

@@ -1,0 +1,279 @@
+"""``rear ls``: the archives of a base, the members of an archive, and what is still on its way there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from operator import attrgetter, itemgetter
+from typing import Annotated, Final, NamedTuple
+
+import typer
+
+from rear.cli.listing.columns import Colors, in_columns
+from rear.cli.listing.levels import (
+    ArchiveItems,
+    Item,
+    about_of,
+    collapse,
+    cut,
+    item_of,
+    members_below,
+    metadata_of,
+    names_below,
+)
+from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
+from rear.cli.listing.pending import list_pending
+from rear.cli.listing.selection import PATTERN_HELP, Lines, positions, split
+from rear.cli.listing.tree import write_tree
+from rear.cli.quantities import human_bytes
+from rear.core.printable import shown
+from rear.errors import UsageError
+from rear.read.patterns import Patterns, has_wildcard
+from rear.zip.archive import Archive
+from rear.zip.headers import CentralEntry
+
+_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
+
+
+class View(NamedTuple):
+    """How a list is shown; ``depth`` is how many levels of names, ``None`` all of them."""
+
+    long: bool
+    human: bool
+    as_json: bool
+    null: bool
+    columns: bool
+    metadata: bool
+    depth: int | None
+    by_time: bool
+    by_size: bool
+    reverse: bool
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the order is another one than that of the archive."""
+        return self.by_time or self.by_size or self.reverse
+
+
+def ls(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PATH]",
+            envvar="REAR_BASE",
+            help="A base or a directory in it, an archive, or a folder or member in one (ARCHIVE/MEMBER).",
+        ),
+    ] = ".",
+    patterns: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATTERN]...", help=f"Show only what matches. {PATTERN_HELP}")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time too.")] = False,
+    human: Annotated[bool, typer.Option("--human", "-h", help="Show sizes as 3.2 MiB; with -l.")] = False,
+    by_time: Annotated[bool, typer.Option("--time", "-t", help="The newest first.")] = False,
+    by_size: Annotated[bool, typer.Option("--size", "-S", help="The largest first.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-R", help="All names with their folders, one a line; so it is in a pipe.")
+    ] = False,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth", "-d", metavar="N", min=1, show_default=False,
+            help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
+        ),
+    ] = None,
+    one_column: Annotated[bool, typer.Option("--one-column", "-1", help="One name a line on a terminal, too.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Print a tree of directories.")] = False,
+    metadata: Annotated[
+        bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
+    ] = False,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
+    ] = False,
+) -> None:  # fmt: skip
+    """List the archives of a base, or the members of a Zip file.
+
+    On a terminal it shows one level in columns, in the colours of LS_COLORS, and folders end in "/"; in a pipe all
+    names, one a line, in the order of the archive. During a merge the archive is shown as it was before. Control
+    characters in names are shown escaped.
+
+    Example: rear ls -l /nfs/base/ar.zip 'logs/*.txt'
+    """
+    _check_options(
+        {"--tree": tree, "--json": as_json, "--null": null, "--pending": pending},
+        {
+            "--long": long and not (as_json or pending), "--human": human, "--meta": metadata and not as_json,
+            "--time": by_time and not null, "--size": by_size and not null, "--reverse": reverse and not null,
+            "--depth": depth is not None and not (tree or null),
+        },
+    )  # fmt: skip
+    if depth is not None and recursive:
+        raise UsageError("--depth goes not with --recursive")
+    is_terminal = sys.stdout.isatty()
+    plain = not (as_json or null or long or metadata)
+    view = View(
+        long or metadata, human, as_json, null, is_terminal and plain and not (recursive or one_column), metadata,
+        depth if depth or recursive or as_json or null or not is_terminal else 1, by_time, by_size, reverse,
+    )  # fmt: skip
+    with Lines() as lines:
+        if pending:
+            status = list_pending(lines, path, patterns or [], as_json=as_json)
+        elif os.path.isdir(path):
+            status = _list_archives(lines, path, Patterns(patterns or []), view, tree=tree)
+        else:
+            status = _list_members(lines, path, patterns or [], view, tree=tree)
+    if status:
+        raise typer.Exit(status)
+
+
+def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
+    """Refuse what would have no effect: two views, or an option that a view has no use for."""
+    chosen = [name for name, given in views.items() if given]
+    useless = [name for name, given in others.items() if given]
+    if chosen == ["--json", "--pending"]:
+        chosen = chosen[1:]
+    if chosen and (useless or len(chosen) > 1):
+        raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
+
+
+def _list_members(lines: Lines, path: str, given: list[str], view: View, *, tree: bool) -> int:
+    selection = split(path)
+    patterns = Patterns([*filter(None, [selection.member]), *given])
+    with Archive.open(selection.archive) as archive:
+        if tree:
+            names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
+            if view.depth is not None:
+                names = (cut(name, view.depth) for name in names)
+            write_tree(lines, selection.archive, names)
+        elif view.depth is not None and not given and not has_wildcard(selection.member):
+            folder = selection.member
+            if view.long or view.by_time or view.by_size:
+                found = members_below(archive, folder, view.depth, with_metadata=view.metadata)
+            else:
+                found = names_below(archive, folder, view.depth)
+            _write_items(lines, found, view)
+            return 0
+        elif view.columns:
+            entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
+            _write_items(lines, map(item_of, entries), view)
+        else:
+            _stream_members(lines, archive, patterns, view)
+    lines.flush()
+    patterns.check(selection.archive)
+    return 0
+
+
+def _stream_members(lines: Lines, archive: Archive, patterns: Patterns, view: View) -> None:
+    """Write members as they come, a million of them in little memory."""
+    if not (view.long or view.as_json or view.by_time or view.by_size):
+        names: Iterable[str] = map(itemgetter(1), archive.names())
+        names = filter(patterns.matches, names) if patterns else names
+        if view.reverse:
+            names = reversed(list(names))
+        if view.null:
+            lines.write_exact(names)
+        else:
+            lines.write_escaped(names)
+        return
+    entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
+    if view.as_json:
+        lines.write_all(_json_with_metadata(archive, entries) if view.metadata else map(entry_json, entries))
+    elif view.is_sorted:
+        _write_sorted(lines, archive, entries, view)
+    else:
+        lines.write_escaped(_member_line(archive, entry, view) for entry in entries)
+
+
+def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
+    for entry in entries:
+        yield f'{entry_json(entry)[:-1]}, "metadata": {_encode_json(metadata_of(archive, entry))}}}'
+
+
+def _member_line(archive: Archive, entry: CentralEntry, view: View) -> str:
+    if not view.long:
+        return entry.name
+    return _item_line(item_of(entry, about=about_of(archive, entry) if view.metadata else ""), view)
+
+
+def _write_sorted(lines: Lines, archive: Archive, entries: Iterable[CentralEntry], view: View) -> None:
+    # The lines and an array of keys: of a million members, entries would take four times the memory.
+    keys, texts = array("q"), []
+    for position, entry in enumerate(entries):
+        key = entry.mtime_ns // 1_000_000_000 if view.by_time else min(entry.size, (1 << 63) - 1)
+        keys.append(key if view.by_time or view.by_size else -position)
+        texts.append(_member_line(archive, entry, view))
+    order = sorted(range(len(texts)), key=keys.__getitem__, reverse=not view.reverse)
+    write = lines.write_exact if view.null else lines.write_escaped
+    write(map(texts.__getitem__, order))
+
+
+def _item_line(item: Item, view: View) -> str:
+    """Return the line of a long list; the name, and so the line, is still to be escaped."""
+    after = f"  {item.about}" if item.about else ""
+    if item.members is None:
+        return f"{long_line(item.mode, item.size, item.second, human=view.human)}{item.name}{after}"
+    size = f"{human_bytes(item.size):>10}" if view.human else f"{item.size:>18,}"
+    return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
+
+
+def _in_order(found: Iterable[Item], view: View) -> list[Item]:
+    items = sorted(found, key=attrgetter("name"), reverse=view.reverse)
+    if view.by_time or view.by_size:
+        items.sort(key=attrgetter("second" if view.by_time else "size"), reverse=not view.reverse)
+    return items
+
+
+def _write_items(lines: Lines, found: Iterable[Item], view: View) -> None:
+    """Write a list in order, in columns where they are wanted."""
+    items = _in_order(found, view)
+    if view.null:
+        lines.write_exact(item.name for item in items)
+    elif view.long:
+        lines.write_escaped(_item_line(item, view) for item in items)
+    elif not view.columns:
+        lines.write_escaped(item.name for item in items)
+    else:
+        texts = [shown(item.name) for item in items]
+        colors = Colors.of_environment()
+        painted = [colors.paint(text, item.name, item.mode) for text, item in zip(texts, items, strict=True)]
+        lines.write_all(in_columns(texts, painted, width=shutil.get_terminal_size().columns))
+    lines.flush()
+
+
+def _list_archives(lines: Lines, folder: str, patterns: Patterns, view: View, *, tree: bool) -> int:
+    is_level = view.depth is not None and not patterns
+    is_names = tree or view.null or (not view.long and (is_level or view.columns))
+    found = ArchiveItems(folder, patterns, counted=not is_names)
+    if tree:
+        names = (item.name for item in found)
+        write_tree(lines, folder, names if view.depth is None else (cut(name, view.depth) for name in names))
+    elif is_level and view.depth is not None:
+        _write_items(lines, collapse(found, view.depth), view)
+    elif is_names:
+        _write_items(lines, found, view)
+    else:
+        for item in _in_order(found, view) if view.is_sorted else found:
+            lines.write(_archive_json(item) if view.as_json else _archive_line(item, view))
+            lines.flush()
+    lines.flush()
+    patterns.check(folder)
+    return found.status
+
+
+def _archive_json(item: Item) -> str:
+    about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
+    return _encode_json(about)
+
+
+def _archive_line(item: Item, view: View) -> str:
+    if view.long:
+        return shown(_item_line(item, view))
+    return f"{item.members or 0:>12,} members {human_bytes(item.size):>10} {shown(item.name)}"

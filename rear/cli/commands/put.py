@@ -1,0 +1,162 @@
+"""``rear put``: files and streams into an archive, for whoever writes no Python."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from rear.cli.exit import report
+from rear.cli.targets import ending_in_order, metadata_of, place_of
+from rear.core.layout import split_into
+from rear.core.printable import shown
+from rear.errors import SourceError, UsageError
+
+if TYPE_CHECKING:
+    from rear.core.records import Metadata
+    from rear.worker.fs import RearFs
+
+_STREAM: Final = "-"
+_PIECE_BYTES: Final = 1 << 20
+_NAMED_LIMIT: Final = 20
+
+
+def put(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Files, and directories with -r; '-' is standard input."),
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="BASE/ar.zip/NAME, or BASE/ar.zip/FOLDER/, or BASE/ar.zip.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            envvar="REAR_BASE",
+            metavar="BASE",
+            show_default=False,
+            help="The base; TARGET is relative to it. Made if it is missing. Without it TARGET lies below a base.",
+        ),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too, with all below them.")] = False,
+    move: Annotated[
+        bool,
+        typer.Option("--move", help="Remove each source once its bytes are on stable storage and were read back."),
+    ] = False,
+    meta: Annotated[
+        list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
+    ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+) -> None:
+    """Archive files or standard input like a worker; when it ends with 0, all of it survives a loss of power.
+
+    Names are given as by cp: below TARGET when that ends in '/', is the archive itself, or there are several sources;
+    otherwise TARGET is the member's name, or the directory's. Mtime and permission bits are kept. A scavenge merges.
+
+    Example: rear put -r out log.txt /nfs/base/ar.zip/runs/7/
+
+    Example: tar -c out | rear put - /nfs/base/ar.zip/db.sql
+    """
+    import rear
+
+    place = place_of(target, base)
+    jobs = list(_jobs(sources, place.path, recursive=recursive))
+    metadata = metadata_of(meta or [])
+    status = 0
+    acknowledged: list[str] = []
+    try:
+        with ending_in_order(), rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
+            for source, path in jobs:
+                try:
+                    _put(fs, source, path, move=move, metadata=metadata, acknowledged=acknowledged)
+                except (SourceError, OSError) as error:
+                    if isinstance(error, OSError) and not _is_of(error, source):
+                        raise
+                    status = report(error)
+    except BaseException:
+        _tell(acknowledged)
+        raise
+    if status:
+        _tell(acknowledged)
+        raise typer.Exit(status)
+    if not quiet:
+        _say(f"{_files(len(acknowledged))} archived in {place.base}")
+
+
+def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
+    """Yield each source with the path of its member or folder; as `cp` names them."""
+    # Whatever is wrong with the target is said before anything is archived.
+    is_root = not split_into(path).name
+    is_folder = len(sources) > 1 or path.endswith("/") or is_root
+    for source in sources:
+        if source == _STREAM:
+            if is_folder:
+                raise UsageError("standard input needs a name: end the target with one, and name no other source")
+            yield source, path
+            continue
+        if not os.path.lexists(source):
+            raise SourceError(f"{source}: there is no such file; nothing was archived")
+        if os.path.isdir(source) and not recursive:
+            raise UsageError(f"{source} is a directory: name -r to archive what is below it; nothing was archived")
+        name = os.path.basename(source.rstrip("/"))
+        if not is_folder:
+            yield source, path
+        elif name not in ("", ".", ".."):
+            yield source, f"{path.rstrip('/')}/{name}"
+        elif not is_root:
+            yield source, path.rstrip("/")
+        else:
+            for entry in sorted(os.listdir(source)):
+                yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
+
+
+def _put(fs: RearFs, source: str, path: str, *, move: bool, metadata: Metadata | None, acknowledged: list[str]) -> None:
+    if source == _STREAM:
+        with fs.open(path, "wb", metadata=metadata) as file:
+            while piece := os.read(0, _PIECE_BYTES):
+                file.write(piece)
+        acknowledged.append(path)
+        return
+    # A link that the user names means what it leads to; those below a directory are archived as links.
+    read = source if move else os.path.realpath(source)
+    pickup = fs.pickup(read, path, metadata=metadata, keep=not move)
+    folder = path if os.path.isdir(read) else ""
+    try:
+        pickup.close()
+    finally:
+        acknowledged += [f"{folder}/{file.relative}" if folder else path for file in pickup.archived]
+
+
+def _is_of(error: OSError, source: str) -> bool:
+    """Whether an error is one of reading a source; after any other one, further sources would fare no better."""
+    if source == _STREAM or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return False
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if not isinstance(cause.filename, str):
+        return False
+    root = os.path.realpath(source)
+    return cause.filename in (root, source) or cause.filename.startswith((f"{root}/", f"{os.path.abspath(source)}/"))
+
+
+def _tell(acknowledged: list[str]) -> None:
+    """Say what is safe when not all is."""
+    _say(f"{_files(len(acknowledged))} archived before that" + (", and safe:" if acknowledged else ""))
+    for path in acknowledged[:_NAMED_LIMIT]:
+        _say(f"  {path}")
+    if len(acknowledged) > _NAMED_LIMIT:
+        _say(f"  … and {len(acknowledged) - _NAMED_LIMIT:,} more, in the order of their names")
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' * (count != 1)}"
+
+
+def _say(line: str) -> None:
+    typer.echo(shown(line), err=True)

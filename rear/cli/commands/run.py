@@ -1,0 +1,72 @@
+"""``rear run``: a command whose output goes into an archive."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rear.cli.exit import report
+from rear.cli.targets import metadata_of
+from rear.core.printable import shown
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command, and its arguments.")],
+    into: Annotated[
+        str,
+        typer.Option("--into", metavar="ARCHIVE/FOLDER", help="The final archive, relative to the base, and a folder."),
+    ],
+    base: Annotated[
+        str, typer.Option(envvar="REAR_BASE", help="The base.", metavar="BASE", show_default="the current folder")
+    ] = ".",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            show_default=False,
+            help="Where the command leaves its files: they are copied, and stay. Without it in $REAR_OUTPUT, a local "
+            "folder whose files are moved.",
+        ),
+    ] = None,
+    meta: Annotated[
+        list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
+    ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Do not show what the command prints; archive it alone.")
+    ] = False,
+) -> None:
+    """Run a command and archive what it prints, as stdout and stderr, and the files that it leaves, below output/.
+
+    The last member is run.json: command, times, exit status. Signals are passed on to the command. The exit status is
+    that of the command, 128 + n after signal n; if archiving alone failed, one of rear's.
+
+    Example: rear run --base /nfs/base --into ar.zip/jobs/7 -- ./simulate --seed 7
+    """
+    from rear.ingest.job import NOT_EXECUTABLE, NOT_FOUND, Job
+
+    job = Job(
+        command, base=base, folder=into.rstrip("/"), output=output, metadata=metadata_of(meta or []),
+        compression=compression, pass_through=not quiet,
+    )  # fmt: skip
+    sys.stdout.flush()
+    try:
+        ended = job.run()
+    except (FileNotFoundError, PermissionError) as error:
+        if error.filename != command[0]:
+            raise
+        report(error)
+        raise typer.Exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE) from None
+    status = 0
+    for failure in ended.failures:
+        status = report(failure) or status
+    if ended.kept is not None:
+        typer.echo(shown(f"rear: what could not be archived is in {ended.kept}: put it there by hand"), err=True)
+    if ended.exit_status or status:
+        raise typer.Exit(ended.exit_status or status)

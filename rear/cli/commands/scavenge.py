@@ -1,0 +1,185 @@
+"""``rear scavenge``: merge what the workers wrote into the final archives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rear.cli.exit import ATTENTION, note
+from rear.cli.options import Dask, Executors, Jobs
+from rear.cli.quantities import seconds, size_bytes
+from rear.cli.signals import StopRequest
+from rear.cli.styles import Json, Plain, Quiet, style_of
+
+Base = Annotated[
+    str,
+    typer.Argument(
+        envvar="REAR_BASE",
+        help="The base that the workers write to.",
+        metavar="[BASE]",
+        show_default="the current folder",
+    ),
+]
+Verify = Annotated[
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify", help="Read and check every member before the merge, and the merged bytes after it."
+    ),
+]
+Flush = Annotated[
+    bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
+]
+FlushWait = Annotated[str, typer.Option(help="How long --flush waits for them.", metavar="DURATION")]
+Every = Annotated[
+    str | None,
+    typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
+OnConflict = Annotated[
+    Literal["rename", "first", "last"] | None,
+    typer.Option(
+        help="Members of one name and other content: keep both (a~1.txt), or one, the other to lost+found.",
+        show_default="rename",
+    ),
+]
+OnPartial = Annotated[
+    Literal["keep", "drop"] | None,
+    typer.Option(
+        "--partial",
+        help="Files that were flushed, and whose writer died: keep what there is, or to lost+found.",
+        show_default="keep",
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.",
+        metavar="SIZE",
+        show_default=False,
+    ),
+]
+MaxMembers = Annotated[
+    int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
+]
+AssumeDead = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
+        metavar="HOST|WORKER",
+        show_default=False,
+    ),
+]
+UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
+
+
+def scavenge(
+    base: Base = ".",
+    verify: Verify = None,
+    flush: Flush = False,
+    flush_wait: FlushWait = "30s",
+    every: Every = None,
+    dry_run: DryRun = False,
+    plain: Plain = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    on_conflict: OnConflict = None,
+    partial: OnPartial = None,
+    max_size: MaxSize = None,
+    max_members: MaxMembers = None,
+    assume_dead: AssumeDead = None,
+    jobs: Jobs = None,
+    dask: Dask = None,
+    until_eof: UntilEof = False,
+) -> None:
+    """Merge what the workers wrote into the final archives.
+
+    Temp archives that their workers have ended are merged at once; those of crashed workers are checked member by
+    member first; live workers are left alone. Several scavengers may be started anywhere: one works, the others
+    leave.
+
+    Example: rear scavenge --verify /nfs/base
+    """
+    options: dict[str, Any] = {
+        "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
+        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
+        "max_members": max_members, "assume_dead": assume_dead or (),
+    }  # fmt: skip
+    style = style_of(plain=plain, json=json, quiet=quiet)
+    executors = Executors(base, jobs, dask)
+    if every is None:
+        raise typer.Exit(_once(base, options, style, executors))
+    raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
+
+
+def scavenger(
+    directory: Annotated[str, typer.Option("-d", "--directory", envvar="REAR_BASE", help="The base.")] = ".",
+    verify: Verify = None,
+    flush: Flush = False,
+    every: Every = None,
+    plain: Plain = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge what the workers wrote into the final archives: ``rear scavenge`` under its older name."""
+    scavenge(directory, verify=verify, flush=flush, every=every, plain=plain, json=json, quiet=quiet)
+
+
+def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
+    """Scavenge once; return 1 when something was lost or had to be left, else 0."""
+    import rear
+    from rear.cli.display.follow import follow
+    from rear.events import Event
+
+    def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            yield event
+            if stop is not None and stop.is_set():
+                return
+
+    with executors.open() as executor, closing(rear.scavenge(base, executor=executor, **options)) as events:  # type: ignore[type-var]
+        progress = follow(
+            until_stopped(events), style,
+            command="scavenge", subject=base, dry_run=options["dry_run"], sums_up=stop is None,
+        )  # fmt: skip
+        return ATTENTION if progress.needs_attention else 0
+
+
+def _repeat(
+    base: str, options: dict[str, Any], style: str, executors: Executors, pause_seconds: float, until_eof: bool
+) -> int:
+    """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
+    from rear.errors import NotLeaderError
+
+    stop = StopRequest()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask_to_stop)
+    if until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    worst = 0
+    while not stop.is_set():
+        try:
+            worst = max(worst, _once(base, options, style, executors, stop))
+        except NotLeaderError as error:
+            # The other one may end before this one does.
+            if style in ("live", "plain"):
+                note(str(error))
+        stop.wait(pause_seconds)
+    return worst
+
+
+def _wait_for_eof(stop: StopRequest) -> None:
+    while os.read(0, 4096):
+        pass
+    stop.set()

@@ -1,0 +1,155 @@
+"""``rear status``: the state of a base at a glance."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rear.cli.exit import ATTENTION
+from rear.cli.quantities import seconds
+from rear.cli.signals import StopRequest
+from rear.errors import UsageError
+
+if TYPE_CHECKING:
+    from rear.diagnostics.status import Observer, Status
+
+
+def status(
+    base: Annotated[
+        str,
+        typer.Argument(
+            envvar="REAR_BASE",
+            help="The base that the workers write to.",
+            metavar="[BASE]",
+            show_default="the current folder",
+        ),
+    ] = ".",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and look again and again, until Ctrl-C.")] = False,
+    every: Annotated[
+        str | None,
+        typer.Option(help="How often --watch looks; 2s when not given.", metavar="DURATION", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    openmetrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Write it as metrics to FILE, at once, for the textfile collector of Prometheus' node exporter; "
+            "nothing is printed.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show the state of a base: workers, what waits, what was done last, what is wrong.
+
+    It only looks, and changes nothing. The status is 1 when something needs attention: a crashed worker, a scavenge
+    that died, files that cannot be used, something in lost+found, too little space; docs/status.md says when.
+
+    Example: rear status /nfs/base
+    """
+    from rear.diagnostics.status import Observer
+
+    if as_json and openmetrics is not None:
+        raise UsageError("--json prints and --openmetrics writes a file: name one of them")
+    if every is not None and not watch:
+        raise UsageError("--every goes with --watch")
+    observer = Observer(base)
+    output = _Metrics(openmetrics) if openmetrics is not None else _Json() if as_json else _Screen(live=watch)
+    last = _watch(observer, output, seconds(every or "2s")) if watch else _look(observer, output)
+    raise typer.Exit(ATTENTION if last.attention else 0)
+
+
+def _look(observer: Observer, output: _Output) -> Status:
+    with output:
+        seen = observer.look()
+        output.show(seen)
+    return seen
+
+
+def _watch(observer: Observer, output: _Output, pause_seconds: float) -> Status:
+    """Look again and again until SIGINT, SIGTERM or SIGHUP; return what was seen last."""
+    stop = StopRequest()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask_to_stop)
+    with output:
+        while True:
+            seen = observer.look()
+            output.show(seen)
+            if stop.wait(pause_seconds):
+                return seen
+
+
+class _Output:
+    """Where a status goes; a context while it is open."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def show(self, seen: Status) -> None:
+        raise NotImplementedError
+
+
+class _Json(_Output):
+    def show(self, seen: Status) -> None:
+        print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
+
+
+class _Metrics(_Output):
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def show(self, seen: Status) -> None:
+        from rear.diagnostics.openmetrics import as_text, write_file
+
+        write_file(self._path, as_text(seen))
+
+
+class _Screen(_Output):
+    """For people: a page; while it is watched on a terminal, one that stays in place."""
+
+    def __init__(self, *, live: bool) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(highlight=False)
+        is_live = live and self._console.is_terminal and not self._console.is_dumb_terminal
+        # On the other screen of the terminal: what was there comes back, and the last page is printed below it. It is
+        # drawn again a few times a second, so that it follows the size of the window.
+        self._live = Live(console=self._console, screen=True, refresh_per_second=4) if is_live else None
+        self._last: Status | None = None
+
+    def __enter__(self) -> None:
+        if self._live is not None:
+            self._live.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            if self._last is not None and exc_info[0] is None and sys.stdout.isatty():
+                self._print(self._last)
+
+    def show(self, seen: Status) -> None:
+        from rear.cli.display.status_page import page
+
+        self._last = seen
+        if self._live is not None:
+            self._live.update(page(seen))
+        else:
+            self._print(seen)
+
+    def _print(self, seen: Status) -> None:
+        from rear.cli.display.status_page import page
+
+        self._console.print(page(seen))

@@ -1,0 +1,93 @@
+"""``rear sweep``: files that others left in a folder, into a final archive."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from rear.cli.exit import ATTENTION
+from rear.cli.quantities import seconds, size_bytes
+from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.read.patterns import Patterns
+
+
+def sweep(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder; what is below it is swept.")],
+    into: Annotated[
+        str,
+        typer.Option(
+            "--into", metavar="ARCHIVE[/PREFIX]", help="The final archive, relative to the base, and a folder in it."
+        ),
+    ],
+    base: Annotated[
+        str, typer.Option(envvar="REAR_BASE", help="The base.", metavar="BASE", show_default="the current folder")
+    ] = ".",
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave files that changed less than this long ago (30s, 5m, 2h): they may still be written.",
+            metavar="DURATION",
+            show_default=False,
+        ),
+    ] = None,
+    delete: Annotated[
+        bool,
+        typer.Option("--delete", help="Remove each file once its bytes are read back from the committed archive."),
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only files that match, by their path below DIR. Repeatable.", metavar="PATTERN"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not files that match. Repeatable.", metavar="PATTERN")
+    ] = None,
+    wait: Annotated[
+        str, typer.Option(help="How long to wait, all in all, while other scavengers merge.", metavar="DURATION")
+    ] = "60s",
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify", help="Check every member before the merge, and the merged bytes after it."
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="As for rear scavenge.", metavar="SIZE", show_default=False)
+    ] = None,
+    max_members: Annotated[
+        int | None, typer.Option(help="As for rear scavenge.", min=1, metavar="N", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be archived; change nothing.")
+    ] = False,
+    plain: Plain = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Archive the files below a folder that have no record in the archive's index yet.
+
+    A file is known by its path, size and mtime. Running it again archives only what is new or has changed; what a
+    crash left in a spool or scratch folder finds its way in like this. Patterns are those of rear ls.
+
+    Example: rear sweep /scratch/spool --into runs/7/ar.zip/spool --base /nfs/base --older-than 10m --delete
+    """
+    import rear
+    from rear.cli.display.follow import follow
+
+    included, excluded = Patterns(include or []), Patterns(exclude or [])
+
+    def select(relative: str) -> bool:
+        return included.matches(relative) and not (excluded and excluded.matches(relative))
+
+    style = style_of(plain=plain, json=json, quiet=quiet)
+    with closing(
+        rear.sweep(  # type: ignore[type-var]
+            directory, into, base=base, older_than_seconds=0.0 if older_than is None else seconds(older_than),
+            delete=delete, dry_run=dry_run, wait_seconds=seconds(wait), select=select if include or exclude else None,
+            verify=verify, max_size=None if max_size is None else size_bytes(max_size), max_members=max_members,
+        )
+    ) as events:  # fmt: skip
+        progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)
+    if progress.needs_attention:
+        raise typer.Exit(ATTENTION)

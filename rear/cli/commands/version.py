@@ -1,0 +1,41 @@
+"""``rear --version``: what a report of a problem has to say."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from rear.core.version import __version__
+
+_PACKAGES: Final = (
+    ("isal", ""), ("zipfile-deflate64", ""), ("sqlite-utils", ""), ("rich", ""), ("typer", ""),
+    ("zstandard", "zstd"), ("distributed", "dask"),
+)  # fmt: skip
+"""Each with the extra of rear that brings it; those without one are always there."""
+
+
+def lines() -> Iterator[str]:
+    """Yield the version, and then those of all that it stands on."""
+    from rear.index import segment
+    from rear.journal import codec, intent
+
+    yield f"rear {__version__}"
+    found = {
+        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "SQLite": segment.SQLITE_VERSION,
+        **{name: _installed(name, extra) for name, extra in _PACKAGES},
+        "journal format": str(codec.FORMAT_VERSION),
+        "intent format": str(intent.FORMAT_VERSION),
+        "index schema": str(segment.SCHEMA_VERSION),
+    }
+    yield from (f"{name:<17} {text}" for name, text in found.items())
+
+
+def _installed(name: str, extra: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return f"not installed: pip install 'rear[{extra}]'" if extra else "not installed"

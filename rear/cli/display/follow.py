@@ -1,0 +1,180 @@
+"""Events for people and programs: a live screen, lines, or JSON, and a summary at the end.
+
+Standard error has what goes on while it goes on; standard output has the result: the summary, or with ``--json`` all
+events. Whatever becomes of either, the work goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from rear.cli.display.json_lines import JsonLines
+from rear.cli.display.lines import Lines
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen import Screen
+from rear.cli.display.summary import summary_lines
+from rear.cli.outlet import Outlet
+from rear.core.printable import shown
+from rear.events import Event
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+
+class View(Protocol):
+    """Shows events until it is closed."""
+
+    def show(self, event: Event) -> None:
+        """Show an event that the progress has taken."""
+
+    def warn(self, text: str) -> None:
+        """Show what the library told its program's log."""
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+
+
+def show(events: Iterable[Event], style: str) -> bool:
+    """Show events as they come, for a command that sums up in words of its own; see `follow`.
+
+    Returns:
+        whether something was lost, or had to be left as it is.
+    """
+    return follow(events, style, command="scavenge", subject="", has_summary=False).needs_attention
+
+
+def follow(
+    events: Iterable[Event],
+    style: str,
+    *,
+    command: str,
+    subject: str,
+    dry_run: bool = False,
+    sums_up: bool = True,
+    has_summary: bool = True,
+) -> Progress:
+    """Show events as they come, and a summary.
+
+    Args:
+        events: of one scavenge, check or sweep.
+        style: ``live`` (a screen where there is a terminal, else as plain), ``plain`` (lines), ``quiet`` (only what
+            needs attention) or ``json`` (all, on standard output).
+        command: ``scavenge``, ``fsck`` or ``sweep``.
+        subject: the base or archive, as the user named it.
+        dry_run: nothing is changed.
+        sums_up: print a summary even when nothing was done or found.
+        has_summary: print one at all.
+
+    Returns:
+        what they add up to.
+
+    Raises:
+        BrokenPipeError: of ``json``, nobody reads it any more.
+        Exception: what the events raise, after the terminal was left clean, and what was done so far was said.
+    """
+    progress = Progress(command, subject, time.monotonic(), dry_run=dry_run)
+    outlet = Outlet(sys.stderr)
+    view: View
+    lock: AbstractContextManager[object] = nullcontext()
+    if style == "json":
+        view = JsonLines(progress)
+    elif style == "live" and _is_screen(outlet):
+        view = Screen(progress, outlet)
+        lock = view.lock
+    else:
+        view = Lines(progress, outlet, is_quiet=style == "quiet")
+    try:
+        with _log_to(view, progress, lock), _suspended_by_ctrl_z(view):
+            for event in events:
+                with lock:
+                    progress.take(event, time.monotonic())
+                view.show(event)
+    except KeyboardInterrupt:
+        progress.failure = "interrupted"
+        raise
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        progress.failure, progress.error = "failed", str(error)
+        raise
+    finally:
+        progress.last = time.monotonic()
+        view.close()
+        if has_summary and style in ("live", "plain") and (sums_up or _did_something(progress)):
+            _print_summary(progress, lists_all=isinstance(view, Screen))
+    return progress
+
+
+def _is_screen(outlet: Outlet) -> bool:
+    """Whether a live screen can be drawn."""
+    is_able = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+    return outlet.isatty() and is_able and os.environ.get("TTY_COMPATIBLE") != "0"
+
+
+def _did_something(progress: Progress) -> bool:
+    return bool(progress.merged_members or progress.found)
+
+
+@contextmanager
+def _log_to(view: View, progress: Progress, lock: AbstractContextManager[object]) -> Iterator[None]:
+    """Show warnings of the library, which would else be written in the middle of the screen."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with lock:
+                progress.warn(record.getMessage())
+            view.warn(record.getMessage())
+
+    logger, handler = logging.getLogger("rear"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextmanager
+def _suspended_by_ctrl_z(view: View) -> Iterator[None]:
+    """Give the terminal back while the process is stopped by Ctrl-Z."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not isinstance(view, Screen) or not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
+
+    def suspend(number: int, frame: FrameType | None) -> None:
+        view.pause()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, suspend)
+        view.resume()
+
+    signal.signal(signal.SIGTSTP, suspend)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def _print_summary(progress: Progress, *, lists_all: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    if progress.failure is not None and not _did_something(progress):
+        return
+    outlet = Outlet(sys.stdout)
+    console = Console(file=cast("TextIO", outlet), highlight=False, soft_wrap=True)
+    lines = list(summary_lines(progress, lists_all=lists_all))
+    width = max((len(line.head) for line in lines), default=0)
+    for number, line in enumerate(lines):
+        margin = f"  {line.head:{width}}  " if number else ""
+        console.print(Text(f"{margin}{shown(line.text)}", style=line.style))
+    outlet.flush()

@@ -1,0 +1,421 @@
+"""Where a scavenge, a check or a sweep is: state made of events alone, in bounded memory, for whoever shows it.
+
+No terminal and no clock of its own: `Progress.take` is given each event and the time at which it came.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from rear.cli.display.estimate import STEP_OF, Estimate
+from rear.cli.display.screen_rows import ArchiveLine, Finding, PairLine
+from rear.cli.display.wording import describe, label_of, style_of
+from rear.core.problems import Outcome, Problem, outcome_of
+from rear.events import (
+    Advanced,
+    Checked,
+    Claimed,
+    Cleared,
+    Collected,
+    Copied,
+    Damaged,
+    Event,
+    Finished,
+    LeftAlone,
+    Lost,
+    Merged,
+    Phase,
+    Planned,
+    Refused,
+    RolledBack,
+    RolledForward,
+    RolledOver,
+    RoundStarted,
+    SourceDeleted,
+    SourceLeft,
+    Started,
+    Swept,
+    Torn,
+)
+
+PAIR_LIMIT: Final = 1_000
+ARCHIVE_LIMIT: Final = 1_000
+"""So many lines are kept at most; of more, the least busy ones are only counted."""
+FINDINGS_KEPT: Final = 200
+FINDINGS_LISTED: Final = 10
+"""Of each label so many are kept for the summary, the first ones."""
+
+
+class Progress:
+    """Adds events up.
+
+    Args:
+        command: ``scavenge``, ``fsck`` or ``sweep``.
+        subject: the base or archive.
+        now: seconds, of a clock that only goes on.
+        dry_run: nothing is changed.
+    """
+
+    def __init__(self, command: str, subject: str, now: float, *, dry_run: bool = False) -> None:
+        self.command = command
+        self.subject = subject
+        self.is_dry_run = dry_run
+        self.started = self.last = now
+        self.leader: str | None = None
+        self.phase: Phase | None = None
+        self.phase_subject: str | None = None
+        self.phase_done = 0
+        self.phase_total: int | None = None
+        self.phase_started = now
+        self.end: Finished | Checked | Swept | None = None
+        #: ``interrupted`` or ``failed``, and why.
+        self.failure: str | None = None
+        self.error: str | None = None
+        self.needs_attention = False
+        #: Pairs: in the inbox, taken from there, done with.
+        self.waiting_pairs = self.seen_pairs = self.claimed_pairs = self.cleared_pairs = 0
+        self.known_members = self.known_bytes = self.checked_members = 0
+        self.merged_members = self.merged_bytes = self.merged_archives = 0
+        self.planned_members = self.planned_bytes = 0
+        self.duplicates = self.set_aside = 0
+        self.collected_files = self.collected_bytes = self.deleted_files = 0
+        #: Pairs, and their members, by how their workers ended.
+        self.ended: dict[str, tuple[int, int]] = {}
+        self.archives: dict[str, ArchiveLine] = {}
+        self.pairs: dict[str, PairLine] = {}
+        self.more_pairs: Counter[str] = Counter()
+        self.more_archives = 0
+        #: By what is common to their reasons; and the last reason of each in full.
+        self.left_alone: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+        self.findings: deque[Finding] = deque(maxlen=FINDINGS_KEPT)
+        self.found: Counter[str] = Counter()
+        self.listed: dict[str, list[Finding]] = {}
+        self.outcomes: Counter[Outcome] = Counter()
+        #: Findings by kind of event, or code of a problem.
+        self.kinds: Counter[str] = Counter()
+        self._estimate = Estimate()
+        #: Bytes of rounds before, and of this round: handled by merges that have ended, and by the one at work.
+        self._settled_bytes = self._round_bytes = self._at_work_bytes = 0
+        self._round_end_bytes = self._round_end_members = 0
+        self._archive: ArchiveLine | None = None
+        self._pair: PairLine | None = None
+
+    # ---- events
+
+    def take(self, event: Event, now: float) -> None:
+        """Add the next event, which came at ``now``."""
+        self._estimate.spend(self.phase, now - self.last)
+        self.last = now
+        handle = _HANDLERS.get(type(event))
+        if handle is not None:
+            handle(self, event)
+        label = label_of(event)
+        if label is not None:
+            self._find(Finding(label, style_of(event), describe(event)), event)
+
+    def warn(self, text: str) -> None:
+        """Add what the library told its program's log."""
+        self._add(Finding("warning", "yellow", text))
+
+    def _find(self, finding: Finding, event: Event) -> None:
+        outcome = outcome_of(event)
+        if outcome is not None:
+            self.outcomes[outcome] += 1
+        self.kinds[event.code if isinstance(event, Problem) else event.kind] += 1
+        self.needs_attention |= event.severity == "loss" or isinstance(event, Refused)
+        self._add(finding)
+
+    def _add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self.found[finding.label] += 1
+        listed = self.listed.setdefault(finding.label, [])
+        if len(listed) < FINDINGS_LISTED:
+            listed.append(finding)
+
+    def _on_started(self, event: Started) -> None:
+        self.leader = event.leader
+
+    def _on_advanced(self, event: Advanced) -> None:
+        phase, subject = event.phase, event.subject
+        if phase != self.phase:
+            self.phase, self.phase_started = phase, self.last
+        self.phase_subject, self.phase_done, self.phase_total = subject, event.done, event.total
+        if phase == "claiming":
+            self.seen_pairs, self.waiting_pairs = event.done, max(event.total or 0, event.done)
+        elif phase == "checking":
+            pair = self.pairs.get(subject or "")
+            if pair is not None:
+                self.checked_members += event.done - pair.checked
+                pair.checked = event.done
+        elif phase == "clearing":
+            self._end_check()
+            self._end_round()
+        elif subject is not None and phase not in ("reading", "tidying"):
+            self._end_check()
+            line = self._at(subject)
+            if phase != "comparing" or line.state in ("", "checked"):
+                line.state = phase
+
+    def _at(self, archive: str) -> ArchiveLine:
+        """Return the line of the archive that is at work now."""
+        if self._archive is None or self._archive.archive != archive:
+            self._end_archive()
+            line = self.archives.get(archive)
+            if line is None:
+                line = self.archives[archive] = ArchiveLine(archive, "")
+                self._forget_archives()
+            self._archive = line
+            line.is_busy = True
+        return self._archive
+
+    def _end_archive(self) -> None:
+        line, self._archive = self._archive, None
+        if line is not None:
+            line.is_busy = False
+            if line.state in ("planning", "indexing"):
+                line.state = "merged" if line.members else "nothing new"
+            elif line.state in ("inspecting", "comparing", "rebuilding"):
+                line.state = {"inspecting": "checked", "comparing": "whole", "rebuilding": "rebuilt"}[line.state]
+
+    def _forget_archives(self) -> None:
+        if len(self.archives) <= ARCHIVE_LIMIT:
+            return
+        quiet = [line for line in self.archives.values() if not line.is_busy and line.state != "refused"]
+        quiet.sort(key=lambda line: line.size_bytes)
+        for line in quiet[: ARCHIVE_LIMIT // 2]:
+            del self.archives[line.archive]
+            self.more_archives += 1
+
+    def _on_round_started(self, event: RoundStarted) -> None:
+        for pair in [line.pair for line in self.pairs.values() if line.state in ("closed", "crashed", "stale")]:
+            # What could not be merged has gone back to the inbox.
+            del self.pairs[pair]
+        self.more_pairs = Counter({"live": self.more_pairs["live"], "waits": self.more_pairs["waits"]})
+        self.claimed_pairs += event.pairs
+        self.known_members += event.members
+        self.known_bytes += event.size_bytes
+        self._round_end_bytes, self._round_end_members = self.known_bytes, self.known_members
+        self._round_bytes = self._at_work_bytes = 0
+
+    def _on_claimed(self, event: Claimed) -> None:
+        self._end_check()
+        if self.phase != "checking":
+            self.phase, self.phase_started = "checking", self.last
+        self.phase_subject, self.phase_done, self.phase_total = event.pair, 0, event.members
+        line = PairLine(event.pair, event.state, event.members, event.size_bytes, is_busy=True)
+        self._pair = self._add_pair(line)
+        pairs, members = self.ended.get(event.state, (0, 0))
+        self.ended[event.state] = pairs + 1, members + event.members
+        if self.is_dry_run:
+            self.known_members += event.members
+            self.known_bytes += event.size_bytes
+
+    def _add_pair(self, line: PairLine) -> PairLine:
+        self.pairs[line.pair] = line
+        if len(self.pairs) > PAIR_LIMIT:
+            ranked = sorted(self.pairs.values(), key=lambda line: line.rank)
+            for least in ranked[PAIR_LIMIT // 2 :]:
+                self.more_pairs[least.state] += 1
+                del self.pairs[least.pair]
+        return line
+
+    def _end_check(self) -> None:
+        line, self._pair = self._pair, None
+        if line is not None:
+            line.is_busy = False
+            self.checked_members += line.members - line.checked
+            line.checked = line.members
+
+    def _on_left_alone(self, event: LeftAlone) -> None:
+        lives = event.reason.startswith("its worker lives")
+        common = event.reason.partition("; ")[0]
+        self.left_alone[common] += 1
+        self.reasons[common] = event.reason
+        if len(self.pairs) < PAIR_LIMIT // 2:
+            self.pairs[event.pair] = PairLine(event.pair, "live" if lives else "waits")
+        else:
+            self.more_pairs["live" if lives else "waits"] += 1
+
+    def _on_planned(self, event: Planned) -> None:
+        line = self._at(event.archive)
+        line.coming_members, line.coming_bytes, line.copied_bytes = event.members, event.size_bytes, 0
+        self.duplicates += event.duplicates
+        self.planned_members += event.members
+        self.planned_bytes += event.size_bytes
+        if self.is_dry_run:
+            line.state = "would be merged"
+
+    def _on_copied(self, event: Copied) -> None:
+        line = self._at(event.archive)
+        line.copied_bytes, line.coming_bytes = event.copied_bytes, event.size_bytes
+        self.phase_done, self.phase_total = event.copied_bytes, event.size_bytes
+        self._at_work_bytes = event.copied_bytes
+        self._estimate.sample(self.last, self.done_bytes)
+
+    def _on_merged(self, event: Merged) -> None:
+        line = self._at(event.archive)
+        self.merged_archives += not line.members
+        line.members += event.members
+        line.size_bytes += event.size_bytes
+        line.archive_size_bytes = event.archive_size_bytes
+        line.coming_members = line.coming_bytes = line.copied_bytes = 0
+        line.state = "merged"
+        self.merged_members += event.members
+        self.merged_bytes += event.size_bytes
+        self._round_bytes += event.size_bytes
+        self._at_work_bytes = 0
+        self._estimate.sample(self.last, self.done_bytes)
+
+    def _end_round(self) -> None:
+        self._end_archive()
+        # Of what was claimed, some was there already or had to be set aside: it is done with, too.
+        self._settled_bytes, self._round_bytes, self._at_work_bytes = self._round_end_bytes, 0, 0
+
+    def _on_cleared(self, event: Cleared) -> None:
+        self.cleared_pairs += 1
+        self.phase_done += self.phase == "clearing"
+        line = self.pairs.pop(event.pair, None)
+        if line is None:
+            state = "closed" if self.more_pairs["closed"] else "crashed"
+            self.more_pairs[state] = max(self.more_pairs[state] - 1, 0)
+
+    def _on_bad_member(self, event: Lost | Torn) -> None:
+        line = self.pairs.get(event.pair)
+        if line is not None:
+            line.bad += 1
+
+    def _on_damaged(self, event: Damaged) -> None:
+        line = self.pairs.get(event.pair) or self._add_pair(PairLine(event.pair, "quarantined"))
+        line.state = "quarantined"
+
+    def _on_refused(self, event: Refused) -> None:
+        if event.subject in self.pairs:
+            self.pairs[event.subject].state = "refused"
+        elif event.subject in self.archives:
+            line = self.archives[event.subject]
+            line.state, line.is_busy = "refused", False
+            line.coming_members = line.coming_bytes = line.copied_bytes = 0
+            self._at_work_bytes = 0
+            if self._archive is line:
+                self._archive = None
+
+    def _on_rolled(self, event: RolledBack | RolledForward) -> None:
+        self._at(event.archive).state = "undone" if isinstance(event, RolledBack) else "completed"
+
+    def _on_rolled_over(self, event: RolledOver) -> None:
+        line = self.archives.pop(event.archive, None)
+        if line is not None:
+            line.archive, line.state, line.is_busy = event.renamed_to, "full", False
+            self.archives[event.renamed_to] = line
+        self._archive = None
+
+    def _on_problem(self, event: Problem) -> None:
+        line = self.archives.get(event.subject)
+        if line is not None and event.outcome != "noted" and line.state in ("inspecting", "comparing", "checked"):
+            line.state = {"left": "damaged", "repaired": "repaired"}.get(event.outcome, "to be repaired")
+
+    def _on_collected(self, event: Collected) -> None:
+        self.collected_files += 1
+        self.collected_bytes += event.size_bytes
+
+    def _on_source_deleted(self, event: SourceDeleted) -> None:
+        self.deleted_files += 1
+
+    def _on_source_left(self, event: SourceLeft) -> None:
+        self.left_alone[event.reason] += 1
+        self.reasons[event.reason] = event.reason
+
+    def _on_end(self, event: Finished | Checked | Swept) -> None:
+        self._end_check()
+        self._end_archive()
+        self.end = event
+
+    # ---- what follows from them
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes that are merged, there already, or set aside."""
+        return self._settled_bytes + self._round_bytes + self._at_work_bytes
+
+    @property
+    def expected_pairs(self) -> int:
+        """Temp archives that will be claimed, as far as can be known."""
+        return max(self.waiting_pairs - sum(self.left_alone.values()), self.claimed_pairs)
+
+    def _expected(self, known: int) -> float:
+        """Return what is known of the pairs claimed so far, and as much for each of those still to come."""
+        return known * self.expected_pairs / self.claimed_pairs if self.claimed_pairs else float(known)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of all pairs; a guess until all are claimed."""
+        return round(self._expected(self.known_bytes))
+
+    @property
+    def expected_members(self) -> int:
+        """Members of all pairs; a guess until all are claimed."""
+        return round(self._expected(self.known_members))
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether there are pairs to come of which nothing is known yet."""
+        return self.expected_pairs > self.claimed_pairs
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of everything is done, 0 to 1; of a check, how much of the phase."""
+        if self.command == "fsck" and self.phase not in STEP_OF:
+            return self.phase_done / self.phase_total if self.phase_total else None
+        if not self.expected_bytes:
+            return self.seen_pairs / self.waiting_pairs if self.waiting_pairs else None
+        return min(self.done_bytes / self.expected_bytes, 1.0)
+
+    @property
+    def bytes_a_second(self) -> float | None:
+        """Rate of the last seconds."""
+        return self._estimate.bytes_a_second
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how long the rest will take, if all goes on as it did; ``None`` while nobody can know."""
+        if self.command == "fsck" and self.phase not in STEP_OF:
+            fraction, elapsed = self.fraction, now - self.phase_started
+            return elapsed * (1 - fraction) / fraction if fraction and elapsed > 1.0 else None
+        return self._estimate.seconds_left(
+            Counter(claim=self.claimed_pairs, check=self.checked_members, merge=self.done_bytes),
+            {
+                "claim": self.expected_pairs - self.claimed_pairs,
+                "check": self.expected_members - self.checked_members,
+                "merge": self.expected_bytes - self.done_bytes,
+            },
+            phase=self.phase, more_seconds=now - self.last,
+        )  # fmt: skip
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {
+    Started: Progress._on_started,
+    Advanced: Progress._on_advanced,
+    RoundStarted: Progress._on_round_started,
+    Claimed: Progress._on_claimed,
+    LeftAlone: Progress._on_left_alone,
+    Planned: Progress._on_planned,
+    Copied: Progress._on_copied,
+    Merged: Progress._on_merged,
+    Cleared: Progress._on_cleared,
+    Lost: Progress._on_bad_member,
+    Torn: Progress._on_bad_member,
+    Damaged: Progress._on_damaged,
+    Refused: Progress._on_refused,
+    RolledBack: Progress._on_rolled,
+    RolledForward: Progress._on_rolled,
+    RolledOver: Progress._on_rolled_over,
+    Problem: Progress._on_problem,
+    Collected: Progress._on_collected,
+    SourceDeleted: Progress._on_source_deleted,
+    SourceLeft: Progress._on_source_left,
+    Finished: Progress._on_end,
+    Checked: Progress._on_end,
+    Swept: Progress._on_end,
+}

@@ -1,0 +1,188 @@
+"""Events in words: one sentence each, how loud it is, and one word for what was found."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rear.core.problems import Problem
+from rear.events import (
+    Claimed,
+    Collected,
+    Damaged,
+    Event,
+    IndexRebuilt,
+    JournalDamaged,
+    JournalRebuilt,
+    Lost,
+    Merged,
+    NothingYet,
+    Partial,
+    Planned,
+    Recovered,
+    Refused,
+    Renamed,
+    RolledBack,
+    RolledForward,
+    RolledOver,
+    SetAside,
+    Torn,
+    Waiting,
+)
+
+_GONE: Final = {"crashed": "is gone", "stale": "shows no sign of life"}
+_STYLES: Final = {"info": "dim", "warning": "yellow", "loss": "bold red"}
+_LABELS: Final[dict[type[Event], str]] = {
+    Renamed: "renamed",
+    SetAside: "set aside",
+    Torn: "torn",
+    Partial: "partial",
+    Lost: "LOST",
+    Damaged: "DAMAGED",
+    JournalDamaged: "journal damaged",
+    JournalRebuilt: "journal rebuilt",
+    Refused: "refused",
+    RolledBack: "undone",
+    RolledForward: "completed",
+    RolledOver: "rolled over",
+}
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 member``, ``2,000 members``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size for people, in powers of 1000: ``35.7 kB``."""
+    if size_bytes < 1000:
+        return counted(size_bytes, "byte")
+    value, units = size_bytes / 1000, ["kB", "MB", "GB", "TB", "PB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:,.1f} {units[0]}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return how long something took: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def label_of(event: Event) -> str | None:
+    """Return one word, or two, for a finding; ``None`` for what is normal work."""
+    if isinstance(event, Problem):
+        return event.outcome if event.severity != "loss" else "LOSS"
+    if isinstance(event, Recovered):
+        return "recovered" if event.source is None else "re-archived from source"
+    return _LABELS.get(type(event))
+
+
+def style_of(event: Event) -> str:
+    """Return how loud an event is, as a style of Rich."""
+    match event:
+        case Merged():
+            return "green"
+        case Refused():
+            return "red"
+        case RolledOver() | NothingYet():
+            return ""
+        case Claimed():
+            return "dim" if event.state == "closed" else "yellow"
+        case _:
+            return _STYLES[event.severity]
+
+
+def describe(event: Event) -> str:
+    """Return a sentence for people, not yet made safe to show; nothing for what tells of progress alone."""
+    match event:
+        case NothingYet():
+            return f"{event.base}: no worker has written here yet, nothing to do"
+        case Claimed(state="closed"):
+            return f"{event.pair}: {_amount(event.members, event.size_bytes)}"
+        case Claimed():
+            members = counted(event.members, "member")
+            return f"{event.pair}: its worker {_GONE[event.state]}; {members} to be checked one by one"
+        case Planned():
+            return _describe_plan(event)
+        case Merged():
+            size = size_text(event.archive_size_bytes)
+            return f"{event.archive}: {counted(event.members, 'member')} merged, the archive has {size}"
+        case RolledBack():
+            return f"{event.archive}: a merge that had died before its commit was undone"
+        case RolledForward():
+            return f"{event.archive}: a merge that had died after its commit was completed"
+        case RolledOver():
+            return f"{event.archive}: full, renamed {event.renamed_to}"
+        case IndexRebuilt():
+            return f"{event.archive}: index of {counted(event.members, 'member')} made again: {event.reason}"
+        case Collected():
+            return f"{event.source} → {event.archive}/{event.name}, {size_text(event.size_bytes)}"
+        case Waiting():
+            return f"waiting for {event.wait_seconds:.0f} s at most: {event.reason}"
+        case Problem():
+            return _describe_problem(event)
+        case _:
+            return _describe_finding(event)
+
+
+def _amount(members: int, size_bytes: int) -> str:
+    return f"{counted(members, 'member')}, {size_text(size_bytes)}"
+
+
+def _describe_plan(event: Planned) -> str:
+    notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0)
+    notes += [f"{event.duplicates:,} there already"] * (event.duplicates > 0)
+    extra = f" ({', '.join(notes)})" if notes else ""
+    return f"{event.archive}: {_amount(event.members, event.size_bytes)} to come{extra}"
+
+
+def _describe_finding(event: Event) -> str:
+    match event:
+        case Renamed():
+            return f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
+        case SetAside():
+            return f"{event.archive}: {event.name} is in {event.lost_and_found}: {event.reason}"
+        case Torn():
+            return (
+                f"{event.archive}: {event.name} was being written when its worker died, and was not acknowledged: "
+                f"{event.reason}; kept as {event.lost_and_found}"
+            )
+        case Partial():
+            kept = f", in {event.lost_and_found}" if event.lost_and_found else ""
+            return f"{event.archive}: {event.name} is partial: {event.reason}{kept}"
+        case Lost():
+            place = f"{event.pair} bytes {event.offset:,} to {event.offset + event.length:,}"
+            return (
+                f"LOST {event.archive}: {event.name} (source {event.source or 'none'}, {place}): {event.reason}; "
+                f"what there is: {event.lost_and_found}"
+            )
+        case Damaged():
+            place = f"bytes {event.start:,} to {event.start + event.length:,}"
+            return f"DAMAGED {event.pair}, {place}: {event.reason}; kept whole as {event.lost_and_found}"
+        case Recovered():
+            return f"{event.archive}: {event.name} recovered: {event.reason}"
+        case JournalRebuilt():
+            members = counted(event.members, "member")
+            return f"{event.pair}: {event.reason}; {members} named by the temp archive itself"
+        case JournalDamaged():
+            return f"{event.pair}: {counted(event.length, 'byte')} of its journal unreadable: {event.reason}"
+        case Refused():
+            return f"{event.subject}: {event.reason}"
+    return ""
+
+
+def _describe_problem(event: Problem) -> str:
+    member = f"{event.name}: " if event.name is not None else ""
+    place = ""
+    if event.offset is not None:
+        place = f" (at byte {event.offset:,})"
+        if event.length:
+            place = f" (bytes {event.offset:,} to {event.offset + event.length:,})"
+    kept = f"; kept as {event.lost_and_found}" if event.lost_and_found is not None else ""
+    loss = "LOSS " if event.severity == "loss" else ""
+    return f"{loss}{event.subject}: {member}{event.detail}{place}: {event.code}, {event.outcome}{kept}"

@@ -1,0 +1,115 @@
+"""``rear ls --pending``: members on their way to an archive, and who wrote them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rear.cli.exit import report
+from rear.cli.listing.member_lines import iso_time_ns
+from rear.cli.listing.selection import Lines
+from rear.core.layout import STATE, Layout, find_base, parse_pair
+from rear.core.printable import shown
+from rear.core.records import Pair
+from rear.core.storage import LOCAL
+from rear.errors import FutureVersionError, UsageError
+from rear.journal.codec import Journal, read_journal, read_notes
+from rear.read.archive_tree import VANISHED
+from rear.read.patterns import Patterns
+
+_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
+
+
+class _Scope(NamedTuple):
+    """What ``--pending`` looks at: a base, and in it one archive or all below a folder; nothing without a base."""
+
+    layout: Layout | None
+    archive: str | None
+    below: str
+    member: str
+
+    def contains(self, archive: str) -> bool:
+        return archive == self.archive if self.archive is not None else archive.startswith(self.below)
+
+
+def _scope(path: str) -> _Scope:
+    if os.path.isdir(path):
+        found = find_base(os.path.join(path, "any.zip"))
+        return _Scope(found[0], None, found[1].removesuffix("any.zip"), "") if found else _Scope(None, None, "", "")
+    # The archive need not exist yet, so its end is where '.zip' is.
+    end = path.lower().find(".zip/") + 4 if ".zip/" in path.lower() else len(path)
+    archive, member = path[:end], path[end + 1 :]
+    found = find_base(archive)
+    if found is None:
+        os.stat(archive)
+        raise UsageError(f"{archive!r} belongs to no base: no directory above it has a {STATE!r}")
+    return _Scope(found[0], found[1], "", member)
+
+
+def list_pending(lines: Lines, path: str, patterns: list[str], *, as_json: bool) -> int:
+    """Write the members that wait for a scavenger, of a base or a part of it; return the exit status."""
+    scope = _scope(path)
+    wanted = Patterns([*filter(None, [scope.member]), *patterns])
+    seen: set[Pair] = set()
+    status = 0
+    for pair, journal_path, is_claimed in _journals(scope.layout) if scope.layout else ():
+        if pair in seen:
+            continue
+        try:
+            journal = read_journal(journal_path)
+            journal.merged.update(read_notes(os.path.splitext(journal_path)[0] + ".merged").merged)
+        except FutureVersionError as error:
+            status = report(FutureVersionError(f"{journal_path}: {error}"))
+            continue
+        except OSError as error:
+            # Claimed or merged just now: claims are listed after the inbox.
+            if error.errno not in VANISHED:
+                status = report(error)
+            continue
+        seen.add(pair)
+        state = "claimed" if is_claimed else "closed" if journal.closed else "open"
+        _write_pending(lines, scope, wanted, pair, journal, state, as_json=as_json)
+    return status
+
+
+def _write_pending(
+    lines: Lines, scope: _Scope, wanted: Patterns, pair: Pair, journal: Journal, state: str, *, as_json: bool
+) -> None:
+    for member in journal.pending():
+        if not scope.contains(member.archive) or not wanted.matches(member.name):
+            continue
+        if as_json:
+            about = {
+                "archive": member.archive, "name": member.name, "size": member.size,
+                "mtime": iso_time_ns(member.mtime_ns), "host": pair.host, "worker": pair.worker,
+                "rotation": pair.rotation, "sequence": member.sequence, "state": state,
+            }  # fmt: skip
+            lines.write(_encode_json(about))
+        else:
+            target = shown(f"{member.archive}/{member.name}")
+            lines.write(f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}")
+
+
+def _journals(layout: Layout) -> Iterator[tuple[Pair, str, bool]]:
+    """Yield the journals of the inbox, and then those of the claims, to which they move."""
+    folders = [(layout.inbox / host, host, False) for host in LOCAL.names(layout.inbox)]
+    yield from _journals_in(folders)
+    leaders = LOCAL.names(layout.claims)
+    yield from _journals_in(
+        [
+            (layout.claims / leader / host, host, True)
+            for leader in leaders
+            for host in LOCAL.names(layout.claims / leader)
+        ]
+    )
+
+
+def _journals_in(folders: list[tuple[Path, str, bool]]) -> Iterator[tuple[Pair, str, bool]]:
+    for folder, host, is_claimed in folders:
+        for name in LOCAL.names(folder):
+            pair = parse_pair(host, name)
+            if pair is not None and name.endswith(".journal"):
+                yield pair, os.path.join(folder, name), is_claimed

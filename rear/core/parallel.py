@@ -1,0 +1,214 @@
+"""Tasks on an executor: in their order, a bounded number at once, and in this process where the executor fails.
+
+An executor saves time, and nothing depends on it. A task is a function of a module and a small value, and running it
+twice does what running it once does. It tells its own errors by value, so whatever a future raises is the executor's
+failure: a worker was lost, a pool is broken, a scheduler is gone. Either way the task is then done here, and its error
+counts if it occurs here too: another host may have an older view of a file, less space, or fewer codecs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from rear.core.storage import LOCAL, Storage
+from rear.core.version import __version__
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+log = logging.getLogger("rear")
+
+PATIENCE_SECONDS = 60.0
+"""When no task has come back for so long, the one that is waited for is done here."""
+TASK_BYTES: Final = 64 << 20
+"""About as many bytes are read or written by one task, and it has at most `TASK_MEMBERS` members."""
+TASK_MEMBERS: Final = 5_000
+_FEWEST_IN_FLIGHT: Final = 4
+_MOST_IN_FLIGHT: Final = 64
+_WORKERS_ASSUMED: Final = 16
+#: What tasks need is imported while a process starts, and while the leader still plans.
+_TASK_MODULES: Final = ("rear.scavenger.check_tasks", "rear.scavenger.copy_tasks")
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class Failed(NamedTuple):
+    """A task ended with an error of its own."""
+
+    reason: str
+
+
+class Parallel:
+    """Runs tasks on an executor, or in this process when there is none.
+
+    Args:
+        executor: any `concurrent.futures.Executor`; it is not shut down here.
+        storage: the file system, for the tasks too.
+    """
+
+    def __init__(self, executor: Executor | None = None, *, storage: Storage = LOCAL) -> None:
+        self._executor = self._given = executor
+        self._storage = storage
+        self._in_flight = 2 * int(getattr(executor, "_max_workers", None) or _WORKERS_ASSUMED)
+        self._in_flight = min(max(self._in_flight, _FEWEST_IN_FLIGHT), _MOST_IN_FLIGHT)
+        self._came_back = time.monotonic()
+        self._is_silent = False
+        self._warned = False
+
+    @property
+    def has_executor(self) -> bool:
+        """Whether tasks go anywhere else than to this process."""
+        return self._executor is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all tasks are done on this host."""
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+        return self._given is None or isinstance(self._given, (ProcessPoolExecutor, ThreadPoolExecutor))
+
+    def run(
+        self,
+        function: Callable[[_Task, Storage], _Result],
+        tasks: Iterable[_Task],
+        *,
+        here: Callable[[_Task], _Result] | None = None,
+        is_worthwhile: bool = True,
+    ) -> Generator[tuple[_Task, _Result], None, None]:
+        """Yield each task with its result, in the order of the tasks; tasks are taken as they are needed.
+
+        When the generator is closed, or left by an error, what has not begun is cancelled.
+
+        Args:
+            function: of a module; called with a task and the storage.
+            tasks: small values that can be pickled.
+            here: does a task in this process; by default ``function`` does.
+            is_worthwhile: false to do all of it in this process: there is too little of it.
+
+        Raises:
+            Exception: what a task raised in this process.
+        """
+        waiting: deque[tuple[_Task, Future[Any] | None]] = deque()
+        # One that has gone silent gets its chances, but shorter ones.
+        self._came_back = time.monotonic() - (PATIENCE_SECONDS * 0.99 if self._is_silent else 0.0)
+        try:
+            for task in tasks:
+                waiting.append((task, self._submit(function, task) if is_worthwhile else None))
+                if len(waiting) >= self._in_flight or waiting[0][1] is None:
+                    yield self._next(waiting, function, here)
+            while waiting:
+                yield self._next(waiting, function, here)
+        finally:
+            for _, future in waiting:
+                if future is not None:
+                    future.cancel()
+
+    def _submit(self, function: Callable[[_Task, Storage], _Result], task: _Task) -> Future[Any] | None:
+        if self._executor is None:
+            return None
+        try:
+            return self._executor.submit(attempt, __version__, function, task, self._storage)
+        except Exception as error:
+            # Shut down or broken, for good.
+            self._executor = None
+            self._warn(error)
+            return None
+
+    def _next(
+        self,
+        waiting: deque[tuple[_Task, Future[Any] | None]],
+        function: Callable[[_Task, Storage], _Result],
+        here: Callable[[_Task], _Result] | None,
+    ) -> tuple[_Task, _Result]:
+        task, future = waiting[0]
+        result = Failed("") if future is None else self._result_of(future)
+        waiting.popleft()
+        if isinstance(result, Failed):
+            result = function(task, self._storage) if here is None else here(task)
+        return task, result
+
+    def _result_of(self, future: Future[Any]) -> Any:
+        """Wait for a result, but not longer than `PATIENCE_SECONDS` after the last one."""
+        patience = self._came_back + PATIENCE_SECONDS - time.monotonic()
+        try:
+            result = future.result(timeout=max(0.0, patience))
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            # Those that say "cancelled" are no Exceptions in some executors.
+            self._is_silent = not future.done()
+            future.cancel()
+            self._warn(error)
+            return Failed(str(error))
+        self._came_back, self._is_silent = time.monotonic(), False
+        if isinstance(result, Failed):
+            self._warn(result.reason)
+        return result
+
+    def _warn(self, error: object) -> None:
+        if not self._warned:
+            self._warned = True
+            told = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+            log.warning("a task failed on its executor, and this process does what fails there: %s", told)
+
+
+def attempt(
+    version: str, function: Callable[[_Task, Storage], _Result], task: _Task, storage: Storage
+) -> _Result | Failed:
+    """Do a task where an executor runs it, and tell its errors by value.
+
+    Args:
+        version: of rear where the task was made: another one may understand it otherwise.
+        function: called with the task and the storage.
+        task: what to do.
+        storage: the file system.
+    """
+    if version != __version__:
+        return Failed(f"a worker of the executor has rear {__version__}, the scavenger {version}")
+    try:
+        return function(task, storage)
+    except Exception as error:
+        return Failed(f"{type(error).__name__}: {error}")
+
+
+def local_pool(jobs: int) -> Executor:
+    """Return a pool of processes on this host; they start when there is work, and end with this process.
+
+    They are started anew, not forked: a fork would inherit threads, locks and open files. Programs that call this need
+    the usual ``if __name__ == "__main__":``.
+
+    Args:
+        jobs: how many processes.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
+
+
+def _begin_process() -> None:
+    # Ctrl-C reaches all processes of a terminal; what becomes of the tasks is the parent's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for module in _TASK_MODULES:
+        importlib.import_module(module)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has: one that was killed cannot tell it to."""
+    import os
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

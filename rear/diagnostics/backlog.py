@@ -1,0 +1,227 @@
+"""What waits under a base, at a glance: who wrote each pair, in what state it is, how much it holds.
+
+Journals are not read through: who and when stands in the first record, how much in the last one. The members of a pair
+that is still written are counted by the sequence numbers of its first and last append record, so that number may be a
+little too high where members were aborted.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from rear.core.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
+from rear.core.liveness import Observations, Process, is_running, process_of_worker
+from rear.core.records import Append, Close, Open, Pair, Record
+from rear.core.storage import Storage
+from rear.errors import FutureVersionError, JournalError
+from rear.journal.codec import decode_line, decode_record, read_notes, skim_journal
+from rear.scavenger.claims import process_of
+
+State = Literal["live", "unconfirmed", "stale", "crashed", "closed", "claimed", "unusable"]
+"""Of a pair: its worker lives; nobody on this host can tell yet; it showed no sign of life for its lease; it is gone;
+it has ended the pair; a scavenger has it; its journal is missing or cannot be used, or the file is none of rear's.
+"""
+
+_WINDOW_BYTES: Final = 16 << 10
+_LARGE_WINDOW_BYTES: Final = 1 << 20
+_NOTES_LIMIT_BYTES: Final = 4 << 20
+_VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
+
+
+class Waiting(NamedTuple):
+    """One pair, or file without one, in the inbox or claimed."""
+
+    host: str
+    worker: str
+    state: State
+    members: int = 0
+    size_bytes: int = 0
+    created_ns: int | None = None
+    reason: str = ""
+
+
+class Glance(NamedTuple):
+    """What the ends of a journal say."""
+
+    opened: Open | None
+    closed: Close | None
+    members: int
+    size_bytes: int
+
+
+class Signs:
+    """Signs of life of processes that cannot be seen from here, as far as this host has watched them.
+
+    What scavenges of this host have noted counts, and what was seen earlier through this object; nothing is written.
+
+    Args:
+        layout: the base.
+        topic: of the observations, ``workers`` or ``leader``.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, topic: str, storage: Storage) -> None:
+        self._observations = Observations(layout, topic=topic, storage=storage)
+        self._storage = storage
+        self._seen: dict[str, tuple[str, float, bool]] = {}
+
+    def state(self, name: str, beat: str, lease_seconds: float) -> Literal["live", "unconfirmed", "stale"]:
+        """Note that ``name`` shows ``beat`` now, and say what that tells of it."""
+        now = self._storage.uptime()
+        unchanged_seconds = self._observations.unchanged_seconds(name, beat)
+        before, since, moved = self._seen.get(name, (beat, now - unchanged_seconds, False))
+        if before != beat:
+            since, moved = now, True
+        self._seen[name] = beat, since, moved
+        if now - since >= lease_seconds:
+            return "stale"
+        return "live" if moved else "unconfirmed"
+
+
+class Backlog:
+    """Looks at the pairs of a base, again and again if need be.
+
+    Args:
+        layout: the base.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, *, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._signs = Signs(layout, "workers", storage)
+        self._running: dict[Process, bool | None] = {}
+
+    def look(self) -> Iterator[Waiting]:
+        """Yield all that is in the inbox and in the folders of claims.
+
+        Raises:
+            OSError: a folder cannot be read.
+        """
+        self._running = {}
+        yield from self._folder(self._layout.inbox, is_claimed=False)
+        for leader in self._storage.names(self._layout.claims):
+            if is_safe_component(leader):
+                yield from self._folder(self._layout.claims / leader, is_claimed=True)
+
+    def _folder(self, folder: Path, *, is_claimed: bool) -> Iterator[Waiting]:
+        for host in self._storage.names(folder):
+            if not is_safe_component(host):
+                yield Waiting(host, "", "unusable", reason=f"{host} is not a name that rear gives")
+                continue
+            names = self._names(folder / host)
+            for name in sorted(names):
+                pair = parse_pair(host, name)
+                if pair is None:
+                    # A claim folder also has files of the scavenger at work.
+                    if not is_claimed:
+                        yield Waiting(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
+                elif name.endswith(".journal"):
+                    waiting = self._pair(pair, folder / host, f"{pair.stem}.merged" in names, is_claimed=is_claimed)
+                    if waiting is not None:
+                        yield waiting
+                elif name.endswith(".zip") and f"{pair.stem}.{PAIR_SUFFIXES[0]}" not in names and not is_claimed:
+                    yield Waiting(host, pair.worker, "unusable", reason=f"{pair} has no journal")
+
+    def _names(self, folder: Path) -> set[str]:
+        try:
+            return set(self._storage.names(folder))
+        except NotADirectoryError:
+            return set()
+
+    def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> Waiting | None:
+        path = folder / f"{pair.stem}.journal"
+        try:
+            glance = glance_at(path, storage=self._storage)
+            members = glance.members - (self._merged(folder / f"{pair.stem}.merged") if has_notes else 0)
+            state = "claimed" if is_claimed else self._state(pair, glance, path)
+        except OSError as error:
+            if error.errno in _VANISHED:
+                # Claimed, merged or released since it was listed.
+                return None
+            return Waiting(pair.host, pair.worker, "unusable", reason=f"{pair}: {error.strerror}")
+        except JournalError as error:
+            return Waiting(pair.host, pair.worker, "unusable", reason=f"{pair}: {error}")
+        created_ns = glance.opened.created_ns if glance.opened else None
+        return Waiting(pair.host, pair.worker, state, max(0, members), glance.size_bytes, created_ns)
+
+    def _merged(self, path: Path) -> int:
+        try:
+            if self._storage.size_of(path) > _NOTES_LIMIT_BYTES:
+                return 0
+        except FileNotFoundError:
+            return 0
+        return len(read_notes(path, storage=self._storage).merged)
+
+    def _state(self, pair: Pair, glance: Glance, path: Path) -> State:
+        if glance.closed is not None:
+            return "closed"
+        opened = glance.opened
+        if opened is None:
+            # Its worker has just begun, or died doing so.
+            process = process_of_worker(pair.host, pair.worker)
+            running = None if process is None else self._is_running(process)
+            return "unconfirmed" if running is None else "live" if running else "crashed"
+        running = self._is_running(process_of(opened))
+        if running is not None:
+            return "live" if running else "crashed"
+        # The same text that a scavenge notes: see `rear.scavenger.claims`.
+        journal = skim_journal(path, storage=self._storage)
+        return self._signs.state(str(pair), f"{journal.beats}/{journal.length}", opened.lease_seconds)
+
+    def _is_running(self, process: Process) -> bool | None:
+        if process not in self._running:
+            self._running[process] = is_running(process)
+        return self._running[process]
+
+
+def glance_at(path: Path, *, storage: Storage) -> Glance:
+    """Read the first and the last records of a journal.
+
+    Raises:
+        FutureVersionError: a newer rear wrote it.
+        OSError: it cannot be read.
+    """
+    descriptor = storage.open(path)
+    try:
+        length = storage.size(descriptor)
+        head = storage.read(descriptor, min(length, _WINDOW_BYTES), 0)
+        first = _records(head.split(b"\n")[:-1])
+        opened = next(first, None)
+        for window in (_WINDOW_BYTES, _LARGE_WINDOW_BYTES):
+            start = max(0, length - window)
+            tail = head if length <= _WINDOW_BYTES else storage.read(descriptor, length - start, start)
+            last = _last(tail)
+            if last is not None or start == 0:
+                break
+    finally:
+        storage.close(descriptor)
+    opened = opened if isinstance(opened, Open) else None
+    if isinstance(last, Close):
+        return Glance(opened, last, last.members, last.length)
+    if last is None:
+        return Glance(opened, None, 0, 0)
+    sequence = next((record.sequence for record in first if isinstance(record, Append)), last.sequence)
+    return Glance(opened, None, max(1, last.sequence - sequence + 1), last.offset + last.length)
+
+
+def _last(tail: bytes) -> Append | Close | None:
+    """Return the last record that says how much a pair holds; a torn line behind it does not count."""
+    return next(
+        (record for record in _records(reversed(tail.split(b"\n")[:-1])) if isinstance(record, (Append, Close))), None
+    )
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[Record]:
+    for line in lines:
+        try:
+            record = decode_record(decode_line(line))
+        except FutureVersionError:
+            raise
+        except JournalError:
+            continue
+        if record is not None:
+            yield record

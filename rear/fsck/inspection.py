@@ -1,0 +1,368 @@
+"""Checks one archive whose central directory is there, whoever made it: every member's local header against its entry.
+
+Then where members are (overlaps, gaps, entries that lead nowhere), what they are called (names that escape, names that
+occur twice), and if asked for, what they hold: size and CRC-32 of each. Memory stays bounded: three numbers a member,
+and a table of bits for the names. What other programs find nothing wrong with is at most *noted* here, save for names
+that escape.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from rear.core.layout import check_name, is_plain_name
+from rear.core.pace import Pace
+from rear.core.parallel import Parallel
+from rear.core.problems import Outcome, Problem
+from rear.core.storage import LOCAL, Storage, StrPath
+from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
+from rear.events import Advanced
+from rear.journal.check import raw_bytes
+from rear.scavenger.check_tasks import checked_entries, is_worth_sharing
+from rear.zip.archive import Archive, header_difference
+from rear.zip.bounds import member_end
+from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
+from rear.zip.member_ends import sound_ends
+
+DETAILED_LIMIT: Final = 100_000
+"""So many overlaps, and so many names that may occur twice, are looked at one by one; the rest is only counted."""
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+_BITS_A_NAME: Final = 64
+_MOST_BITS: Final = 1 << 28
+#: Up to so many names their hashes are kept: 20 MB, faster than a table, and certain.
+_HASHES_LIMIT: Final = 250_000
+
+
+def inspect(
+    target: StrPath | Archive,
+    *,
+    deep: bool = False,
+    subject: str | None = None,
+    parallel: Parallel | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Problem]:
+    """Check one archive and yield what is found; nothing is changed.
+
+    What a rebuild mends has the outcome ``would repair``.
+
+    Args:
+        target: path of the archive, or the open archive.
+        deep: read every member, and compare its size and CRC-32.
+        subject: what problems call the archive; its path by default.
+        parallel: the executor that reads members, if there is one.
+        storage: the file system; only read.
+
+    Raises:
+        FutureVersionError: a newer rear merges into it.
+        OSError: it cannot be read.
+    """
+    for step in inspect_steps(target, deep=deep, subject=subject, parallel=parallel, storage=storage):
+        if isinstance(step, Problem):
+            yield step
+
+
+def inspect_steps(
+    target: StrPath | Archive,
+    *,
+    deep: bool = False,
+    subject: str | None = None,
+    parallel: Parallel | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:
+    """Do what `inspect` does, and say now and then how far it is."""
+    if isinstance(target, Archive):
+        yield from _Inspection(target, subject or target.path, deep, parallel, storage).steps()
+        return
+    subject = subject or str(target)
+    try:
+        archive = Archive.open(target, storage=storage)
+    except NotAZipError as error:
+        yield Problem("archive-directory-damaged", subject, _without(str(error), ": "), "would repair")
+    except UnsupportedError as error:
+        code = "archive-split" if "volume" in str(error) else "archive-unsupported"
+        yield Problem(code, subject, _without(str(error), ": "), "left")
+    else:
+        with archive:
+            yield from _Inspection(archive, subject, deep, parallel, storage).steps()
+
+
+def _without(text: str, separator: str) -> str:
+    """Return a message without the path that it begins with: the subject says it."""
+    return text.partition(separator)[2] or text
+
+
+def escape_of(name: str) -> str | None:
+    """Tell how a member would leave the directory that it is extracted to, by a careless program on any system."""
+    if "\0" in name:
+        return "it holds NUL"
+    if name.startswith(("/", "\\")):
+        return "it is absolute"
+    if _DRIVE.match(name):
+        return "it begins with a drive letter"
+    if ".." in name and ".." in re.split(r"[/\\]", name):
+        return "it has a part '..'"
+    return None
+
+
+class _Inspection:
+    """One check of one open archive."""
+
+    def __init__(self, archive: Archive, subject: str, deep: bool, parallel: Parallel | None, storage: Storage) -> None:
+        self._archive = archive
+        self._subject = subject
+        self._deep = deep
+        self._parallel = parallel or Parallel(storage=storage)
+        self._storage = storage
+        self._prefix = archive.directory.prefix
+        self._limit = archive.directory.offset
+        self._starts = array("Q")
+        self._ends = array("Q")
+        #: Which entry each range belongs to; members without local header have no range.
+        self._numbers = array("Q")
+        self._names = SeenNames(archive.directory.entries)
+
+    def steps(self) -> Iterator[Problem | Advanced]:
+        number, pace = 0, Pace()
+        budget = self._archive.directory.archive_length
+        try:
+            for number, (entry, end) in enumerate(self._entries()):
+                if pace.is_due():
+                    yield Advanced("reading", self._subject, number, self._archive.directory.entries)
+                found: Sequence[Problem] = ()
+                if end:
+                    self._starts.append(self._prefix + entry.offset)
+                    self._ends.append(end)
+                    self._numbers.append(number)
+                else:
+                    found = self._check_member(number, entry)
+                    yield from found
+                name = entry.name
+                self._names.add(name)
+                if not is_plain_name(name) or name[1:2] == ":":
+                    yield from self._check_name(entry, name)
+                if self._deep and not found:
+                    # Members that overlap, which is told as such, must not have the same bytes read a million times.
+                    budget -= entry.compressed_size
+                    if budget >= 0 and not end:
+                        yield from self._check_content(entry)
+        except ZipFormatError as error:
+            detail = _without(str(error), ": ")
+            yield self._problem("archive-directory-damaged", detail, "would repair", self._limit)
+        overlaps: dict[int, int] = {}
+        yield from self._check_ranges(overlaps)
+        yield from self._check_names_again(overlaps)
+
+    def _entries(self) -> Iterator[tuple[CentralEntry, int]]:
+        """Yield all entries, each with where its member ends, if it was found that it is all right, or 0."""
+        if self._deep and is_worth_sharing(self._archive, self._parallel):
+            return checked_entries(self._archive, self._parallel)
+        return sound_ends(self._archive, self._archive.entries(), read_data=self._deep, storage=self._storage)
+
+    def _problem(
+        self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
+        name: str | None = None,
+    ) -> Problem:  # fmt: skip
+        return Problem(code, self._subject, detail, outcome, offset, length, name)
+
+    def _about(self, code: str, entry: CentralEntry, error: object, outcome: Outcome) -> Problem:
+        detail = str(error).removeprefix(f"{self._archive.path}: member {entry.name!r:.300}: ")
+        return self._problem(
+            code, detail, outcome, self._prefix + entry.offset, entry.compressed_size or None, entry.name
+        )
+
+    # ---- one member
+
+    def _check_member(self, number: int, entry: CentralEntry) -> Sequence[Problem]:
+        try:
+            end, difference = member_end(self._archive, entry)
+        except ZipFormatError as error:
+            return [self._about("member-header-missing", entry, error, "would repair")]
+        found = self._note_range(number, entry, self._prefix + entry.offset, end)
+        if difference is not None:
+            return [self._about("member-header-differs", entry, difference, "would repair")]
+        return found
+
+    def _note_range(self, number: int, entry: CentralEntry, start: int, end: int) -> Sequence[Problem]:
+        self._starts.append(start)
+        self._ends.append(min(end, self._limit))
+        self._numbers.append(number)
+        if end > self._limit:
+            detail = f"its data would end at {end:,}, the directory begins at {self._limit:,}"
+            return [self._about("member-overlap", entry, detail, "would repair")]
+        return ()
+
+    def _check_name(self, entry: CentralEntry, name: str) -> Iterable[Problem]:
+        try:
+            check_name(name)
+        except PathError as error:
+            escape, oddity = escape_of(name), str(error)
+        else:
+            # A colon is nothing special to us, but it is to other systems.
+            escape, oddity = ("it begins with a drive letter" if _DRIVE.match(name) else None), ""
+        if escape is not None:
+            return [self._about("member-unsafe-name", entry, f"{name!r:.200}: {escape}", "left")]
+        # bsdtar writes "./name".
+        if oddity and not name.startswith("./"):
+            return [self._about("member-unsafe-name", entry, oddity, "noted")]
+        return ()
+
+    def _check_content(self, entry: CentralEntry) -> Iterable[Problem]:
+        try:
+            self._archive.verify(entry)
+        except UnsupportedError as error:
+            return [self._about("member-unverifiable", entry, error, "noted")]
+        except ZipFormatError as error:
+            if self._header_fits(entry):
+                return [self._about("member-data-damaged", entry, error, "left")]
+        return ()
+
+    def _header_fits(self, entry: CentralEntry) -> bool:
+        local: LocalHeader = decode_local_header(self._archive.local_header_bytes(entry))
+        end = self._prefix + entry.offset + local.length + entry.compressed_size
+        return header_difference(entry, local) is None and end <= self._limit
+
+    # ---- all members together
+
+    def _check_ranges(self, overlaps: dict[int, int]) -> Iterator[Problem]:
+        """Yield gaps; put entries that begin within another member into ``overlaps``, with where that one begins."""
+        order: Iterable[int] = range(len(self._starts))
+        if any(left > right for left, right in pairwise(self._starts)):
+            order = sorted(order, key=self._starts.__getitem__)
+        reached, owner, more = 0, 0, 0
+        for position in order:
+            start, end = self._starts[position], self._ends[position]
+            if start > reached:
+                yield self._gap(reached, start)
+            elif start < reached:
+                if len(overlaps) < DETAILED_LIMIT:
+                    overlaps[self._numbers[position]] = owner
+                else:
+                    more += 1
+            if end > reached:
+                reached, owner = end, start
+        if reached < self._limit:
+            yield self._gap(reached, self._limit)
+        if more:
+            yield self._problem("member-overlap", f"{more:,} more members overlap others", "would repair")
+
+    def _gap(self, start: int, end: int) -> Problem:
+        what = "zeros" if self._are_zeros(start, end) else "bytes that belong to no member"
+        if start == 0 and len(self._starts):
+            return self._problem("archive-prefix", f"{end:,} {what} before the first member", "noted", 0, end)
+        where = "before the directory" if end == self._limit else "between members"
+        return self._problem("archive-gap", f"{end - start:,} {what} {where}", "noted", start, end - start)
+
+    def _are_zeros(self, start: int, end: int) -> bool:
+        pieces = raw_bytes(self._archive.descriptor, start, end - start, storage=self._storage)
+        try:
+            return all(not piece.strip(b"\0") for piece in pieces)
+        except ZipFormatError:
+            return False
+
+    def _check_names_again(self, overlaps: dict[int, int]) -> Iterator[Problem]:
+        """Tell overlaps by name, and look whether names that seemed to be there twice are."""
+        if not overlaps and not self._names.perhaps_twice:
+            return
+        first: dict[int, int] = {}
+        more = 0
+        try:
+            for number, (position, name) in enumerate(self._archive.names()):
+                if number in overlaps:
+                    yield self._overlap(position, overlaps[number])
+                key = hash(name)
+                if key not in self._names.perhaps_twice:
+                    continue
+                if key in first:
+                    yield from self._duplicate(name, first[key], position)
+                elif len(first) >= DETAILED_LIMIT:
+                    more += 1
+                    continue
+                first[key] = position
+        except ZipFormatError:
+            return
+        if more:
+            detail = f"too many names occur twice: the last {more:,} were not compared"
+            yield self._problem("member-duplicate-name", detail, "would repair")
+
+    def _overlap(self, position: int, owner: int) -> Problem:
+        entry = self._archive.entry_at(position)
+        detail = f"it begins within the member at {owner:,}"
+        return self._about("member-overlap", entry, detail, "would repair")
+
+    def _duplicate(self, name: str, earlier: int, later: int) -> Iterable[Problem]:
+        hidden, shown = self._archive.entry_at(earlier), self._archive.entry_at(later)
+        if hidden.name != name:
+            return []
+        detail = f"another member of this name at {self._prefix + shown.offset:,} hides it"
+        # rear never writes a name twice. Others do: zipfile when a member is written anew, jar for directories.
+        ours = not name.endswith("/") and self._is_ours(hidden) and self._is_ours(shown)
+        return [self._about("member-duplicate-name", hidden, detail, "would repair" if ours else "noted")]
+
+    def _is_ours(self, entry: CentralEntry) -> bool:
+        try:
+            return self._archive.origin(entry) is not None
+        except ZipFormatError:
+            return False
+
+
+class SeenNames:
+    """Finds names that may occur twice: by their hashes, and in large archives by a table of bits (a Bloom filter).
+
+    Of some names the latter says so that do not, so they are compared.
+
+    Args:
+        count: about how many names there will be.
+
+    Attributes:
+        perhaps_twice: hashes of names that may occur twice. Python's are keyed at random: nobody can make names that
+            collide.
+    """
+
+    def __init__(self, count: int) -> None:
+        bits = 1 << 16
+        while bits < min(count * _BITS_A_NAME, _MOST_BITS):
+            bits *= 2
+        self._mask = bits - 1
+        self._hashes: set[int] | None = set() if count <= _HASHES_LIMIT else None
+        self._table = bytearray(0 if self._hashes is not None else bits // 8)
+        self.perhaps_twice: set[int] = set()
+
+    def add(self, name: str) -> None:
+        """Note a name; one that may have been there already is noted in ``perhaps_twice``."""
+        key = hash(name)
+        if self._hashes is not None and len(self._hashes) <= _HASHES_LIMIT:
+            if key in self._hashes:
+                self.perhaps_twice.add(key)
+            self._hashes.add(key)
+            return
+        self._begin_table()
+        seen = True
+        for place in (key & self._mask, key >> 32 & self._mask):
+            byte, bit = place >> 3, 1 << (place & 7)
+            if not self._table[byte] & bit:
+                self._table[byte] |= bit
+                seen = False
+        if seen:
+            self.perhaps_twice.add(key)
+
+    def _begin_table(self) -> None:
+        """Go on with a table: there are more names than the end record said."""
+        if self._hashes is None:
+            return
+        hashes, self._hashes = self._hashes, None
+        self._table = bytearray((self._mask + 1) // 8)
+        for key in hashes:
+            for place in (key & self._mask, key >> 32 & self._mask):
+                self._table[place >> 3] |= 1 << (place & 7)
+
+    def contains(self, name: str) -> bool:
+        """Whether a name was added; now and then true of one that was not."""
+        key = hash(name)
+        if self._hashes is not None:
+            return key in self._hashes
+        places = key & self._mask, key >> 32 & self._mask
+        return all(self._table[place >> 3] & 1 << (place & 7) for place in places)

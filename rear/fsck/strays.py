@@ -1,0 +1,127 @@
+"""What stands in rear's own folders and belongs to nothing: rests of writes that never ended, files of others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from rear.core.layout import Layout, check_archive
+from rear.core.problems import Problem
+from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.errors import PathError
+from rear.index.index import PART_SUFFIX, Index
+from rear.index.segment import parse_segment_name
+from rear.scavenger.claims import RESCUE_SUFFIX
+from rear.scavenger.copy_tasks import PERMIT_SUFFIX, REGISTRATION_SUFFIX
+
+_FRESH: Final = re.compile(r".+\.[0-9a-f]{12}\.new\Z")
+"""What `Storage.replace` and others write before they rename it."""
+
+
+def find_strays(layout: Layout, *, repair: bool, storage: Storage) -> Iterator[Problem]:
+    """Yield what belongs to nothing; remove what is certainly the rest of a write.
+
+    Args:
+        layout: the base.
+        repair: remove it; only a leader may, because all that write such files are leaders.
+        storage: the file system.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    strays = _Strays(layout, repair, storage)
+    yield from strays.unknown()
+    yield from strays.temporaries()
+    yield from strays.indexes()
+    yield from strays.lost_and_found()
+
+
+class _Strays:
+    def __init__(self, layout: Layout, repair: bool, storage: Storage) -> None:
+        self._layout = layout
+        self._repair = repair
+        self._storage = storage
+        #: Each folder with what belongs into it. The inbox is not here: a scavenge tells of what it does not know.
+        self._expected: dict[Path, Callable[[str], bool]] = {
+            layout.state: _STATE_NAMES.__contains__,
+            layout.intents: lambda name: name.endswith(
+                (".intent", ".planning", ".archive", PERMIT_SUFFIX, REGISTRATION_SUFFIX)
+            ),
+            layout.terms: str.isdecimal,
+            layout.reports: lambda name: name.endswith(".json"),
+        }
+
+    def unknown(self) -> Iterator[Problem]:
+        for folder, is_expected in self._expected.items():
+            for name in self._storage.names(folder):
+                if not is_expected(name) and not _FRESH.match(name):
+                    yield Problem("stray-file", self._subject(folder / name), "rear gives no such name", "noted")
+
+    def temporaries(self) -> Iterator[Problem]:
+        """Yield rests of atomic writes: until the rename nobody relies on them, and what they hold is elsewhere."""
+        for folder, folders, files in os.walk(self._layout.state):
+            # A scavenger that does not lead yet may be writing there.
+            folders[:] = sorted(name for name in folders if Path(folder, name) != self._layout.observations / "leader")
+            for name in sorted(files):
+                path = Path(folder, name)
+                if path.parent == self._layout.flush_requests:
+                    yield self._remove(path, "a request to live workers, by a scavenger that is gone")
+                elif self._is_unfinished(path):
+                    yield self._remove(path, "its writer died before it was done")
+
+    def _is_unfinished(self, path: Path) -> bool:
+        # By folder: in lost+found, what ends like the rest of a write may be what somebody's file is called.
+        if path.is_relative_to(self._layout.indexes):
+            return path.name.endswith(PART_SUFFIX)
+        if path.is_relative_to(self._layout.claims):
+            return path.name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX))
+        if path.is_relative_to(self._layout.inbox) or path.is_relative_to(self._layout.graveyard):
+            return False
+        return _FRESH.match(path.name) is not None
+
+    def _remove(self, path: Path, detail: str) -> Problem:
+        if self._repair:
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(path)
+        return Problem("stray-temporary", self._subject(path), detail, "repaired" if self._repair else "would repair")
+
+    def indexes(self) -> Iterator[Problem]:
+        """Yield indexes of archives that are not there: removed by a person, or lost."""
+        for folder, folders, files in os.walk(self._layout.indexes):
+            folders.sort()
+            if not any(parse_segment_name(name) is not None for name in files):
+                continue
+            archive = Path(folder).relative_to(self._layout.indexes).as_posix()
+            try:
+                check_archive(archive)
+            except PathError:
+                yield Problem("stray-file", self._subject(Path(folder)), "an index of what is no archive", "noted")
+                continue
+            path = self._layout.archive(archive)
+            if path.name not in self._storage.names(path.parent):
+                count = Index.open(self._layout, archive, storage=self._storage).count
+                detail = f"the archive is not there; its index names {count:,} members"
+                yield Problem("index-stray", self._subject(Path(folder)), detail, "noted")
+
+    def lost_and_found(self) -> Iterator[Problem]:
+        folder = self._layout.lost_and_found
+        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        if files:
+            size = sum(path.stat().st_size for path in files)
+            detail = f"{len(files):,} files of {size:,} bytes in all; each item's .json says what it is"
+            yield Problem("lost-and-found-items", self._subject(folder), detail, "noted")
+
+    def _subject(self, path: Path) -> str:
+        return path.relative_to(self._layout.base).as_posix()
+
+
+_STATE_NAMES: Final = frozenset(
+    {
+        "claims", "config.toml", "flush", "graveyard", "inbox", "index", "intents", "lock", "lost+found",
+        "observations", "reports", "terms",
+    }
+)  # fmt: skip

@@ -1,0 +1,471 @@
+"""The index of one final archive: which members it has, where they are and where they came from.
+
+SQLite must not modify a file on a network file system, so an index is a folder of *immutable segments*, ``<n>.sqlite``.
+Each merge builds one small file on local disk, copies it under a temporary name, syncs it, renames it and syncs the
+folder.
+
+The newest segment names all older ones that still count, by number and by a random identity. So one rename takes an
+index from one state to the next, whatever else lies in the folder, and segments of another writer that took the same
+number do not fit in. Numbers only grow. A merge takes small segments of before into its own, which keeps them few: each
+is more than twice as large as the next newer one, unless it is tiny.
+
+The index is derived data. What cannot be read is as if absent, and `Index.matches` tells whether what is there mirrors
+the archive.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from rear.core.layout import Layout
+from rear.core.storage import LOCAL, Storage
+from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
+from rear.index.segment import (
+    INTEGER_LIMIT,
+    Below,
+    IndexRow,
+    MemberKey,
+    OriginKey,
+    Segment,
+    SegmentReader,
+    SegmentWriter,
+    SourceKey,
+    parse_segment_name,
+    read_segment,
+    segment_name,
+)
+
+if TYPE_CHECKING:
+    from rear.zip.archive import Archive
+    from rear.zip.headers import CentralEntry
+
+__all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "SourceKey", "rows_of"]
+
+SMALL_MEMBERS: Final = 4_096
+"""Segments up to this size are always taken into the next one: writing them again costs some milliseconds."""
+_ATTEMPTS: Final = 5
+PART_SUFFIX = ".part"
+
+_T = TypeVar("_T")
+
+
+class Index:
+    """The index of one final archive, as it was when it was opened or last written by this object.
+
+    Any number of processes may read; only the leading scavenger writes. A reader that finds segments replaced meanwhile
+    goes on with the new ones.
+
+    Attributes:
+        segments: those that count, oldest first.
+        problems: what else lies in the folder and should not, one sentence each.
+    """
+
+    def __init__(self, layout: Layout, archive: str, *, storage: Storage = LOCAL) -> None:
+        self.archive = archive
+        self.segments: list[Segment] = []
+        self.problems: list[str] = []
+        self._layout = layout
+        self._folder = layout.index(archive)
+        self._storage = storage
+
+    @classmethod
+    def open(cls, layout: Layout, archive: str, *, storage: Storage = LOCAL) -> Index:
+        """Find the segments of an archive's index; a missing index is an empty one.
+
+        Raises:
+            PathError: ``archive`` is no path of a final archive.
+            OSError: the folder cannot be read.
+        """
+        index = cls(layout, archive, storage=storage)
+        index._load()
+        return index
+
+    # ---- what it knows
+
+    @property
+    def count(self) -> int:
+        """How many members it knows."""
+        return sum(segment.members - segment.removed for segment in self.segments)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the central directory that it mirrors; ``None`` of an empty index."""
+        return self.segments[-1].fingerprint if self.segments else None
+
+    @property
+    def end(self) -> int:
+        """Where in the archive the last of the members ends that it knows.
+
+        Raises:
+            IndexFormatError, OSError: as `find`.
+        """
+        return self._read(self._end)
+
+    def matches(self, fingerprint: str, entries: int) -> bool:
+        """Whether it mirrors the central directory of this fingerprint and number of entries."""
+        return self.fingerprint == fingerprint and self.count == entries
+
+    def find(self, names: Iterable[str]) -> dict[str, IndexRow]:
+        """Return the rows of those names that are taken; where a name occurs twice, the last one.
+
+        Raises:
+            IndexFormatError: a segment is damaged: rebuild the index.
+            OSError: a segment cannot be read.
+        """
+        wanted = sorted(set(names))
+        return self._read(lambda: self._find(wanted))
+
+    def find_origins(self, keys: Iterable[OriginKey]) -> dict[OriginKey, IndexRow]:
+        """Return the rows of members by host, worker and sequence number. It reads all rows: ask for many at once.
+
+        Raises:
+            IndexFormatError, OSError: as `find`.
+        """
+        wanted = set(keys)
+        return self._read(lambda: self._find_origins(wanted))
+
+    def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
+        """Return the rows of members by source, size and mtime; the last one of each. It reads all rows, as above.
+
+        Raises:
+            IndexFormatError, OSError: as `find`.
+        """
+        wanted = set(keys)
+        return self._read(lambda: self._find_sources(wanted))
+
+    def rows(self) -> Iterator[IndexRow]:
+        """Yield all rows in the order of the central directory.
+
+        Raises:
+            IndexFormatError, OSError: as `find`; also when another host removes a segment on NFS while it is read.
+        """
+        stack, readers = self._read(self._open_all)
+        with stack:
+            for reader in readers:
+                yield from reader.rows()
+
+    def select(self, condition: str, parameters: Sequence[str | int]) -> Iterator[IndexRow]:
+        """Yield the rows that fulfil an SQL condition on the columns of ``members``, in the order of `rows`.
+
+        Raises:
+            IndexFormatError, OSError: as `rows`.
+        """
+        stack, readers = self._read(self._open_all)
+        with stack:
+            for reader in readers:
+                yield from reader.select(condition, parameters)
+
+    def _find(self, names: list[str]) -> dict[str, IndexRow]:
+        found: dict[str, IndexRow] = {}
+        for segment, newer in reversed(_with_newer(self.segments)):
+            if names:
+                with SegmentReader(segment, newer) as reader:
+                    found.update(reader.find(names))
+                names = [name for name in names if name not in found]
+        return found
+
+    def _find_origins(self, keys: set[OriginKey]) -> dict[OriginKey, IndexRow]:
+        found: dict[OriginKey, IndexRow] = {}
+        for segment, newer in reversed(_with_newer(self.segments)):
+            if len(found) < len(keys):
+                with SegmentReader(segment, newer) as reader:
+                    found.update(reader.find_origins(keys - found.keys()))
+        return found
+
+    def _find_sources(self, keys: set[SourceKey]) -> dict[SourceKey, IndexRow]:
+        found: dict[SourceKey, IndexRow] = {}
+        for segment, newer in reversed(_with_newer(self.segments)):
+            if len(found) < len(keys):
+                with SegmentReader(segment, newer) as reader:
+                    found.update(reader.find_sources(keys - found.keys()))
+        return found
+
+    def _end(self) -> int:
+        with ExitStack() as stack:
+            readers = [stack.enter_context(SegmentReader(*pair)) for pair in _with_newer(self.segments)]
+            return max((reader.end() for reader in readers), default=0)
+
+    def _open_all(self) -> tuple[ExitStack, list[SegmentReader]]:
+        with ExitStack() as stack:
+            readers = [stack.enter_context(SegmentReader(*pair)) for pair in _with_newer(self.segments)]
+            return stack.pop_all(), readers
+
+    def _read(self, question: Callable[[], _T]) -> _T:
+        """Ask again when newer segments took the place of those that were read."""
+        for _ in range(_ATTEMPTS):
+            newest = self._newest_number
+            try:
+                return question()
+            except (IndexFormatError, OSError):
+                self._load()
+                # An index that lost segments is no newer one: its answer would be "not taken".
+                if self._newest_number <= newest:
+                    raise
+        raise OSError(errno.ESTALE, "the index is replaced faster than it can be read", str(self._folder))
+
+    # ---- what is there
+
+    @property
+    def _newest_number(self) -> int:
+        return self.segments[-1].number if self.segments else 0
+
+    def _load(self) -> None:
+        names = self._storage.names(self._folder)
+        for _ in range(_ATTEMPTS):
+            self.segments, self.problems = [], []
+            self._load_newest(names)
+            if not self.problems:
+                return
+            # Segments may have vanished because newer ones replace them: only a second look can tell.
+            names, before = self._storage.names(self._folder), names
+            if names == before:
+                return
+
+    def _load_newest(self, names: list[str]) -> None:
+        numbers = sorted((number for name in names if (number := parse_segment_name(name)) is not None), reverse=True)
+        for number in numbers:
+            newest = self._read_segment(number)
+            if newest is None:
+                continue
+            below = [self._read_segment(key.number, key) for key in newest.below]
+            segments = [segment for segment in below if segment is not None]
+            if len(segments) == len(below):
+                self.segments = [*segments, newest]
+                return
+            self.problems.append(f"{newest.path}: segments below it are missing")
+
+    def _read_segment(self, number: int, key: Below | None = None) -> Segment | None:
+        path = self._folder / segment_name(number)
+        try:
+            segment = read_segment(path, storage=self._storage)
+        except (FutureVersionError, IndexFormatError, OSError) as error:
+            self.problems.append(str(error))
+            return None
+        if key is not None and segment.key != key:
+            self.problems.append(f"{path}: another segment than the one that was built upon")
+            return None
+        return segment
+
+    # ---- how it grows
+
+    def publish(
+        self,
+        rows: Iterable[IndexRow],
+        fingerprint: str,
+        *,
+        previous: str | None,
+        removed: Iterable[MemberKey] = (),
+    ) -> bool:
+        """Add the rows of one merge, after its commit. Again, after a crash at whatever point, it changes nothing more.
+
+        Args:
+            rows: the new members, in the order of the central directory.
+            fingerprint: of the central directory after the merge.
+            previous: of the central directory before the merge; ``None`` when there was none: the index begins anew.
+            removed: members of before (name and target start) that are in the central directory no more.
+
+        Returns:
+            Whether the index now mirrors ``fingerprint``. ``False``: it did not mirror ``previous`` or is damaged, and
+            nothing was changed: use `rebuild`.
+
+        Raises:
+            OSError: the index is as before, or as it should be; with ``ENOSPC`` and the temporary folder's path, there
+                is no room on local disk.
+        """
+        self._load()
+        if self.fingerprint == fingerprint:
+            self._clean()
+            return True
+        if previous is not None and self.fingerprint != previous:
+            return False
+        try:
+            self._write(rows, fingerprint, self.segments if previous is not None else [], removed)
+        except IndexFormatError as error:
+            self.problems.append(str(error))
+            return False
+        return True
+
+    def rebuild(self, rows: Iterable[IndexRow], fingerprint: str) -> None:
+        """Replace all by the rows of a whole archive, in the order of its central directory.
+
+        Raises:
+            OSError: as `publish`.
+            IndexFormatError: a row cannot be stored.
+        """
+        self._write(rows, fingerprint, [], ())
+
+    def _write(
+        self, rows: Iterable[IndexRow], fingerprint: str, segments: list[Segment], removed: Iterable[MemberKey]
+    ) -> None:
+        with tempfile.TemporaryDirectory(prefix="rear-index-") as scratch, ExitStack() as stack:
+            writer = stack.enter_context(SegmentWriter(Path(scratch, "new.sqlite")))
+            added = writer.add(rows, removed=removed)
+            kept, absorbed = _split(segments, added)
+            if absorbed:
+                writer.close()
+                merged = stack.enter_context(SegmentWriter(Path(scratch, "merged.sqlite")))
+                for segment in absorbed:
+                    merged.absorb(segment.path, members=segment.members)
+                merged.absorb(writer.path, members=added)
+                writer = merged
+            number, identity = self._next_number(), secrets.token_hex(8)
+            writer.finish(
+                number=number, identity=identity, archive=self.archive, fingerprint=fingerprint, below=kept,
+                created_ns=time.time_ns(),
+            )  # fmt: skip
+            self._install(writer.path, self._folder / segment_name(number), identity)
+        self._load()
+        self._clean()
+
+    def _next_number(self) -> int:
+        # Of damaged segments and of temporary names too: a name is never used twice, caches of other hosts may know it.
+        taken = [_number(name) for name in self._storage.names(self._folder)]
+        return max([0, *(number for number in taken if number is not None)]) + 1
+
+    def _install(self, source: Path, target: Path, identity: str) -> None:
+        storage = self._storage
+        storage.make_directories(self._folder)
+        part = target.with_name(f"{target.stem}-{identity}{PART_SUFFIX}")
+        try:
+            with ExitStack() as stack:
+                source_descriptor = storage.open(source)
+                stack.callback(storage.close, source_descriptor)
+                target_descriptor = storage.create(part)
+                stack.callback(storage.close, target_descriptor)
+                length = storage.size(source_descriptor)
+                storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=length)
+                storage.sync(target_descriptor)
+            storage.rename(part, target)
+        except OSError:
+            self._unlink(part.name)
+            raise
+        storage.sync_directory(self._folder)
+
+    def _clean(self) -> None:
+        """Remove segments that count no more and remains of writers that died; what cannot be removed waits."""
+        if not self.segments:
+            return
+        newest = self._newest_number
+        live = {segment.path.name for segment in self.segments}
+        for name in self._storage.names(self._folder):
+            number = _number(name)
+            if number is not None and number <= newest and name not in live and not self._is_of_the_future(name):
+                self._unlink(name)
+
+    def _is_of_the_future(self, name: str) -> bool:
+        try:
+            read_segment(self._folder / name, storage=self._storage)
+        except FutureVersionError:
+            return True
+        except (IndexFormatError, OSError):
+            pass
+        return False
+
+    def _unlink(self, name: str) -> None:
+        try:
+            self._storage.unlink(self._folder / name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.problems.append(f"not removed: {error}")
+
+    # ---- what becomes of it
+
+    def rename(self, archive: str) -> Index:
+        """Move the index along with its archive, which is called ``archive`` now. Doing it again changes nothing.
+
+        What lies at the new place is replaced, unless there is nothing to move.
+
+        Raises:
+            PathError: ``archive`` is no path of a final archive.
+            OSError: the folder could not be renamed; both indexes are incomplete at worst, and so as if absent.
+        """
+        target = Index(self._layout, archive, storage=self._storage)
+        if self._storage.names(self._folder):
+            target.remove()
+            self._storage.make_directories(target._folder.parent)
+            self._storage.rename(self._folder, target._folder)
+            self._storage.sync_directory(target._folder.parent)
+            if self._folder.parent != target._folder.parent:
+                self._storage.sync_directory(self._folder.parent)
+        self._load()
+        target._load()
+        return target
+
+    def remove(self) -> None:
+        """Remove all segments, the oldest first, so that what a crash leaves is incomplete and as if absent.
+
+        Raises:
+            OSError: something could not be removed.
+        """
+        names = self._storage.names(self._folder)
+        for _, name in sorted((number, name) for name in names if (number := _number(name)) is not None):
+            self._storage.unlink(self._folder / name)
+        self._load()
+        if not self._storage.names(self._folder):
+            try:
+                self._storage.remove_directory(self._folder)
+            except FileNotFoundError:
+                pass
+
+
+def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> Iterator[IndexRow]:
+    """Yield the rows of a whole archive, whoever made it, for `Index.rebuild`; or those of some of its entries.
+
+    Raises:
+        ZipFormatError: its central directory is damaged.
+    """
+    for entry in archive.entries() if entries is None else entries:
+        origin, end = None, None
+        start = min(archive.directory.prefix + entry.offset, INTEGER_LIMIT)
+        try:
+            origin = archive.origin(entry)
+            end = min(start + archive.local_header(entry).length + entry.compressed_size, INTEGER_LIMIT)
+        except ZipFormatError:
+            # The name is taken all the same.
+            pass
+        size, compressed_size = min(entry.size, INTEGER_LIMIT), min(entry.compressed_size, INTEGER_LIMIT)
+        if origin is None:
+            yield IndexRow(
+                entry.name, None, None, None, start, end, None, size, compressed_size, entry.method, entry.crc,
+                entry.mtime_ns, entry.mode or None, None, None, None,
+            )  # fmt: skip
+        else:
+            source_start = min(origin.source_start, INTEGER_LIMIT - size)
+            yield IndexRow(
+                entry.name, origin.source, source_start, source_start + size, start, end, None, size, compressed_size,
+                entry.method, entry.crc, origin.mtime_ns, origin.mode, origin.host, origin.worker,
+                min(origin.sequence, INTEGER_LIMIT), origin.metadata if isinstance(origin.metadata, dict) else None,
+            )  # fmt: skip
+
+
+def _with_newer(segments: list[Segment]) -> list[tuple[Segment, list[Segment]]]:
+    """Return each segment with all that are newer."""
+    return [(segment, segments[position:]) for position, segment in enumerate(segments, 1)]
+
+
+def _number(name: str) -> int | None:
+    """Return the number of a segment, or of the temporary file of one that was being written."""
+    if name.endswith(PART_SUFFIX):
+        name = f"{name.partition('-')[0]}.sqlite"
+    return parse_segment_name(name)
+
+
+def _split(segments: list[Segment], members: int) -> tuple[list[Segment], list[Segment]]:
+    """Return the older segments that stay and those that a new one of so many members takes in.
+
+    Each one that stays is more than twice as large as the next newer one, so there are logarithmically many, and a
+    row is written again logarithmically often.
+    """
+    position = len(segments)
+    while position and segments[position - 1].members <= max(2 * members, SMALL_MEMBERS):
+        position -= 1
+        members += segments[position].members
+    return segments[:position], segments[position:]

@@ -1,0 +1,306 @@
+"""Which files below a directory have their bytes in a final archive already, by its index and, if asked, byte by byte.
+
+A file counts as archived when the index has its path, size and mtime, or when the member that it would become is there
+with exactly its bytes: one that was only touched is not archived again. Archives that were rolled over from the final
+archive count too. Where an index does not mirror its archive, one is made for the moment on local disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Final, NamedTuple, TypeVar
+
+from rear.core.layout import Layout, is_safe_component, parse_pair
+from rear.core.storage import Storage
+from rear.errors import RearError, ZipFormatError
+from rear.index.index import Index, IndexRow, SourceKey, rows_of
+from rear.ingest.source_tree import Source, SourceTree
+from rear.journal.codec import read_journal, read_notes
+from rear.scavenger.plan import numbered
+from rear.scavenger.rollover import rolled_over_from
+from rear.zip.archive import Archive
+from rear.zip.headers import CentralEntry
+
+_NUMBERS_LIMIT: Final = 100
+"""So many members ``a~1.txt``, ``a~2.txt``, … are compared with a file that was only touched; then it is archived."""
+_TRIES: Final = 20
+_T = TypeVar("_T")
+_PAUSE_SECONDS: Final = 0.1
+
+
+class Held(NamedTuple):
+    """Where the bytes of a file are: the final archive, and the index's row of the member."""
+
+    archive: str
+    row: IndexRow
+
+
+def key_of(source: Source) -> SourceKey:
+    """Return what the index knows a file by."""
+    return source.path, source.stamp.size, source.stamp.mtime_ns
+
+
+class CommittedArchives:
+    """One final archive and those that were rolled over from it, as they are committed.
+
+    Args:
+        layout: the base.
+        archive: path of the final archive, relative to the base.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, archive: str, *, storage: Storage) -> None:
+        self._layout = layout
+        self._archive = archive
+        self._storage = storage
+
+    def indexes(self, stack: ExitStack) -> Iterator[tuple[str, Index]]:
+        """Yield the final archive and those that were rolled over from it, each with an index that mirrors it.
+
+        Raises:
+            RearError, OSError: an archive or its index cannot be read.
+        """
+        for archive in (self._archive, *rolled_over_from(self._layout, self._archive, storage=self._storage)):
+            index = Index.open(self._layout, archive, storage=self._storage)
+            # Full archives do not change any more.
+            if archive == self._archive or not index.segments:
+                try:
+                    opened = stack.enter_context(self.open_archive(archive))
+                except FileNotFoundError:
+                    continue
+                index = self._mirroring(index, opened, stack)
+            yield archive, index
+
+    def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, Held]:
+        """Return where members are: under their name, or under one that a merge gave them, as ``a~1.txt``.
+
+        Args:
+            names: of what is looked for.
+            is_same: whether a row tells of it.
+
+        Raises:
+            RearError, OSError: an archive or its index cannot be read.
+        """
+        held: dict[_T, Held] = {}
+        with ExitStack() as stack:
+            for archive, index in self.indexes(stack):
+                candidates = [wanted for wanted in names if wanted not in held]
+                for number in range(_NUMBERS_LIMIT):
+                    numbered_names = {wanted: _with_number(names[wanted], number) for wanted in candidates}
+                    rows = index.find(numbered_names.values())
+                    # A number that is free ends the numbers: see `rear.scavenger.plan`.
+                    candidates = [wanted for wanted in candidates if numbered_names[wanted] in rows]
+                    if not candidates:
+                        break
+                    for wanted in candidates:
+                        row = rows[numbered_names[wanted]]
+                        if is_same(wanted, row):
+                            held[wanted] = Held(archive, row)
+                    candidates = [wanted for wanted in candidates if wanted not in held]
+        return held
+
+    def _mirroring(self, index: Index, archive: Archive, stack: ExitStack) -> Index:
+        """Return the index, or where it does not mirror its archive, another one that is thrown away afterwards."""
+        if index.matches(archive.fingerprint, archive.directory.entries):
+            return index
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="rear-sweep-"))
+        fresh = Index(Layout(scratch), index.archive)
+        fresh.rebuild(rows_of(archive), archive.fingerprint)
+        return fresh
+
+    def open_archive(self, archive: str) -> Archive:
+        """Open a final archive as it is committed; errors are those of `Archive.open`."""
+        return Archive.open(self._layout.archive(archive), storage=self._storage)
+
+    def open_durable(self, archive: str) -> Archive:
+        """Open a final archive of which everything that is shown survives a loss of power.
+
+        A commit that is being written may be seen before it is on stable storage. Afterwards comes the index, and at
+        last the intent goes: either tells that it is.
+
+        Raises:
+            RearError: a merge is being committed just now, or was left like that.
+            OSError: it cannot be read or synced.
+        """
+        for _ in range(_TRIES):
+            with ExitStack() as stack:
+                opened = stack.enter_context(self.open_archive(archive))
+                index = Index.open(self._layout, archive, storage=self._storage)
+                if index.matches(opened.fingerprint, opened.directory.entries) or not self._has_intent(archive):
+                    # What another program has added is in nobody's commit.
+                    self._sync(opened.path)
+                    stack.pop_all()
+                    return opened
+            time.sleep(_PAUSE_SECONDS)
+        raise RearError("a merge into it is not yet complete")
+
+    def _sync(self, path: str) -> None:
+        descriptor = self._storage.open(path)
+        try:
+            self._storage.sync(descriptor)
+        finally:
+            self._storage.close(descriptor)
+
+    def _has_intent(self, archive: str) -> bool:
+        stem = self._layout.intent(archive).stem
+        names = self._storage.names(self._layout.intents)
+        return any(name.startswith(stem) and name.endswith(".intent") for name in names)
+
+
+class SourceIndex(CommittedArchives):
+    """Looks files up in the indexes of one final archive and of those that were rolled over from it.
+
+    Args:
+        layout: the base.
+        archive: path of the final archive, relative to the base.
+        name_of: the name of the member that a file becomes.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, archive: str, name_of: Callable[[Source], str], *, storage: Storage) -> None:
+        super().__init__(layout, archive, storage=storage)
+        self._name_of = name_of
+
+    def find(self, sources: Iterable[Source], tree: SourceTree) -> dict[Source, Held]:
+        """Return where those files are that are archived; ask for many at once: it reads whole indexes.
+
+        Raises:
+            RearError, OSError: an archive or its index cannot be read.
+        """
+        missing = {key_of(source): source for source in sources}
+        held: dict[Source, Held] = {}
+        with ExitStack() as stack:
+            for archive, index in self.indexes(stack):
+                if missing:
+                    for key, row in index.find_sources(missing).items():
+                        if (row.source_start, row.source_end) == (0, row.size):
+                            held[missing.pop(key)] = Held(archive, row)
+        if missing:
+            held.update(self._find_same(list(missing.values()), tree))
+        return held
+
+    def _find_same(self, sources: list[Source], tree: SourceTree) -> dict[Source, Held]:
+        """Return those files whose bytes are in the member that they would become, or in ``a~1.txt`` and so on."""
+        same: dict[Source, Held] = {}
+        with ExitStack() as stack:
+            try:
+                archive = stack.enter_context(self.open_archive(self._archive))
+            except FileNotFoundError:
+                return same
+            index = self._mirroring(Index.open(self._layout, self._archive, storage=self._storage), archive, stack)
+            for number in range(_NUMBERS_LIMIT):
+                names = {source: _with_number(self._name_of(source), number) for source in sources}
+                rows = index.find(names.values())
+                # A number that is free ends the numbers: see `rear.scavenger.plan`.
+                sources = [source for source in sources if names[source] in rows]
+                if not sources:
+                    break
+                candidates = {source: rows[names[source]] for source in sources}
+                members = Members(archive, candidates.values(), storage=self._storage)
+                for source, row in candidates.items():
+                    if self._is_same(members, source, row, tree):
+                        same[source] = Held(self._archive, row)
+                sources = [source for source in sources if source not in same]
+        return same
+
+    def _is_same(self, members: Members, source: Source, row: IndexRow, tree: SourceTree) -> bool:
+        is_file = row.mode is None or row.mode >> 12 in (0, 0o10)
+        if row.size != source.stamp.size or not is_file:
+            return False
+        try:
+            descriptor = tree.open(source)
+            try:
+                return members.has(row, descriptor)
+            finally:
+                self._storage.close(descriptor)
+        except (RearError, OSError):
+            # What cannot be compared is archived, or cannot be read: then the one who archives it says so.
+            return False
+
+    def pending(self, root: str) -> set[int]:
+        """Return what is on its way into the archive: hashes of the keys of files below ``root`` that journals name."""
+        found: set[int] = set()
+        folders = [self._layout.inbox, *map(self._layout.claims.joinpath, self._safe(self._layout.claims))]
+        for folder in folders:
+            for host in self._safe(folder):
+                for name in self._storage.names(folder / host):
+                    pair = parse_pair(host, name)
+                    if pair is None or not name.endswith(".journal"):
+                        continue
+                    path = folder / host / name
+                    try:
+                        journal = read_journal(path, storage=self._storage)
+                        journal.merged.update(read_notes(path.with_suffix(".merged"), storage=self._storage).merged)
+                    except (RearError, OSError):
+                        # Taken by a scavenger just now, or unreadable. At worst a file is archived twice, and the
+                        # merge keeps one copy.
+                        continue
+                    if journal.opened is None:
+                        continue
+                    for append in journal.pending():
+                        source = append.source
+                        if source and append.archive == self._archive and source.startswith(root):
+                            found.add(hash((source, append.size, append.mtime_ns)))
+        return found
+
+    def _safe(self, folder: object) -> list[str]:
+        return [name for name in self._storage.names(str(folder)) if is_safe_component(name)]
+
+
+class Members:
+    """Some members of an open archive, to be compared with files.
+
+    Args:
+        archive: the open archive.
+        rows: what the index says of the members.
+        storage: the file system.
+    """
+
+    def __init__(self, archive: Archive, rows: Iterable[IndexRow], *, storage: Storage) -> None:
+        self._archive = archive
+        self._storage = storage
+        wanted: dict[str, set[int]] = {}
+        for row in rows:
+            wanted.setdefault(row.name, set()).add(row.target_start)
+        self._entries: dict[tuple[str, int], CentralEntry] = {}
+        for position, name in archive.names():
+            if name in wanted:
+                entry = archive.entry_at(position)
+                start = entry.offset + archive.directory.prefix
+                if start in wanted[name]:
+                    self._entries[name, start] = entry
+
+    def entry(self, row: IndexRow) -> CentralEntry:
+        """Return the directory entry of a member.
+
+        Raises:
+            ZipFormatError: the member is not where the index says.
+        """
+        entry = self._entries.get((row.name, row.target_start))
+        if entry is None:
+            raise ZipFormatError(f"{self._archive.path} has no member {row.name!r:.300} at byte {row.target_start:,}")
+        return entry
+
+    def has(self, row: IndexRow, descriptor: int) -> bool:
+        """Whether a member decodes to exactly the bytes of an open file.
+
+        Raises:
+            ZipFormatError: the member is not where the index says, or is damaged.
+            UnsupportedError: it cannot be decoded here.
+            OSError: one of the two cannot be read.
+        """
+        entry = self.entry(row)
+        position = 0
+        # All of it, although the first difference would do: the CRC-32 is compared at the end.
+        is_same = True
+        for piece in self._archive.read(entry):
+            is_same = is_same and self._storage.read(descriptor, len(piece), position) == piece
+            position += len(piece)
+        return is_same and not self._storage.read(descriptor, 1, position)
+
+
+def _with_number(name: str, number: int) -> str:
+    return numbered(name, number) if number else name

@@ -1,0 +1,244 @@
+"""The files below one directory, as a sweep sees them: found, opened and removed without following a symbolic link.
+
+Every folder is opened from the one above it, beginning with a descriptor of the directory that is held all the time.
+So whoever swaps a folder for a link while a sweep runs cannot lead it elsewhere. A base of rear that lies below the
+directory is left out, and where the directory itself lies in a base, so are ``.zip`` files: they are final archives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from rear.core.layout import STATE, Layout
+from rear.core.storage import Storage, StrPath
+from rear.errors import SourceError, UsageError
+from rear.events import Event, Refused, SourceLeft
+from rear.zip.payload import SourceStamp, describe_kind, stamp_of
+
+_PATH_LIMIT_BYTES: Final = 4_096
+"""Longest path, with its end, that Linux opens (limits.h, PATH_MAX): a tree that is deeper ends there."""
+#: What opening a folder says that was removed or replaced after it was listed.
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+class Source(NamedTuple):
+    """A regular file below the directory: its path in it, and its state when it was found."""
+
+    relative: str
+    stamp: SourceStamp
+
+    @property
+    def path(self) -> str:
+        """Absolute path."""
+        return self.stamp.path
+
+
+class SourceTree:
+    """One directory that is swept; use it as a context manager.
+
+    Args:
+        directory: resolved once, links in its own path are followed.
+        layout: the base to which the files go.
+        storage: the file system.
+
+    Attributes:
+        root: absolute path of the directory, without links.
+
+    Raises:
+        UsageError: the directory is a base, or lies in what rear keeps for itself.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, directory: StrPath, layout: Layout, *, storage: Storage) -> None:
+        self.root = os.path.realpath(os.fsdecode(directory))
+        self._storage = storage
+        self._base = os.path.realpath(layout.base)
+        self._is_in_base = self._find_base()
+        self._descriptor = storage.open_directory(self.root)
+        self._folder = ""
+        self._folder_descriptor = -1
+
+    def _find_base(self) -> bool:
+        """Whether the directory lies in a base, this one or another one.
+
+        Raises:
+            UsageError: see the class.
+        """
+        root = Path(self.root)
+        if self._is_base(self.root):
+            raise UsageError(f"{self.root} is a base of rear: sweep a folder of files, the base holds its own archives")
+        for folder in root.parents:
+            if self._is_base(str(folder)):
+                if root.relative_to(folder).parts[0].casefold() == STATE:
+                    raise UsageError(f"{self.root} lies in {folder / STATE}, which rear keeps for itself")
+                return True
+        return False
+
+    def _is_base(self, folder: str) -> bool:
+        if folder == self._base or os.path.isdir(os.path.join(folder, STATE)):
+            return True
+        try:
+            return os.path.samefile(folder, self._base)
+        except OSError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave_folder()
+        self._storage.close(self._descriptor)
+
+    # ---- finding
+
+    def walk(self) -> Iterator[Source | Event]:
+        """Yield every regular file, and say why other things are left; the names of one folder at a time are in memory.
+
+        Sorted within each folder, files before what is in folders. Files may be removed meanwhile.
+        """
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                descriptor = self._open_folder(folder)
+            except OSError as error:
+                yield self._not_listed(folder, error)
+                continue
+            inner: list[str] = []
+            try:
+                if folder and self._has_state(folder, descriptor):
+                    yield SourceLeft(self._path(folder), "a base of rear, which is never swept")
+                    continue
+                for name in sorted(os.listdir(descriptor)):
+                    found = self._look(f"{folder}/{name}" if folder else name, name, descriptor)
+                    if isinstance(found, str):
+                        inner.append(found)
+                    elif found is not None:
+                        yield found
+            except OSError as error:
+                yield self._not_listed(folder, error)
+            finally:
+                self._storage.close(descriptor)
+            folders += reversed(inner)
+
+    def _look(self, relative: str, name: str, descriptor: int) -> Source | Event | str | None:
+        """Return what is there: a file, a folder as its path, something to tell of, or ``None`` when it has gone."""
+        path = self._path(relative)
+        try:
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return Refused(path, f"it cannot be looked at: {error.strerror}; left as it is")
+        if len(os.fsencode(path)) >= _PATH_LIMIT_BYTES:
+            return Refused(path, f"its path is longer than {_PATH_LIMIT_BYTES - 1:,} bytes; left as it is")
+        if stat.S_ISDIR(status.st_mode):
+            return relative
+        if not stat.S_ISREG(status.st_mode):
+            return SourceLeft(path, f"{describe_kind(status.st_mode)}: only regular files are swept")
+        if self._is_in_base and name.lower().endswith(".zip"):
+            return SourceLeft(path, "a .zip file in a base counts as a final archive, which is never swept")
+        return Source(relative, stamp_of(path, status))
+
+    def _has_state(self, folder: str, descriptor: int) -> bool:
+        if self._path(folder) == self._base:
+            return True
+        try:
+            status = os.fstat(descriptor)
+            if os.path.samestat(status, os.stat(self._base)):
+                return True
+        except OSError:
+            # The base is made with the first file.
+            pass
+        try:
+            return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor, follow_symlinks=False).st_mode)
+        except OSError:
+            return False
+
+    def _not_listed(self, folder: str, error: OSError) -> Event:
+        path = self._path(folder)
+        if folder and error.errno in _GONE:
+            return SourceLeft(path, "removed or replaced while its folder was swept")
+        return Refused(path, f"the folder cannot be listed: {error.strerror}; what is in it was left as it is")
+
+    # ---- using
+
+    def open(self, source: Source) -> int:
+        """Open a file to read, and return its descriptor.
+
+        Raises:
+            FileNotFoundError: it has gone.
+            SourceError: it is another file by now, or has changed since it was found.
+            OSError: it cannot be read.
+        """
+        folder, _, name = source.relative.rpartition("/")
+        try:
+            descriptor = self._storage.open(name, directory=self._enter_folder(folder))
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO):
+                raise SourceError(f"{source.path} was replaced by something else") from None
+            raise OSError(error.errno, error.strerror, source.path) from None
+        try:
+            _check_unchanged(source, os.fstat(descriptor))
+        except BaseException:
+            self._storage.close(descriptor)
+            raise
+        return descriptor
+
+    def unlink(self, source: Source) -> None:
+        """Remove a file if it is still what was found.
+
+        Raises:
+            FileNotFoundError: it has gone.
+            SourceError: it is another file by now, or has changed since it was found: it is left in place.
+            OSError: it cannot be removed.
+        """
+        folder, _, name = source.relative.rpartition("/")
+        descriptor = self._enter_folder(folder)
+        try:
+            _check_unchanged(source, os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+            self._storage.unlink_at(descriptor, name)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, source.path) from None
+
+    def _path(self, relative: str) -> str:
+        return os.path.join(self.root, relative) if relative else self.root
+
+    def _enter_folder(self, folder: str) -> int:
+        """Return a descriptor of a folder that stays open until another one is entered."""
+        if self._folder_descriptor < 0 or folder != self._folder:
+            self._leave_folder()
+            self._folder_descriptor = self._open_folder(folder)
+            self._folder = folder
+        return self._folder_descriptor
+
+    def _leave_folder(self) -> None:
+        descriptor, self._folder_descriptor = self._folder_descriptor, -1
+        if descriptor >= 0:
+            self._storage.close(descriptor)
+
+    def _open_folder(self, folder: str) -> int:
+        """Open a folder part by part, so that no part of its path is a link."""
+        descriptor = self._storage.open_directory(".", directory=self._descriptor)
+        for part in folder.split("/") if folder else ():
+            outer = descriptor
+            try:
+                descriptor = self._storage.open_directory(part, directory=outer)
+            finally:
+                self._storage.close(outer)
+        return descriptor
+
+
+def _check_unchanged(source: Source, status: os.stat_result) -> None:
+    found = stamp_of(source.path, status)
+    # The mode may differ: the content is what was archived.
+    if found[:5] != source.stamp[:5]:
+        raise SourceError(f"{source.path} has changed since it was found")

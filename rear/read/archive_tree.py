@@ -1,0 +1,55 @@
+"""The archives below a folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from rear.core.layout import STATE
+from rear.core.storage import StrPath
+
+VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
+"""Errors of what was there a moment ago."""
+
+
+class ArchiveTree:
+    """Yields the relative paths of the ``.zip`` files below a folder, in order; what rear keeps for itself is left out.
+
+    Attributes:
+        errors: folders below it that could not be read; complete once all is yielded.
+
+    Raises (while it yields):
+        OSError: the folder itself cannot be read.
+    """
+
+    def __init__(self, folder: StrPath) -> None:
+        self._folder = os.fspath(folder)
+        self.errors: list[OSError] = []
+
+    def __iter__(self) -> Iterator[str]:
+        stack = [iter(self._scan(""))]
+        while stack:
+            for name, is_directory in stack[-1]:
+                if is_directory:
+                    try:
+                        stack.append(iter(self._scan(f"{name}/")))
+                    except OSError as error:
+                        if error.errno not in VANISHED:
+                            self.errors.append(error)
+                    break
+                yield name
+            else:
+                stack.pop()
+
+    def _scan(self, relative: str) -> list[tuple[str, bool]]:
+        found = []
+        with os.scandir(os.path.join(self._folder, relative)) as items:
+            for item in items:
+                is_directory = item.is_dir(follow_symlinks=False)
+                if is_directory and item.name != STATE:
+                    found.append((f"{relative}{item.name}", True))
+                elif item.name.lower().endswith(".zip") and item.is_file():
+                    found.append((f"{relative}{item.name}", False))
+        return sorted(found)

@@ -1,0 +1,351 @@
+"""What is left of a damaged member, and where it ends.
+
+Recorded bounds are believed when a boundary follows them, when a checksum covers the header, or while nothing refutes
+them. A whole member that lies across a recorded end refutes it. Only where bounds are not believed is a member inside
+them a member of this archive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from rear.salvage.local_headers import (
+    DESCRIPTOR_LAYOUTS,
+    DESCRIPTOR_SIGNATURE,
+    LOCAL_PATTERN,
+    Belonging,
+    descriptor_length,
+    is_boundary,
+    is_damaged_boundary,
+    local_header,
+)
+from rear.salvage.streams import Decoded, crc_of, recovery_cost_bytes, without_zero_tail
+from rear.salvage.verdict import Claim, State, Verdict, intact
+from rear.salvage.whole_member import Wholeness
+from rear.zip.codecs import STORED, crc32
+from rear.zip.headers import LIMIT_32, LocalHeader
+from rear.zip.window import Window
+
+BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]
+
+#: Of a torn member so many zeros may be missing that its CRC-32 proves them.
+_MISSING_ZEROS_LIMIT_BYTES: Final = 1 << 20
+_DESCRIPTOR_PATTERN: Final = re.compile(re.escape(DESCRIPTOR_SIGNATURE))
+_DIRECTORY_PATTERN: Final = re.compile(rb"PK(?:\x01\x02|\x05\x06|\x06\x06)")
+
+
+class Fragments:
+    """Judges members that are not whole.
+
+    Args:
+        window: the archive.
+        whole: tells whether a member is whole.
+        belongs: tells whether a local header is one of this archive, as far as can be told from itself.
+    """
+
+    def __init__(self, window: Window, whole: Wholeness, belongs: BelongsTo) -> None:
+        self._window = window
+        self._whole = whole
+        self._belongs = belongs
+
+    def left_of(self, claim: Claim, reason: str) -> Verdict | None:
+        """Return the verdict on a member that is not whole; ``None`` when it is none.
+
+        Args:
+            claim: its local header.
+            reason: why its data cannot be decoded here, empty if it can.
+        """
+        if claim.has_sizes and claim.is_unresolved:
+            return self._unresolved(claim, reason)
+        if reason:
+            return self._closed(claim, reason)
+        if claim.has_sizes:
+            return self._damaged(claim)
+        return self._damaged_with_descriptor(claim)
+
+    def _unresolved(self, claim: Claim, reason: str) -> Verdict | None:
+        """Judge a member whose Zip64 field, which has the length of its data, is damaged."""
+        said, start = claim.header, claim.data_offset
+        if not (claim.is_proven or claim.is_expected or claim.entry is not None):
+            return None
+        if not said.crc and not reason:
+            compressed_size = size = 0
+        elif said.method == STORED or reason:
+            compressed_size = self._next_boundary(start) - start
+            size = compressed_size if said.method == STORED or said.size == LIMIT_32 else said.size
+        else:
+            decoded = self._whole.stream(claim)
+            end = start + decoded.consumed
+            compressed_size = (end if decoded.ended else self._next_boundary(end)) - start
+            size = decoded.size
+        found = claim._replace(header=said._replace(compressed_size=compressed_size, size=size))
+        verdict = self._closed(found, reason) if reason else self._damaged(found)
+        if verdict is None:
+            return None
+        return verdict._replace(reason=f"its local header does not tell the length of its data; {verdict.reason}")
+
+    def _damaged(self, claim: Claim) -> Verdict | None:
+        header, start, limit = claim.header, claim.data_offset, self._window.end
+        decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._whole.stream(claim)
+        if self._is_stream_better(claim, decoded):
+            header = header._replace(compressed_size=decoded.consumed)
+            claim = claim._replace(header=header)
+        end = self._extent(claim, claim.end, decoded.consumed)
+        if end is None:
+            return None
+        data_end, torn = min(end, claim.end), ""
+        if header.method == STORED:
+            recoverable = without_zero_tail(self._window, start, data_end)
+            found_crc = crc_of(self._window, start, data_end)
+            reason = f"CRC-32 {found_crc:08x} instead of {header.crc:08x}"
+            missing = claim.end - data_end if end == limit else 0
+            if 0 < missing <= _MISSING_ZEROS_LIMIT_BYTES and crc32(bytes(missing), found_crc) == header.crc:
+                recoverable, torn = header.compressed_size, "; with zeros up to there its CRC-32 is right"
+        else:
+            decoded = self._up_to(claim, decoded, data_end)
+            recoverable = min(decoded.size, header.size)
+            reason = decoded.reason
+            if reason and (decoded.size, decoded.crc) == (header.size, header.crc) and header.size:
+                reason += "; all of its data has the right CRC-32, so a checksum or size inside its stream is damaged"
+            reason = reason or (
+                f"{decoded.size:,} bytes with CRC-32 {decoded.crc:08x} instead of {header.size:,} with {header.crc:08x}"
+            )
+        if not (header.compressed_size or header.size):
+            reason = f"nothing at {start:,} shows that it is empty"
+        elif claim.end > limit and end == limit:
+            reason = f"its data should end at {claim.end:,}, the file ends at {limit:,}{torn}"
+        elif end < claim.end:
+            reason = f"its data should end at {claim.end:,}, but the next member begins at {end:,}; {reason}"
+        believed = (
+            claim.is_proven or claim.is_expected or claim.entry is not None or is_boundary(self._window, end)
+            or (header.size == header.compressed_size if header.method == STORED else recoverable > 0)
+        )  # fmt: skip
+        if not believed:
+            return None
+        state: State = "partial" if recoverable else "lost"
+        if not (header.compressed_size or header.size):
+            state = "unverified"
+        return Verdict(header, header.crc, data_end - start, header.size, end, state, reason, recoverable)
+
+    def _up_to(self, claim: Claim, decoded: Decoded, end: int) -> Decoded:
+        """Return what decodes up to ``end``: what came from behind its data is not its own."""
+        keeps_back = recovery_cost_bytes(claim.header.method, 1) > 0 and not decoded.ended
+        if claim.data_offset + decoded.consumed <= end and not keeps_back:
+            return decoded
+        return self._whole.stream(claim, end)
+
+    def _is_stream_better(self, claim: Claim, decoded: Decoded) -> bool:
+        """Tell whether the end of its stream tells the length of a damaged member better than its header does."""
+        if claim.is_proven or not (decoded.ended and decoded.size) or self._whole.has_boundary(claim):
+            return False
+        if decoded.size == claim.header.size:
+            return True
+        is_possible = decoded.size < claim.header.size or not claim.header.size
+        return is_possible and is_boundary(self._window, claim.data_offset + decoded.consumed)
+
+    def _damaged_with_descriptor(self, claim: Claim) -> Verdict | None:
+        """Judge a member whose sizes stand behind its data, which is damaged."""
+        header, start = claim.header, claim.data_offset
+        decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._whole.stream(claim)
+        for found in self._whole.search.candidates(start):
+            if not found.followed or (header.method == STORED and found.size != found.compressed_size):
+                continue
+            is_crossed = found.position < start + decoded.consumed
+            if is_crossed and self._up_to(claim, decoded, found.position).size < found.size:
+                continue
+            if header.method == STORED:
+                recoverable = without_zero_tail(self._window, start, found.position)
+                crc = crc_of(self._window, start, found.position)
+            elif decoded.ended and (decoded.consumed, decoded.crc) == (found.compressed_size, found.crc):
+                reason = f"its data descriptor says {found.size:,} bytes; {decoded.size:,} have the right CRC-32"
+                return intact(claim, found.crc, decoded.consumed, decoded.size, found.end, reason)
+            else:
+                decoded = self._up_to(claim, decoded, found.position)
+                recoverable, crc = min(decoded.size, found.size), decoded.crc
+            reason = decoded.reason or f"CRC-32 {crc:08x} instead of {found.crc:08x} in its data descriptor"
+            state: State = "partial" if recoverable else "lost"
+            return Verdict(
+                header, found.crc, found.compressed_size, found.size, found.end, state, reason, recoverable
+            )  # fmt: skip
+        if not (claim.is_expected or claim.entry is not None or decoded.size):
+            return None
+        if header.method == STORED:
+            return self._stored_without_descriptor(claim)
+        if decoded.ended:
+            data_end = start + decoded.consumed
+            end, proven = self._damaged_descriptor(data_end, decoded.crc)
+            reason = f"no data descriptor at {data_end:,} that fits its data, whose CRC-32 is {decoded.crc:08x}"
+            state = "unverified" if proven else "partial"
+            return Verdict(
+                header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size
+            )  # fmt: skip
+        end = self._next_boundary(start + decoded.consumed)
+        decoded = self._up_to(claim, decoded, end)
+        reason = decoded.reason or "no data descriptor fits its data"
+        state = "partial" if decoded.size else "lost"
+        size = header.size or decoded.size
+        return Verdict(header, decoded.crc, end - start, size, end, state, reason, min(size, decoded.size))
+
+    def _damaged_descriptor(self, position: int, crc: int) -> tuple[int, bool]:
+        """Return where a damaged descriptor at ``position`` ends, and whether it says the CRC-32 that is expected."""
+        end, proven = position, False
+        for signature, layout in DESCRIPTOR_LAYOUTS:
+            values = self._window.read(position, len(signature) + layout.size)
+            if len(values) < len(signature) + layout.size:
+                if signature and values.startswith(signature + crc.to_bytes(4, "little")):
+                    # Torn at the end of the file.
+                    end, proven = self._window.end, True
+                continue
+            if values[len(signature) : len(signature) + 4] == crc.to_bytes(4, "little"):
+                proven = True
+            elif not signature or not values.startswith(signature):
+                continue
+            if end == position or is_boundary(self._window, position + len(values)):
+                end = position + len(values)
+        return end, proven
+
+    def _stored_without_descriptor(self, claim: Claim) -> Verdict:
+        """Judge a stored member whose descriptor is damaged or missing: what is behind the next boundary is not its."""
+        header, start = claim.header, claim.data_offset
+        end = self._next_boundary(start)
+        verdict = self._by_descriptor_crc(claim, end)
+        if verdict is not None:
+            return verdict
+        data_end = start + header.compressed_size if header.compressed_size else end
+        if not header.compressed_size or data_end > end:
+            data_end = end
+            for signature, layout in DESCRIPTOR_LAYOUTS:
+                position = end - len(signature) - layout.size
+                values = self._window.read(position, len(signature) + layout.size)
+                if position < start:
+                    continue
+                crc = crc_of(self._window, start, position)
+                if values[len(signature) : len(signature) + 4] == crc.to_bytes(4, "little"):
+                    size = position - start
+                    reason = "its data descriptor has the right CRC-32, but wrong sizes or a wrong signature"
+                    return Verdict(header, crc, size, size, end, "unverified", reason, size)
+                if signature and values.startswith(signature):
+                    data_end = position
+            if data_end == end:
+                tail = self._window.read(max(start, end - 24), min(24, end - start))
+                torn = tail.rfind(DESCRIPTOR_SIGNATURE)
+                if torn < 0 and end == self._window.end:
+                    # One letter may well be data.
+                    torn = next((len(tail) - n for n in (3, 2) if tail.endswith(DESCRIPTOR_SIGNATURE[:n])), -1)
+                data_end = end if torn < 0 else end - len(tail) + torn
+        recoverable = without_zero_tail(self._window, start, data_end)
+        crc = crc_of(self._window, start, data_end)
+        reason = f"no data descriptor fits its data, whose CRC-32 is {crc:08x}"
+        state: State = "partial" if recoverable else "lost"
+        return Verdict(header, crc, data_end - start, max(header.size, recoverable), end, state, reason, recoverable)
+
+    def _by_descriptor_crc(self, claim: Claim, limit: int) -> Verdict | None:
+        """Find the first descriptor up to ``limit`` that says the CRC-32 of all data before it, whatever its sizes."""
+        window, position, crc = self._window, claim.data_offset, 0
+        for at in window.matches(_DESCRIPTOR_PATTERN, position, limit):
+            crc, position = crc_of(window, position, at, crc), at
+            size = at - claim.data_offset
+            if window.read(at + 4, 4) != crc.to_bytes(4, "little"):
+                continue
+            ends = [at + 4 + layout.size for signature, layout in DESCRIPTOR_LAYOUTS[1::-1] if signature]
+            end = next((end for end in ends if is_damaged_boundary(window, end)), min(ends[0], limit))
+            # What is empty has no checksum: all of its descriptor has to be right.
+            if not size and any(window.read(at + 8, end - at - 8)):
+                continue
+            reason = "its data descriptor has the right CRC-32, but is damaged, or the header behind it is"
+            return Verdict(claim.header, crc, size, size, end, "unverified", reason, size)
+        return None
+
+    def _closed(self, claim: Claim, reason: str) -> Verdict | None:
+        """Judge a member whose data cannot be decoded here: only its bounds count."""
+        header, start, limit = claim.header, claim.data_offset, self._window.end
+        verdict = self._whole.bounded(claim, reason)
+        if verdict is not None:
+            return verdict
+        if claim.has_sizes:
+            if not (claim.is_proven or claim.is_expected or claim.entry is not None):
+                return None
+            end = self._extent(claim, claim.end, 0)
+            if end is None:
+                return None
+            if claim.end <= end:
+                return Verdict(
+                    header, header.crc, header.compressed_size, header.size, end, "unverified",
+                    f"{reason}; nothing recognisable follows it at {end:,}", 0,
+                )  # fmt: skip
+            what = f"the file ends at {limit:,}" if end == limit else f"the next member begins at {end:,}"
+            reason = f"its data should end at {claim.end:,}, {what}; {reason}"
+            return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
+        if not (claim.is_expected or claim.entry is not None):
+            return None
+        end = self._next_boundary(start)
+        reason = f"no data descriptor tells where its data ends; {reason}"
+        return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
+
+    def _extent(self, claim: Claim, recorded: int, consumed: int) -> int | None:
+        """Return where a damaged member ends whose data should end at ``recorded``."""
+        limit = self._window.end
+        end = min(recorded, limit)
+        if claim.header.has_descriptor and recorded <= limit:
+            header = claim.header
+            end += descriptor_length(
+                self._window, end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
+            )
+        if claim.is_proven or (recorded <= limit and is_boundary(self._window, end)):
+            return end
+        is_consistent = claim.header.method == STORED and claim.header.size == claim.header.compressed_size
+        is_refuted = recorded > limit and not is_consistent
+        first, crosses = self._inner(
+            claim.data_offset + consumed, end, stop=not claim.is_expected, empty=is_refuted
+        )  # fmt: skip
+        if first is not None and (crosses or not claim.is_expected or is_refuted):
+            return first
+        return end
+
+    def _inner(self, start: int, end: int, *, stop: bool, empty: bool = False) -> tuple[int | None, bool]:
+        """Look for whole members in a range; return where the first begins, and whether one goes on past the end.
+
+        Args:
+            start: where to begin.
+            end: end of the range.
+            stop: the first one is enough.
+            empty: one without data counts, too.
+        """
+        if self._whole.budget_bytes < 0:
+            return None, False
+        self._whole.budget_bytes -= end - start
+        first, position = None, start
+        for at in self._window.matches(LOCAL_PATTERN, start, end):
+            if at < position:
+                continue
+            found = local_header(self._window, at)
+            if found is None or found[2]:
+                continue
+            belonging = self._belongs(at, found[0], found[1])
+            if belonging == "yes":
+                return (at if first is None else first), True
+            if belonging == "no":
+                continue
+            inner = Claim(at, found[0], False, False, None)
+            reason = self._whole.why_unreadable(inner.header)
+            verdict = self._whole.bounded(inner, reason) if reason else self._whole.whole(inner)
+            if verdict is None or (verdict.state != "whole" and not reason):
+                continue
+            if not (verdict.compressed_size or empty):
+                continue
+            first = at if first is None else first
+            position = verdict.end
+            if stop or position > end:
+                return first, position > end
+        return first, False
+
+    def _next_boundary(self, start: int) -> int:
+        """Return where a member has to have ended that goes on at ``start``, and of which no length is known."""
+        first, _ = self._inner(start, self._window.end, stop=True, empty=True)
+        end = self._window.end if first is None else first
+        for at in self._window.matches(_DIRECTORY_PATTERN, start, end):
+            if is_boundary(self._window, at):
+                return at
+        return end

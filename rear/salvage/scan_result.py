@@ -1,0 +1,176 @@
+"""What stands in a Zip, as a scan tells it, and the content of members that it found."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from rear.core.records import Origin
+from rear.core.storage import LOCAL as LOCAL_STORAGE
+from rear.core.storage import Storage
+from rear.errors import ZipFormatError
+from rear.salvage.streams import recoverable_pieces
+from rear.salvage.verdict import State, why_unreadable
+from rear.zip.codecs import STORED
+from rear.zip.headers import LOCAL, LocalHeader, decode_name, decode_origin
+from rear.zip.window import Window
+
+Kind = Literal["zeros", "directory", "unknown"]
+Row = tuple[int, int, int, int, int, int]
+"""Where header and data begin in a piece of the file; CRC-32, compressed size, plain size, length of the name."""
+
+_FLAGS_AND_METHOD: Final = struct.Struct("<2H")
+
+
+class Found(NamedTuple):
+    """A member found by its local header; positions count from the start of the file.
+
+    Attributes:
+        offset: where its local header begins.
+        header: the local header, Zip64 applied; a field that was found to be damaged has the value that fits the data,
+            and ``reason`` tells of it.
+        header_bytes: the local header as it stands in the file, with name and extra area.
+        name: its name as text.
+        crc: CRC-32 of the plain data, from the header or the data descriptor.
+        compressed_size: bytes of data, as recorded or as found; of a damaged member, what is there.
+        size: plain size in bytes, as recorded or as found.
+        end: first byte after data and data descriptor.
+        state: ``whole``: data, size and CRC-32 are right, and the header says the same. ``unverified``: the data cannot
+            be decoded here, or was not; or it is whole, but the header is damaged, so that the name may be wrong as
+            well (then ``recoverable_bytes`` is ``size``). ``partial``: some of it decodes. ``lost``: nothing does.
+        reason: empty when whole, else what was expected and what was found.
+        recoverable_bytes: plain bytes that decode. Where damage is in the middle of stored data, nobody can tell where:
+            all bytes that are there count. More than are there when the file ends early and the CRC-32 proves that
+            nothing but zeros is missing.
+        origin: what rear's own field in the header says.
+    """
+
+    offset: int
+    header: LocalHeader
+    header_bytes: bytes
+    name: str
+    crc: int
+    compressed_size: int
+    size: int
+    end: int
+    state: State
+    reason: str
+    recoverable_bytes: int
+    origin: Origin | None
+
+    @property
+    def data_offset(self) -> int:
+        """Where the data begins."""
+        return self.offset + self.header.length
+
+
+class Run(NamedTuple):
+    """Members that follow each other without a gap and about which there is no question, many in few objects.
+
+    Attributes:
+        base: where ``data`` begins in the file.
+        data: a piece of the file with all of their headers and data.
+        rows: of each member, see `Row`.
+        names: of each member, as bytes; without NUL.
+        has_extra: whether any of the headers has an extra field.
+        modes: of members whose header passes the checksum of rear's own field, by its place in ``data``.
+        end: first byte behind the last one, in the file.
+        state: ``whole``, or ``unverified`` where data was not to be read.
+        reason: empty when whole.
+    """
+
+    base: int
+    data: bytes
+    rows: list[Row]
+    names: list[bytes]
+    has_extra: bool
+    modes: dict[int, int]
+    end: int
+    state: State
+    reason: str
+
+    def members(self) -> Iterator[Found]:
+        """Yield them one by one."""
+        base, data, new = self.base, self.data, tuple.__new__
+        state, reason, modes = self.state, self.reason, self.modes
+        is_read = state == "whole"
+        for (at, start, crc, compressed_size, size, name_length), name in zip(self.rows, self.names, strict=True):
+            flags, method = _FLAGS_AND_METHOD.unpack_from(data, at + 6)
+            extra = data[at + LOCAL.size + name_length : start]
+            header = new(LocalHeader, (flags, method, crc, compressed_size, size, name, extra, start - at))
+            text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
+            header_bytes = data[at:start]
+            origin = decode_origin(header_bytes) if at in modes else None
+            yield new(
+                Found,
+                (
+                    base + at, header, header_bytes, text, crc, compressed_size, size,
+                    base + start + compressed_size, state, reason, size if is_read else 0, origin,
+                ),
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A range that belongs to no member."""
+
+    start: int
+    length: int
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """What was found so far in a range are members of a Zip inside this one, whose own header is damaged."""
+
+    start: int
+    length: int
+
+
+def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL_STORAGE) -> Iterator[bytes]:
+    """Yield the plain bytes of a member that decode.
+
+    All of a whole member, and of one whose data is whole under a damaged header; the first ``recoverable_bytes`` of a
+    partial one; nothing of a lost one. Of a member that cannot be decoded here, or was not, the data as it stands in
+    the file.
+
+    Args:
+        descriptor: the open file.
+        found: what `scan` said about the member.
+        storage: the file system.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    start, method = found.data_offset, found.header.method
+    end = start + found.compressed_size
+    window = Window(descriptor, start, end, storage=storage)
+    is_raw = found.state == "unverified" and (
+        found.recoverable_bytes != found.size or why_unreadable(found.header) != ""
+    )
+    if is_raw or method == STORED:
+        length = found.compressed_size if is_raw else found.recoverable_bytes
+        for piece in window.pieces(start, start + length):
+            yield bytes(piece)
+        if length > found.compressed_size:
+            # The file ends within the member; its CRC-32 proves that zeros are missing.
+            yield bytes(length - found.compressed_size)
+        return
+    missing = found.recoverable_bytes
+    try:
+        while missing > 0:
+            consumed = 0
+            for plain, consumed, _ in recoverable_pieces(window, method, start, end):  # noqa: B007
+                if plain and missing > 0:
+                    yield plain[:missing]
+                    missing -= min(missing, len(plain))
+                if missing <= 0:
+                    return
+            # Zstandard data may be several frames.
+            if not consumed:
+                return
+            start += consumed
+    except ZipFormatError:
+        return

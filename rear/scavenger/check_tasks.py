@@ -1,0 +1,404 @@
+"""Checks of many members that an executor does: journaled ones, merged ones, those of any archive.
+
+A task names a file and what should be in it, and tells what it did not find whole. That is only a hint: another host
+may have an older view of a file, or lack a codec. So whoever asked looks at such a member again, and that counts.
+A member is read by one task as a whole, however large it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
+from rear.core.records import Append, Open
+from rear.core.storage import Storage
+from rear.errors import FormatError, UnsupportedError, ZipFormatError
+from rear.journal.check import member_content, why_bad
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.plan import Placement
+from rear.zip.archive import Archive
+from rear.zip.bounds import member_end
+from rear.zip.codecs import STORED, crc32, is_whole
+from rear.zip.directory import Directory
+from rear.zip.headers import CentralEntry, decode_local_header, decode_origin, local_header_length
+from rear.zip.member_ends import sound_ends
+from rear.zip.window import Window
+
+SHARED_CHECK_BYTES = 64 << 20
+"""From so many bytes on, or so many members, checks are done on the executor; for less, that would not be worth it."""
+SHARED_CHECK_MEMBERS = 20_000
+LOCAL_CHECK_SECONDS = 0.7
+"""Processes of this host have to start first, so they are not asked for what one alone does in about this time."""
+#: What one process takes for a member, for a stored byte and for a plain byte that has to be decoded.
+_MEMBER_SECONDS = 4e-6
+_STORED_BYTE_SECONDS = 0.3e-9
+_DECODED_BYTE_SECONDS = 0.9e-9
+#: Members that are smaller than this on the average are estimated without a look at each.
+_LOOKED_AT_BYTES = 64 << 10
+_TRAVELLING_BYTES = 2 << 20
+"""About as much is sent with one task: records of members with much metadata are long."""
+
+_SMALL_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 10
+"""Local headers are seldom longer, so that header and data of a small member are read at once."""
+
+_Item = TypeVar("_Item")
+
+
+def is_much(size_bytes: int, members: int) -> bool:
+    """Whether an executor is worthwhile for a check of so many bytes, of so many members."""
+    return size_bytes >= SHARED_CHECK_BYTES or members >= SHARED_CHECK_MEMBERS
+
+
+def is_worth_sharing(archive: Archive, parallel: Parallel) -> bool:
+    """Whether an executor checks the members of an archive sooner than this process alone would."""
+    directory = archive.directory
+    if not parallel.has_executor or not is_much(directory.offset, directory.entries):
+        return False
+    return not parallel.is_local or _seconds_alone(archive) >= LOCAL_CHECK_SECONDS
+
+
+def _seconds_alone(archive: Archive) -> float:
+    """Estimate how long one process takes, once the file is in memory: memory gives stored bytes as fast to one."""
+    directory = archive.directory
+    seconds = directory.entries * _MEMBER_SECONDS
+    if directory.offset < directory.entries * _LOOKED_AT_BYTES:
+        return seconds + directory.offset * _DECODED_BYTE_SECONDS
+    try:
+        for entry in archive.entries():
+            is_stored = entry.method == STORED
+            seconds += entry.compressed_size * _STORED_BYTE_SECONDS if is_stored else entry.size * _DECODED_BYTE_SECONDS
+    except ZipFormatError:
+        # Who reads it for good tells of that.
+        return seconds
+    return seconds
+
+
+# ---- journaled members
+
+
+class JournaledMembers(NamedTuple):
+    """Some members of one temp archive, as its journal tells of them."""
+
+    path: str
+    opened: Open
+    appends: tuple[Append, ...]
+
+
+def find_bad(parts: tuple[JournaledMembers, ...], storage: Storage) -> list[list[int]]:
+    """Read journaled members; return of each part the sequence numbers of those that were not found whole.
+
+    Raises:
+        OSError: a temp archive cannot be read.
+    """
+    return [_find_bad(part, storage) for part in parts]
+
+
+def _find_bad(part: JournaledMembers, storage: Storage) -> list[int]:
+    descriptor = storage.open(part.path)
+    try:
+        window = Window(descriptor, 0, storage.size(descriptor), storage=storage)
+
+        def is_whole(append: Append) -> bool:
+            try:
+                return not why_bad(descriptor, append, part.opened, window=window, read_data=True, storage=storage)
+            except UnsupportedError:
+                return False
+
+        return [append.sequence for append in part.appends if not is_whole(append)]
+    finally:
+        storage.close(descriptor)
+
+
+class CheckedAhead:
+    """Checks the journaled members of a round on an executor, ahead of who asks for them pair by pair.
+
+    Args:
+        wanted: the pairs whose data is to be read, in the order in which they will be asked for.
+        parallel: the executor.
+    """
+
+    def __init__(self, wanted: Iterable[ClaimedPair], parallel: Parallel) -> None:
+        self._results: Generator[tuple[tuple[JournaledMembers, ...], list[list[int]] | None], None, None] | None = None
+        #: By path of the temp archive: how many members are still to come back, and which came back whole.
+        self._missing: dict[str, int] = {}
+        self._whole: dict[str, dict[int, Append]] = {}
+        if not parallel.has_executor:
+            return
+        all_members = [
+            JournaledMembers(os.fspath(claimed.temp_archive), claimed.opened, tuple(claimed.journal.pending()))
+            for claimed in wanted
+        ]
+        count = sum(len(members.appends) for members in all_members)
+        length = sum(append.length for members in all_members for append in members.appends)
+        if is_much(length, count):
+            self._missing = {members.path: len(members.appends) for members in all_members}
+            # What fails is looked at by who asks.
+            self._results = parallel.run(find_bad, _batches(all_members), here=lambda parts: None)
+
+    def take(self, claimed: ClaimedPair) -> dict[int, Append]:
+        """Wait for the members of a pair, and return those that were found whole, by sequence number."""
+        path = os.fspath(claimed.temp_archive)
+        while self._results is not None and self._missing.get(path):
+            parts, found = next(self._results)
+            for number, part in enumerate(parts):
+                self._missing[part.path] -= len(part.appends)
+                bad = None if found is None else set(found[number])
+                if bad is not None:
+                    whole = self._whole.setdefault(part.path, {})
+                    whole.update((one.sequence, one) for one in part.appends if one.sequence not in bad)
+        return self._whole.pop(path, {})
+
+    def close(self) -> None:
+        """Cancel what nobody has asked for."""
+        if self._results is not None:
+            self._results.close()
+
+
+def _batches(all_members: list[JournaledMembers]) -> Iterator[tuple[JournaledMembers, ...]]:
+    """Put members together to tasks, across temp archives, and cut where one would become too large."""
+    batch: list[JournaledMembers] = []
+    count = length = travelling = 0
+    for path, opened, appends in all_members:
+        begin = 0
+        for number, append in enumerate(appends):
+            count, length = count + 1, length + append.length
+            # A local header holds what the record does.
+            travelling += append.length - append.compressed_size
+            if count >= TASK_MEMBERS or length >= TASK_BYTES or travelling >= _TRAVELLING_BYTES:
+                yield (*batch, JournaledMembers(path, opened, appends[begin : number + 1]))
+                batch, begin = [], number + 1
+                count = length = travelling = 0
+        if begin < len(appends):
+            batch.append(JournaledMembers(path, opened, appends[begin:]))
+    if batch:
+        yield tuple(batch)
+
+
+# ---- merged members
+
+
+class MergedMember(NamedTuple):
+    """A member, and where its local header begins in the final archive."""
+
+    name: str
+    start: int
+    method: int
+    compressed_size: int
+    size: int
+    crc: int
+
+
+class MergedMembers(NamedTuple):
+    """Some members of one final archive, or of the new file that is to become it."""
+
+    path: str
+    inode: int
+    members: tuple[MergedMember, ...]
+
+
+def changed_members(
+    placements: Iterable[Placement],
+    *,
+    path: Path,
+    descriptor: int,
+    is_shared: bool,
+    parallel: Parallel,
+    storage: Storage,
+) -> Iterator[str]:
+    """Read merged members back, and yield the names of those that are not what they were.
+
+    Args:
+        placements: where members have gone.
+        path: of the archive.
+        descriptor: the same file, open.
+        is_shared: an executor has copied them.
+        parallel: the executor.
+        storage: the file system.
+
+    Raises:
+        UnsupportedError: a member cannot be decoded here.
+        OSError: the archive cannot be read.
+    """
+    inode = os.fstat(descriptor).st_ino
+
+    def here(task: MergedMembers) -> list[int]:
+        return list(range(len(task.members)))
+
+    tasks = (
+        MergedMembers(os.fspath(path), inode, batch)
+        for batch in cut(map(_merged, placements), lambda one: (one.compressed_size, len(one.name)))
+    )
+    for task, suspects in parallel.run(find_changed, tasks, here=here, is_worthwhile=is_shared):
+        for number in suspects:
+            if _is_changed(descriptor, task.members[number], storage):
+                yield task.members[number].name
+
+
+def find_changed(task: MergedMembers, storage: Storage) -> list[int]:
+    """Read merged members; return the numbers of those that were not found to be what they were.
+
+    Raises:
+        OSError: the archive cannot be read, or (``ECANCELED``) is another file.
+    """
+    descriptor = open_same(task.path, task.inode, storage)
+    try:
+
+        def is_changed(member: MergedMember) -> bool:
+            try:
+                return _is_changed(descriptor, member, storage)
+            except (FormatError, UnsupportedError):
+                return True
+
+        return [number for number, member in enumerate(task.members) if is_changed(member)]
+    finally:
+        storage.close(descriptor)
+
+
+def _is_changed(descriptor: int, member: MergedMember, storage: Storage) -> bool:
+    is_small = max(member.compressed_size, member.size) <= _SMALL_BYTES
+    first = storage.read(descriptor, _HEAD_BYTES + (member.compressed_size if is_small else 0), member.start)
+    length = local_header_length(first)
+    if len(first) < length:
+        first = storage.read(descriptor, length, member.start)
+    header = decode_local_header(first[:length])
+    if decode_origin(first[:length]) is None:
+        # Its checksum covers all of the header.
+        return True
+    data = memoryview(first)[length : length + member.compressed_size]
+    if is_small and is_whole(data, member.method, member.size, member.crc):
+        return header.name != member.name.encode()
+    size = crc = 0
+    data_offset = member.start + header.length
+    for piece in member_content(descriptor, data_offset, member.compressed_size, member.method, storage=storage):
+        size += len(piece)
+        crc = crc32(piece, crc)
+    return (header.name, size, crc) != (member.name.encode(), member.size, member.crc)
+
+
+def _merged(placed: Placement) -> MergedMember:
+    append = placed.candidate.append
+    return MergedMember(
+        placed.name, placed.target_start, append.method, append.compressed_size, append.size, append.crc
+    )
+
+
+# ---- members of any archive
+
+
+class ListedMembers(NamedTuple):
+    """Some members of one archive, as its directory tells of them."""
+
+    path: str
+    inode: int
+    directory: Directory
+    entries: tuple[CentralEntry, ...]
+
+
+def checked_entries(archive: Archive, parallel: Parallel) -> Iterator[tuple[CentralEntry, int]]:
+    """Yield all entries of an archive, each with where its member ends; 0 unless an executor has found it all right.
+
+    All right: the local header agrees with the entry, the data ends before the directory, size and CRC-32 are right.
+
+    Args:
+        archive: open.
+        parallel: the executor.
+
+    Raises:
+        ZipFormatError: the directory is damaged; all entries before that have been yielded.
+    """
+    inode, directory = os.fstat(archive.descriptor).st_ino, replace(archive.directory, comment=b"")
+    entries = archive.entries()
+    rest: list[CentralEntry] = []
+    failures: list[ZipFormatError] = []
+
+    def readable() -> Iterator[CentralEntry]:
+        # Members that overlap must not have the same bytes read a million times.
+        budget = directory.archive_length
+        try:
+            for entry in entries:
+                budget -= entry.compressed_size
+                if budget < 0:
+                    rest.append(entry)
+                    return
+                yield entry
+        except ZipFormatError as error:
+            failures.append(error)
+
+    tasks = (ListedMembers(archive.path, inode, directory, batch) for batch in cut(readable(), _sizes_of_entry))
+    for task, ends in parallel.run(find_ends, tasks, here=lambda task: array("Q", bytes(8 * len(task.entries)))):
+        yield from zip(task.entries, ends, strict=True)
+    if failures:
+        raise failures[0]
+    yield from ((entry, 0) for entry in chain(rest, entries))
+
+
+def _sizes_of_entry(entry: CentralEntry) -> tuple[int, int]:
+    read = entry.compressed_size if entry.method == STORED else max(entry.compressed_size, entry.size)
+    return read, len(entry.name_bytes) + len(entry.extra) + len(entry.comment)
+
+
+def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
+    """Read members; return where each ends, or 0 unless all is right with it.
+
+    Raises:
+        OSError: the archive cannot be read, or (``ECANCELED``) is another file.
+    """
+    descriptor = open_same(task.path, task.inode, storage)
+    # All that is asked of the directory is in the entries.
+    with Archive(task.path, descriptor, task.directory, io.BytesIO(), storage) as archive:
+        ends = sound_ends(archive, task.entries, read_data=True, storage=storage)
+        return array("Q", (end or _end_if_right(archive, entry) for entry, end in ends))
+
+
+def _end_if_right(archive: Archive, entry: CentralEntry) -> int:
+    try:
+        end, difference = member_end(archive, entry)
+        if difference is None and end <= archive.directory.offset:
+            archive.verify(entry)
+            return end
+    except (FormatError, UnsupportedError):
+        pass
+    return 0
+
+
+def open_same(path: str, inode: int, storage: Storage) -> int:
+    """Open a file that another process knows by the number of its inode, too.
+
+    Raises:
+        OSError: it cannot be opened, or (``ECANCELED``) is another file.
+    """
+    storage.names(Path(path).parent)
+    descriptor = storage.open(path)
+    if os.fstat(descriptor).st_ino != inode:
+        storage.close(descriptor)
+        raise OSError(errno.ECANCELED, "another file than the one that is to be read", path)
+    return descriptor
+
+
+def cut(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[tuple[_Item, ...]]:
+    """Put items together to tasks.
+
+    Args:
+        items: members.
+        sizes_of: tells how many bytes of a member are read, and about how many its description travels with.
+    """
+    batch: list[_Item] = []
+    length = travelling = 0
+    for item in items:
+        batch.append(item)
+        read, sent = sizes_of(item)
+        length, travelling = length + read, travelling + sent
+        if len(batch) >= TASK_MEMBERS or length >= TASK_BYTES or travelling >= _TRAVELLING_BYTES:
+            yield tuple(batch)
+            batch, length, travelling = [], 0, 0
+    if batch:
+        yield tuple(batch)

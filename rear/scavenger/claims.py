@@ -1,0 +1,471 @@
+"""Pairs on their way through a scavenge: claimed, released, buried, by renames of single files.
+
+A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying
+rename it last. Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is
+removed in the order temp archive, journal, notes: without its notes a journal would tell of members that nobody has
+seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from rear.core.layout import PAIR_SUFFIXES, STATE, Layout, is_safe_component, parse_pair
+from rear.core.liveness import Liveness, Observations, Process, is_running, process_of_worker
+from rear.core.records import Merged, Open, Pair
+from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.errors import FutureVersionError, JournalError, NotLeaderError
+from rear.events import Cleared, Event, LeftAlone, Refused
+from rear.journal.codec import Journal, JournalWriter, read_journal, read_notes, skim_journal
+
+RESCUE_SUFFIX = ".rescue"
+FILE_IS_OPEN = "its worker lives, and has not closed the file that it flushes"
+"""Why a pair is left alone that no request ends."""
+_SEQUENCES_A_RECORD = 5_000
+_GRAVEYARD_LEASES = 10
+_MISSING = "its journal is missing"
+_FIRST_RECORD_DAMAGED = "the first record of its journal is damaged"
+_FILE_RECORD_DAMAGED = "its journal does not say of which file its parts are"
+_NO_FIRST_RECORD = "its journal has no first record"
+_GRAVEYARD_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class ClaimedPair:
+    """A pair in this leader's claim folder.
+
+    Attributes:
+        state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may
+            come back).
+        data: another file that holds members of the pair; see `rear.scavenger.rescue`.
+    """
+
+    pair: Pair
+    folder: Path
+    journal: Journal
+    state: str
+    data: Path | None = None
+    #: The pair's, as events and intents give it.
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = str(self.pair)
+
+    @property
+    def temp_archive(self) -> Path:
+        """Path of the file that holds the members: the temp archive, or a rescue of some of its members."""
+        return self.data or self.folder / f"{self.pair.stem}.zip"
+
+    @property
+    def opened(self) -> Open:
+        """The journal's first record."""
+        assert self.journal.opened is not None
+        return self.journal.opened
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether its worker ended it in good order, so that local headers alone are proof."""
+        closed = self.journal.closed
+        return closed is not None and closed.reason != "poisoned" and not self.journal.damage
+
+
+class Orphan(NamedTuple):
+    """A temp archive whose worker has ended, and whose journal is missing or does not even tell who wrote it."""
+
+    pair: Pair
+    reason: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no journal at all."""
+        return self.reason == _MISSING
+
+
+class Claims:
+    """The claim folder of one leader.
+
+    Args:
+        layout: the base.
+        leader: its name.
+        liveness: says which workers have ended.
+        prove: raises `NotLeaderError` when another one leads by now.
+        storage: the file system.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        leader: str,
+        *,
+        liveness: Liveness,
+        prove: Callable[[], None] = lambda: None,
+        storage: Storage,
+    ) -> None:
+        self._layout = layout
+        self._leader = leader
+        self._prove = prove
+        self._leaders_before: list[str] = []
+        self._liveness = liveness
+        self._storage = storage
+        self._observations = Observations(layout, topic="workers", storage=storage)
+        self._buried = Observations(layout, topic="graveyard", storage=storage)
+
+    def adopt(self) -> None:
+        """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing."""
+        # As long as it is there, nobody has taken over: see `Leadership.prove`.
+        self._storage.make_directories(self._layout.claims / self._leader)
+        leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
+        self._leaders_before = [leader for leader in leaders if leader != self._leader]
+        # Now, after the listing: a leader after this one begins its term before it makes its folder.
+        self._prove()
+        for leader in self._leaders_before:
+            for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
+                self._move(
+                    pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
+                )
+            self._remove_unfinished(self._layout.claims / leader)
+            self._remove_empty(self._layout.claims / leader)
+
+    def adopted(self) -> Iterator[ClaimedPair | Orphan | Event]:
+        """Yield the pairs that are in the claim folder already, each with all its files."""
+        whole = dict.fromkeys(self._pairs(self._layout.claims / self._leader))
+        for pair in whole:
+            folder = self._layout.claim_folder(self._leader, pair)
+            self._gather(pair, folder)
+            yield self._read(pair, folder)
+        for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
+            if pair not in whole:
+                yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
+
+    def _gather(self, pair: Pair, folder: Path) -> None:
+        """Bring the other files of a pair to its journal.
+
+        The leader before may have died between the renames of a claim or a burial; or it is in the middle of them, and
+        does not know yet that it was deposed: what was not at one place the first time is at another the second time.
+        """
+        self._prove()
+        inbox, graveyard = self._layout.inbox_folder(pair), self._layout.graveyard_folder(pair)
+        others = [self._layout.claims / leader / pair.host for leader in self._leaders_before]
+        for suffix in ("zip", "merged"):
+            name = f"{pair.stem}.{suffix}"
+            for source in (inbox, graveyard, *others, inbox, graveyard):
+                if name in self._storage.names(folder):
+                    break
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    self._storage.rename(source / name, folder / name)
+
+    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan]:
+        if f"{pair.stem}.zip" in self._storage.names(folder):
+            yield Orphan(pair, _MISSING)
+        else:
+            # The last file of a pair that was being removed.
+            self._storage.unlink(folder / f"{pair.stem}.merged")
+
+    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
+        """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
+
+        Args:
+            remember: write down which beats were seen, for the next scavenge on this host.
+        """
+        for host in self._storage.names(self._layout.inbox):
+            if not is_safe_component(host):
+                yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
+                continue
+            names = self._storage.names(self._layout.inbox / host)
+            present = set(names)
+            for name in names:
+                pair = parse_pair(host, name)
+                if pair is None:
+                    yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
+                elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
+                    yield self._orphan(pair, _MISSING)
+                elif name.endswith(".journal"):
+                    reason = self._why_not(pair)
+                    if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
+                        self._remove(pair, self._layout.inbox_folder(pair))
+                        reason = Cleared(str(pair))
+                    yield pair if reason is None else reason
+        if remember:
+            self._observations.save()
+
+    def later_journals(self, pair: Pair, *, besides: Container[Pair] = ()) -> Iterator[Journal]:
+        """Yield the journals that the worker of ``pair`` began after it, wherever they wait: in the inbox, claimed for
+        a later round, or in the graveyard.
+        """
+        for folder in (self._layout.graveyard_folder(pair), self.folder(pair), self._layout.inbox_folder(pair)):
+            for name in self._storage.names(folder):
+                other = parse_pair(pair.host, name) if name.endswith(".journal") else None
+                if other is None or other.worker != pair.worker or other.rotation <= pair.rotation or other in besides:
+                    continue
+                journal = self._load(other, folder)
+                if isinstance(journal, Journal):
+                    yield journal
+
+    def _orphan(self, pair: Pair, reason: str) -> Orphan | LeftAlone:
+        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+        process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
+        running = self._liveness.is_running(process, pair.worker)
+        if running is False:
+            return Orphan(pair, reason)
+        if running is True:
+            return LeftAlone(str(pair), f"its worker lives, but {reason}")
+        path = self._layout.temp_archive(pair)
+        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
+        unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
+        if unchanged >= _GRAVEYARD_SECONDS:
+            return Orphan(pair, reason)
+        return LeftAlone(
+            str(pair),
+            f"{reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
+            f"{_GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
+        )
+
+    def _why_not(self, pair: Pair) -> Orphan | Event | None:
+        journal = self._load(pair, self._layout.inbox_folder(pair), read=skim_journal)
+        if journal is None or isinstance(journal, Event):
+            return journal or LeftAlone(str(pair), "taken by somebody else")
+        opened = journal.opened
+        if opened is None:
+            return self._orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
+        if journal.closed is not None:
+            return None
+        running = self._liveness.is_running(process_of(opened), opened.worker)
+        if running is True:
+            return LeftAlone(str(pair), "its worker lives" if journal.file is None else FILE_IS_OPEN)
+        if running is False:
+            return None
+        unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
+        if unchanged >= opened.lease_seconds:
+            return None
+        return LeftAlone(
+            str(pair),
+            f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
+            f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
+        )
+
+    def _is_unborn(self, pair: Pair) -> bool:
+        """Whether a worker of this host died before its first record: then it wrote no member at all."""
+        process = process_of_worker(pair.host, pair.worker)
+        if process is None or is_running(process) is not False:
+            return False
+        journal = self._load(pair, self._layout.inbox_folder(pair))
+        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
+            return False
+        path = self._layout.temp_archive(pair)
+        if path.name not in self._storage.names(path.parent):
+            return True
+        return self._storage.size_of(path) == 0
+
+    def claim(self, waiting: Pair | Orphan) -> ClaimedPair | Orphan | Event:
+        """Take a pair from the inbox, or say why that is not possible."""
+        pair = waiting.pair if isinstance(waiting, Orphan) else waiting
+        folder = self._layout.claim_folder(self._leader, pair)
+        self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=isinstance(waiting, Pair))
+        return self._read(pair, folder)
+
+    def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
+        """Read a pair where it is, without taking it."""
+        return self._read(pair, self._layout.inbox_folder(pair))
+
+    def read(self, pair: Pair) -> ClaimedPair | Orphan | Event:
+        """Read a pair in the claim folder again."""
+        return self._read(pair, self.folder(pair))
+
+    def folder(self, pair: Pair) -> Path:
+        """Folder of a pair that this leader has claimed."""
+        return self._layout.claim_folder(self._leader, pair)
+
+    def release(self, claimed: ClaimedPair) -> None:
+        """Put a pair back into the inbox: some of its members cannot be merged now."""
+        self._move(claimed.pair, claimed.folder, self._layout.inbox_folder(claimed.pair), journal_last=True)
+
+    def note(self, claimed: ClaimedPair, sequences: list[int], *, target: str, intent: str) -> None:
+        """Note on stable storage that members are in ``target``, so that they are never merged again.
+
+        Raises:
+            NotLeaderError: another leader has taken the pair.
+            OSError: that failed.
+        """
+        if not sequences:
+            return
+        self.check_kept(claimed)
+        try:
+            self._write_note(claimed, sequences, target, intent)
+        except FileNotFoundError:
+            self.check_kept(claimed)
+            raise
+
+    def _write_note(self, claimed: ClaimedPair, sequences: list[int], target: str, intent: str) -> None:
+        path = claimed.folder / f"{claimed.pair.stem}.merged"
+        try:
+            writer = JournalWriter.resume(path, read_notes(path, storage=self._storage), storage=self._storage)
+        except FileNotFoundError:
+            writer = JournalWriter(self._storage.create(path), storage=self._storage)
+        try:
+            for start in range(0, len(sequences), _SEQUENCES_A_RECORD):
+                record = Merged(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
+                writer.append(record)
+                claimed.journal.take(record)
+            writer.sync()
+        finally:
+            writer.close()
+        self._storage.sync_directory(claimed.folder)
+
+    def check_kept(self, claimed: ClaimedPair) -> None:
+        """Make sure that a pair is still in the claim folder.
+
+        Raises:
+            NotLeaderError: another leader has taken it.
+        """
+        if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
+            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
+
+    def clear(self, claimed: ClaimedPair) -> None:
+        """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""
+        if claimed.state == "stale":
+            self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
+        else:
+            self._remove(claimed.pair, claimed.folder)
+
+    def _remove(self, pair: Pair, folder: Path) -> None:
+        for suffix in ("zip", "journal", "merged"):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(folder / f"{pair.stem}.{suffix}")
+
+    def exhumed(self) -> Iterator[ClaimedPair]:
+        """Claim buried pairs in which late members were found, and those to which no worker can write any more.
+
+        A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than
+        any lease.
+        """
+        ready: dict[Pair, bool] = {}
+        for pair in self._pairs(self._layout.graveyard):
+            journal = self._load(pair, self._layout.graveyard_folder(pair))
+            if isinstance(journal, Journal):
+                is_over = self._is_over(pair, journal)
+                if journal.pending() or is_over:
+                    ready[pair] = is_over
+        # Whatever stops the merges to come, what was seen has its time.
+        self._buried.save()
+        for pair, is_over in ready.items():
+            folder = self._layout.claim_folder(self._leader, pair)
+            self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
+            claimed = self._read(pair, folder)
+            if isinstance(claimed, ClaimedPair):
+                if is_over:
+                    claimed.state = "crashed"
+                yield claimed
+
+    def given_up(self, pair: Pair) -> set[int]:
+        """Return those members of a worker that went to lost+found from pairs of its that are buried."""
+        folder = self._layout.graveyard_folder(pair)
+        given_up: set[int] = set()
+        for name in self._storage.names(folder):
+            other = parse_pair(pair.host, name) if name.endswith(".merged") else None
+            if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
+                notes = read_notes(folder / name, storage=self._storage).merged
+                kept = f"{STATE}/{self._layout.lost_and_found.name}/"
+                given_up.update(sequence for sequence, note in notes.items() if note.target.startswith(kept))
+        return given_up
+
+    def _is_over(self, pair: Pair, journal: Journal) -> bool:
+        if journal.closed is not None or journal.opened is None or is_running(process_of(journal.opened)) is False:
+            return True
+        seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
+        return seen >= max(_GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
+
+    def finish(self) -> None:
+        """Remove the claim folder, which is empty after a scavenge that ended well."""
+        self._remove_empty(self._layout.claims / self._leader)
+
+    def _pairs(self, folder: Path, suffixes: tuple[str, ...] = ("journal",)) -> list[Pair]:
+        """Return the pairs of which ``folder`` has a file with one of the suffixes, in the order of their names."""
+        pairs: dict[Pair, None] = {}
+        for host in filter(is_safe_component, self._storage.names(folder)):
+            for name in self._storage.names(folder / host):
+                pair = parse_pair(host, name) if name.endswith(suffixes) else None
+                if pair is not None:
+                    pairs[pair] = None
+        return list(pairs)
+
+    def _move(
+        self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False, needs_journal: bool = False
+    ) -> None:
+        self._storage.make_directories(target)
+        for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
+            name = f"{pair.stem}.{suffix}"
+            try:
+                self._storage.rename(source / name, target / name)
+            except FileNotFoundError:
+                # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing tells.
+                if needs_journal and suffix == "journal" and name not in self._storage.names(target):
+                    return
+
+    def _load(self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal) -> Journal | Event | None:
+        """Read a journal with what was noted about it; ``None`` when it has gone."""
+        try:
+            journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
+            journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=self._storage).merged)
+        except FileNotFoundError:
+            return None
+        except (FutureVersionError, JournalError, OSError) as error:
+            return Refused(str(pair), f"its journal cannot be used: {error}; left as it is")
+        opened = journal.opened
+        if opened is not None and (opened.host, opened.worker, opened.rotation) != (
+            pair.host,
+            pair.worker,
+            pair.rotation,
+        ):
+            return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
+        return journal
+
+    def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Orphan | Event:
+        journal = self._load(pair, folder)
+        if journal is None:
+            if f"{pair.stem}.zip" in self._storage.names(folder):
+                return Orphan(pair, _MISSING)
+            return LeftAlone(str(pair), "taken by somebody else")
+        if isinstance(journal, Event):
+            return journal
+        if journal.opened is None:
+            return Orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
+        if journal.lacks_file:
+            return Orphan(pair, _FILE_RECORD_DAMAGED)
+        if journal.closed is not None:
+            state = "closed"
+        else:
+            state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
+        return ClaimedPair(pair, folder, journal, state)
+
+    def _remove_unfinished(self, folder: Path) -> None:
+        for host in filter(is_safe_component, self._storage.names(folder)):
+            for name in self._storage.names(folder / host):
+                if name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX)):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._storage.unlink(folder / host / name)
+
+    def _remove_empty(self, folder: Path) -> None:
+        for host in self._storage.names(folder):
+            with contextlib.suppress(OSError):
+                self._storage.remove_directory(folder / host)
+        with contextlib.suppress(OSError):
+            self._storage.remove_directory(folder)
+
+
+def owner_of(claimed: ClaimedPair) -> int:
+    """Return the user whose journal a pair has: the owner of the file, or, of one that a scavenger of this user had to
+    write anew, the owner of what it was made from.
+    """
+    owner = os.lstat(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
+    is_rebuilt = claimed.opened.created_ns == 0 and owner == os.geteuid()
+    return claimed.opened.uid if is_rebuilt else owner
+
+
+def process_of(opened: Open) -> Process:
+    """Return the process that began a journal."""
+    return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)

@@ -1,0 +1,192 @@
+"""What a final archive holds already: which names are taken, and whether a member is the same as one that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rear.core.layout import Layout
+from rear.core.storage import Storage
+from rear.errors import FormatError, RearError, ZipFormatError
+from rear.index.index import Index, IndexRow
+from rear.journal.check import member_content
+from rear.scavenger.plan import Candidate, Existing
+from rear.zip import directory as directories
+from rear.zip.directory import Directory
+from rear.zip.headers import FLAG_ENCRYPTED, LOCAL, decode_local_header, local_header_length
+
+
+@dataclass(slots=True)
+class FinalArchive:
+    """A final archive, open for a merge; descriptor and directory are ``None`` when it does not exist yet."""
+
+    archive: str
+    path: Path
+    descriptor: int | None
+    directory: Directory | None
+
+    def is_mirrored_by(self, index: Index, *, storage: Storage) -> bool:
+        """Whether an index tells of exactly what the archive's directory says."""
+        if self.descriptor is None or self.directory is None:
+            return False
+        fingerprint = directories.fingerprint(self.descriptor, self.directory, storage=storage)
+        return index.matches(fingerprint, self.directory.entries)
+
+    def is_older_than(self, index: Index) -> bool:
+        """Whether an index tells of members behind the end of the archive, as this host sees it."""
+        return self.directory is not None and bool(index.segments) and self.directory.offset < index.end
+
+
+@contextmanager
+def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write: bool = True) -> Iterator[FinalArchive]:
+    """Open a final archive for a merge.
+
+    Raises:
+        ZipFormatError: it is no Zip file that can be appended to.
+        RearError, OSError: it cannot be used.
+    """
+    path = layout.archive(archive)
+    check_inside(layout, path)
+    look_anew(path, storage=storage)
+    try:
+        descriptor = storage.open(path, write=write)
+    except FileNotFoundError:
+        yield FinalArchive(archive, path, None, None)
+        return
+    try:
+        yield FinalArchive(archive, path, descriptor, directories.locate(descriptor, storage=storage))
+    finally:
+        storage.close(descriptor)
+
+
+def look_anew(path: Path, *, storage: Storage) -> None:
+    """Make this host's view of a file fresh: call it right before a file is opened for what it holds now.
+
+    GlusterFS answers ``open``, ``fstat`` and reads from what it saw up to a second ago; a listing makes it ask.
+    """
+    storage.names(path.parent)
+
+
+def check_inside(layout: Layout, path: Path) -> None:
+    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
+
+    Raises:
+        RearError: it leads elsewhere; the message says where.
+    """
+    base = os.path.realpath(layout.base)
+    folder = os.path.realpath(path.parent)
+    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
+        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
+    state = os.path.realpath(layout.state)
+    if folder == state or folder.startswith(f"{state}/"):
+        raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
+
+
+class IndexedNames:
+    """Answers from the index which names a final archive has."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        """Return those of ``names`` that are taken."""
+        return {name: _existing(row) for name, row in self._index.find(names).items()}
+
+
+def _existing(row: IndexRow) -> Existing:
+    is_plain = row.mode is None or row.mode >> 12 in (0, 0o10)
+    end = row.target_end if row.target_end is not None else row.target_start
+    return Existing(row.crc, row.size, is_plain, row.target_start, end, (row.host, row.worker, row.sequence))
+
+
+class NoNames:
+    """The names of an archive that does not exist."""
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        return {}
+
+
+class DirectoryNames:
+    """Answers from the directory itself, for a dry run that may not make an index."""
+
+    def __init__(self, target: FinalArchive, storage: Storage) -> None:
+        self._target = target
+        self._storage = storage
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        wanted = set(names)
+        descriptor, directory = self._target.descriptor, self._target.directory
+        assert descriptor is not None
+        assert directory is not None
+        found = {}
+        for entry in directories.entries(descriptor, directory, storage=self._storage):
+            if entry.name in wanted:
+                start = entry.offset + directory.prefix
+                found[entry.name] = Existing(
+                    entry.crc, entry.size, entry.mode >> 12 in (0, 0o10), start, start, (None, None, None)
+                )
+        return found
+
+
+class Comparison:
+    """Compares a candidate's content with that of a member of equal size and CRC, byte by byte."""
+
+    def __init__(self, target: FinalArchive, storage: Storage) -> None:
+        self._target = target
+        self._storage = storage
+
+    def __call__(self, candidate: Candidate, existing: Existing) -> bool:
+        try:
+            with ExitStack() as stack:
+                mine = self._candidate(candidate, stack)
+                other = existing.candidate
+                theirs = self._member(existing) if other is None else self._candidate(other, stack)
+                return _equal(mine, theirs)
+        except FormatError:
+            # What cannot be read is not known to be the same: both are kept.
+            return False
+
+    def _candidate(self, candidate: Candidate, stack: ExitStack) -> Iterator[bytes]:
+        append = candidate.append
+        descriptor = stack.enter_context(opened(candidate.claimed.temp_archive, self._storage))
+        return member_content(
+            descriptor, append.data_offset, append.compressed_size, append.method, storage=self._storage
+        )
+
+    def _member(self, existing: Existing) -> Iterator[bytes]:
+        descriptor = self._target.descriptor
+        assert descriptor is not None
+        head = self._storage.read(descriptor, LOCAL.size, existing.target_start)
+        head = self._storage.read(descriptor, local_header_length(head), existing.target_start)
+        header = decode_local_header(head)
+        start = existing.target_start + header.length
+        if header.flags & FLAG_ENCRYPTED or header.has_descriptor:
+            # Encrypted, or of foreign making with its size behind the data: compared as what it is, different.
+            raise ZipFormatError("not comparable")
+        return member_content(descriptor, start, header.compressed_size, header.method, storage=self._storage)
+
+
+def _equal(left: Iterator[bytes], right: Iterator[bytes]) -> bool:
+    """Whether two streams hold the same bytes, however they are cut into pieces."""
+    mine = theirs = b""
+    while True:
+        mine, theirs = mine or next(left, b""), theirs or next(right, b"")
+        length = min(len(mine), len(theirs))
+        if mine[:length] != theirs[:length] or (length == 0 and (mine or theirs)):
+            return False
+        if length == 0:
+            return True
+        mine, theirs = mine[length:], theirs[length:]
+
+
+@contextmanager
+def opened(path: Path, storage: Storage, *, write: bool = False) -> Iterator[int]:
+    """Open a file and close it at the end of the block."""
+    descriptor = storage.open(path, write=write)
+    try:
+        yield descriptor
+    finally:
+        storage.close(descriptor)

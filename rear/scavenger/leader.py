@@ -1,0 +1,280 @@
+"""Who leads a base: one scavenger at a time, by a lock that is only a hint and a record that other hosts can read.
+
+The lock excludes on one host and wherever locks work. Where they do not, the owner's record decides: its beat changes
+while the owner lives, and a scavenger takes over only from an owner that is provably gone, or whose beat has not
+changed over a lease of the taker's own clock. What a deposed leader may still do is bounded elsewhere: it finds its
+claims gone, and archives on which it was working get a new inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from typing import Any, Final, NamedTuple
+
+from rear.core.layout import Layout
+from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
+from rear.core.storage import LOCAL, Storage
+from rear.errors import JournalError, NotLeaderError
+from rear.journal.codec import decode_line, encode_line
+
+LEASE_SECONDS: Final = 60.0
+_LEASE_LIMIT_SECONDS: Final = 86_400.0
+_RECORD_BYTES: Final = 1024
+_BEATS_A_LEASE: Final = 4
+
+# POSIX locks do not exclude threads of one process from each other.
+_led_here: set[str] = set()
+_led_here_lock = threading.Lock()
+
+
+class Leadership:
+    """The right to scavenge one base; use it as a context manager.
+
+    Args:
+        layout: the base.
+        liveness: says whether the leader before has ended.
+        storage: the file system.
+
+    Attributes:
+        name: of this leader, unique for ever; its claim folder has this name.
+        process: in which it runs.
+
+    Raises:
+        NotLeaderError: another scavenger leads; the message says who.
+        OSError: the lock cannot be made or written.
+    """
+
+    def __init__(self, layout: Layout, *, liveness: Liveness | None = None, storage: Storage = LOCAL) -> None:
+        self._layout = layout
+        self._liveness = liveness or Liveness()
+        self._storage = storage
+        self.process = this_process()
+        self.name = f"{self.process.host}-{self.process.pid}-{secrets.token_hex(6)}"
+        self._beat = 0
+        self._stop = threading.Event()
+        self._key = str(layout.lock)
+        with _led_here_lock:
+            if self._key in _led_here:
+                raise NotLeaderError(f"{layout.base} is being scavenged by this process already")
+            _led_here.add(self._key)
+        try:
+            self._descriptor = self._open()
+            try:
+                self._take()
+            except BaseException:
+                storage.close(self._descriptor)
+                raise
+        except BaseException:
+            with _led_here_lock:
+                _led_here.discard(self._key)
+            raise
+        self._thread = threading.Thread(target=self._keep_beating, name="rear leader", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> int:
+        self._storage.make_directories(self._layout.state)
+        try:
+            return self._storage.create(self._layout.lock)
+        except FileExistsError:
+            return self._storage.open(self._layout.lock, write=True)
+
+    def _take(self) -> None:
+        got_lock = self._storage.try_lock(self._descriptor)
+        owner = self._owner()
+        if not got_lock:
+            raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+        process = decode_process(owner) if owner is not None else self.process
+        # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
+        if owner is not None and process != self.process:
+            running = self._liveness.is_running(process, str(owner.get("leader")))
+            if running is True:
+                raise NotLeaderError(
+                    f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here"
+                )
+            if running is None:
+                self._wait_for_lease(owner)
+        self._begin_term()
+        self._confirmed = self._storage.uptime()
+        self._write()
+
+    def _begin_term(self) -> None:
+        """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
+        folder = self._layout.terms
+        self._storage.make_directories(folder)
+        terms = self._terms()
+        self._term = terms[-1] + 1 if terms else 1
+        try:
+            self._storage.close(self._storage.create(folder / str(self._term)))
+        except FileExistsError:
+            raise NotLeaderError(
+                f"another process has just begun to scavenge {self._layout.base}: nothing to do here"
+            ) from None
+        for earlier in terms:
+            # The newest stays for ever, so that no number is used twice.
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(folder / str(earlier))
+
+    def _terms(self) -> list[int]:
+        return sorted(int(name) for name in self._storage.names(self._layout.terms) if name.isdecimal())
+
+    def _wait_for_lease(self, owner: dict[str, Any]) -> None:
+        observations = Observations(self._layout, storage=self._storage, topic="leader")
+        unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
+        observations.save()
+        lease = _lease_seconds(owner)
+        if unchanged < lease:
+            raise NotLeaderError(
+                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
+                f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
+            )
+
+    def _owner_by_name(self) -> dict[str, Any] | None:
+        """Read the record, if need be through a new descriptor: NFS fails all I/O on one whose lock was lost."""
+        try:
+            return self._owner()
+        except OSError:
+            descriptor = self._storage.open(self._layout.lock)
+            try:
+                return _decode_owner(self._storage.read(descriptor, _RECORD_BYTES, 0))
+            finally:
+                self._storage.close(descriptor)
+
+    def _owner(self) -> dict[str, Any] | None:
+        return _decode_owner(self._storage.read(self._descriptor, _RECORD_BYTES, 0))
+
+    def _write(self) -> None:
+        record = {
+            "kind": "leader", "leader": self.name, "beat": self._beat, "lease_seconds": LEASE_SECONDS,
+            **self.process._asdict(),
+        }  # fmt: skip
+        # One length for all, so that a shorter record never leaves the end of a longer one behind.
+        self._storage.write(self._descriptor, [encode_line(record).ljust(_RECORD_BYTES)], 0)
+        self._storage.sync(self._descriptor)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / _BEATS_A_LEASE):
+            begun = self._storage.uptime()
+            self._beat += 1
+            try:
+                self._write_if_mine()
+            except NotLeaderError:
+                # The next step that needs the leadership finds out as well, and says so.
+                return
+            except OSError:
+                continue
+            if self._storage.uptime() - begun < LEASE_SECONDS / 2:
+                self._confirmed = begun
+
+    def _write_if_mine(self) -> None:
+        if self._storage.uptime() - self._confirmed > LEASE_SECONDS / 2:
+            self.prove()
+        self._write()
+
+    def prove(self) -> None:
+        """Make sure that nobody has taken over.
+
+        Call it right before a step that a deposed leader must not do, and right after a commit: who takes over later
+        sees that, and completes the merge, but who did so before may have undone it.
+
+        Raises:
+            NotLeaderError: somebody has; stop at once and touch nothing.
+        """
+        begun = self._storage.uptime()
+        if self._terms()[-1:] != [self._term]:
+            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}: nothing more to do here")
+        if begun - self._confirmed <= LEASE_SECONDS / 2:
+            return
+        owner = self._owner_by_name()
+        claims = self._storage.names(self._layout.claims)
+        if owner is None or owner.get("leader") != self.name or self.name not in claims:
+            raise NotLeaderError(f"{_describe(owner)} has taken over {self._layout.base} while this process was paused")
+        self._confirmed = begun
+
+    def release(self) -> None:
+        """Let others lead. Does nothing the second time."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        try:
+            owner = self._owner()
+            if owner is not None and owner.get("leader") == self.name:
+                self._storage.write(self._descriptor, [b" " * _RECORD_BYTES], 0)
+        except OSError:
+            # A record that stays is seen to be of a process that has ended, or waited out.
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                self._storage.close(self._descriptor)
+            with _led_here_lock:
+                _led_here.discard(self._key)
+
+    def __enter__(self) -> Leadership:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+class Owner(NamedTuple):
+    """What the lock's record says of the leader."""
+
+    leader: str
+    process: Process
+    beat: str
+    lease_seconds: float
+    #: When its term began, by the clock of whoever keeps the file's times; for people.
+    since_ns: int | None
+
+
+def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
+    """Return who leads a base, or did when it died; ``None`` when nobody does.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
+    try:
+        descriptor = storage.open(layout.lock)
+    except FileNotFoundError:
+        return None
+    try:
+        record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
+    finally:
+        storage.close(descriptor)
+    if record is None:
+        return None
+    terms = sorted((int(name) for name in storage.names(layout.terms) if name.isdecimal()), reverse=True)
+    since_ns = None
+    with contextlib.suppress(OSError):
+        since_ns = os.stat(layout.terms / str(terms[0])).st_mtime_ns if terms else None
+    return Owner(
+        str(record["leader"]), decode_process(record), str(record.get("beat")), _lease_seconds(record), since_ns
+    )
+
+
+def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:
+    """Whether a scavenger of this host leads a base now; of another host nobody can tell at a glance."""
+    owner = read_owner(layout, storage=storage)
+    return owner is not None and is_running(owner.process) is True
+
+
+def _lease_seconds(owner: dict[str, Any]) -> float:
+    lease = owner.get("lease_seconds")
+    return lease if isinstance(lease, (int, float)) and 0 < lease <= _LEASE_LIMIT_SECONDS else LEASE_SECONDS
+
+
+def _decode_owner(data: bytes) -> dict[str, Any] | None:
+    try:
+        owner = decode_line(data.rstrip(b" \0").removesuffix(b"\n"))
+    except JournalError:
+        return None
+    return owner if owner.get("leader") else None
+
+
+def _describe(owner: dict[str, Any] | None) -> str:
+    if owner is None:
+        return "another process"
+    return f"process {owner.get('pid')} on {owner.get('host')}"

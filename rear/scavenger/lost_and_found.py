@@ -1,0 +1,153 @@
+"""Where bytes go that cannot be placed: nothing is ever deleted instead. Each item has a JSON note that says what it
+is.
+
+An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash
+replaces it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rear.core.layout import Layout
+from rear.core.records import Pair
+from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.zip.headers import Member, encode_central_entry, encode_end
+
+
+class LostAndFound:
+    """The lost+found of one base, for one scavenge.
+
+    Args:
+        layout: the base.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, *, storage: Storage) -> None:
+        self._storage = storage
+        self._base = layout.base
+        # The date is for people; nothing is decided by it.
+        self._folder = layout.lost_and_found / time.strftime("%Y-%m-%d")
+
+    def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
+        """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        available = 0 if descriptor is None else max(0, min(length, self._storage.size(descriptor) - start))
+        path = self._path(name, "part" if available else "json", note)
+        if available and descriptor is not None:
+            self._copy(path, descriptor, start, available, b"")
+        return path.relative_to(self._base).as_posix()
+
+    def put_member(
+        self, name: str, descriptor: int, start: int, length: int, member: Member, note: dict[str, Any]
+    ) -> str:
+        """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        path = self._path(name, "zip", note)
+        entry = encode_central_entry(member, 0)
+        end = encode_end(entries=1, directory_length=len(entry), directory_offset=length)
+        self._copy(path, descriptor, start, length, entry + end)
+        return path.relative_to(self._base).as_posix()
+
+    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
+        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        # The note's name tells two members of one name apart from the raw bytes of the same item.
+        path = self._path(f"{name}.partial", "json", note).with_suffix("")
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        target, length = self._storage.create(fresh), 0
+        try:
+            for piece in content:
+                length += self._storage.write(target, [piece], length)
+            self._storage.sync(target)
+        finally:
+            self._storage.close(target)
+        self._storage.rename(fresh, path)
+        self._storage.sync_directory(self._folder)
+        return path.relative_to(self._base).as_posix()
+
+    def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
+        """Move a file here as ``name``, with a note.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        item = self._path(name, "json", note).with_name(name)
+        self._storage.rename(path, item)
+        self._storage.sync_directory(self._folder)
+        self._storage.sync_directory(path.parent)
+        return item.relative_to(self._base).as_posix()
+
+    def put_copy(self, name: str, path: Path, note: dict[str, Any]) -> str:
+        """Keep a whole file, which stays where it is as well: by a second name for it where that can be, else a copy.
+
+        Returns:
+            the path of the item relative to the base.
+        """
+        if name in self._storage.names(self._folder):
+            # Kept before, by a check that died; or another file that was damaged on the same day.
+            name = f"{secrets.token_hex(6)}-{name}"
+        item = self._path(name, "json", note).with_name(name)
+        if self._storage.link(path, item):
+            self._storage.sync_directory(self._folder)
+        else:
+            descriptor = self._storage.open(path)
+            try:
+                self._copy(item, descriptor, 0, self._storage.size(descriptor), b"")
+            finally:
+                self._storage.close(descriptor)
+        return item.relative_to(self._base).as_posix()
+
+    def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
+        """Keep a temp archive as a whole, with its journal and a note.
+
+        Args:
+            pair: the pair.
+            folder: where its files are.
+            note: why it is kept.
+
+        Returns:
+            the path of the temp archive relative to the base.
+        """
+        stem = f"{pair.host}-{pair.stem}"
+        self._path(stem, "json", note)
+        # Notes go last: without them its journal would tell of members that nobody has seen.
+        for suffix in ("zip", "journal", "merged"):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.rename(folder / f"{pair.stem}.{suffix}", self._folder / f"{stem}.{suffix}")
+        return (self._folder / f"{stem}.zip").relative_to(self._base).as_posix()
+
+    def _path(self, name: str, suffix: str, note: dict[str, Any]) -> Path:
+        self._storage.make_directories(self._folder)
+        data = json.dumps(note, indent=1, ensure_ascii=True).encode()
+        self._storage.replace(self._folder / f"{name}.json", data + b"\n")
+        return self._folder / f"{name}.{suffix}"
+
+    def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        target = self._storage.create(fresh)
+        try:
+            self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)
+            if tail:
+                self._storage.write(target, [tail], length)
+            self._storage.sync(target)
+        finally:
+            self._storage.close(target)
+        self._storage.rename(fresh, path)
+        self._storage.sync_directory(self._folder)

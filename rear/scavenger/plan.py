@@ -1,0 +1,378 @@
+"""What one merge will do, decided before a byte is written: pure, from checked members and what the final archive
+holds.
+
+Every target offset is assigned here, so the copying can be done in any order, in parallel, or twice.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, compress, count, groupby, repeat
+from operator import add, is_not, itemgetter, ne, or_
+from typing import Final, Literal, NamedTuple, Protocol
+
+from rear.core.layout import NAME_LIMIT_BYTES
+from rear.core.records import Append, Origin
+from rear.events import Planned
+from rear.journal.intent import Move
+from rear.scavenger.claims import ClaimedPair
+from rear.zip.directory import Directory
+from rear.zip.headers import Member, encode_local_header
+
+Conflict = Literal["rename", "first", "last"]
+_NAMES_A_LOOKUP = 64
+
+
+class Candidate(NamedTuple):
+    """A whole member of a claimed temp archive that is to be merged."""
+
+    claimed: ClaimedPair
+    append: Append
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The identity of the member: the same in each pair in which its worker wrote it again."""
+        return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
+
+
+_new_candidate: Final = partial(tuple.__new__, Candidate)
+_claimed_of: Final = itemgetter(0)
+_SEQUENCE: Final = Append._fields.index("sequence")
+_offset_of, _length_of, _name_of = (itemgetter(Append._fields.index(key)) for key in ("offset", "length", "name"))
+
+
+def candidates_of(claimed: ClaimedPair, appends: Iterable[Append]) -> list[Candidate]:
+    """Return members of one pair as candidates."""
+    return list(map(_new_candidate, zip(repeat(claimed), appends)))
+
+
+def by_archive(candidates: list[Candidate]) -> dict[str, list[Candidate]]:
+    """Group members by the final archive for which they are."""
+    archives = [append.archive for _, append in candidates]
+    if archives.count(archives[0] if archives else "") == len(archives):
+        return {archives[0]: candidates} if archives else {}
+    grouped: dict[str, list[Candidate]] = {}
+    for archive, candidate in zip(archives, candidates, strict=True):
+        grouped.setdefault(archive, []).append(candidate)
+    return grouped
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A member that has the name already: in the final archive, or earlier in the same merge (then ``candidate``)."""
+
+    crc: int
+    size: int
+    is_plain_file: bool
+    target_start: int
+    target_end: int
+    key: tuple[str | None, str | None, int | None]
+    candidate: Candidate | None = None
+
+
+class Names(Protocol):
+    """Answers which names of a final archive are taken."""
+
+    def find(self, names: Iterable[str], /) -> dict[str, Existing]:
+        """Return those of ``names`` that are taken."""
+
+
+class Placement(NamedTuple):
+    """A member that will be copied: under which name, and where."""
+
+    candidate: Candidate
+    name: str
+    target_start: int
+    target_length: int
+    header: bytes | None
+
+    @property
+    def member(self) -> Member:
+        """What the final archive's directory says of it."""
+        append = self.candidate.append
+        return Member(
+            self.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
+        )
+
+
+_new_placement: Final = partial(tuple.__new__, Placement)
+_new_move: Final = partial(tuple.__new__, Move)
+
+
+class RangeCopy(NamedTuple):
+    """Bytes of a temp archive that are copied as they are."""
+
+    claimed: ClaimedPair
+    source_start: int
+    target_start: int
+    length: int
+
+
+class Aside(NamedTuple):
+    """A member that the conflict policy does not let in."""
+
+    candidate: Candidate
+    name: str
+    reason: str
+
+
+class Replaced(NamedTuple):
+    """A member of the final archive that gives way: its directory entry goes, its bytes stay and go to lost+found."""
+
+    name: str
+    existing: Existing
+
+
+@dataclass(slots=True)
+class MergePlan:
+    """One merge into one final archive."""
+
+    archive: str
+    old: Directory | None
+    placements: list[Placement]
+    ranges: list[RangeCopy]
+    duplicates: list[Move]
+    aside: list[Aside]
+    replaced: list[Replaced]
+    renamed: list[Placement]
+    target_end: int
+
+    @property
+    def target_start(self) -> int:
+        """Where the first new byte goes: where the old directory began."""
+        return self.old.offset if self.old else 0
+
+    @property
+    def prefix(self) -> int:
+        """What recorded offsets count from."""
+        return self.old.prefix if self.old else 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that will be added before the directory."""
+        return self.target_end - self.target_start
+
+    def moves(self) -> list[Move]:
+        """What the intent has to say, by temp archive."""
+        moves = [
+            (claimed.name, append[_SEQUENCE], name, start, start + length)
+            for (claimed, append), name, start, length, _ in self.placements
+        ]
+        return sorted([*map(_new_move, moves), *self.duplicates])
+
+
+def make_plan(
+    archive: str,
+    old: Directory | None,
+    candidates: list[Candidate],
+    *,
+    names: Names,
+    same_content: Callable[[Candidate, Existing], bool],
+    on_conflict: Conflict,
+) -> MergePlan:
+    """Decide names and offsets of a merge.
+
+    Args:
+        archive: the final archive, relative to the base.
+        old: where its directory is; ``None`` when it does not exist yet.
+        candidates: whole members for it; of one worker in the order of their sequence numbers.
+        names: which names the archive has.
+        same_content: compares a candidate with a member of equal size and CRC, byte by byte.
+        on_conflict: policy for members of one name and different content.
+    """
+    plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
+    resolver = _Resolver(plan, names, same_content, on_conflict)
+    wanted = dict(zip([append.name for _, append in candidates], candidates, strict=True))
+    resolver.ask(wanted)
+    if len(wanted) == len(candidates) and not resolver.known and _are_distinct(candidates):
+        # Nearly always: no two of one name, and none of a name that is taken.
+        resolver.accepted = wanted
+    else:
+        for candidate in candidates:
+            resolver.take(candidate)
+    _assign_offsets(plan, resolver.accepted)
+    plan.duplicates = [
+        Move(candidate.claimed.name, candidate.append.sequence, name, 0, 0) for candidate, name in resolver.duplicates
+    ]
+    return plan
+
+
+def sequences_of(candidates: Iterable[Candidate]) -> list[tuple[ClaimedPair, list[int]]]:
+    """Return the sequence numbers of members by the pair that holds them."""
+    sequences: dict[str, tuple[ClaimedPair, list[int]]] = {}
+    for claimed, group in groupby(candidates, _claimed_of):
+        sequences.setdefault(claimed.name, (claimed, []))[1].extend([append.sequence for _, append in group])
+    return list(sequences.values())
+
+
+def _are_distinct(candidates: list[Candidate]) -> bool:
+    """Whether no two candidates are one member, from two pairs of its worker."""
+    by_worker: dict[tuple[str, str], list[int]] = {}
+    for claimed, sequences in sequences_of(candidates):
+        by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).extend(sequences)
+    return all(len(set(sequences)) == len(sequences) for sequences in by_worker.values())
+
+
+class _Resolver:
+    """Decides under which name each candidate goes, if at all."""
+
+    def __init__(
+        self, plan: MergePlan, names: Names, same_content: Callable[[Candidate, Existing], bool], on_conflict: Conflict
+    ) -> None:
+        #: A candidate stands for what it will be: most are never asked for.
+        self.known: dict[str, Existing | Candidate] = {}
+        self.accepted: dict[str, Candidate] = {}
+        self.duplicates: list[tuple[Candidate, str]] = []
+        self._plan = plan
+        self._names = names
+        self._same_content = same_content
+        self._on_conflict = on_conflict
+        self._next_number: dict[str, int] = {}
+        self._asked: set[str] = set()
+        self._placed: dict[tuple[str, str, int], str] = {}
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Find out which names the archive has."""
+        new = [name for name in names if name not in self._asked]
+        self._asked.update(new)
+        self.known.update(self._names.find(new))
+
+    def take(self, candidate: Candidate) -> None:
+        name, key = candidate.append.name, candidate.key
+        if key in self._placed:
+            # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
+            self.duplicates.append((candidate, self._placed[key]))
+            return
+        existing = self._find(name)
+        if existing is None:
+            self._accept(candidate, name)
+        elif self._is_same(candidate, existing):
+            self.duplicates.append((candidate, name))
+        elif self._on_conflict == "first":
+            self._plan.aside.append(Aside(candidate, name, "another member has that name, and the first one is kept"))
+        elif self._on_conflict == "last" and not _is_later(existing, candidate):
+            self._replace(candidate, name, existing)
+        elif self._on_conflict == "last":
+            self._plan.aside.append(
+                Aside(candidate, name, "its worker wrote that name again later, and the last one is kept")
+            )
+        else:
+            self._rename(candidate, name)
+
+    def _find(self, name: str) -> Existing | None:
+        existing = self.known.get(name)
+        if not isinstance(existing, Candidate):
+            return existing
+        append = existing.append
+        return Existing(
+            append.crc, append.size, stat.S_ISREG(append.mode), append.offset, append.offset + append.length,
+            existing.key, existing,
+        )  # fmt: skip
+
+    def _accept(self, candidate: Candidate, name: str) -> None:
+        self.accepted[name] = self.known[name] = candidate
+        self._placed[candidate.key] = name
+
+    def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
+        if existing.key == candidate.key:
+            return True
+        append = candidate.append
+        if (existing.crc, existing.size, existing.is_plain_file) != (
+            append.crc,
+            append.size,
+            stat.S_ISREG(append.mode),
+        ):
+            return False
+        return self._same_content(candidate, existing)
+
+    def _replace(self, candidate: Candidate, name: str, existing: Existing) -> None:
+        if existing.candidate is not None:
+            del self.accepted[name]
+            del self._placed[existing.candidate.key]
+            self._plan.aside.append(
+                Aside(existing.candidate, name, "a later member has that name, and the last one is kept")
+            )
+        else:
+            self._plan.replaced.append(Replaced(name, existing))
+        self._accept(candidate, name)
+
+    def _rename(self, candidate: Candidate, name: str) -> None:
+        for number in count(self._next_number.get(name, 1)):
+            new_name = numbered(name, number)
+            if new_name not in self._asked:
+                self.ask(numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP))
+            existing = self._find(new_name)
+            if existing is None:
+                self._next_number[name] = number
+                return self._accept(candidate, new_name)
+            if self._is_same(candidate, existing):
+                self.duplicates.append((candidate, new_name))
+                return None
+        raise AssertionError("numbers do not end")
+
+
+def _is_later(existing: Existing, candidate: Candidate) -> bool:
+    """Whether one worker wrote ``existing`` after ``candidate``, which comes late from a pair that had failed."""
+    host, worker, sequence = existing.key
+    return (host, worker) == candidate.key[:2] and sequence is not None and sequence > candidate.append.sequence
+
+
+def numbered(name: str, number: int) -> str:
+    """Return ``dir/a~1.txt`` for ``dir/a.txt`` and 1; a name that would become too long loses its end."""
+    found = re.search(r"(?<=[^/])(\.[^./]*)?(/?)\Z", name)
+    at = found.start() if found else len(name)
+    head, tail = name[:at], f"~{number}{name[at:]}"
+    if len(name) * 4 + len(tail) > NAME_LIMIT_BYTES:
+        room = NAME_LIMIT_BYTES - len(tail.encode())
+        if room < 0:
+            head, tail = name.removesuffix("/"), f"~{number}{'/' if name.endswith('/') else ''}"
+            room = NAME_LIMIT_BYTES - len(tail.encode())
+        head = head.encode()[:room].decode(errors="ignore")
+    return head + tail
+
+
+def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
+    """Lay the members out one after the other; neighbours that need no new header become one range."""
+    candidates, names = list(accepted.values()), tuple(accepted)
+    claimed, appends = list(map(itemgetter(0), candidates)), list(map(itemgetter(1), candidates))
+    sources, lengths = list(map(_offset_of, appends)), list(map(_length_of, appends))
+    source_ends = list(map(add, sources, lengths))
+    headers: dict[int, bytes] = {}
+    for number in compress(range(len(names)), map(ne, names, map(_name_of, appends))):
+        headers[number] = header = _header(candidates[number], names[number])
+        append = appends[number]
+        sources[number], lengths[number] = append.data_offset, len(header) + append.compressed_size
+    starts = list(accumulate(lengths, initial=plan.target_end))
+    plan.target_end = starts.pop()
+    new_headers = map(headers.get, range(len(names))) if headers else [None] * len(names)
+    plan.placements = list(map(_new_placement, zip(candidates, names, starts, lengths, new_headers, strict=True)))
+    plan.renamed = [plan.placements[number] for number in headers]
+    # Ranges follow each other without a gap where no header comes between them. Under "last" a name moves to the
+    # candidate that came last: the order of the temp archives makes the ranges long.
+    is_other = map(or_, map(is_not, claimed[1:], claimed), map(ne, sources[1:], source_ends))
+    firsts = sorted({*range(min(1, len(names))), *headers, *compress(count(1), is_other)})
+    for first, end in zip(firsts, [*firsts[1:], len(names)], strict=False):
+        source = sources[first]
+        target = starts[first] + len(headers.get(first, b""))
+        plan.ranges.append(RangeCopy(claimed[first], source, target, source_ends[end - 1] - source))
+
+
+def _header(candidate: Candidate, name: str) -> bytes:
+    append, opened = candidate.append, candidate.claimed.opened
+    member = Member(name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode)
+    origin = Origin(
+        opened.cookie, append.sequence, append.archive, opened.host, opened.worker, append.mtime_ns, append.mode,
+        append.source, append.source_start, append.metadata,
+    )  # fmt: skip
+    return encode_local_header(member, origin)
+
+
+def planned(plan: MergePlan) -> Planned:
+    """Return the event that tells of a plan."""
+    return Planned(
+        plan.archive, len(plan.placements), plan.size_bytes, len(plan.renamed), len(plan.duplicates), len(plan.ranges)
+    )

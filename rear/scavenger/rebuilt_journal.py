@@ -1,0 +1,269 @@
+"""What a temp archive says without its journal: each member's own extra field tells where it came from and belongs.
+
+A journal that is missing, or unreadable from its first record on, is written anew; members that a damaged one does not
+name are found in the bytes that none of its records covers. Only members that are whole, and whose extra field passes
+its checksum and names the temp archive's own cookie and worker, count.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rear.core.layout import check_archive, check_name
+from rear.core.liveness import process_of_worker
+from rear.core.records import Append, Open, Origin, Pair, Record
+from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.errors import PathError, RearError, UnsupportedError
+from rear.journal.codec import FORMAT_VERSION, Journal, decode_line, decode_record, encode_record, read_journal
+from rear.journal.flushed_parts import records_without_journal
+from rear.salvage.info_zip import fix
+from rear.salvage.scan import Found, Gap, Nested, scan
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.final_archive import opened
+from rear.scavenger.lost_and_found import LostAndFound
+from rear.zip.headers import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
+
+_LEASE_SECONDS: Final = 60.0
+_DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
+
+
+class Unplaced(NamedTuple):
+    """Bytes of a temp archive that are no whole member; ``found`` where a local header tells what they were."""
+
+    start: int
+    length: int
+    reason: str
+    found: Found | None = None
+
+
+def append_of(found: Found, origin: Origin) -> Append:
+    """Return the record that a journal would have of a member."""
+    return Append(
+        origin.sequence, origin.source, origin.source_start, origin.source_start + found.size, found.offset,
+        found.end - found.offset, origin.archive, found.name, found.header.method, found.crc, found.compressed_size,
+        found.size, origin.mtime_ns, origin.mode, origin.metadata,
+    )  # fmt: skip
+
+
+def find_unjournaled(claimed: ClaimedPair, descriptor: int, *, storage: Storage) -> Iterator[Append | Unplaced]:
+    """Yield the members, and the other bytes, of an open temp archive that no record of its journal covers.
+
+    Raises:
+        OSError: the temp archive cannot be read.
+    """
+    for start, end in _uncovered(claimed.journal, storage.size(descriptor)):
+        directory_end = start
+        for item in _findings(descriptor, start, end, claimed.opened.cookie, storage):
+            if isinstance(item, Found):
+                if item.origin is None or item.origin.sequence not in claimed.journal.aborted:
+                    yield _member(item, claimed.pair, claimed.journal)
+            elif item.kind == "directory":
+                directory_end = item.start + item.length
+            elif item.start != directory_end or not _is_torn_directory(item, descriptor, storage):
+                zeros = "zeros, which a file system leaves of writes that never arrived"
+                what = zeros if item.kind == "zeros" else "bytes of no member"
+                yield Unplaced(item.start, item.length, f"{what}; no record of the journal covers them")
+
+
+def _is_torn_directory(gap: Gap, descriptor: int, storage: Storage) -> bool:
+    """Whether a central directory breaks off in this gap: its writer was killed, or the disk full (APPNOTE 4.3.12)."""
+    if gap.start + gap.length != storage.size(descriptor) or gap.length >= CENTRAL.size + 3 * 0xFFFF:
+        return False
+    head = storage.read(descriptor, len(CENTRAL_SIGNATURE), gap.start)
+    return any(signature.startswith(head) for signature in _DIRECTORY_SIGNATURES)
+
+
+def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
+    """Write a journal for a temp archive that has none that can be used.
+
+    Args:
+        pair: whose files they are.
+        folder: where they are: the leader's claim folder.
+        lost_and_found: keeps the old journal, where there is one.
+        storage: the file system.
+
+    Returns:
+        how many members it names; 0, and no journal was written, when there is no member that can be named.
+
+    Raises:
+        OSError: the temp archive cannot be read, or the journal not written.
+    """
+    owner = _owner(pair, folder, storage)
+    named = list(_placeable(folder / f"{pair.stem}.zip", pair, storage))
+    rest = _rest_of_journal(pair, folder, lost_and_found, storage)
+    appends = {
+        sequence: one
+        for sequence, one in rest.appends.items()
+        if sequence not in rest.aborted and one is not rest.flushed
+    }
+    cookie = named[0][1].cookie if named else 0
+    appends.update((origin.sequence, append_of(item, origin)) for item, origin in named if origin.cookie == cookie)
+    records: list[Record] = list(appends.values())
+    if not records:
+        cookie, records = _records_of_parts(pair, folder, rest, storage)
+    if not records:
+        return 0
+    process = process_of_worker(pair.host, pair.worker)
+    opened_record = Open(
+        FORMAT_VERSION, pair.host, pair.worker, pair.rotation, cookie,
+        pid=process.pid if process else 0, process_start=process.process_start if process else None,
+        boot_id=process.boot_id if process else None, pid_namespace=process.pid_namespace if process else None,
+        # Members of an earlier pair that had failed may be here again: they are looked up one by one.
+        uid=owner, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
+    )  # fmt: skip
+    lines = [encode_record(opened_record), *map(encode_record, records)]
+    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
+    return len(appends) or 1
+
+
+def _records_of_parts(pair: Pair, folder: Path, rest: Journal, storage: Storage) -> tuple[int, list[Record]]:
+    """Return cookie and records of a file that was flushed, where the pair holds one."""
+    present = storage.names(folder)
+    path, journal_path = folder / f"{pair.stem}.zip", folder / f"{pair.stem}.journal"
+    if path.name not in present or rest.aborted:
+        return 0, []
+    with opened(path, storage) as descriptor:
+        cookie, records = records_without_journal(
+            pair, rest.file, journal_path if journal_path.name in present else None, descriptor, storage=storage
+        )
+    return cookie, list(records)
+
+
+def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
+    """Return whose files they are, so that a journal made of them gives no right to files of whoever makes it."""
+    present = storage.names(folder)
+    names = (f"{pair.stem}.{suffix}" for suffix in ("journal", "zip"))
+    owners = {os.lstat(folder / name).st_uid for name in names if name in present}
+    if len(owners) != 1:
+        raise RearError("its temp archive belongs to another user than its journal")
+    return owners.pop()
+
+
+def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
+    """Let ``zip -FF`` make a temp archive of one in which the scanner finds no member that can be placed.
+
+    What it makes takes the place of the temp archive, which goes to lost+found, if it holds such members: they pass the
+    same checks. Arguments and result are those of `rebuild_journal`.
+
+    Raises:
+        UnsupportedError: ``zip`` is not installed.
+        OSError: a file cannot be read or written.
+    """
+    path = folder / f"{pair.stem}.zip"
+    if path.name not in storage.names(folder):
+        return 0
+    with tempfile.TemporaryDirectory(prefix="rear-salvage-") as scratch:
+        fixed = fix(path, scratch, storage=storage)
+        if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
+            return 0
+        fresh = folder / f"{path.name}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        target = storage.create(fresh)
+        try:
+            with opened(fixed, storage) as source:
+                length = storage.size(source)
+                storage.copy_range(source, target, source_start=0, target_start=0, length=length)
+            with opened(path, storage) as old:
+                storage.copy_owner_and_mode(old, target)
+            storage.sync(target)
+        finally:
+            storage.close(target)
+    note = {"pair": str(pair), "reason": "no member in it could be placed; zip -FF found some, and they were taken on"}
+    # A second name: until the rename it has to be here as well, or a crash would leave it in lost+found alone.
+    lost_and_found.put_copy(f"{pair.host}-{pair.stem}.zip", path, note)
+    storage.rename(fresh, path)
+    storage.sync_directory(folder)
+    return rebuild_journal(pair, folder, lost_and_found, storage=storage)
+
+
+def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> Journal:
+    """Return what can still be read of a journal without its first record, after a copy of it was kept."""
+    path = folder / f"{pair.stem}.journal"
+    if path.name not in storage.names(folder):
+        return Journal()
+    journal = read_journal(path, storage=storage)
+    if journal.opened is None or journal.lacks_file:
+        with opened(path, storage) as descriptor:
+            note = {"pair": str(pair), "reason": "its first records cannot be read; the journal was written anew"}
+            name = f"{pair.host}-{pair.stem}-journal"
+            lost_and_found.put_bytes(name, descriptor, 0, storage.size(descriptor), note)
+    return journal
+
+
+def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found, Origin]]:
+    if path.name not in storage.names(path.parent):
+        return
+    with opened(path, storage) as descriptor:
+        for item in _findings(descriptor, 0, storage.size(descriptor), None, storage):
+            if isinstance(item, Found) and item.origin is not None and _is_placeable(item, pair):
+                yield item, item.origin
+
+
+def _findings(descriptor: int, start: int, end: int, cookie: int | None, storage: Storage) -> Iterator[Found | Gap]:
+    """Yield what a scan finds, without the members of Zips inside."""
+    items: list[Found | Gap] = []
+    try:
+        for item in scan(descriptor, start=start, end=end, cookie=cookie, storage=storage):
+            if isinstance(item, Nested):
+                items = [one for one in items if not _is_within(one, item)]
+                items.append(Gap(item.start, item.length, "unknown"))
+            else:
+                items.append(item)
+    except UnsupportedError:
+        items = [Gap(start, end - start, "unknown")]
+    yield from items
+
+
+def _is_within(item: Found | Gap, nested: Nested) -> bool:
+    start = item.offset if isinstance(item, Found) else item.start
+    return nested.start <= start < nested.start + nested.length
+
+
+def _uncovered(journal: Journal, length: int) -> Iterator[tuple[int, int]]:
+    position = 0
+    for append in sorted(journal.appends.values(), key=lambda append: append.offset):
+        if append.offset >= length:
+            break
+        if position < append.offset:
+            yield position, append.offset
+        position = max(position, append.offset + append.length)
+    if position < length:
+        yield position, length
+
+
+def _member(found: Found, pair: Pair, journal: Journal) -> Append | Unplaced:
+    origin = found.origin
+    length = found.end - found.offset
+    if origin is None or not _is_placeable(found, pair):
+        return Unplaced(found.offset, length, found.reason or _why_not_placed(found, pair), found)
+    if origin.sequence in journal.appends:
+        return Unplaced(
+            found.offset, length, f"a second copy of member {origin.sequence}, which the journal names", found
+        )
+    return append_of(found, origin)
+
+
+def _is_placeable(found: Found, pair: Pair) -> bool:
+    return found.state == "whole" and not _why_not_placed(found, pair)
+
+
+def _why_not_placed(found: Found, pair: Pair) -> str:
+    """Tell why a whole member cannot be placed; nothing when it can."""
+    origin = found.origin
+    if origin is None:
+        return "it has no extra field of rear's that passes its checksum"
+    if (origin.host, origin.worker) != (pair.host, pair.worker):
+        return f"it belongs to worker {origin.host}/{origin.worker}"
+    try:
+        check_archive(origin.archive)
+        check_name(found.name)
+        decode_record(decode_line(encode_record(append_of(found, origin)).removesuffix(b"\n")))
+    except PathError as error:
+        return str(error)
+    except (RearError, ValueError) as error:
+        return f"no journal could name it: {error}"
+    return ""

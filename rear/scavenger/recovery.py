@@ -1,0 +1,228 @@
+"""Merges that were interrupted: undone before their commit, completed after it. Doing it again changes nothing.
+
+An archive on which a leader was working that is not provably dead gets a new inode, so that what that leader writes
+to its open file, should it come back, ends in an orphan. So does one to which an executor may still copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rear.core.layout import Layout
+from rear.core.liveness import is_running
+from rear.core.storage import Storage
+from rear.errors import JournalError, RearError, UnfinishedIntentError
+from rear.events import Event, Refused, RolledBack, RolledForward
+from rear.journal.intent import UNFINISHED_SUFFIX, Intent, read_intent
+from rear.scavenger.claims import ClaimedPair, Claims
+from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
+from rear.scavenger.final_archive import check_inside, look_anew, opened
+from rear.scavenger.leader import Leadership
+
+
+class Recovery:
+    """Brings interrupted merges to an end, for one leader.
+
+    Args:
+        layout: the base.
+        leadership: asked before each step that a deposed leader must not do.
+        claims: notes what became of members.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
+        self._layout = layout
+        self._leadership = leadership
+        self._claims = claims
+        self._storage = storage
+
+    def recover(self, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
+        """Undo or complete every merge that has an intent.
+
+        Args:
+            claimed: the pairs in the claim folder, by name.
+        """
+        folder = self._layout.intents
+        names = self._storage.names(folder)
+        # After the listing: what a leader after this one is writing does not count as left behind.
+        self._leadership.prove()
+        for name in names:
+            if name.endswith(".intent"):
+                self._leadership.prove()
+                try:
+                    yield from self._recover_one(folder / name, claimed)
+                except (RearError, OSError) as error:
+                    yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            belongs_to = stem if suffix == "archive" else intent_stem_of(name)
+            is_alone = belongs_to is not None and f"{belongs_to}.intent" not in names
+            if f".{suffix}" == UNFINISHED_SUFFIX or is_alone:
+                with contextlib.suppress(FileNotFoundError):
+                    self._storage.unlink(folder / name)
+
+    def intents_of(self, archive: str) -> list[Path]:
+        """Return the intents that there are of merges into an archive.
+
+        Raises:
+            PathError: ``archive`` is no path of a final archive.
+        """
+        stem = self._layout.intent(archive).stem
+        names = self._storage.names(self._layout.intents)
+        return [self._layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
+
+    def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
+        intent = read_intent_or_none(path, self._storage)
+        if intent is not None and not path.name.startswith(self._layout.intent(intent.archive).stem):
+            raise JournalError("it names another archive")
+        if intent is None or not intent.committed or not self._complete(intent, path):
+            self._undo(intent, path)
+            if intent is not None:
+                yield RolledBack(intent.archive)
+            return
+        moved = group_sequences((move.pair, move.sequence) for move in intent.moves)
+        for pair, sequences in moved.items():
+            if pair in claimed:
+                self._claims.note(claimed[pair], sequences, target=intent.archive, intent=path.stem)
+        self.clear(path)
+        yield RolledForward(intent.archive)
+
+    def _complete(self, intent: Intent, path: Path) -> bool:
+        """Finish a merge after its commit; false when its new archive is nowhere: somebody has moved it away since."""
+        target = self._layout.archive(intent.archive)
+        check_inside(self._layout, target)
+        fresh = fresh_path(path)
+        if intent.old is not None:
+            if self._may_come_back(intent):
+                self._renew_inode(target, fresh, None, path)
+        elif fresh.name in self._storage.names(fresh.parent):
+            check_vacant(target, storage=self._storage)
+            install(fresh, target, storage=self._storage)
+        else:
+            return target.name in self._storage.names(target.parent)
+        return True
+
+    def _may_come_back(self, intent: Intent) -> bool:
+        """Whether the leader that wrote an intent may still write to the archive."""
+        process = intent.process
+        if process is None or process == self._leadership.process:
+            return process is None
+        return is_running(process) is not False
+
+    def _undo(self, intent: Intent | None, path: Path) -> None:
+        """Bring back the old archive. Does nothing to an archive whose merge had not begun to write."""
+        if intent is not None and intent.planned and intent.old is not None:
+            target = self._layout.archive(intent.archive)
+            check_inside(self._layout, target)
+            if withdraw(path, storage=self._storage) or self._may_come_back(intent):
+                self._renew_inode(target, fresh_path(path), intent, path)
+            else:
+                look_anew(target, storage=self._storage)
+                with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
+                    self.restore_tail(descriptor, source, intent)
+        self.clear(path)
+
+    def undo_own(self, intent: Intent, path: Path, descriptor: int, source: int) -> None:
+        """Bring back the old archive after a merge of this leader has failed.
+
+        Args:
+            intent: what its first record says.
+            path: of the intent.
+            descriptor: the open archive.
+            source: the open intent.
+
+        Raises:
+            RearError, OSError: that failed; doing it again is possible.
+        """
+        if not withdraw(path, storage=self._storage):
+            # Through what is open: names may be those of another leader by now.
+            self.restore_tail(descriptor, source, intent)
+            return
+        self._leadership.prove()
+        self._renew_inode(self._layout.archive(intent.archive), fresh_path(path), intent, path)
+
+    def restore_tail(self, descriptor: int, source: int, intent: Intent) -> None:
+        """Bring back the end of the old archive from an open intent.
+
+        Raises:
+            JournalError: the archive ends before that: it is not the one that was merged into.
+            OSError: that failed; doing it again is possible.
+        """
+        assert intent.old is not None
+        if self._storage.size(descriptor) < intent.old.offset:
+            raise JournalError(f"{intent.archive} is shorter than it was before the merge")
+        self._storage.copy_range(
+            source, descriptor,
+            source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
+        )  # fmt: skip
+        self._storage.truncate(descriptor, intent.old.archive_length)
+        self._storage.sync(descriptor)
+
+    def _renew_inode(self, target: Path, fresh: Path, undo: Intent | None, path: Path) -> None:
+        """Give an archive a new inode: what a leader that comes back writes to its open file ends in an orphan."""
+        if fresh.name in self._storage.names(fresh.parent):
+            self._storage.unlink(fresh)
+        look_anew(target, storage=self._storage)
+        with opened(target, self._storage) as source:
+            descriptor = self._storage.create(fresh)
+            try:
+                length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
+                self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
+                self._storage.copy_owner_and_mode(source, descriptor)
+                if undo is not None:
+                    with opened(path, self._storage) as kept:
+                        self.restore_tail(descriptor, kept, undo)
+                else:
+                    self._storage.sync(descriptor)
+            finally:
+                self._storage.close(descriptor)
+        install(fresh, target, storage=self._storage)
+
+    def clear(self, path: Path) -> None:
+        """Remove an intent whose merge is undone or complete, and what was built for it and not installed."""
+        others = (path.with_name(name) for name in names_of(path, storage=self._storage))
+        for name in (fresh_path(path), path, *others):
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(name)
+        self._storage.sync_directory(path.parent)
+
+
+def fresh_path(intent_path: Path) -> Path:
+    """Where a final archive is built that does not exist yet, or gets a new inode."""
+    return intent_path.with_suffix(".archive")
+
+
+def read_intent_or_none(path: Path, storage: Storage) -> Intent | None:
+    """Read an intent; ``None`` when it was never finished, so its archive is untouched."""
+    try:
+        return read_intent(path, storage=storage)
+    except UnfinishedIntentError:
+        return None
+
+
+def check_vacant(path: Path, *, storage: Storage) -> None:
+    """Make the folder of a new archive, and refuse when somebody else has put a file in its place.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    storage.make_directories(path.parent)
+    if path.name in storage.names(path.parent):
+        raise FileExistsError(errno.EEXIST, "somebody else made this archive during the merge", str(path))
+
+
+def install(fresh: Path, path: Path, *, storage: Storage) -> None:
+    """Give a finished new file the name of the final archive."""
+    storage.rename(fresh, path)
+    storage.sync_directory(path.parent)
+
+
+def group_sequences(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Group ``(pair, sequence)`` by pair."""
+    grouped: dict[str, list[int]] = {}
+    for pair, sequence in pairs:
+        grouped.setdefault(pair, []).append(sequence)
+    return grouped

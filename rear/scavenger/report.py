@@ -1,0 +1,102 @@
+"""The JSON report that a scavenge or a check leaves in the base, when it did something or found something."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from rear.core.layout import Layout
+from rear.core.storage import Storage
+from rear.events import Event, Merged, Refused
+
+VERSION: Final = 1
+_HEAD_BYTES: Final = 64 << 10
+_AFTER_SUMMARY: Final = b',\n "archives"'
+
+
+def report_refused(error: OSError) -> Refused:
+    """Return the event that tells of a report that could not be written: everything else was done."""
+    return Refused(
+        ".rear/reports", f"the report could not be written: {error}; what it would say is what was said here"
+    )
+
+
+class Report:
+    """Collects what is worth keeping: which archives grew, and all that is more than information."""
+
+    def __init__(self) -> None:
+        self._archives: set[str] = set()
+        self._findings: list[dict[str, Any]] = []
+        self._started_ns = time.time_ns()
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        if isinstance(event, Merged):
+            self._archives.add(event.archive)
+        elif event.severity != "info":
+            self._findings.append(event.as_json())
+
+    def write(self, layout: Layout, leader: str, summary: dict[str, Any], *, storage: Storage) -> str | None:
+        """Write the report, if there is anything to report, and return its path relative to the base.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._archives and not self._findings:
+            return None
+        path = layout.reports / f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
+        report = {
+            "version": VERSION, "leader": leader, "started_ns": self._started_ns, "finished_ns": time.time_ns(),
+            "summary": summary, "archives": sorted(self._archives), "findings": self._findings,
+        }  # fmt: skip
+        storage.make_directories(layout.reports)
+        storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
+        return path.relative_to(layout.base).as_posix()
+
+
+class Summary(NamedTuple):
+    """The head of a report: who did something when, and the totals, the event ``finished`` or ``checked``."""
+
+    name: str
+    leader: str
+    started_ns: int
+    finished_ns: int
+    totals: dict[str, Any]
+
+
+def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[Summary]:
+    """Yield the heads of the last reports, the newest first; what cannot be read is passed over.
+
+    Raises:
+        OSError: their folder cannot be read.
+    """
+    names = [name for name in storage.names(layout.reports) if name.endswith(".json")]
+    for name in sorted(names, reverse=True)[:count]:
+        summary = _read_summary(layout, name, storage)
+        if summary is not None:
+            yield summary
+
+
+def _read_summary(layout: Layout, name: str, storage: Storage) -> Summary | None:
+    try:
+        descriptor = storage.open(layout.reports / name)
+    except OSError:
+        return None
+    try:
+        head = storage.read(descriptor, _HEAD_BYTES, 0)
+    finally:
+        storage.close(descriptor)
+    try:
+        # The findings behind it may be many; no string holds a newline that is not escaped.
+        report = json.loads(head.partition(_AFTER_SUMMARY)[0] + b"}")
+        leader, totals = report["leader"], report["summary"]
+        started_ns, finished_ns = report["started_ns"], report["finished_ns"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(leader, str) or not isinstance(totals, dict):
+        return None
+    if type(started_ns) is not int or type(finished_ns) is not int:
+        return None
+    return Summary(name, leader, started_ns, finished_ns, totals)

@@ -1,0 +1,169 @@
+"""Members whose bytes in the temp archive are no good, written anew from where the same bytes still are.
+
+That is the data of the temp archive itself where only the local header is damaged, nothing at all where the journal
+says that the member is empty, or the source of a pickup that is still there. Size and CRC-32 in the journal decide
+whether they are the same bytes.
+
+A rescue is a file in the leader's claim folder for the merge of one round. Nobody depends on it: after a crash the
+next leader makes it again, or finds its members merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from rear.core.records import Append, Origin
+from rear.core.storage import Storage
+from rear.errors import FormatError, RearError
+from rear.journal.check import raw_bytes, why_data_bad
+from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
+from rear.scavenger.plan import Candidate
+from rear.zip.codecs import STORED, STREAM_ENDS, crc32
+from rear.zip.headers import Member, encode_local_header
+from rear.zip.payload import payload_of_bytes, payload_of_source
+
+_SPOOL_BYTES: Final = 8 << 20
+
+
+class Rescue:
+    """Rescued members of one pair.
+
+    Args:
+        claimed: the pair.
+        storage: the file system.
+    """
+
+    def __init__(self, claimed: ClaimedPair, *, storage: Storage) -> None:
+        self._path: Path = claimed.folder / f"{claimed.pair.stem}{RESCUE_SUFFIX}"
+        self._claimed = dataclasses.replace(claimed, data=self._path)
+        self._storage = storage
+        self._descriptor = -1
+        self._length = 0
+
+    def from_data(self, append: Append, descriptor: int | None) -> Candidate | None:
+        """Return a member whose data in the temp archive is what the journal says; ``None`` when it is not.
+
+        Args:
+            append: what the journal says; an empty member needs no data at all.
+            descriptor: the open temp archive, if there is one.
+
+        Raises:
+            UnsupportedError: the data cannot be decoded here.
+            OSError: the temp archive cannot be read, or the rescue not written.
+        """
+        if not append.size:
+            return self._write(append, [])
+        if descriptor is None or append.data_offset < append.offset:
+            return None
+        if append.offset + append.length > self._storage.size(descriptor):
+            return None
+        if why_data_bad(descriptor, append, self._storage) is not None:
+            return None
+        return self._write(
+            append, raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
+        )
+
+    def from_parts(self, append: Append, descriptor: int) -> Candidate:
+        """Return a member made of the parts of a file: their data as it is, and an end of the stream.
+
+        Args:
+            append: the file as far as its parts are whole.
+            descriptor: the open temp archive.
+
+        Raises:
+            FormatError: the temp archive changed meanwhile.
+            OSError: the temp archive cannot be read, or the rescue not written.
+        """
+        end = STREAM_ENDS[append.method]
+        data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
+        ended = append._replace(compressed_size=append.compressed_size + len(end))
+        return self._write(ended, itertools.chain(data, [end]))
+
+    def from_source(self, append: Append) -> Candidate | str:
+        """Return a picked-up member from its source, or say why that cannot be.
+
+        The source has to belong to the owner of the journal: nobody gets at files of others by a forged journal.
+        """
+        if append.source is None:
+            return ""
+        if append.source_start or append.source_end != append.size:
+            return f"its source {append.source} is needed in part only"
+        try:
+            return self._from_source(append, append.source)
+        except (RearError, OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return f"its source cannot be used: {text if append.source in text else f'{append.source}: {text}'}"
+
+    def _from_source(self, append: Append, source: str) -> Candidate | str:
+        owner = owner_of(self._claimed)
+        if stat.S_ISLNK(append.mode):
+            status = os.lstat(source)
+            payload = payload_of_bytes(os.readlink(os.fsencode(source)), STORED)
+        else:
+            # Before anything is read: a forged record may name a file of any size, or somebody else's.
+            status = os.lstat(source)
+            if status.st_uid != owner:
+                return f"its source {source} belongs to another user than the journal"
+            if (status.st_size, status.st_mtime_ns) != (append.size, append.mtime_ns):
+                return f"its source {source} has changed since: other size or time"
+            payload, stamp = payload_of_source(source, append.method, _SPOOL_BYTES)
+            status = os.lstat(source)
+            if (status.st_dev, status.st_ino) != (stamp.dev, stamp.ino):
+                return f"its source {source} was replaced"
+        try:
+            if status.st_uid != owner:
+                return f"its source {source} belongs to another user than the journal"
+            if (payload.size, status.st_mtime_ns) != (append.size, append.mtime_ns):
+                return f"its source {source} has changed since: other size or time"
+            if payload.crc != append.crc:
+                return f"its source {source} has other content: CRC-32 {payload.crc:08x} instead of {append.crc:08x}"
+            append = append._replace(method=payload.method, compressed_size=payload.compressed_size)
+            return self._write(append, payload.chunks())
+        finally:
+            payload.close()
+
+    def _write(self, append: Append, data: Iterable[bytes]) -> Candidate:
+        opened = self._claimed.opened
+        size, crc = (append.size, append.crc) if append.size else (0, crc32(b""))
+        member = Member(append.name, append.method, crc, append.compressed_size, size, append.mtime_ns, append.mode)
+        if not append.size:
+            member = member._replace(method=STORED, compressed_size=0)
+        origin = Origin(
+            opened.cookie, append.sequence, append.archive, opened.host, opened.worker, append.mtime_ns, append.mode,
+            append.source, append.source_start, append.metadata,
+        )  # fmt: skip
+        header = encode_local_header(member, origin)
+        descriptor = self._open()
+        position = self._length + self._storage.write(descriptor, [header], self._length)
+        for piece in data:
+            position += self._storage.write(descriptor, [piece], position)
+        if position != self._length + len(header) + member.compressed_size:
+            raise FormatError(f"{append.name} changed while it was written anew")
+        rescued = append._replace(
+            offset=self._length, length=position - self._length, method=member.method, crc=crc,
+            compressed_size=member.compressed_size,
+        )  # fmt: skip
+        self._length = position
+        return Candidate(self._claimed, rescued)
+
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(self._path)
+            self._descriptor = self._storage.create(self._path)
+        return self._descriptor
+
+    def close(self) -> None:
+        """Remove what was written: its members are merged, or will be rescued again."""
+        if self._descriptor >= 0:
+            self._storage.close(self._descriptor)
+            self._descriptor = -1
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(self._path)

@@ -1,0 +1,474 @@
+"""One scavenge of a base: the flow inbox → claim → check → plan → copy → commit → index → clear.
+
+It yields events and prints nothing. Whenever it stops, the next one goes on from what is on disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rear.core.config import load
+from rear.core.layout import Layout, is_directory, is_safe_component
+from rear.core.liveness import Liveness
+from rear.core.pace import Pace
+from rear.core.parallel import Parallel
+from rear.core.records import Pair
+from rear.core.storage import LOCAL, Storage, StrPath
+from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
+from rear.events import (
+    Advanced,
+    Cleared,
+    Damaged,
+    Event,
+    Finished,
+    JournalDamaged,
+    JournalRebuilt,
+    LeftAlone,
+    Merged,
+    NothingYet,
+    Planned,
+    Refused,
+    RoundStarted,
+    Started,
+)
+from rear.scavenger.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
+from rear.scavenger.dry_run import preview
+from rear.scavenger.final_archive import open_final_archive
+from rear.scavenger.flushed_files import PartialPolicy
+from rear.scavenger.gc_pause import seldom_collected
+from rear.scavenger.leader import Leadership
+from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.merge import Merger
+from rear.scavenger.pair_check import PairCheck
+from rear.scavenger.plan import Candidate, Conflict, by_archive
+from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
+from rear.scavenger.recovery import Recovery
+from rear.scavenger.report import Report, report_refused
+from rear.scavenger.rollover import Cap, roll_over
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+MEMBERS_A_ROUND = 100_000
+"""Journals of about this many members are held in memory at once."""
+_FLUSH_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScavengeOptions:
+    """How to scavenge; see `scavenge` for the meaning of each."""
+
+    verify: bool = False
+    dry_run: bool = False
+    flush: bool = False
+    flush_wait_seconds: float = 30.0
+    on_conflict: Conflict = "rename"
+    max_size: int | None = None
+    max_members: int | None = None
+    assume_dead: Sequence[str] = ()
+    executor: Executor | None = None
+    partial: PartialPolicy = "keep"
+
+    def __post_init__(self) -> None:
+        if self.on_conflict not in ("rename", "first", "last"):
+            raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        if self.partial not in ("keep", "drop"):
+            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
+        Cap(self.max_size, self.max_members)
+
+
+def scavenge(
+    base: StrPath,
+    *,
+    verify: bool | None = None,
+    dry_run: bool = False,
+    flush: bool = False,
+    flush_wait_seconds: float = 30.0,
+    on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    assume_dead: Sequence[str] = (),
+    executor: Executor | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Event]:
+    """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
+
+    Nothing happens before the first event is asked for; the last one is `Finished`. What is not given is set by the
+    environment, by the base's ``.rear/config.toml``, or by default: see ``rear config``.
+
+    Args:
+        base: directory on the shared file system.
+        verify: read and check every member before the merge, and the merged bytes before they count.
+        dry_run: only say what would be merged; nothing is changed.
+        flush: ask live workers to end their temp archives now, and wait for them.
+        flush_wait_seconds: how long to wait for them at most.
+        on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
+            ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
+        partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
+            flushed is a member with ``"rear.partial": true`` in its metadata; ``"drop"``: it goes to lost+found.
+        max_size: bytes above which a final archive is renamed ``ar-0.zip`` and a new one begins.
+        max_members: members above which the same happens.
+        assume_dead: hosts, workers and leaders (by the names that events and errors give them) that somebody knows to
+            be gone, so that nothing waits for their leases. It decides only where nothing can be seen from here: a
+            process of this host that runs is never taken for dead.
+        executor: checks members and copies ranges, when there is much of it: any `concurrent.futures.Executor` whose
+            workers see the base under the same path. It is not shut down.
+        storage: the file system.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        BaseError: there is no such base.
+        NotLeaderError: another scavenger is at work; nothing to do.
+        OSError: the base cannot be written.
+    """
+    layout = layout_of(base)
+    options = options_for(
+        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
+        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
+        executor=executor, partial=partial, storage=storage,
+    )  # fmt: skip
+    return _run(layout, options, storage)
+
+
+def options_for(
+    layout: Layout,
+    *,
+    verify: bool | None = None,
+    on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+    **others: Any,
+) -> ScavengeOptions:
+    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        OSError: the base's configuration is there and cannot be read.
+    """
+    given = {
+        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
+        "max_members": max_members,
+    }  # fmt: skip
+    settings = load(layout, "scavenger", given, storage=storage)
+    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
+
+
+def layout_of(base: StrPath) -> Layout:
+    """Return the layout of a base that is there.
+
+    Raises:
+        BaseError: it is not.
+        OSError: it cannot be looked at.
+    """
+    layout = Layout(base)
+    if not is_directory(layout.base):
+        what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
+        raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
+    return layout
+
+
+def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
+    if not is_directory(layout.state):
+        # Not made here: a scavenge in the wrong folder leaves no trace.
+        yield NothingYet(str(layout.base))
+        yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
+        return
+    totals = _Totals()
+    liveness = Liveness(options.assume_dead)
+    if options.dry_run:
+        for event in preview(layout, on_conflict=options.on_conflict, liveness=liveness, storage=storage):
+            totals.add(event)
+            yield event
+        yield totals.summary()
+        return
+    with Leadership(layout, liveness=liveness, storage=storage) as leadership:
+        run, report = Scavenge(layout, options, leadership, liveness, storage), Report()
+        try:
+            for event in run.events():
+                totals.add(event)
+                report.add(event)
+                yield event
+        except OSError:
+            # Who takes over takes files and folders away, and an NFS client makes a file whose lock it lost fail for
+            # ever: then that is what there is to say.
+            leadership.prove()
+            raise
+        name = None
+        try:
+            name = report.write(layout, leadership.name, totals.summary().as_json(), storage=storage)
+        except OSError as error:
+            refused = report_refused(error)
+            totals.add(refused)
+            yield refused
+        yield totals.summary(name)
+
+
+class _Totals:
+    """Adds the events of a scavenge up."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._archives: set[str] = set()
+        self._members = self._size_bytes = self._duplicates = 0
+
+    def add(self, event: Event) -> None:
+        self._counts[event.kind] += 1
+        if isinstance(event, Merged):
+            self._archives.add(event.archive)
+            self._members += event.members
+            self._size_bytes += event.size_bytes
+        elif isinstance(event, Planned):
+            self._duplicates += event.duplicates
+
+    def summary(self, report: str | None = None) -> Finished:
+        """Return the totals so far."""
+        counts = self._counts
+        return Finished(
+            self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
+            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], report,
+        )  # fmt: skip
+
+
+class Scavenge:
+    """The steps of one scavenge, by a leader.
+
+    Args:
+        layout: the base.
+        options: how to scavenge.
+        leadership: of this process.
+        liveness: says which workers have ended.
+        storage: the file system.
+    """
+
+    def __init__(
+        self, layout: Layout, options: ScavengeOptions, leadership: Leadership, liveness: Liveness, storage: Storage
+    ) -> None:
+        self._layout = layout
+        self._options = options
+        self._leadership = leadership
+        self._liveness = liveness
+        self._storage = storage
+        self._claims = Claims(layout, leadership.name, liveness=liveness, prove=leadership.prove, storage=storage)
+        self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
+        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._adopted: list[ClaimedPair] = []
+        self._cap = Cap(options.max_size, options.max_members)
+        self._parallel = Parallel(options.executor, storage=storage)
+        self._merger = Merger(
+            layout, leadership, self._claims, self._recovery, self._lost_and_found,
+            on_conflict=options.on_conflict, verify=options.verify, parallel=self._parallel, storage=storage,
+        )  # fmt: skip
+
+    def events(self) -> Iterator[Event]:
+        """Scavenge, and yield what happens; neither the last event, `Finished`, nor the report is of this."""
+        yield from self.recover()
+        yield from self.merge()
+
+    def recover(self) -> Iterator[Event]:
+        """Take over from leaders before, and bring their merges to an end."""
+        yield Started(str(self._layout.base), self._leadership.name)
+        if self._options.flush:
+            yield Advanced("flushing")
+            self._ask_for_flush()
+        yield Advanced("recovering")
+        self._claims.adopt()
+        adopted: list[ClaimedPair] = []
+        for item in self._claims.adopted():
+            for outcome in self._with_journal(item):
+                if isinstance(outcome, ClaimedPair):
+                    adopted.append(outcome)
+                else:
+                    yield outcome
+        yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
+        self._adopted = adopted
+
+    def merge(self) -> Iterator[Event]:
+        """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
+        waiting = len(self._adopted) + self._count_waiting()
+        items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
+        yield from seldom_collected(self._work_off(items, waiting))
+        self._claims.finish()
+        for name in sorted(self._liveness.unused):
+            yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
+
+    def _count_waiting(self) -> int:
+        """Count the journals in the inbox, those of live workers too."""
+        inbox = self._layout.inbox
+        hosts = filter(is_safe_component, self._storage.names(inbox))
+        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
+
+    def _work_off(
+        self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
+    ) -> Generator[Event, None, None]:
+        """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
+        batch: list[ClaimedPair] = []
+        # Pairs of one flushed file have to be seen together, and hold one member each.
+        files: list[ClaimedPair] = []
+        members, pace = 0, Pace()
+        yield Advanced("claiming", None, 0, waiting)
+        for number, item in enumerate(items):
+            if pace.is_due():
+                yield Advanced("claiming", None, number, max(waiting, number))
+            if isinstance(item, Event):
+                yield item
+                continue
+            taken = item if isinstance(item, ClaimedPair) else self._claims.claim(item)
+            for claimed in self._with_journal(taken):
+                if isinstance(claimed, Event):
+                    yield claimed
+                    continue
+                (batch if claimed.journal.file is None else files).append(claimed)
+                members += len(claimed.journal.appends)
+            if members >= MEMBERS_A_ROUND:
+                yield from self._round(batch)
+                batch, members = [], 0
+        if batch or files:
+            yield from self._round([*batch, *files])
+
+    def _with_journal(self, item: ClaimedPair | Orphan | Event) -> Iterator[ClaimedPair | Event]:
+        """Give a temp archive without a usable journal one, or keep it in lost+found as a whole."""
+        if not isinstance(item, Orphan):
+            yield item
+            return
+        pair, folder = item.pair, self._claims.folder(item.pair)
+        # To be taken over makes the journal go missing as well.
+        self._leadership.prove()
+        try:
+            members, remark = self._name_members(pair, folder)
+            if not members:
+                reason = f"{item.reason}, and no member in the temp archive can be placed{remark}"
+                kept = self._lost_and_found.put_pair(pair, folder, {"pair": str(pair), "reason": reason})
+                yield Damaged(str(pair), 0, 0, reason, kept)
+                return
+        except (RearError, OSError) as error:
+            yield Refused(
+                str(pair), f"{item.reason}, and it cannot be made anew: {error}; the next scavenge tries again"
+            )
+            return
+        yield JournalRebuilt(str(pair), members, item.reason)
+        again = self._claims.read(pair)
+        if not isinstance(again, Orphan):
+            yield again
+
+    def _name_members(self, pair: Pair, folder: Path) -> tuple[int, str]:
+        """Write a journal from what the temp archive says; return how many members it names, and what else to say."""
+        members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
+        if members:
+            return members, ""
+        try:
+            return rebuild_by_zip(pair, folder, self._lost_and_found, storage=self._storage), ", by zip -FF neither"
+        except UnsupportedError as error:
+            return 0, f"; {error}"
+
+    def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
+        batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
+        lengths = [append.length for claimed in batch for append in claimed.journal.pending()]
+        yield RoundStarted(len(batch), len(lengths), sum(lengths))
+        salvage = PairCheck(
+            self._layout,
+            self._claims,
+            self._lost_and_found,
+            batch,
+            read_all=self._options.verify,
+            partial=self._options.partial,
+            parallel=self._parallel,
+            storage=self._storage,
+        )
+        with closing(salvage):
+            yield from self._merge_round(batch, salvage)
+        yield Advanced("clearing", None, 0, len(batch))
+        for claimed in batch:
+            yield from self._clear(claimed, salvage)
+
+    def _merge_round(self, batch: list[ClaimedPair], salvage: PairCheck) -> Iterator[Event]:
+        candidates_of: dict[str, list[Candidate]] = {}
+        for claimed in batch:
+            for item in salvage.check(claimed):
+                if isinstance(item, list):
+                    for archive, candidates in by_archive(item).items():
+                        candidates_of.setdefault(archive, []).extend(candidates)
+                else:
+                    yield item
+        for archive, candidates in candidates_of.items():
+            try:
+                yield from self._merge(archive, candidates)
+            except NotLeaderError:
+                raise
+            except (RearError, OSError) as error:
+                self._leadership.prove()
+                yield Refused(
+                    archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
+                )
+        salvage.settle_second_copies()
+
+    def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
+        while candidates:
+            with open_final_archive(self._layout, archive, storage=self._storage) as target:
+                fitting = self._cap.fitting(candidates, target.directory)
+            if fitting == 0:
+                self._leadership.prove()
+                yield roll_over(self._layout, archive, storage=self._storage)
+                continue
+            yield from self._merger.merge(archive, candidates[:fitting])
+            candidates = candidates[fitting:]
+
+    def _clear(self, claimed: ClaimedPair, salvage: PairCheck) -> Iterator[Event]:
+        """Remove a pair whose members are all accounted for; put one back that has members left."""
+        pending = claimed.journal.pending()
+        if pending or salvage.has_failed(claimed):
+            # What an unfinished merge holds stays here, so that the next leader can say of each member whether it
+            # counts.
+            if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
+                self._claims.release(claimed)
+            return
+        damage = claimed.journal.damage
+        if claimed.state != "stale" and salvage.has_remains(claimed):
+            yield from salvage.put_away_remains(claimed)
+            return
+        self._claims.clear(claimed)
+        if damage and claimed.state != "stale":
+            length = sum(one.length for one in damage)
+            yield JournalDamaged(str(claimed.pair), length, f"{damage[0].reason}; no member is missing")
+        yield Cleared(str(claimed.pair))
+
+    def _has_unfinished_merge(self, archive: str) -> bool:
+        try:
+            return bool(self._recovery.intents_of(archive))
+        except PathError:
+            return False
+
+    def _ask_for_flush(self) -> None:
+        """Leave a request that live workers see with their next beat, and wait until they have answered."""
+        folder = self._layout.flush_requests
+        self._storage.make_directories(folder)
+        for name in self._storage.names(folder):
+            # Requests of scavengers that died while waiting.
+            self._storage.unlink(folder / name)
+        request = folder / secrets.token_hex(8)
+        self._storage.close(self._storage.create(request))
+        try:
+            deadline = self._storage.uptime() + self._options.flush_wait_seconds
+            asked = set(self._live_pairs())
+            while asked and self._storage.uptime() < deadline:
+                time.sleep(_FLUSH_POLL_SECONDS)
+                asked &= set(self._live_pairs())
+        finally:
+            self._storage.unlink(request)
+
+    def _live_pairs(self) -> Iterator[str]:
+        for item in self._claims.waiting(remember=False):
+            # A file that is still open is not asked for: its pair ends with it.
+            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
+                yield item.pair
