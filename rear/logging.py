@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from rear.core.context import current
-from rear.core.layout import split_target
 from rear.core.liveness import this_process
+from rear.core.names import split_target
 from rear.core.records import Metadata
 from rear.core.storage import StrPath
 from rear.errors import NoContextError, RearError, UsageError

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rear
-from rear.core.layout import Target
+from rear.core.names import Target
 from rear.core.records import Abort, Append, Beat, Close, Merged, Open, Record
 from rear.errors import FutureVersionError
 from rear.journal import codec as journals
 from rear.journal.append_lines import parse_appends
-from rear.journal.codec import encode_line, encode_record, parse_journal, read_journal, read_lines
+from rear.journal.codec import encode_line, encode_record
 from rear.journal.encoder import Encoder
+from rear.journal.reader import parse_journal, read_journal, read_lines
 from rear.zip.payload import Payload
 
 OPENED = Open(1, "host", "4711-2b67-0123456789abcdef", 0, 7, 4711, 5, "boot", None, 0, 60.0, 9)

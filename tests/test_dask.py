@@ -24,7 +24,7 @@ from rear.core.parallel import Parallel
 from rear.core.storage import Storage
 from rear.errors import NoContextError
 from rear.events import Lost, Refused
-from rear.journal.codec import read_journal
+from rear.journal.reader import read_journal
 
 pytest.importorskip("distributed", reason="needs the extra rear[dask]")
 

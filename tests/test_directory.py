@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
 from rear.zip.directory import Directory, entries, entry_at, fingerprint, locate, names
-from rear.zip.headers import END, LIMIT_16, Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.structures import END, LIMIT_16
 
 
 class File:

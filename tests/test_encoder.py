@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rear.core.layout import Target
+from rear.core.names import Target
 from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
 from rear.journal.encoder import Encoder
-from rear.zip.headers import LIMIT_32, Member, encode_central_entry, encode_local_header
+from rear.zip.headers import Member, encode_central_entry, encode_local_header
 from rear.zip.payload import Payload
+from rear.zip.structures import LIMIT_32
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 sizes = st.integers(0, LIMIT_32 + 2) | st.integers(0, 1 << 40)

@@ -17,7 +17,7 @@ import rear
 from rear.core.storage import LOCAL, Storage
 from rear.errors import BaseError, NotLeaderError, RearError
 from rear.events import Damaged, Event, Finished, Lost, NothingYet, Planned, Recovered, Refused
-from rear.journal.codec import read_journal
+from rear.journal.reader import read_journal
 
 
 class Dropping(Storage):

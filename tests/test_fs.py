@@ -30,9 +30,11 @@ from rear.core.layout import Layout
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NoContextError, NotArchivedError, PathError, RearError, SourceError, UsageError
 from rear.index.index import Index
-from rear.journal.codec import Journal, read_journal
+from rear.journal.reader import Journal, read_journal
 from rear.worker import written_names
-from rear.zip.headers import LOCAL, decode_local_header, decode_origin, local_header_length
+from rear.zip.headers import decode_local_header, local_header_length
+from rear.zip.origin import decode_origin
+from rear.zip.structures import LOCAL
 
 ROOT = Path(rear.__file__).parent.parent
 

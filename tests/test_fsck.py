@@ -36,7 +36,7 @@ from rear.core.storage import LOCAL, Storage
 from rear.errors import BaseError, NotLeaderError
 from rear.events import Checked, Event
 from rear.fsck.base import fsck
-from rear.journal.codec import read_journal
+from rear.journal.reader import read_journal
 from rear.zip.archive import Archive
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}

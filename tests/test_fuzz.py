@@ -19,8 +19,9 @@ import fuzz_targets
 from fuzz_targets import TARGETS, Bounded, RunawayError
 
 from rear.errors import JournalError
-from rear.journal.codec import decode_line, encode_line, read_journal
+from rear.journal.codec import decode_line, encode_line
 from rear.journal.intent import read_intent
+from rear.journal.reader import read_journal
 
 T = TypeVar("T")
 EXAMPLES = 300

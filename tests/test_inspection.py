@@ -25,7 +25,8 @@ from rear.fsck.inspection import inspect
 from rear.zip.archive import Archive
 from rear.zip.codecs import crc32
 from rear.zip.directory import locate
-from rear.zip.headers import CENTRAL, LOCAL, Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.structures import CENTRAL, LOCAL
 
 ORIGIN = Origin(7, 1, "ar.zip", "host", "worker", 0, 0o100644)
 

@@ -21,7 +21,8 @@ from rear.core.layout import Layout
 from rear.core.printable import shown
 from rear.core.records import Abort, Append, Close, Open, Pair
 from rear.errors import ExtractionError, MemberNotFoundError, RearError, UsageError, ZipFormatError
-from rear.journal.codec import JournalWriter, encode_line
+from rear.journal.codec import encode_line
+from rear.journal.writer import JournalWriter
 from rear.read.patterns import Patterns
 
 NOW = 1_700_000_000

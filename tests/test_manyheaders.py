@@ -11,15 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rear
-from rear.core.layout import are_plain_names, check_name
+from rear.core.names import are_plain_names, check_name
 from rear.core.records import Append, Open
 from rear.core.storage import LOCAL, Storage
 from rear.errors import PathError
 from rear.journal.check import find_suspects, why_bad
-from rear.journal.codec import Journal, read_journal
 from rear.journal.encoder import Encoder
 from rear.journal.manyheaders import central_entries, columns_of, local_headers
-from rear.zip.headers import LIMIT_32, Member, encode_central_entry
+from rear.journal.reader import Journal, read_journal
+from rear.zip.headers import Member, encode_central_entry
+from rear.zip.structures import LIMIT_32
 from rear.zip.window import Window
 
 names = st.text(st.sampled_from("ab./ \\\x7f\x00ü~"), max_size=6)

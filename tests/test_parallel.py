@@ -50,9 +50,10 @@ from rear.events import Copied, Lost, Merged, Recovered, Refused, Renamed, Rolle
 from rear.fsck.archive import check_archive_file
 from rear.fsck.base import fsck
 from rear.fsck.inspection import inspect
-from rear.journal.codec import read_journal
+from rear.fsck.inspection_tasks import ListedMembers
+from rear.journal.reader import read_journal
 from rear.scavenger import check_tasks, copy_tasks, merge
-from rear.scavenger.check_tasks import JournaledMembers, ListedMembers
+from rear.scavenger.check_tasks import JournaledMembers
 from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
 from rear.worker.pools import open_in_process
 

@@ -48,7 +48,8 @@ from rear.errors import RearError
 from rear.events import LeftAlone, Lost, Partial, Torn
 from rear.fsck.base import fsck
 from rear.index.index import Index
-from rear.journal.codec import encode_line, read_journal
+from rear.journal.codec import encode_line
+from rear.journal.reader import read_journal
 from rear.worker.flushed_file import PART_LIMIT_BYTES
 from rear.zip.archive import Archive
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, ZSTANDARD, PartCompressor, decode

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rear.core.layout import NAME_LIMIT_BYTES
+from rear.core.names import NAME_LIMIT_BYTES, numbered
 from rear.core.records import Append, Open, Pair
-from rear.journal.codec import Journal
 from rear.journal.intent import Move
+from rear.journal.reader import Journal
 from rear.scavenger import plan as plans
 from rear.scavenger.claims import ClaimedPair
-from rear.scavenger.plan import Candidate, Conflict, Existing, MergePlan, make_plan, numbered
+from rear.scavenger.plan import Candidate, Conflict, Existing, MergePlan, make_plan
 from rear.zip.directory import Directory
 
 MODE = stat.S_IFREG | 0o644

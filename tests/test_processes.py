@@ -27,7 +27,7 @@ import pytest
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import NotLeaderError, RearError
-from rear.journal.codec import Journal, read_journal
+from rear.journal.reader import Journal, read_journal
 
 ARCHIVES = ("one.zip", "deep/er/two.zip")
 

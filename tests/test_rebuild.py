@@ -52,22 +52,18 @@ from rear.salvage.rebuilt_names import Names
 from rear.salvage.scan import _Scan
 from rear.zip.archive import Archive
 from rear.zip.headers import (
-    LIMIT_32,
     CentralEntry,
     Member,
     decode_central_entry,
     decode_local_header,
-    decode_origin,
     encode_central_entry,
     encode_end,
     encode_local_header,
 )
-from rear.zip.headers import (
-    LOCAL as LOCAL_HEADER,
-)
-from rear.zip.headers import (
-    ORIGIN as ORIGIN_FIELD,
-)
+from rear.zip.origin import decode_origin
+from rear.zip.structures import LIMIT_32
+from rear.zip.structures import LOCAL as LOCAL_HEADER
+from rear.zip.structures import ORIGIN as ORIGIN_FIELD
 
 
 class Aside:

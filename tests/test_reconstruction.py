@@ -32,7 +32,8 @@ from rear.events import (
     Recovered,
     Torn,
 )
-from rear.journal.codec import encode_record, read_journal
+from rear.journal.codec import encode_record
+from rear.journal.reader import read_journal
 from rear.salvage.scan import scan
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.rebuilt_journal import find_unjournaled

@@ -19,7 +19,7 @@ import rear
 from rear import rear_fs
 from rear.core.storage import Storage
 from rear.events import LeftAlone
-from rear.journal.codec import Journal, read_journal
+from rear.journal.reader import Journal, read_journal
 from rear.worker import fs as fs_module
 from rear.worker import worker
 from rear.worker.fs import RearFs

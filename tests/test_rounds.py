@@ -16,13 +16,14 @@ from test_salvage import GONE, MTIME_NS, members, of_kind, see_nobody, write_pai
 
 import rear
 import rear.scavenger.scavenge
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
 from rear.core.liveness import Process, this_process
+from rear.core.names import Target
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage
 from rear.events import Cleared, Damaged, Event, Lost, Merged, Recovered, Refused, Torn
 from rear.index.index import Index
-from rear.journal.codec import read_journal
+from rear.journal.reader import read_journal
 from rear.scavenger.pair_check import PairCheck
 from rear.worker.pair_writer import Item, PairWriter, open_record
 from rear.zip.payload import payload_of_bytes

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 import rear
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
 from rear.core.liveness import Process, this_process, worker_name
+from rear.core.names import Target
 from rear.core.records import Abort, Pair
 from rear.core.storage import LOCAL
 from rear.errors import NotLeaderError
 from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
-from rear.journal.codec import JournalWriter, encode_line, encode_record, read_journal
+from rear.journal.codec import encode_line, encode_record
+from rear.journal.reader import read_journal
+from rear.journal.writer import JournalWriter
 from rear.worker.fs import rear_fs
 from rear.worker.pair_writer import Item, PairWriter, open_record
 from rear.zip.archive import Archive

@@ -20,7 +20,7 @@ from rear.core.layout import Layout
 from rear.core.storage import Storage
 from rear.events import Merged, RolledOver
 from rear.index.index import Index, IndexRow
-from rear.journal.codec import read_journal
+from rear.journal.reader import read_journal
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "{run:04d}/{pair:06d}/{number:06d}.txt"

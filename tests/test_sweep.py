@@ -23,7 +23,8 @@ import pytest
 from faults import SEED, check_archive, check_base, contents, fork, scavenge, wait
 
 import rear
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
+from rear.core.names import Target
 from rear.core.storage import Storage
 from rear.errors import BaseError, PathError, UsageError
 from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDeleted, SourceLeft, Swept, Waiting

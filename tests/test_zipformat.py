@@ -15,28 +15,18 @@ from hypothesis import strategies as st
 
 from rear.core.records import Origin
 from rear.errors import ZipFormatError
+from rear.zip.extra_fields import decode_name, dos_time, dos_to_ns, extra_fields
 from rear.zip.headers import (
-    CENTRAL,
-    END,
-    FLAG_UTF8,
-    LIMIT_32,
-    LOCAL,
-    TIMESTAMP,
-    UNICODE_PATH,
-    ZIP64,
     CentralEntry,
     Member,
     decode_central_entry,
     decode_local_header,
-    decode_name,
-    decode_origin,
-    dos_time,
-    dos_to_ns,
     encode_central_entry,
     encode_end,
     encode_local_header,
-    extra_fields,
 )
+from rear.zip.origin import decode_origin
+from rear.zip.structures import CENTRAL, END, FLAG_UTF8, LIMIT_32, LOCAL, TIMESTAMP, UNICODE_PATH, ZIP64
 
 MEMBER = Member("logs/a.txt", 0, zlib.crc32(b"hello"), 5, 5, 1_700_000_000_123_456_789, 0o100640)
 ORIGIN = Origin(

@@ -177,7 +177,7 @@ def execute(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> No
 
 def share_small_work(patience_seconds: float) -> None:
     """Let an executor have work of some hundred kilobytes, too."""
-    rear.scavenger.merge.SHARED_COPY_BYTES = rear.scavenger.check_tasks.SHARED_CHECK_BYTES = 1
+    rear.scavenger.merge.SHARED_COPY_BYTES = rear.core.parallel.SHARED_CHECK_BYTES = 1
     rear.scavenger.copy_tasks.BLOCK_BYTES = 64 << 10
     rear.scavenger.copy_tasks.TASK_BYTES = 256 << 10  # type: ignore[misc]
     rear.scavenger.copy_tasks.WITHDRAWAL_SECONDS = 1.0

@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
+from rear.core.names import Target
 from rear.core.records import Open, Pair
 from rear.core.storage import Storage
 from rear.journal.codec import FORMAT_VERSION
 from rear.worker.pair_writer import Item, PairWriter
 from rear.zip.codecs import STORED
-from rear.zip.headers import CENTRAL, END, decode_local_header, decode_origin
+from rear.zip.headers import decode_local_header
+from rear.zip.origin import decode_origin
 from rear.zip.payload import payload_of_bytes
+from rear.zip.structures import CENTRAL, END
 
 SECOND_NS: Final = 1_000_000_000
 CREATED_NS: Final = 1_767_225_600 * SECOND_NS  # 2026-01-01 00:00:00 UTC

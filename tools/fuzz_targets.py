@@ -18,13 +18,15 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import make_zoo
 
 import rear
-from rear.core.layout import check_archive
 from rear.core.liveness import this_process
+from rear.core.names import check_archive
 from rear.core.records import Abort, Append, Beat, Close, Merged
 from rear.core.storage import Storage, StrPath
 from rear.errors import FutureVersionError, JournalError, UnsupportedError, ZipFormatError
-from rear.journal.codec import JournalWriter, encode_record, parse_journal, read_journal, read_lines, skim_journal
+from rear.journal.codec import encode_record
 from rear.journal.intent import Move, commit_intent, read_intent, write_intent
+from rear.journal.reader import parse_journal, read_journal, read_lines, skim_journal
+from rear.journal.writer import JournalWriter
 from rear.salvage.scan import Found, Gap, Nested, recovered_content, scan
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.directory import entries, entry_at, fingerprint, locate, names

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import rear
-from rear.zip.headers import decode_origin, local_header_length
+from rear.zip.headers import local_header_length
+from rear.zip.origin import decode_origin
 
 STORED, DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD = 0, 8, 9, 12, 14, 93
 PASSWORD: Final = "secret"

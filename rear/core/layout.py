@@ -9,207 +9,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
+from rear.core.names import STATE, check_archive, host_folder, is_safe_component
 from rear.core.records import Pair
-from rear.errors import PathError
+from rear.core.storage import Storage, StrPath
+from rear.errors import BaseError, PathError, RearError
 
-STATE = ".rear"
 PAIR_SUFFIXES = ("journal", "zip", "merged")
 """Files of one pair. The journal is first: whoever renames it owns the pair."""
-NAME_LIMIT_BYTES = 65_535
-"""Longest member name: the length field of a local header has 16 bits (APPNOTE 4.4.10)."""
-ARCHIVE_LIMIT_BYTES = 1_024
-"""Longest path of a final archive: it has to fit, with up to 60 KiB of metadata, into one 64 KiB extra area."""
-COMPONENT_LIMIT_BYTES = 240
-"""Longest part of an archive's path: file systems stop at 255, and ``ar-12.zip`` must still fit."""
 
-_BACKSLASH_OR_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-#: Names that need no closer look: no control character or backslash, no empty part, none that begins with a dot.
-_PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0-\[\]-~]*")
-_PLAIN_PART = re.compile(r"[!-\-0-\[\]-~][ -.0-\[\]-~]*")
-_PLAIN_NAME_LIMIT_BYTES = 4096
-_KNOWN_ARCHIVES_LIMIT = 1_000
-_KNOWN_FOLDERS_LIMIT = 2_000
-_ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
-
-
-class Target(NamedTuple):
-    """Where a member belongs: path of the final archive relative to the base, and the member's name in it."""
-
-    archive: str
-    name: str
-
-
-def _describe(path: str) -> str:
-    shown = path if len(path) <= 120 else f"{path[:80]}…{path[-30:]}"
-    return repr(shown)
-
-
-def check_relative_path(path: str) -> list[str]:
-    """Return the parts of a relative POSIX path, or say what is wrong with it.
-
-    Raises:
-        PathError: the path is empty or absolute, has an empty part, ``.`` or ``..``, a backslash, NUL or another
-            control character, or text that UTF-8 cannot encode.
-    """
-    if not path:
-        raise PathError("the path is empty")
-    if path[0] == "/":
-        raise PathError(f"{_describe(path)} is absolute: paths are relative to the base")
-    found = _BACKSLASH_OR_CONTROL.search(path)
-    if found:
-        character = found.group()
-        if character == "\\":
-            raise PathError(f"{_describe(path)} has a backslash: parts are separated by '/'")
-        if "\ud800" <= character <= "\udfff":
-            raise PathError(f"{_describe(path)} cannot be encoded in UTF-8")
-        name = "NUL" if character == "\0" else f"control character U+{ord(character):04X}"
-        raise PathError(f"{_describe(path)} has a {name} at position {found.start()}")
-    parts = path.split("/")
-    for part in parts:
-        if part == "":
-            raise PathError(f"{_describe(path)} has an empty part ('//' or a '/' at its end)")
-        if part in (".", ".."):
-            raise PathError(f"{_describe(path)} has a part {part!r}: name the place itself")
-    return parts
-
-
-def split_target(path: str | os.PathLike[str]) -> Target:
-    """Split ``runs/7/ar.zip/logs/a.txt`` after the shortest leading path that ends in ``.zip`` (any case).
-
-    Raises:
-        PathError: no part ends in ``.zip``, nothing follows it, or the path cannot be kept; it says which.
-    """
-    if type(path) is str:
-        folder, _, last = path.rpartition("/")
-        known = _known_folders.get(folder)
-        if known is not None and _is_plain_part(last) and len(path) <= _PLAIN_NAME_LIMIT_BYTES:
-            archive, prefix = known
-            return _new_tuple(Target, (archive, prefix + last))
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise PathError(f"{text!r} is not text")
-    parts = check_relative_path(text)
-    position = next((number for number, part in enumerate(parts) if _ARCHIVE_PART.search(part)), None)
-    if position is None:
-        raise PathError(f"{_describe(text)} names no archive: no part ends in '.zip'")
-    archive, name = "/".join(parts[: position + 1]), "/".join(parts[position + 1 :])
-    if not name:
-        raise PathError(f"{_describe(text)} names an archive, but no member in it")
-    check_archive(archive)
-    _check_name_length(name)
-    if len(text) <= _PLAIN_NAME_LIMIT_BYTES:
-        if len(_known_folders) >= _KNOWN_FOLDERS_LIMIT:
-            _known_folders.clear()
-        last_length = len(parts[-1])
-        _known_folders[text[: -last_length - 1]] = archive, name[:-last_length]
-    return Target(archive, name)
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether there is nothing at all to be said about a name: most are of printable ASCII, and short."""
-    return len(name) <= _PLAIN_NAME_LIMIT_BYTES and _PLAIN_NAME.fullmatch(name) is not None
-
-
-def split_into(into: str | os.PathLike[str]) -> Target:
-    """Return the archive of ``ar.zip`` or ``ar.zip/prefix``, and ``""`` or ``"prefix/"``; it may end in ``/``.
-
-    Raises:
-        PathError: see `split_target`.
-    """
-    text = os.fspath(into).removesuffix("/")
-    *folders, last = text.lower().split("/")
-    if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
-        check_archive(text)
-        return Target(text, "")
-    archive, name = split_target(text)
-    return Target(archive, f"{name}/")
-
-
-def check_name(name: str) -> None:
-    """Check a member's name; a directory's may end in ``/``.
-
-    Raises:
-        PathError: see `check_relative_path`; or the name is longer than 65,535 bytes in UTF-8.
-    """
-    if is_plain_name(name):
-        return
-    check_relative_path(name.removesuffix("/"))
-    _check_name_length(name)
-
-
-def are_plain_names(names: Sequence[str]) -> bool:
-    """Whether names need no closer look by `check_name`, as nearly all; many are looked at as if they were one path."""
-    path = "/".join(names)
-    return (
-        path.isascii()
-        and path.isprintable()
-        and "\\" not in path
-        and "//" not in path
-        and "/." not in path
-        and path[:1] not in ("", "/", ".")
-        and path[-1] != "/"
-        and max(map(len, names)) <= _PLAIN_NAME_LIMIT_BYTES
-    )
-
-
-def _check_name_length(name: str) -> None:
-    if len(name) * 4 > NAME_LIMIT_BYTES and len(name.encode()) > NAME_LIMIT_BYTES:
-        raise PathError(f"the member name {_describe(name)} is longer than {NAME_LIMIT_BYTES:,} bytes in UTF-8")
-
-
-@lru_cache(maxsize=1024)  # a worker writes a million files into a few archives
-def check_archive(archive: str) -> None:
-    """Check the path of a final archive, relative to the base.
-
-    Raises:
-        PathError: see `check_relative_path`; or the path is reserved, too long, or names no ``.zip``.
-    """
-    if archive in _known_archives:
-        return
-    parts = check_relative_path(archive)
-    if not _ARCHIVE_PART.search(parts[-1]) or any(_ARCHIVE_PART.search(part) for part in parts[:-1]):
-        raise PathError(f"{_describe(archive)} is not the path of an archive: its last part alone has to end in '.zip'")
-    if parts[0].casefold() == STATE:
-        raise PathError(f"{_describe(archive)} begins with {STATE!r}, which rear keeps for itself")
-    if len(archive.encode()) > ARCHIVE_LIMIT_BYTES:
-        raise PathError(f"the archive's path {_describe(archive)} is longer than {ARCHIVE_LIMIT_BYTES:,} bytes")
-    for part in parts:
-        if len(part.encode()) > COMPONENT_LIMIT_BYTES:
-            raise PathError(
-                f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
-            )
-    if len(_known_archives) >= _KNOWN_ARCHIVES_LIMIT:
-        _known_archives.clear()
-    _known_archives.add(archive)
-
-
-_known_archives: set[str] = set()
-"""Paths that `check_archive` has found right: many members go into few archives."""
-_known_folders: dict[str, tuple[str, str]] = {}
-"""Folders of targets that `split_target` has found right, with the archive and the beginning of the names in it."""
-_is_plain_part = _PLAIN_PART.fullmatch
-#: A named tuple's own way to make one takes twice as long.
-_new_tuple = tuple.__new__
-
-
-def host_folder(host: str) -> str:
-    """Return ``host`` as a folder name: letters, digits, ``.``, ``_`` and ``-``, never hidden and never empty."""
-    text = unicodedata.normalize("NFKD", host)
-    cleaned = re.sub(r"[^A-Za-z0-9._-]", "_", text)[:128]
-    return cleaned if _WORD.match(cleaned) else f"host_{cleaned.lstrip('.-')}"[:128]
-
-
-def is_safe_component(name: str) -> bool:
-    """Whether ``name`` is a host folder, a leader or another name that rear itself gives."""
-    return _WORD.match(name) is not None
 
 
 def parse_pair(host: str, file_name: str) -> Pair | None:
@@ -322,3 +132,40 @@ def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None
                 return None
             return Layout(folder), archive
     return None
+
+
+def look_anew(path: Path, *, storage: Storage) -> None:
+    """Make this host's view of a file fresh: call it right before a file is opened for what it holds now.
+
+    GlusterFS answers ``open``, ``fstat`` and reads from what it saw up to a second ago; a listing makes it ask.
+    """
+    storage.names(path.parent)
+
+
+def check_inside(layout: Layout, path: Path) -> None:
+    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
+
+    Raises:
+        RearError: it leads elsewhere; the message says where.
+    """
+    base = os.path.realpath(layout.base)
+    folder = os.path.realpath(path.parent)
+    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
+        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
+    state = os.path.realpath(layout.state)
+    if folder == state or folder.startswith(f"{state}/"):
+        raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
+
+
+def layout_of(base: StrPath) -> Layout:
+    """Return the layout of a base that is there.
+
+    Raises:
+        BaseError: it is not.
+        OSError: it cannot be looked at.
+    """
+    layout = Layout(base)
+    if not is_directory(layout.base):
+        what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
+        raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
+    return layout

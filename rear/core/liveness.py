@@ -13,7 +13,9 @@ import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout, host_folder
+from rear.core.layout import Layout
+from rear.core.names import host_folder
+from rear.core.records import Open
 from rear.core.storage import LOCAL, Storage
 from rear.zip.codecs import crc32
 
@@ -216,3 +218,8 @@ class Observations:
         data = json.dumps({"boot_id": self._boot_id, "seen": self._seen}).encode()
         self._storage.make_directories(self._path.parent)
         self._storage.replace(self._path, data)
+
+
+def process_of(opened: Open) -> Process:
+    """Return the process that began a journal."""
+    return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 
 def warn(message: str, *values: object) -> None:
     """Log a warning; the values go into the message as ``%`` puts them."""
@@ -18,3 +21,21 @@ def tell_error(message: str, *values: object, with_traceback: bool = False) -> N
     import logging
 
     logging.getLogger("rear").error(message, *values, exc_info=with_traceback)
+
+
+_SECONDS: Final = 0.2
+
+
+class Pace:
+    """Says when the next word on progress is due."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since this was last true."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + _SECONDS
+        return True

@@ -8,13 +8,16 @@ counts if it occurs here too: another host may have an older view of a file, les
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
+import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rear.core.storage import LOCAL, Storage
@@ -212,3 +215,50 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+SHARED_CHECK_BYTES = 64 << 20
+"""From so many bytes on, or so many members, checks are done on the executor; for less, that would not be worth it."""
+SHARED_CHECK_MEMBERS = 20_000
+_TRAVELLING_BYTES = 2 << 20
+"""About as much is sent with one task: records of members with much metadata are long."""
+_Item = TypeVar("_Item")
+
+
+def is_much(size_bytes: int, members: int) -> bool:
+    """Whether an executor is worthwhile for a check of so many bytes, of so many members."""
+    return size_bytes >= SHARED_CHECK_BYTES or members >= SHARED_CHECK_MEMBERS
+
+
+def open_same(path: str, inode: int, storage: Storage) -> int:
+    """Open a file that another process knows by the number of its inode, too.
+
+    Raises:
+        OSError: it cannot be opened, or (``ECANCELED``) is another file.
+    """
+    storage.names(Path(path).parent)
+    descriptor = storage.open(path)
+    if os.fstat(descriptor).st_ino != inode:
+        storage.close(descriptor)
+        raise OSError(errno.ECANCELED, "another file than the one that is to be read", path)
+    return descriptor
+
+
+def cut(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[tuple[_Item, ...]]:
+    """Put items together to tasks.
+
+    Args:
+        items: members.
+        sizes_of: tells how many bytes of a member are read, and about how many its description travels with.
+    """
+    batch: list[_Item] = []
+    length = travelling = 0
+    for item in items:
+        batch.append(item)
+        read, sent = sizes_of(item)
+        length, travelling = length + read, travelling + sent
+        if len(batch) >= TASK_MEMBERS or length >= TASK_BYTES or travelling >= _TRAVELLING_BYTES:
+            yield tuple(batch)
+            batch, length, travelling = [], 0, 0
+    if batch:
+        yield tuple(batch)

@@ -13,7 +13,8 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -278,3 +279,13 @@ class Storage:
 _UPTIME_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 LOCAL: Final = Storage()
+
+
+@contextmanager
+def opened(path: Path, storage: Storage, *, write: bool = False) -> Iterator[int]:
+    """Open a file and close it at the end of the block."""
+    descriptor = storage.open(path, write=write)
+    try:
+        yield descriptor
+    finally:
+        storage.close(descriptor)

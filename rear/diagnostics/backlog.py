@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from rear.core.layout import PAIR_SUFFIXES, Layout, is_safe_component, parse_pair
-from rear.core.liveness import Observations, Process, is_running, process_of_worker
+from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
+from rear.core.liveness import Observations, Process, is_running, process_of, process_of_worker
+from rear.core.names import is_safe_component
 from rear.core.records import Append, Close, Open, Pair, Record
 from rear.core.storage import Storage
 from rear.errors import FutureVersionError, JournalError
-from rear.journal.codec import decode_line, decode_record, read_notes, skim_journal
-from rear.scavenger.claims import process_of
+from rear.journal.codec import decode_line, decode_record
+from rear.journal.reader import read_notes, skim_journal
 
 State = Literal["live", "unconfirmed", "stale", "crashed", "closed", "claimed", "unusable"]
 """Of a pair: its worker lives; nobody on this host can tell yet; it showed no sign of life for its lease; it is gone;

@@ -161,7 +161,7 @@ def probe_name_length(context: ProbeContext) -> Finding:
     )
 
 
-#: Each is allowed in the path of an archive (`rear.core.layout.check_archive`).
+#: Each is allowed in the path of an archive (`rear.core.names.check_archive`).
 _ODD_NAMES: Final = (
     "colon:", "star*", "question?", 'quote"', "less<", "more>", "bar|", "dot.", "space ", " space", "percent%41",
     "größe", "測定", "😀",

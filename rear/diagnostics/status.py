@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from rear.core.layout import is_directory
+from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.diagnostics.backlog import Backlog, Signs, State, Waiting
@@ -21,7 +21,6 @@ from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import Owner, read_owner
 from rear.scavenger.report import Summary, last_summaries
-from rear.scavenger.scavenge import layout_of
 
 JSON_VERSION: Final = 1
 REPORTS_SHOWN: Final = 5

@@ -23,7 +23,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from rear.core.layout import STATE, find_base
+from rear.core.layout import find_base
+from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import LOCAL, Storage, StrPath

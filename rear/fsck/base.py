@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rear.core.layout import STATE, Layout, check_archive, is_directory
+from rear.core.layout import Layout, is_directory, layout_of, look_anew
 from rear.core.liveness import Liveness
+from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.errors import (
     FormatError,
     FutureVersionError,
@@ -54,11 +55,10 @@ from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.salvage.scan import Found, scan
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
-from rear.scavenger.final_archive import look_anew, opened
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.report import Report, report_refused
-from rear.scavenger.scavenge import Scavenge, layout_of, options_for
+from rear.scavenger.scavenge import Scavenge, options_for
 from rear.zip.archive import Archive
 
 if TYPE_CHECKING:

@@ -14,27 +14,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from rear.core.layout import check_name, is_plain_name
-from rear.core.pace import Pace
+from rear.core.log import Pace
+from rear.core.names import check_name, is_plain_name
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
 from rear.events import Advanced
-from rear.journal.check import raw_bytes
-from rear.scavenger.check_tasks import checked_entries, is_worth_sharing
+from rear.fsck.inspection_tasks import checked_entries, is_worth_sharing
+from rear.salvage.repeated_names import SeenNames
 from rear.zip.archive import Archive, header_difference
 from rear.zip.bounds import member_end
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
+from rear.zip.member_data import raw_bytes
 from rear.zip.member_ends import sound_ends
 
 DETAILED_LIMIT: Final = 100_000
 """So many overlaps, and so many names that may occur twice, are looked at one by one; the rest is only counted."""
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
-_BITS_A_NAME: Final = 64
-_MOST_BITS: Final = 1 << 28
-#: Up to so many names their hashes are kept: 20 MB, faster than a table, and certain.
-_HASHES_LIMIT: Final = 250_000
 
 
 def inspect(
@@ -307,62 +304,3 @@ class _Inspection:
             return self._archive.origin(entry) is not None
         except ZipFormatError:
             return False
-
-
-class SeenNames:
-    """Finds names that may occur twice: by their hashes, and in large archives by a table of bits (a Bloom filter).
-
-    Of some names the latter says so that do not, so they are compared.
-
-    Args:
-        count: about how many names there will be.
-
-    Attributes:
-        perhaps_twice: hashes of names that may occur twice. Python's are keyed at random: nobody can make names that
-            collide.
-    """
-
-    def __init__(self, count: int) -> None:
-        bits = 1 << 16
-        while bits < min(count * _BITS_A_NAME, _MOST_BITS):
-            bits *= 2
-        self._mask = bits - 1
-        self._hashes: set[int] | None = set() if count <= _HASHES_LIMIT else None
-        self._table = bytearray(0 if self._hashes is not None else bits // 8)
-        self.perhaps_twice: set[int] = set()
-
-    def add(self, name: str) -> None:
-        """Note a name; one that may have been there already is noted in ``perhaps_twice``."""
-        key = hash(name)
-        if self._hashes is not None and len(self._hashes) <= _HASHES_LIMIT:
-            if key in self._hashes:
-                self.perhaps_twice.add(key)
-            self._hashes.add(key)
-            return
-        self._begin_table()
-        seen = True
-        for place in (key & self._mask, key >> 32 & self._mask):
-            byte, bit = place >> 3, 1 << (place & 7)
-            if not self._table[byte] & bit:
-                self._table[byte] |= bit
-                seen = False
-        if seen:
-            self.perhaps_twice.add(key)
-
-    def _begin_table(self) -> None:
-        """Go on with a table: there are more names than the end record said."""
-        if self._hashes is None:
-            return
-        hashes, self._hashes = self._hashes, None
-        self._table = bytearray((self._mask + 1) // 8)
-        for key in hashes:
-            for place in (key & self._mask, key >> 32 & self._mask):
-                self._table[place >> 3] |= 1 << (place & 7)
-
-    def contains(self, name: str) -> bool:
-        """Whether a name was added; now and then true of one that was not."""
-        key = hash(name)
-        if self._hashes is not None:
-            return key in self._hashes
-        places = key & self._mask, key >> 32 & self._mask
-        return all(self._table[place >> 3] & 1 << (place & 7) for place in places)

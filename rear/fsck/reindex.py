@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from rear.core.layout import STATE, Layout, find_base
+from rear.core.layout import Layout, find_base
+from rear.core.names import STATE
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import UsageError
 from rear.index.index import Index, rows_of

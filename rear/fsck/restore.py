@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, check_inside
 from rear.core.problems import Problem
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, rows_of
 from rear.salvage.info_zip import fix
 from rear.salvage.read_back import Written, why_wrong
 from rear.salvage.rebuild import KnownMember, Rebuilt, rebuild
-from rear.scavenger.final_archive import check_inside, opened
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.recovery import fresh_path, install

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from rear.core.layout import Layout, check_archive
+from rear.core.layout import Layout
+from rear.core.names import check_archive
 from rear.core.problems import Problem
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import PathError

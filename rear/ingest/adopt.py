@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from rear.core.layout import Layout, Target, check_name, split_into, split_target
+from rear.core.layout import Layout
+from rear.core.names import Target, check_name, split_into, split_target
 from rear.core.problems import CATALOG
 from rear.core.records import Metadata
+from rear.core.source_file import describe_kind, stamp_of
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, NotAZipError, NotLeaderError, RearError, SourceError, UsageError
 from rear.events import Adopted, Collected, Event, Refused, Waiting
@@ -34,7 +36,6 @@ from rear.scavenger.scavenge import options_for
 from rear.worker.worker import Worker, WorkerOptions
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
-from rear.zip.payload import describe_kind, stamp_of
 
 BATCH_MEMBERS: Final = 100_000
 """So many members are copied, merged and read back at once."""

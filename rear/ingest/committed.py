@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Final, NamedTuple, TypeVar
 
-from rear.core.layout import Layout, is_safe_component, parse_pair
+from rear.core.layout import Layout, parse_pair
+from rear.core.names import is_safe_component, numbered
 from rear.core.storage import Storage
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
 from rear.ingest.source_tree import Source, SourceTree
-from rear.journal.codec import read_journal, read_notes
-from rear.scavenger.plan import numbered
+from rear.journal.reader import read_journal, read_notes
 from rear.scavenger.rollover import rolled_over_from
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry

@@ -21,7 +21,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, NamedTuple
 
-from rear.core.layout import Layout, split_target
+from rear.core.layout import Layout
+from rear.core.names import split_target
 from rear.core.records import Metadata
 from rear.core.storage import LOCAL
 from rear.errors import BaseError, RearError

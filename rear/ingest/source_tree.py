@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from rear.core.layout import STATE, Layout
+from rear.core.layout import Layout
+from rear.core.names import STATE
+from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import Storage, StrPath
 from rear.errors import SourceError, UsageError
 from rear.events import Event, Refused, SourceLeft
-from rear.zip.payload import SourceStamp, describe_kind, stamp_of
 
 _PATH_LIMIT_BYTES: Final = 4_096
 """Longest path, with its end, that Linux opens (limits.h, PATH_MAX): a tree that is deeper ends there."""

@@ -15,7 +15,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from rear.core.layout import Layout, Target, check_name, split_into
+from rear.core.layout import Layout
+from rear.core.names import Target, check_name, split_into
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, NotLeaderError, PathError, SourceError, UsageError
 from rear.events import (

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import Final
 
+from rear.core.source_file import SourceStamp, stamp_of
 from rear.core.storage import LOCAL, Storage
 from rear.errors import SourceError
 from rear.zip.archive import Archive
 from rear.zip.codecs import DEFLATED, PIECE_BYTES, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry
-from rear.zip.payload import Payload, SourceStamp, payload_of_file, stamp_of
+from rear.zip.payload import Payload, payload_of_file
 
 _KEPT_METHODS: Final = frozenset({STORED, DEFLATED, ZSTANDARD})
 """What workers write. Others are compressed anew: some need flags in the header, all need rarer readers."""

@@ -6,18 +6,21 @@ A journal is input like any other: every number in it is checked against the fil
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import add, sub
 
-from rear.core.layout import check_archive, check_name
+from rear.core.names import check_archive, check_name
 from rear.core.records import Append, Open
-from rear.core.storage import COPY_CHUNK_BYTES, Storage
+from rear.core.storage import Storage
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.journal.encoder import Encoder
 from rear.journal.manyheaders import columns_of, local_headers
-from rear.zip.codecs import crc32, decode, is_whole
-from rear.zip.headers import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL, decode_local_header, decode_origin
+from rear.zip.codecs import crc32, is_whole
+from rear.zip.headers import decode_local_header
+from rear.zip.member_data import member_content
+from rear.zip.origin import decode_origin
+from rear.zip.structures import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL
 from rear.zip.window import Window
 
 _SMALL_BYTES = 1 << 20
@@ -178,30 +181,3 @@ def why_data_bad(descriptor: int, append: Append, storage: Storage) -> str | Non
     if (size, crc) != (append.size, append.crc):
         return f"{size:,} bytes with CRC-32 {crc:08x} instead of {append.size:,} with {append.crc:08x}"
     return None
-
-
-def raw_bytes(descriptor: int, start: int, length: int, *, storage: Storage) -> Iterator[bytes]:
-    """Yield a range of a file in pieces.
-
-    Raises:
-        ZipFormatError: the file ends within it.
-    """
-    end = start + length
-    while start < end:
-        data = storage.read(descriptor, min(COPY_CHUNK_BYTES, end - start), start)
-        if not data:
-            raise ZipFormatError(f"the file ends {end - start:,} bytes early")
-        start += len(data)
-        yield data
-
-
-def member_content(
-    descriptor: int, data_offset: int, compressed_size: int, method: int, *, storage: Storage
-) -> Iterator[bytes]:
-    """Yield the plain content of a member.
-
-    Raises:
-        ZipFormatError: the data is malformed or ends early.
-        UnsupportedError: no codec for its method.
-    """
-    return decode(method, raw_bytes(descriptor, data_offset, compressed_size, storage=storage))

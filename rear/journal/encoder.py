@@ -11,21 +11,15 @@ import struct
 from json.encoder import encode_basestring
 from typing import Final, NamedTuple
 
-from rear.core.layout import Target
+from rear.core.names import Target
 from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
 from rear.zip.codecs import crc32
-from rear.zip.headers import (
-    LIMIT_32,
-    Member,
-    central_constants,
-    encode_central_entry,
-    encode_local_header,
-    local_constants,
-    origin_constants,
-    times_of_second,
-)
+from rear.zip.extra_fields import times_of_second
+from rear.zip.headers import Member, central_constants, encode_central_entry, encode_local_header, local_constants
+from rear.zip.origin import origin_constants
 from rear.zip.payload import Payload
+from rear.zip.structures import LIMIT_32
 
 #: As `encode_record` writes it; formatted as bytes it takes a third less time than as text.
 _NUMBERS: Final = b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,"archive":'

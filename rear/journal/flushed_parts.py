@@ -12,9 +12,12 @@ from typing import Final, NamedTuple
 from rear.core.records import Append, File, Origin, Pair, Part, partial_of
 from rear.core.storage import Storage, StrPath
 from rear.errors import FormatError, JournalError, UnsupportedError, ZipFormatError
-from rear.journal.codec import decode_line, decode_record, encode_record, read_lines
+from rear.journal.codec import decode_line, decode_record, encode_record
+from rear.journal.reader import read_lines
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, StreamDecoder, crc32
-from rear.zip.headers import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL, decode_local_header, decode_origin
+from rear.zip.headers import decode_local_header
+from rear.zip.origin import decode_origin
+from rear.zip.structures import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL
 
 _READ_BYTES: Final = 256 << 10
 _PART_LINE: Final = b'{"kind":"part"'

@@ -17,11 +17,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import check_archive
 from rear.core.liveness import Process, decode_process
+from rear.core.names import check_archive
 from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
-from rear.journal.codec import JournalWriter, decode_line, encode_line, read_lines
+from rear.journal.codec import decode_line, encode_line
+from rear.journal.reader import read_lines
+from rear.journal.writer import JournalWriter
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
 

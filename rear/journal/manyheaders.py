@@ -11,10 +11,13 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import are_plain_names
+from rear.core.names import are_plain_names
 from rear.core.records import Append, Open
 from rear.zip.codecs import crc32
-from rear.zip.headers import LIMIT_32, central_constants, local_constants, origin_constants, times_of_second
+from rear.zip.extra_fields import times_of_second
+from rear.zip.headers import central_constants, local_constants
+from rear.zip.origin import origin_constants
+from rear.zip.structures import LIMIT_32
 
 _SIZES: Final = struct.Struct("<3I2H").pack  # 4.3.7, from the CRC-32 on
 _ORIGIN_NUMBERS: Final = struct.Struct("<QqI")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from rear.core.layout import STATE
+from rear.core.names import STATE
 from rear.core.storage import StrPath
 
 VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, Final, NamedTuple, Self
 
-from rear.core.layout import Layout, Target, is_safe_component, parse_pair
+from rear.core.layout import Layout, parse_pair
+from rear.core.names import Target, is_safe_component
 from rear.core.records import Append, Open
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import MemberNotFoundError, RearError, UnsupportedError, UsageError, ZipFormatError
 from rear.journal.check import why_bad
-from rear.journal.codec import read_journal, read_notes
+from rear.journal.reader import read_journal, read_notes
 from rear.zip.archive import Archive
 from rear.zip.codecs import PIECE_BYTES, STORED, crc32, decode
 from rear.zip.headers import CentralEntry

@@ -15,7 +15,8 @@ from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple, Self
 
 from rear.core.context import current
-from rear.core.layout import Layout, Target, find_base
+from rear.core.layout import Layout, find_base
+from rear.core.names import Target
 from rear.errors import MemberNotFoundError, UsageError
 from rear.read.members import open_in_archive, open_written, pending_members
 from rear.zip.archive import Archive

@@ -16,7 +16,8 @@ from rear.core.storage import Storage
 from rear.errors import ZipFormatError
 from rear.zip.archive import ReadAhead
 from rear.zip.directory import PIECE_BYTES
-from rear.zip.headers import CENTRAL, CENTRAL_SIGNATURE, LIMIT_16, CentralEntry, decode_central_entry
+from rear.zip.headers import CentralEntry, decode_central_entry
+from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, LIMIT_16
 
 _ENTRY_LIMIT_BYTES: Final = CENTRAL.size + 3 * LIMIT_16
 _TRIAL_ENTRIES: Final = 200

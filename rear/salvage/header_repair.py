@@ -10,15 +10,8 @@ from rear.salvage.streams import crc_of
 from rear.salvage.verdict import Claim, Verdict, doubted, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
-from rear.zip.headers import (
-    FLAG_ENCRYPTED,
-    LIMIT_16,
-    LOCAL,
-    LOCAL_SIGNATURE,
-    CentralEntry,
-    LocalHeader,
-    decode_local_header,
-)
+from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
+from rear.zip.structures import FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import Window
 
 _STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)

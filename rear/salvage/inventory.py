@@ -21,17 +21,8 @@ from rear.zip import directory as directories
 from rear.zip.archive import ReadAhead
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
-from rear.zip.headers import (
-    END,
-    END_SIGNATURE,
-    FLAG_ENCRYPTED,
-    LIMIT_16,
-    LOCAL,
-    LOCAL_SIGNATURE,
-    LocalHeader,
-    decode_local_header,
-    local_header_length,
-)
+from rear.zip.headers import LocalHeader, decode_local_header, local_header_length
+from rear.zip.structures import END, END_SIGNATURE, FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE
 
 GAPS_KEPT: Final = 1_000
 """So many ranges without member are kept one by one; of more, the old archive is the only copy."""

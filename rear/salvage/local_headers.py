@@ -11,7 +11,8 @@ import re
 import struct
 from typing import Final, Literal, NamedTuple
 
-from rear.zip.headers import (
+from rear.zip.headers import CentralEntry, LocalHeader, decode_central_entry, decode_local_header
+from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     END,
@@ -23,10 +24,6 @@ from rear.zip.headers import (
     ZIP64_END_SIGNATURE,
     ZIP64_LOCATOR,
     ZIP64_LOCATOR_SIGNATURE,
-    CentralEntry,
-    LocalHeader,
-    decode_central_entry,
-    decode_local_header,
 )
 from rear.zip.window import Window
 

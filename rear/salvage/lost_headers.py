@@ -9,9 +9,10 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rear.errors import RearError
-from rear.journal.check import member_content
 from rear.zip.codecs import crc32
-from rear.zip.headers import LOCAL, CentralEntry
+from rear.zip.headers import CentralEntry
+from rear.zip.member_data import member_content
+from rear.zip.structures import LOCAL
 
 if TYPE_CHECKING:
     from rear.salvage.inventory import Survey

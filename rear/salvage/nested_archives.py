@@ -15,7 +15,10 @@ from typing import Final, NamedTuple
 from rear.core.records import Origin
 from rear.salvage.directory_evidence import Listing
 from rear.salvage.local_headers import Belonging
-from rear.zip.headers import ORIGIN, CentralEntry, LocalHeader, check_origin, decode_name, decode_origin
+from rear.zip.extra_fields import decode_name
+from rear.zip.headers import CentralEntry, LocalHeader
+from rear.zip.origin import check_origin, decode_origin
+from rear.zip.structures import ORIGIN
 
 _IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
 

@@ -25,7 +25,8 @@ from rear.salvage.streams import Decoded, crc_of, recovery_cost_bytes, without_z
 from rear.salvage.verdict import Claim, State, Verdict, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import STORED, crc32
-from rear.zip.headers import LIMIT_32, LocalHeader
+from rear.zip.headers import LocalHeader
+from rear.zip.structures import LIMIT_32
 from rear.zip.window import Window
 
 BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]

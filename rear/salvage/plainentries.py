@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from rear.salvage.rebuilt_headers import MADE_BY_UNIX, central_extra, new_attributes
 from rear.salvage.scan_result import Run
 from rear.zip.codecs import DEFLATED, STORED
-from rear.zip.headers import CENTRAL, CENTRAL_SIGNATURE, LIMIT_32, LOCAL, ORIGIN, TIMESTAMP, version_needed
+from rear.zip.headers import version_needed
+from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, LIMIT_32, LOCAL, ORIGIN, TIMESTAMP
 
 #: Signature, made by, version needed (4.3.12), by method. Up to the lengths, the rest is as in the local header.
 _HEADS: Final = {

@@ -38,14 +38,9 @@ from rear.salvage.rebuilt_headers import (
 )
 from rear.salvage.rebuilt_names import Known, KnownMember, Names
 from rear.salvage.scan import Found, recovered_content
-from rear.zip.headers import (
-    FLAG_UTF8,
-    LIMIT_32,
-    CentralEntry,
-    decode_local_header,
-    decode_name,
-    encode_end,
-)
+from rear.zip.extra_fields import decode_name
+from rear.zip.headers import CentralEntry, decode_local_header, encode_end
+from rear.zip.structures import FLAG_UTF8, LIMIT_32
 
 __all__ = ["KeepAside", "KnownMember", "Rebuilt", "rebuild"]
 

@@ -10,7 +10,10 @@ import struct
 from typing import Final, NamedTuple
 
 from rear.core.records import Origin
-from rear.zip.headers import (
+from rear.zip.extra_fields import extra_fields
+from rear.zip.headers import CentralEntry, LocalHeader, Member, encode_local_header, version_needed
+from rear.zip.origin import decode_origin
+from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     EXTRA_LIMIT_BYTES,
@@ -25,13 +28,6 @@ from rear.zip.headers import (
     TIMESTAMP,
     UNICODE_PATH,
     ZIP64,
-    CentralEntry,
-    LocalHeader,
-    Member,
-    decode_origin,
-    encode_local_header,
-    extra_fields,
-    version_needed,
 )
 
 _FIELD: Final = struct.Struct("<2H")

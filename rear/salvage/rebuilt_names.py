@@ -11,18 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rear.fsck.inspection import SeenNames
+from rear.core.names import numbered
 from rear.salvage.rebuilt_headers import Facts, Naming, is_consistent, naming_of
-from rear.scavenger.plan import numbered
-from rear.zip.headers import (
-    FLAG_UTF8,
-    ORIGIN,
-    CentralEntry,
-    LocalHeader,
-    decode_name,
-    decode_origin,
-    extra_fields,
-)
+from rear.salvage.repeated_names import SeenNames
+from rear.zip.extra_fields import decode_name, extra_fields
+from rear.zip.headers import CentralEntry, LocalHeader
+from rear.zip.origin import decode_origin
+from rear.zip.structures import FLAG_UTF8, ORIGIN
 
 if TYPE_CHECKING:
     from rear.salvage.inventory import Survey

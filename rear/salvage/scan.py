@@ -34,7 +34,9 @@ from rear.salvage.nested_archives import Membership
 from rear.salvage.scan_result import Found, Gap, Kind, Nested, Row, Run, recovered_content
 from rear.salvage.verdict import UNREAD, Claim, State, Verdict
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
-from rear.zip.headers import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE, CentralEntry, decode_name
+from rear.zip.extra_fields import decode_name
+from rear.zip.headers import CentralEntry
+from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import PIECE_BYTES, Window
 
 _SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")

@@ -14,7 +14,10 @@ from rear.errors import ZipFormatError
 from rear.salvage.streams import recoverable_pieces
 from rear.salvage.verdict import State, why_unreadable
 from rear.zip.codecs import STORED
-from rear.zip.headers import LOCAL, LocalHeader, decode_name, decode_origin
+from rear.zip.extra_fields import decode_name
+from rear.zip.headers import LocalHeader
+from rear.zip.origin import decode_origin
+from rear.zip.structures import LOCAL
 from rear.zip.window import Window
 
 Kind = Literal["zeros", "directory", "unknown"]

@@ -6,7 +6,8 @@ from typing import Final, Literal, NamedTuple
 
 from rear.errors import UnsupportedError
 from rear.zip.codecs import STORED, StreamDecoder
-from rear.zip.headers import FLAG_ENCRYPTED, LIMIT_32, CentralEntry, LocalHeader
+from rear.zip.headers import CentralEntry, LocalHeader
+from rear.zip.structures import FLAG_ENCRYPTED, LIMIT_32
 
 State = Literal["whole", "unverified", "partial", "lost"]
 

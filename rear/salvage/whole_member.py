@@ -14,7 +14,8 @@ from rear.salvage.local_headers import descriptor_length, is_boundary
 from rear.salvage.streams import Decoded, crc_of, decode_stream, decodes_to, recovery_cost_bytes
 from rear.salvage.verdict import Claim, Verdict, intact, why_unreadable
 from rear.zip.codecs import STORED
-from rear.zip.headers import FLAG_ENCRYPTED, LocalHeader
+from rear.zip.headers import LocalHeader
+from rear.zip.structures import FLAG_ENCRYPTED
 from rear.zip.window import Window
 
 #: Data of members that turn out not to be whole is read this often at most, on the average over the archive.

@@ -7,79 +7,27 @@ A member is read by one task as a whole, however large it is.
 
 from __future__ import annotations
 
-import errno
-import io
 import os
-from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
+from rear.core.parallel import _TRAVELLING_BYTES, TASK_BYTES, TASK_MEMBERS, Parallel, cut, is_much, open_same
 from rear.core.records import Append, Open
 from rear.core.storage import Storage
-from rear.errors import FormatError, UnsupportedError, ZipFormatError
-from rear.journal.check import member_content, why_bad
+from rear.errors import FormatError, UnsupportedError
+from rear.journal.check import why_bad
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.plan import Placement
-from rear.zip.archive import Archive
-from rear.zip.bounds import member_end
-from rear.zip.codecs import STORED, crc32, is_whole
-from rear.zip.directory import Directory
-from rear.zip.headers import CentralEntry, decode_local_header, decode_origin, local_header_length
-from rear.zip.member_ends import sound_ends
+from rear.zip.codecs import crc32, is_whole
+from rear.zip.headers import decode_local_header, local_header_length
+from rear.zip.member_data import member_content
+from rear.zip.origin import decode_origin
 from rear.zip.window import Window
-
-SHARED_CHECK_BYTES = 64 << 20
-"""From so many bytes on, or so many members, checks are done on the executor; for less, that would not be worth it."""
-SHARED_CHECK_MEMBERS = 20_000
-LOCAL_CHECK_SECONDS = 0.7
-"""Processes of this host have to start first, so they are not asked for what one alone does in about this time."""
-#: What one process takes for a member, for a stored byte and for a plain byte that has to be decoded.
-_MEMBER_SECONDS = 4e-6
-_STORED_BYTE_SECONDS = 0.3e-9
-_DECODED_BYTE_SECONDS = 0.9e-9
-#: Members that are smaller than this on the average are estimated without a look at each.
-_LOOKED_AT_BYTES = 64 << 10
-_TRAVELLING_BYTES = 2 << 20
-"""About as much is sent with one task: records of members with much metadata are long."""
 
 _SMALL_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 10
 """Local headers are seldom longer, so that header and data of a small member are read at once."""
-
-_Item = TypeVar("_Item")
-
-
-def is_much(size_bytes: int, members: int) -> bool:
-    """Whether an executor is worthwhile for a check of so many bytes, of so many members."""
-    return size_bytes >= SHARED_CHECK_BYTES or members >= SHARED_CHECK_MEMBERS
-
-
-def is_worth_sharing(archive: Archive, parallel: Parallel) -> bool:
-    """Whether an executor checks the members of an archive sooner than this process alone would."""
-    directory = archive.directory
-    if not parallel.has_executor or not is_much(directory.offset, directory.entries):
-        return False
-    return not parallel.is_local or _seconds_alone(archive) >= LOCAL_CHECK_SECONDS
-
-
-def _seconds_alone(archive: Archive) -> float:
-    """Estimate how long one process takes, once the file is in memory: memory gives stored bytes as fast to one."""
-    directory = archive.directory
-    seconds = directory.entries * _MEMBER_SECONDS
-    if directory.offset < directory.entries * _LOOKED_AT_BYTES:
-        return seconds + directory.offset * _DECODED_BYTE_SECONDS
-    try:
-        for entry in archive.entries():
-            is_stored = entry.method == STORED
-            seconds += entry.compressed_size * _STORED_BYTE_SECONDS if is_stored else entry.size * _DECODED_BYTE_SECONDS
-    except ZipFormatError:
-        # Who reads it for good tells of that.
-        return seconds
-    return seconds
 
 
 # ---- journaled members
@@ -292,113 +240,3 @@ def _merged(placed: Placement) -> MergedMember:
 
 
 # ---- members of any archive
-
-
-class ListedMembers(NamedTuple):
-    """Some members of one archive, as its directory tells of them."""
-
-    path: str
-    inode: int
-    directory: Directory
-    entries: tuple[CentralEntry, ...]
-
-
-def checked_entries(archive: Archive, parallel: Parallel) -> Iterator[tuple[CentralEntry, int]]:
-    """Yield all entries of an archive, each with where its member ends; 0 unless an executor has found it all right.
-
-    All right: the local header agrees with the entry, the data ends before the directory, size and CRC-32 are right.
-
-    Args:
-        archive: open.
-        parallel: the executor.
-
-    Raises:
-        ZipFormatError: the directory is damaged; all entries before that have been yielded.
-    """
-    inode, directory = os.fstat(archive.descriptor).st_ino, replace(archive.directory, comment=b"")
-    entries = archive.entries()
-    rest: list[CentralEntry] = []
-    failures: list[ZipFormatError] = []
-
-    def readable() -> Iterator[CentralEntry]:
-        # Members that overlap must not have the same bytes read a million times.
-        budget = directory.archive_length
-        try:
-            for entry in entries:
-                budget -= entry.compressed_size
-                if budget < 0:
-                    rest.append(entry)
-                    return
-                yield entry
-        except ZipFormatError as error:
-            failures.append(error)
-
-    tasks = (ListedMembers(archive.path, inode, directory, batch) for batch in cut(readable(), _sizes_of_entry))
-    for task, ends in parallel.run(find_ends, tasks, here=lambda task: array("Q", bytes(8 * len(task.entries)))):
-        yield from zip(task.entries, ends, strict=True)
-    if failures:
-        raise failures[0]
-    yield from ((entry, 0) for entry in chain(rest, entries))
-
-
-def _sizes_of_entry(entry: CentralEntry) -> tuple[int, int]:
-    read = entry.compressed_size if entry.method == STORED else max(entry.compressed_size, entry.size)
-    return read, len(entry.name_bytes) + len(entry.extra) + len(entry.comment)
-
-
-def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
-    """Read members; return where each ends, or 0 unless all is right with it.
-
-    Raises:
-        OSError: the archive cannot be read, or (``ECANCELED``) is another file.
-    """
-    descriptor = open_same(task.path, task.inode, storage)
-    # All that is asked of the directory is in the entries.
-    with Archive(task.path, descriptor, task.directory, io.BytesIO(), storage) as archive:
-        ends = sound_ends(archive, task.entries, read_data=True, storage=storage)
-        return array("Q", (end or _end_if_right(archive, entry) for entry, end in ends))
-
-
-def _end_if_right(archive: Archive, entry: CentralEntry) -> int:
-    try:
-        end, difference = member_end(archive, entry)
-        if difference is None and end <= archive.directory.offset:
-            archive.verify(entry)
-            return end
-    except (FormatError, UnsupportedError):
-        pass
-    return 0
-
-
-def open_same(path: str, inode: int, storage: Storage) -> int:
-    """Open a file that another process knows by the number of its inode, too.
-
-    Raises:
-        OSError: it cannot be opened, or (``ECANCELED``) is another file.
-    """
-    storage.names(Path(path).parent)
-    descriptor = storage.open(path)
-    if os.fstat(descriptor).st_ino != inode:
-        storage.close(descriptor)
-        raise OSError(errno.ECANCELED, "another file than the one that is to be read", path)
-    return descriptor
-
-
-def cut(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[tuple[_Item, ...]]:
-    """Put items together to tasks.
-
-    Args:
-        items: members.
-        sizes_of: tells how many bytes of a member are read, and about how many its description travels with.
-    """
-    batch: list[_Item] = []
-    length = travelling = 0
-    for item in items:
-        batch.append(item)
-        read, sent = sizes_of(item)
-        length, travelling = length + read, travelling + sent
-        if len(batch) >= TASK_MEMBERS or length >= TASK_BYTES or travelling >= _TRAVELLING_BYTES:
-            yield tuple(batch)
-            batch, length, travelling = [], 0, 0
-    if batch:
-        yield tuple(batch)

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from rear.core.layout import PAIR_SUFFIXES, STATE, Layout, is_safe_component, parse_pair
-from rear.core.liveness import Liveness, Observations, Process, is_running, process_of_worker
+from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
+from rear.core.liveness import Liveness, Observations, Process, is_running, process_of, process_of_worker
+from rear.core.names import STATE, is_safe_component
 from rear.core.records import Merged, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
-from rear.journal.codec import Journal, JournalWriter, read_journal, read_notes, skim_journal
+from rear.journal.reader import Journal, read_journal, read_notes, skim_journal
+from rear.journal.writer import JournalWriter
 
 RESCUE_SUFFIX = ".rescue"
 FILE_IS_OPEN = "its worker lives, and has not closed the file that it flushes"
@@ -464,8 +466,3 @@ def owner_of(claimed: ClaimedPair) -> int:
     owner = os.lstat(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
     is_rebuilt = claimed.opened.created_ns == 0 and owner == os.geteuid()
     return claimed.opened.uid if is_rebuilt else owner
-
-
-def process_of(opened: Open) -> Process:
-    """Return the process that began a journal."""
-    return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)

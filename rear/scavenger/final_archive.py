@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rear.core.layout import Layout
-from rear.core.storage import Storage
-from rear.errors import FormatError, RearError, ZipFormatError
+from rear.core.layout import Layout, check_inside, look_anew
+from rear.core.storage import Storage, opened
+from rear.errors import FormatError, ZipFormatError
 from rear.index.index import Index, IndexRow
-from rear.journal.check import member_content
 from rear.scavenger.plan import Candidate, Existing
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
-from rear.zip.headers import FLAG_ENCRYPTED, LOCAL, decode_local_header, local_header_length
+from rear.zip.headers import decode_local_header, local_header_length
+from rear.zip.member_data import member_content
+from rear.zip.structures import FLAG_ENCRYPTED, LOCAL
 
 
 @dataclass(slots=True)
@@ -60,29 +60,6 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
         yield FinalArchive(archive, path, descriptor, directories.locate(descriptor, storage=storage))
     finally:
         storage.close(descriptor)
-
-
-def look_anew(path: Path, *, storage: Storage) -> None:
-    """Make this host's view of a file fresh: call it right before a file is opened for what it holds now.
-
-    GlusterFS answers ``open``, ``fstat`` and reads from what it saw up to a second ago; a listing makes it ask.
-    """
-    storage.names(path.parent)
-
-
-def check_inside(layout: Layout, path: Path) -> None:
-    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
-
-    Raises:
-        RearError: it leads elsewhere; the message says where.
-    """
-    base = os.path.realpath(layout.base)
-    folder = os.path.realpath(path.parent)
-    if folder != base and not folder.startswith(base.rstrip("/") + "/"):
-        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
-    state = os.path.realpath(layout.state)
-    if folder == state or folder.startswith(f"{state}/"):
-        raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
 
 
 class IndexedNames:
@@ -180,13 +157,3 @@ def _equal(left: Iterator[bytes], right: Iterator[bytes]) -> bool:
         if length == 0:
             return True
         mine, theirs = mine[length:], theirs[length:]
-
-
-@contextmanager
-def opened(path: Path, storage: Storage, *, write: bool = False) -> Iterator[int]:
-    """Open a file and close it at the end of the block."""
-    descriptor = storage.open(path, write=write)
-    try:
-        yield descriptor
-    finally:
-        storage.close(descriptor)

@@ -11,19 +11,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Literal
 
-from rear.core.layout import host_folder
-from rear.core.liveness import is_running
+from rear.core.liveness import is_running, process_of
+from rear.core.names import host_folder
 from rear.core.records import Append, File, Pair
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.events import Event, Lost, Partial, Torn
-from rear.journal.check import raw_bytes
 from rear.journal.flushed_parts import Joined, join_parts
-from rear.scavenger.claims import ClaimedPair, Claims, process_of
-from rear.scavenger.final_archive import opened
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.plan import Candidate
 from rear.scavenger.rescue import Rescue
 from rear.zip.codecs import STREAM_ENDS, decode
+from rear.zip.member_data import raw_bytes
 
 PartialPolicy = Literal["keep", "drop"]
 

@@ -20,28 +20,20 @@ from operator import add
 from pathlib import Path
 from typing import Any, Final
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, look_anew
 from rear.core.parallel import Parallel
 from rear.core.records import Append
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
-from rear.journal.codec import JournalWriter
 from rear.journal.intent import commit_intent, read_begin, write_intent
 from rear.journal.manyheaders import central_entries, columns_of
+from rear.journal.writer import JournalWriter
 from rear.scavenger.check_tasks import changed_members
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.copy_tasks import Piece, copy_on_executor, new_permit
-from rear.scavenger.final_archive import (
-    Comparison,
-    FinalArchive,
-    IndexedNames,
-    NoNames,
-    look_anew,
-    open_final_archive,
-    opened,
-)
+from rear.scavenger.final_archive import Comparison, FinalArchive, IndexedNames, NoNames, open_final_archive
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned, sequences_of
@@ -49,12 +41,8 @@ from rear.scavenger.recovery import Recovery, check_vacant, fresh_path, install
 from rear.zip import directory as directories
 from rear.zip.archive import Archive
 from rear.zip.directory import Directory
-from rear.zip.headers import (
-    CENTRAL,
-    Member,
-    encode_central_entry,
-    encode_end,
-)
+from rear.zip.headers import Member, encode_central_entry, encode_end
+from rear.zip.structures import CENTRAL
 
 log = logging.getLogger("rear")
 _PROGRESS_BYTES = 64 << 20

@@ -13,21 +13,21 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from rear.core.layout import STATE, Layout, check_archive, check_name, host_folder
-from rear.core.liveness import is_running
-from rear.core.pace import Pace
+from rear.core.layout import Layout
+from rear.core.liveness import is_running, process_of
+from rear.core.log import Pace
+from rear.core.names import STATE, check_archive, check_name, host_folder
 from rear.core.parallel import Parallel
 from rear.core.records import Append
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.index.index import Index, OriginKey
 from rear.journal.check import find_suspects, why_bad
-from rear.journal.codec import Journal
+from rear.journal.reader import Journal
 from rear.salvage.scan import Found, recovered_content, scan
 from rear.scavenger.check_tasks import CheckedAhead
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of, process_of
-from rear.scavenger.final_archive import opened
+from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.flushed_files import FlushedFiles, PartialPolicy
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.plan import Candidate, candidates_of

@@ -6,7 +6,6 @@ Every target offset is assigned here, so the copying can be done in any order, i
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from itertools import accumulate, compress, count, groupby, repeat
 from operator import add, is_not, itemgetter, ne, or_
 from typing import Final, Literal, NamedTuple, Protocol
 
-from rear.core.layout import NAME_LIMIT_BYTES
+from rear.core.names import numbered
 from rear.core.records import Append, Origin
 from rear.events import Planned
 from rear.journal.intent import Move
@@ -319,20 +318,6 @@ def _is_later(existing: Existing, candidate: Candidate) -> bool:
     """Whether one worker wrote ``existing`` after ``candidate``, which comes late from a pair that had failed."""
     host, worker, sequence = existing.key
     return (host, worker) == candidate.key[:2] and sequence is not None and sequence > candidate.append.sequence
-
-
-def numbered(name: str, number: int) -> str:
-    """Return ``dir/a~1.txt`` for ``dir/a.txt`` and 1; a name that would become too long loses its end."""
-    found = re.search(r"(?<=[^/])(\.[^./]*)?(/?)\Z", name)
-    at = found.start() if found else len(name)
-    head, tail = name[:at], f"~{number}{name[at:]}"
-    if len(name) * 4 + len(tail) > NAME_LIMIT_BYTES:
-        room = NAME_LIMIT_BYTES - len(tail.encode())
-        if room < 0:
-            head, tail = name.removesuffix("/"), f"~{number}{'/' if name.endswith('/') else ''}"
-            room = NAME_LIMIT_BYTES - len(tail.encode())
-        head = head.encode()[:room].decode(errors="ignore")
-    return head + tail
 
 
 def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:

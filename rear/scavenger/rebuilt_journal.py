@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rear.core.layout import check_archive, check_name
 from rear.core.liveness import process_of_worker
+from rear.core.names import check_archive, check_name
 from rear.core.records import Append, Open, Origin, Pair, Record
-from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.core.storage import FRESH_SUFFIX, Storage, opened
 from rear.errors import PathError, RearError, UnsupportedError
-from rear.journal.codec import FORMAT_VERSION, Journal, decode_line, decode_record, encode_record, read_journal
+from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
+from rear.journal.reader import Journal, read_journal
 from rear.salvage.info_zip import fix
 from rear.salvage.scan import Found, Gap, Nested, scan
 from rear.scavenger.claims import ClaimedPair
-from rear.scavenger.final_archive import opened
 from rear.scavenger.lost_and_found import LostAndFound
-from rear.zip.headers import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
+from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
 
 _LEASE_SECONDS: Final = 60.0
 _DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)

@@ -11,15 +11,14 @@ import errno
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, check_inside, look_anew
 from rear.core.liveness import is_running
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, read_intent
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
-from rear.scavenger.final_archive import check_inside, look_anew, opened
 from rear.scavenger.leader import Leadership
 
 

@@ -22,11 +22,12 @@ from typing import Final
 from rear.core.records import Append, Origin
 from rear.core.storage import Storage
 from rear.errors import FormatError, RearError
-from rear.journal.check import raw_bytes, why_data_bad
+from rear.journal.check import why_data_bad
 from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
 from rear.scavenger.plan import Candidate
 from rear.zip.codecs import STORED, STREAM_ENDS, crc32
 from rear.zip.headers import Member, encode_local_header
+from rear.zip.member_data import raw_bytes
 from rear.zip.payload import payload_of_bytes, payload_of_source
 
 _SPOOL_BYTES: Final = 8 << 20

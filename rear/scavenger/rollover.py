@@ -13,7 +13,7 @@ from rear.events import RolledOver
 from rear.index.index import Index
 from rear.scavenger.plan import Candidate
 from rear.zip.directory import Directory
-from rear.zip.headers import CENTRAL
+from rear.zip.structures import CENTRAL
 
 _ENTRY_EXTRA_BYTES = 9 + 28
 _END_BYTES = 22 + 56 + 20

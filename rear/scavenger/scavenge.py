@@ -6,7 +6,6 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 import time
 from collections import Counter
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rear.core.config import load
-from rear.core.layout import Layout, is_directory, is_safe_component
+from rear.core.layout import Layout, is_directory, layout_of
 from rear.core.liveness import Liveness
-from rear.core.pace import Pace
+from rear.core.log import Pace
+from rear.core.names import is_safe_component
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import BaseError, NotLeaderError, PathError, RearError, UnsupportedError, UsageError
+from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError, UsageError
 from rear.events import (
     Advanced,
     Cleared,
@@ -163,20 +163,6 @@ def options_for(
     }  # fmt: skip
     settings = load(layout, "scavenger", given, storage=storage)
     return ScavengeOptions(**{name: settings[name] for name in given}, **others)
-
-
-def layout_of(base: StrPath) -> Layout:
-    """Return the layout of a base that is there.
-
-    Raises:
-        BaseError: it is not.
-        OSError: it cannot be looked at.
-    """
-    layout = Layout(base)
-    if not is_directory(layout.base):
-        what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
-        raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
-    return layout
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:

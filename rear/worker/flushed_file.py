@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from weakref import ref
 
-from rear.core.layout import Target
 from rear.core.log import tell_error, warn
+from rear.core.names import Target
 from rear.core.records import Append, File, Metadata, Part
 from rear.errors import RearError
 from rear.worker.flushed_pair import PartsPair

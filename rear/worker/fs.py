@@ -17,8 +17,9 @@ from typing import IO, Any, Self
 
 from rear.core.config import load
 from rear.core.context import current, enter, entered, install_builtins, leave, remove_builtins
-from rear.core.layout import Layout, Target, split_target
+from rear.core.layout import Layout
 from rear.core.log import tell_error
+from rear.core.names import Target, split_target
 from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError

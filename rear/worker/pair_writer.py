@@ -11,16 +11,19 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
 from rear.core.liveness import Process
+from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
 from rear.core.storage import COPY_CHUNK_BYTES, Storage
 from rear.errors import FormatError
-from rear.journal.codec import FORMAT_VERSION, JournalWriter
+from rear.journal.codec import FORMAT_VERSION
 from rear.journal.encoder import Encoder
+from rear.journal.writer import JournalWriter
 from rear.zip.codecs import crc32, decode
-from rear.zip.headers import LOCAL, encode_end, local_header_length
+from rear.zip.headers import encode_end, local_header_length
 from rear.zip.payload import Payload
+from rear.zip.structures import LOCAL
 
 
 class Item:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from rear.core.layout import check_name
+from rear.core.names import check_name
+from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import LOCAL, StrPath
 from rear.errors import SourceError, UsageError
 from rear.zip.codecs import STORED
-from rear.zip.payload import Payload, SourceStamp, describe_kind, payload_of_bytes, payload_of_source, stamp_of
+from rear.zip.payload import Payload, payload_of_bytes, payload_of_source
 
 
 class SourceFile(NamedTuple):

@@ -24,9 +24,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rear.core.layout import Layout, Target
+from rear.core.layout import Layout
 from rear.core.liveness import Process, this_process, worker_name
 from rear.core.log import tell_error, warn
+from rear.core.names import Target
 from rear.core.records import Metadata, Pair
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, RearError, SourceError, UsageError

@@ -33,17 +33,10 @@ from rear.errors import (
 from rear.journal.intent import Intent, read_intent
 from rear.zip.codecs import crc32, decode, is_whole
 from rear.zip.directory import PIECE_BYTES, Directory, entries, entry_at, fingerprint, locate, names
-from rear.zip.headers import (
-    FLAG_DESCRIPTOR,
-    FLAG_ENCRYPTED,
-    LIMIT_32,
-    LOCAL_SIGNATURE,
-    CentralEntry,
-    LocalHeader,
-    decode_local_header,
-    decode_origin,
-)
-from rear.zip.headers import LOCAL as LOCAL_HEADER
+from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
+from rear.zip.origin import decode_origin
+from rear.zip.structures import FLAG_DESCRIPTOR, FLAG_ENCRYPTED, LIMIT_32, LOCAL_SIGNATURE
+from rear.zip.structures import LOCAL as LOCAL_HEADER
 
 SNAPSHOT_MEMORY_BYTES: Final = 32 << 20
 """Longer directories are copied to local disk instead of memory."""

@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
 from rear.zip.codecs import crc32
-from rear.zip.headers import (
+from rear.zip.extra_fields import decode_name, zip64_values
+from rear.zip.headers import CentralEntry, decode_central_entry
+from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     END,
@@ -30,12 +32,8 @@ from rear.zip.headers import (
     ZIP64_END_SIGNATURE,
     ZIP64_LOCATOR,
     ZIP64_LOCATOR_SIGNATURE,
-    CentralEntry,
-    decode_central_entry,
-    decode_name,
-    zip64_values,
 )
-from rear.zip.headers import LOCAL as LOCAL_HEADER
+from rear.zip.structures import LOCAL as LOCAL_HEADER
 
 PIECE_BYTES: Final = 1 << 20
 """Directories are read in pieces of this size; the longest entry (4.4.10 to 4.4.12) takes a fifth of it."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from rear.core.layout import check_relative_path
+from rear.core.names import check_relative_path
 from rear.core.storage import StrPath
 from rear.errors import ExtractionError, PathError
 from rear.zip.archive import Archive

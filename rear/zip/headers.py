@@ -9,50 +9,41 @@ can tell our members from those of a Zip inside a Zip: see ``docs/format.md``.
 
 from __future__ import annotations
 
-import json
 import stat
 import struct
-import time
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from rear.core.records import Origin, is_metadata
+from rear.core.records import Origin
 from rear.errors import ZipFormatError
 from rear.zip.codecs import BZIP2, DEFLATE64, LZMA, ZSTANDARD, crc32
+from rear.zip.extra_fields import decode_name, dos_to_ns, extra_fields, times_of_second, zip64_values
+from rear.zip.origin import ORIGIN_HEAD, ORIGIN_VERSION, encode_origin
+from rear.zip.structures import (
+    CENTRAL,
+    CENTRAL_SIGNATURE,
+    END,
+    END_SIGNATURE,
+    EXTRA_HEADER,
+    EXTRA_LIMIT_BYTES,
+    FLAG_DESCRIPTOR,
+    FLAG_ENCRYPTED,
+    FLAG_UTF8,
+    LIMIT_16,
+    LIMIT_32,
+    LOCAL,
+    LOCAL_SIGNATURE,
+    MADE_BY_UNIX,
+    ORIGIN,
+    SIZES,
+    TIMESTAMP,
+    ZIP64,
+    ZIP64_END,
+    ZIP64_END_SIGNATURE,
+    ZIP64_LOCATOR,
+    ZIP64_LOCATOR_SIGNATURE,
+)
 
-LOCAL_SIGNATURE: Final = b"PK\x03\x04"
-CENTRAL_SIGNATURE: Final = b"PK\x01\x02"
-END_SIGNATURE: Final = b"PK\x05\x06"
-ZIP64_END_SIGNATURE: Final = b"PK\x06\x06"
-ZIP64_LOCATOR_SIGNATURE: Final = b"PK\x06\x07"
-
-LOCAL: Final = struct.Struct("<4s5H3I2H")  # 4.3.7
-CENTRAL: Final = struct.Struct("<4s6H3I5H2I")  # 4.3.12
-END: Final = struct.Struct("<4s4H2IH")  # 4.3.16
-ZIP64_END: Final = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
-ZIP64_LOCATOR: Final = struct.Struct("<4sIQI")  # 4.3.15
-
-LIMIT_16: Final = 0xFFFF
-LIMIT_32: Final = 0xFFFFFFFF
-EXTRA_LIMIT_BYTES: Final = 0xFFFF
-
-ZIP64: Final = 0x0001  # 4.5.3
-TIMESTAMP: Final = 0x5455  # Info-ZIP extended timestamp, 4.6.1
-UNICODE_PATH: Final = 0x7075  # Info-ZIP, 4.6.9
-ORIGIN: Final = 0x6572  # "re", free in 4.5.2 and 4.6.1
-
-FLAG_ENCRYPTED: Final = 1 << 0  # 4.4.4
-FLAG_DESCRIPTOR: Final = 1 << 3
-FLAG_UTF8: Final = 1 << 11
-FLAG_MASKED: Final = 1 << 13
-
-EXTRA_HEADER: Final = struct.Struct("<2H")
-SIZES: Final = struct.Struct("<3IH")  # from the CRC-32 to the length of the name, in 4.3.7 and 4.3.12
-MADE_BY_UNIX: Final = 3 << 8 | 63  # 4.4.2
-ORIGIN_VERSION: Final = 1
-ORIGIN_HEAD: Final = struct.Struct("<BI")  # version, check
-_ORIGIN_FIXED: Final = struct.Struct("<QQqIQ4H")
 _NEEDED: Final = {DEFLATE64: 21, BZIP2: 46, LZMA: 63, ZSTANDARD: 63}  # 4.4.3.2
 
 
@@ -136,107 +127,9 @@ class Member(NamedTuple):
     mode: int
 
 
-def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield ``(identifier, data)`` of an extra area (4.5.1); stop silently at what is no field any more."""
-    position = 0
-    while position + 4 <= len(extra):
-        identifier, length = EXTRA_HEADER.unpack_from(extra, position)
-        position += 4
-        if position + length > len(extra):
-            return
-        yield identifier, extra[position : position + length]
-        position += length
-
-
-def decode_name(name: bytes, flags: int, extra: bytes) -> str:
-    """Return a member's name as text: UTF-8 when flagged (4.4.4, bit 11) or in a field of its own (4.6.9), else CP437.
-
-    What is valid UTF-8 is read as UTF-8 without a flag too: Info-ZIP on Unix does not set it, and CP437 text is not
-    valid.
-    """
-    if name.isascii():
-        return name.decode("ascii")
-    if flags & FLAG_UTF8:
-        return name.decode("utf-8", "surrogateescape")
-    for identifier, data in extra_fields(extra):
-        # The field counts only while it belongs to the name: a tool that knows it not may have renamed the member.
-        if identifier == UNICODE_PATH and data[:1] == b"\x01" and data[1:5] == crc32(name).to_bytes(4, "little"):
-            return data[5:].decode("utf-8", "surrogateescape")
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name.decode("cp437")
-
-
-def zip64_values(extra: bytes, wanted: list[int]) -> list[int]:
-    """Replace each value of ``wanted`` that is at its limit by the next one of the Zip64 field (4.5.3)."""
-    if LIMIT_32 not in wanted:
-        return wanted
-    if extra[:2] == b"\x01\0":
-        # Nearly always it is the first: no loop for a million entries.
-        data = extra[4 : 4 + int.from_bytes(extra[2:4], "little")]
-    else:
-        data = next((data for identifier, data in extra_fields(extra) if identifier == ZIP64), b"")
-    position = 0
-    result = []
-    for value in wanted:
-        if value == LIMIT_32 and position + 8 <= len(data):
-            value = int.from_bytes(data[position : position + 8], "little")
-            position += 8
-        result.append(value)
-    return result
-
-
-def _dos_time_of_second(second: int) -> tuple[int, int]:
-    try:
-        moment = time.localtime(second)
-    except (OverflowError, OSError, ValueError):
-        moment = time.localtime(0)
-    if moment.tm_year < 1980:
-        return 0x21, 0
-    if moment.tm_year > 2107:
-        return 0xFF9F, 0xBF7D
-    date = (moment.tm_year - 1980) << 9 | moment.tm_mon << 5 | moment.tm_mday
-    return date, moment.tm_hour << 11 | moment.tm_min << 5 | min(moment.tm_sec, 59) >> 1
-
-
-def dos_time(mtime_ns: int) -> tuple[int, int]:
-    """Return ``(date, time)`` in MS-DOS format and local time (4.4.6), clamped to the years 1980 to 2107."""
-    return _dos_time_of_second(mtime_ns // 1_000_000_000)
-
-
-# Members that came together have the same seconds, and mktime looks for the zone's file each time.
-@lru_cache(maxsize=1024)
-def dos_to_ns(date: int, clock: int) -> int:
-    """Return nanoseconds since the epoch of an MS-DOS date and time in local time; 0 when it is no date."""
-    fields = (date >> 9) + 1980, date >> 5 & 15, date & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2, 0, 0, -1
-    try:
-        return int(time.mktime(fields)) * 1_000_000_000
-    except (OverflowError, ValueError):
-        return 0
-
-
-@lru_cache(maxsize=64)
-def times_of_second(second: int) -> tuple[bytes, bytes]:
-    """Return time and date in MS-DOS format (4.4.6) as headers have them, and the extended timestamp field (4.6.1).
-
-    The latter is empty for a time that it cannot hold.
-    """
-    date, clock = _dos_time_of_second(second)
-    fits = -0x80000000 <= second <= 0x7FFFFFFF
-    return struct.pack("<2H", clock, date), struct.pack("<2HBi", TIMESTAMP, 5, 1, second) if fits else b""
-
-
 def version_needed(method: int, zip64: bool) -> int:
     """Return the version needed to extract a member (4.4.3.2)."""
     return max(_NEEDED.get(method, 20), 45 if zip64 else 0)
-
-
-def encode_metadata(metadata: dict[str, object] | None) -> bytes:
-    """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none."""
-    if metadata is None:
-        return b""
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool = False) -> bytes:
@@ -279,20 +172,6 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
     return b"".join((head, name, extra, own, tail))
 
 
-def encode_origin(origin: Origin, limit: int) -> bytes:
-    archive, host, worker = origin.archive.encode(), origin.host.encode(), origin.worker.encode()
-    source = b"" if origin.source is None else origin.source.encode("utf-8", "surrogateescape")
-    metadata = encode_metadata(origin.metadata)
-    length = _ORIGIN_FIXED.size + len(archive) + len(host) + len(worker) + len(metadata)
-    if length + len(source) > limit:
-        source = b""
-    fixed = _ORIGIN_FIXED.pack(
-        origin.cookie, origin.sequence, origin.mtime_ns, origin.mode, origin.source_start,
-        len(archive), len(host), len(worker), len(source),
-    )  # fmt: skip
-    return b"".join((fixed, archive, host, worker, source, metadata))
-
-
 @lru_cache(maxsize=64)
 def local_constants(method: int, is_ascii: bool, zip64: bool = False) -> bytes:
     """Return the first 10 bytes of a local header (4.3.7), up to the method: the same for many members.
@@ -316,14 +195,6 @@ def central_constants(
     flags = 0 if is_ascii else FLAG_UTF8
     head = struct.pack("<4s4H", CENTRAL_SIGNATURE, MADE_BY_UNIX, version_needed(method, zip64), flags, method)
     return head, struct.pack("<4HI", extra_length, 0, 0, 0, _attributes(mode))
-
-
-def origin_constants(archive: str, host: str, worker: str) -> tuple[bytes, bytes]:
-    """Return what precedes the check of an origin field and what follows the mode in it: without source or metadata."""
-    texts = [text.encode() for text in (archive, host, worker)]
-    tail = struct.pack("<Q4H", 0, *map(len, texts), 0) + b"".join(texts)
-    length = ORIGIN_HEAD.size + struct.calcsize("<QQqI") + len(tail)
-    return EXTRA_HEADER.pack(ORIGIN, length) + bytes([ORIGIN_VERSION]), tail
 
 
 def _attributes(mode: int) -> int:
@@ -361,73 +232,6 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
     size, compressed_size = zip64_values(extra, [size, compressed_size])
     name = bytes(data[position + LOCAL.size : name_end])
     return LocalHeader(flags, method, crc, compressed_size, size, name, extra, end - position)
-
-
-def _checked_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
-    """Return begin and end of rear's own field, behind its checksum, when that is right for it and for the header."""
-    start, end = len(header) - extra_length, len(header)
-    if start < LOCAL.size:
-        return None
-    while start + EXTRA_HEADER.size <= end:
-        identifier, length = EXTRA_HEADER.unpack_from(header, start)
-        data = start + EXTRA_HEADER.size
-        following = data + length
-        if following > end:
-            return None
-        if identifier == ORIGIN and length >= ORIGIN_HEAD.size + _ORIGIN_FIXED.size:
-            version, check = ORIGIN_HEAD.unpack_from(header, data)
-            tail = data + ORIGIN_HEAD.size
-            is_right = version == ORIGIN_VERSION and crc32(header[tail:following], crc32(header[:start])) == check
-            return (tail, following) if is_right else None
-        start = following
-    return None
-
-
-def check_origin(header: bytes, extra_length: int) -> tuple[int, int] | None:
-    """Return cookie and mode from a local header that passes the checksum of rear's own field.
-
-    ``None`` when there is no such field, or what it says makes no sense: exactly where `decode_origin` has none.
-
-    Args:
-        header: the local header, whole, nothing after it.
-        extra_length: what it says is the length of its extra area.
-    """
-    found = _checked_origin(header, extra_length)
-    if found is None:
-        return None
-    start, end = found
-    cookie, _, _, mode, _, *lengths = _ORIGIN_FIXED.unpack_from(header, start)
-    # The texts fill the field to its end, unless there is metadata, which has to be read to know.
-    if start + _ORIGIN_FIXED.size + sum(lengths) != end and decode_origin(header) is None:
-        return None
-    return cookie, mode
-
-
-def decode_origin(header: bytes) -> Origin | None:
-    """Return what rear's own field says in the local header ``header`` (whole, nothing after it).
-
-    ``None`` when there is none, its version is unknown, or header and field do not pass the field's checksum.
-    """
-    found = _checked_origin(header, int.from_bytes(header[28:30], "little"))
-    if found is None:
-        return None
-    position, end = found
-    cookie, sequence, mtime_ns, mode, source_start, *lengths = _ORIGIN_FIXED.unpack_from(header, position)
-    position += _ORIGIN_FIXED.size
-    texts = []
-    for length in lengths:
-        texts.append(header[position : position + length].decode("utf-8", "surrogateescape") if length else "")
-        position += length
-    if position > end:
-        return None
-    archive, host, worker, source = texts
-    try:
-        metadata = json.loads(header[position:end]) if position < end else None
-    except (ValueError, RecursionError):
-        return None
-    if metadata is not None and not is_metadata(metadata):
-        return None
-    return Origin(cookie, sequence, archive, host, worker, mtime_ns, mode, source or None, source_start, metadata)
 
 
 def encode_central_entry(member: Member, offset: int) -> bytes:

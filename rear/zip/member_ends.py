@@ -13,7 +13,8 @@ from typing import Final
 from rear.core.storage import Storage
 from rear.zip.archive import Archive
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
-from rear.zip.headers import FLAG_DESCRIPTOR, FLAG_ENCRYPTED, LIMIT_32, LOCAL, LOCAL_SIGNATURE, CentralEntry
+from rear.zip.headers import CentralEntry
+from rear.zip.structures import FLAG_DESCRIPTOR, FLAG_ENCRYPTED, LIMIT_32, LOCAL, LOCAL_SIGNATURE
 
 #: What a local header repeats of a directory entry: flags to length of the name (4.3.7, 4.3.12).
 _REPEATED: Final = struct.Struct("<4H3IH").pack

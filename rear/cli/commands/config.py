@@ -28,7 +28,7 @@ def config(
     Example: rear config /nfs/base
     """
     from rear.core.config import Config
-    from rear.scavenger.scavenge import layout_of
+    from rear.core.layout import layout_of
 
     found = Config(layout_of(base))
     values = found.values()

@@ -11,7 +11,7 @@ import typer
 
 from rear.cli.exit import report
 from rear.cli.targets import ending_in_order, metadata_of, place_of
-from rear.core.layout import split_into
+from rear.core.names import split_into
 from rear.core.printable import shown
 from rear.errors import SourceError, UsageError
 
