@@ -21,45 +21,36 @@ from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.ingest.adopt import adopt
     from rear.ingest.sweep import sweep
-    from rear.read.find import find
+    from rear.read.find import Found, Search, find
     from rear.read.members import open_archive
     from rear.read.path import Path
     from rear.scavenger.daemon import scavengerd
     from rear.scavenger.scavenge import scavenge
+    from rear.worker.pools import open_in_process
+
+_WHERE = {
+    "Found": "rear.read.find",
+    "Path": "rear.read.path",
+    "Search": "rear.read.find",
+    "adopt": "rear.ingest.adopt",
+    "find": "rear.read.find",
+    "open_archive": "rear.read.members",
+    "open_in_process": "rear.worker.pools",
+    "scavenge": "rear.scavenger.scavenge",
+    "scavengerd": "rear.scavenger.daemon",
+    "sweep": "rear.ingest.sweep",
+}
+"""Names that only some programs need, and where they are: imported when they are first used."""
 
 __all__ = [
-    "Path", "RearError", "RearFs", "__version__", "adopt", "find", "open_archive", "rear_fs", "rear_open",
-    "rear_pickup", "scavenge", "scavengerd", "sweep",
+    "Found", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "find", "open_archive",
+    "open_in_process", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "adopt":
-        from rear.ingest.adopt import adopt
+    if name not in _WHERE:
+        raise AttributeError(f"module 'rear' has no attribute {name!r}")
+    from importlib import import_module
 
-        return adopt
-    if name == "Path":
-        from rear.read.path import Path
-
-        return Path
-    if name == "open_archive":
-        from rear.read.members import open_archive
-
-        return open_archive
-    if name == "scavenge":
-        from rear.scavenger.scavenge import scavenge
-
-        return scavenge
-    if name == "scavengerd":
-        from rear.scavenger.daemon import scavengerd
-
-        return scavengerd
-    if name == "find":
-        from rear.read.find import find
-
-        return find
-    if name == "sweep":
-        from rear.ingest.sweep import sweep
-
-        return sweep
-    raise AttributeError(f"module 'rear' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

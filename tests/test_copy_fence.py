@@ -377,7 +377,7 @@ def test_a_copy_registers_before_it_looks_for_the_permit(base: Path) -> None:
     """Whoever removes the permit in between and finds nobody registered is right."""
     tasks = die_before_commit(base)
     permit = Path(tasks[0].permit)
-    intent = Layout(base).intents / f"{copytasks.intent_stem_of(permit.name)}.intent"
+    intent = Layout(base).intents / f"{copy_tasks.intent_stem_of(permit.name)}.intent"
     seen: list[bool] = []
 
     class Racing(Storage):

@@ -172,7 +172,7 @@ def test_every_journal_record_is_documented_with_its_keys() -> None:
             keys.append((key, names[base] + (", may be absent" if optional else "")))
         actual[name] = keys
     assert documented == actual
-    assert f"`format_version` | integer | {journal.FORMAT_VERSION} |" in section
+    assert f"`format_version` | integer | {codec.FORMAT_VERSION} |" in section
 
 
 def test_every_exit_status_of_an_error_is_documented() -> None:
