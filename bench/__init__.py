@@ -1,6 +1,6 @@
 """Benchmarks of rear beside what one would use instead, and beside what the machine can do: ``python -m bench --help``.
 
-Read the ratios: absolute times differ from machine to machine and from day to day. ``docs/performance.md`` explains the
+Read the ratios: absolute times differ from machine to machine and from day to day. ``docs/explanation/performance.md`` explains the
 rows. In the order in which one runs:
 
     __main__     options; chooses rows
@@ -10,5 +10,5 @@ rows. In the order in which one runs:
     job          the process around a contender that is Python
     data         what is written, from a fixed seed; archives makes it Zips
     results      what was measured, and its JSON; targets: what is aimed at; verdicts: what became of that
-    report       tables, docs/performance.md; plots draws
+    report       tables, docs/explanation/performance.md; plots draws
 """

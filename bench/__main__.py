@@ -21,7 +21,7 @@ from bench.rows import ROWS, description
 from bench.runner import ROOT, Bench, ContenderError
 from bench.verdicts import judge
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
 IMAGES = ROOT / "docs" / "images" / "performance"
 
 
@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures rear beside its peers and the limits of the machine; all rows unless some are named.",
-        epilog="python -m bench report FILE [--write] shows what a run has left; --write renews docs/performance.md.",
+        epilog="python -m bench report FILE [--write] shows what a run has left; --write renews docs/explanation/performance.md.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}")
     parser.add_argument("--list", action="store_true", help="say what each row measures, and end")
@@ -133,10 +133,10 @@ def draw(run: Run, folder: Path) -> None:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Show a run again; with ``--write`` put it into docs/performance.md."""
+    """Show a run again; with ``--write`` put it into docs/explanation/performance.md."""
     parser = argparse.ArgumentParser(prog="python -m bench report", description="Shows what a run has left.")
     parser.add_argument("file", type=Path, metavar="FILE", help="results.json of a run")
-    parser.add_argument("--write", action="store_true", help="renew tables and plots of docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="renew tables and plots of docs/explanation/performance.md")
     options = parser.parse_args(arguments)
     try:
         run = read(options.file)

@@ -1,4 +1,4 @@
-"""Tables of a run: for the terminal, and in ``docs/performance.md``."""
+"""Tables of a run: for the terminal, and in ``docs/explanation/performance.md``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def show_targets(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-# ---- docs/performance.md
+# ---- docs/explanation/performance.md
 
 
 def page(text: str, run: Run, images: str) -> str:

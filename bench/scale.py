@@ -1,4 +1,4 @@
-"""``python -m bench.scale`` prints the tables of ``docs/scale.md``; ``--write docs/scale.md`` renews them there.
+"""``python -m bench.scale`` prints the tables of ``docs/explanation/scale.md``; ``--write docs/explanation/scale.md`` renews them there.
 
 Give it the costs of your own server. What the tables are made of: `bench.scalemodel`.
 """
@@ -15,7 +15,7 @@ from bench.scaletables import all_tables, written
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables of docs/scale.md, or put them there."""
+    """Print the tables of docs/explanation/scale.md, or put them there."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=main.__doc__)
     add = partial(parser.add_argument, type=float, metavar="N")
     add("--members", type=int, default=10**9, help="files in all (default: %(default)s)")

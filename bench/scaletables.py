@@ -1,4 +1,4 @@
-"""The tables of ``docs/scale.md``, made of what `bench.scalemodel` says."""
+"""The tables of ``docs/explanation/scale.md``, made of what `bench.scalemodel` says."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     logging.getLogger().addHandler(handler)
 
 What was logged and flushed, by default each record, is in the archive even if the process is killed: see
-``docs/logging.md``. It works from `logging.config.dictConfig` as any handler does.
+``docs/how-to/logging.md``. It works from `logging.config.dictConfig` as any handler does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from faults import check_base, in_child
 import rear
 from rear.core import parallel
 from rear.core.storage import Storage
-from rear.scavenger import check_tasks, copy_tasks, merge
+from rear.fsck import inspection_tasks
+from rear.scavenger import copy_tasks, merge
 from rear.scavenger.copy_tasks import CopyTask
 
 BLOCK = 4096
@@ -168,9 +169,9 @@ def renew(base: Path, template: str = "template") -> Path:
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make everything worth an executor, and tasks small."""
     monkeypatch.setattr(merge, "SHARED_COPY_BYTES", 1)
-    monkeypatch.setattr(check_tasks, "SHARED_CHECK_BYTES", 1)
-    monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(check_tasks, "TASK_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(parallel, "SHARED_CHECK_BYTES", 1)
+    monkeypatch.setattr(inspection_tasks, "LOCAL_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(parallel, "TASK_BYTES", 4 * BLOCK)
     monkeypatch.setattr(copy_tasks, "TASK_BYTES", 4 * BLOCK)
     monkeypatch.setattr(copy_tasks, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(copy_tasks, "WITHDRAWAL_SECONDS", 0.3)

@@ -14,7 +14,7 @@ import rear
 from rear.core.names import Target
 from rear.core.records import Abort, Append, Beat, Close, Merged, Open, Record
 from rear.errors import FutureVersionError
-from rear.journal import codec as journals
+from rear.journal import reader as journals
 from rear.journal.append_lines import parse_appends
 from rear.journal.codec import encode_line, encode_record
 from rear.journal.encoder import Encoder

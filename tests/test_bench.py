@@ -199,7 +199,7 @@ def test_every_target_is_about_a_row_that_there_is() -> None:
 
 
 def test_the_page_has_a_block_for_every_row(run: Run) -> None:
-    text = (ROOT / "docs/performance.md").read_text()
+    text = (ROOT / "docs/explanation/performance.md").read_text()
     for name in (*ROWS, "machine", "targets"):
         assert text.count(f"<!-- begin: bench {name} -->\n") == 1
     run.results = [result("a <b> | c", "rear", 1, 2, 4)]

@@ -262,7 +262,7 @@ def test_rear_config_shows_each_value_and_its_source(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_all_settings() -> None:
-    section = between(text_of("docs/configuration.md"), "<!-- settings:", "<!-- end of settings -->")
+    section = between(text_of("docs/how-to/configure.md"), "<!-- settings:", "<!-- end of settings -->")
     documented = [(quoted(row[0])[0], quoted(row[1])[0], quoted(row[2])[0], row[3].strip("`")) for row in rows(section)]
     assert documented == [
         (
@@ -277,6 +277,6 @@ def test_the_page_lists_all_settings() -> None:
         assert row[4].partition(": ")[0] == setting.meaning
         for choice in quoted(row[4]):
             assert setting.read(choice) == choice
-    example = text_of("docs/configuration.md").partition("```toml\n")[2].partition("```")[0]
+    example = text_of("docs/how-to/configure.md").partition("```toml\n")[2].partition("```")[0]
     assert config._parse(example, "x").keys() == {"worker", "scavenger"}
     assert LOCAL is not None

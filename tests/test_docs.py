@@ -18,7 +18,7 @@ import rear
 from rear import events
 from rear.cli.app import app, scavenger_app
 from rear.core import records
-from rear.journal import codec
+from rear.journal import codec, reader
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -72,7 +72,7 @@ def test_the_byte_example_is_that_of_the_tool() -> None:
         [sys.executable, str(ROOT / "tools" / "format_example.py")],
         capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout in text_of("docs/format.md")
+    assert done.stdout in text_of("docs/reference/format.md")
 
 
 def test_the_byte_example_is_a_journal_and_a_zip_that_python_reads(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_the_byte_example_is_a_journal_and_a_zip_that_python_reads(tmp_path: Pat
     import zipfile
 
     page = between(
-        text_of("docs/format.md"), "<!-- begin: tools/format_example.py -->", "<!-- end: tools/format_example.py -->"
+        text_of("docs/reference/format.md"), "<!-- begin: tools/format_example.py -->", "<!-- end: tools/format_example.py -->"
     )
     lines, *blocks = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     path = tmp_path / "x.journal"
     path.write_text(lines)
-    read = codec.read_journal(path)
+    read = reader.read_journal(path)
     assert read.closed is not None
     assert (read.damage, read.torn, list(read.appends)) == ([], None, [1])
     data = bytearray()
@@ -110,7 +110,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
 def test_every_option_of_the_command_line_is_documented(name: str, command: Any) -> None:
-    page = text_of("docs/cli.md")
+    page = text_of("docs/reference/cli.md")
     section = page.partition("\n## ")[0] if name == "rear" else between(f"{page}\n## ", f"\n## {name}\n", "\n## ")
     documented = set(quoted(section))
     for parameter in command.params:
@@ -123,7 +123,7 @@ def test_every_option_of_the_command_line_is_documented(name: str, command: Any)
             assert " ".join((parameter.help or "").split()[:3]) in section.replace("\\", "")
         if parameter.envvar:
             assert parameter.envvar in documented
-            assert parameter.envvar in quoted(text_of("docs/concepts.md"))
+            assert parameter.envvar in quoted(text_of("docs/explanation/concepts.md"))
 
 
 #: Problems are events too, and have a page of their own.
@@ -131,7 +131,7 @@ EVENTS = {kind.__name__: kind for kind in events.Event.__subclasses__() if kind.
 
 
 def test_every_event_is_documented_with_its_fields() -> None:
-    section = between(text_of("docs/format.md"), "<!-- events", "<!-- end of events -->")
+    section = between(text_of("docs/reference/format.md"), "<!-- events", "<!-- end of events -->")
     kinds, _, types = section.partition("| field | type |")
     documented = {quoted(row[0])[0]: (row[1], quoted(row[2])) for row in rows(kinds)}
     actual = {
@@ -144,12 +144,12 @@ def test_every_event_is_documented_with_its_fields() -> None:
 
 
 def test_every_phase_is_documented() -> None:
-    section = text_of("docs/format.md").partition("### Phases")[2].partition("\n#")[0]
+    section = text_of("docs/reference/format.md").partition("### Phases")[2].partition("\n#")[0]
     assert [quoted(row[0])[0] for row in rows(section)] == list(get_args(events.Phase))
 
 
 def test_every_journal_record_is_documented_with_its_keys() -> None:
-    section = between(text_of("docs/format.md"), "<!-- records", "<!-- end of records -->")
+    section = between(text_of("docs/reference/format.md"), "<!-- records", "<!-- end of records -->")
     kinds = {
         "open": records.Open, "append": records.Append, "abort": records.Abort, "beat": records.Beat,
         "close": records.Close, "merged": records.Merged, "file": records.File, "part": records.Part,
@@ -179,7 +179,7 @@ def test_every_exit_status_of_an_error_is_documented() -> None:
     def statuses(error: type[rear.RearError]) -> set[int]:
         return {error.exit_status}.union(*map(statuses, error.__subclasses__()))
 
-    section = text_of("docs/exit-statuses.md").partition("## By command")[0]
+    section = text_of("docs/reference/exit-statuses.md").partition("## By command")[0]
     assert {str(status) for status in statuses(rear.RearError)} <= {row[0] for row in rows(section)}
 
 

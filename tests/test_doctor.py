@@ -313,7 +313,7 @@ def test_copy_file_range_that_fails_or_lies(tmp_path: Path, injected: str, statu
         f"inject=copy_file_range:{injected}",
     ]
     code = (
-        "import sys, json; from rear import doctor; name = 'copy_file_range'\n"
+        "import sys, json; from rear.diagnostics import doctor; name = 'copy_file_range'\n"
         "doctor.PROBES = {name: doctor.PROBES[name]}\n"
         "print(*(json.dumps(finding.as_json()) for finding in doctor.examine(sys.argv[1])))"
     )
@@ -556,7 +556,8 @@ def test_a_base_that_may_not_be_written_to() -> None:
         pytest.skip("needs root to become somebody else")
     code = (
         # Who it becomes may not read the interpreter's modules: what is needed has to be loaded before.
-        "import os, sys; import rear.cli.app, rear.diagnostics.doctor; from rear.cli import main; rear.diagnostics.doctor.this_process()\n"
+        "import os, sys; import rear.cli.app; from rear.cli import main; from rear.diagnostics.doctor import this_process\n"
+        "this_process()\n"
         "os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)\n"
         "sys.argv[1:1] = ['doctor', '--json']; main()"
     )
@@ -769,6 +770,6 @@ def test_a_second_process_uses_the_modules_of_the_first(tmp_path: Path, monkeypa
 
 
 def test_every_probe_is_documented() -> None:
-    page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "try-a-filesystem.md").read_text(encoding="utf-8")
     names = {*(set(PROBES) - {"visibility"}), *(f"visibility_{method}" for method in METHODS), "peer", "leftovers"}
     assert [name for name in sorted(names) if f"| `{name}` |" not in page] == []

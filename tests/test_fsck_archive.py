@@ -382,7 +382,7 @@ def test_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_every_code_of_an_archive_is_in_the_documentation() -> None:
-    page = (Path(rear.__file__).parent.parent / "docs" / "problems.md").read_text(encoding="utf-8")
+    page = (Path(rear.__file__).parent.parent / "docs" / "reference" / "problems.md").read_text(encoding="utf-8")
     for code, kind in CATALOG.items():
         assert f"`{code}`" in page
         assert kind.meaning.endswith(".")

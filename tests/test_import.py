@@ -17,8 +17,8 @@ ROOT = Path(rear.__file__).parent
 
 
 def _layers() -> list[tuple[str, set[str]]]:
-    """The table of modules in docs/architecture.md: that is where people look, and what imports are held to."""
-    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    """The table of modules in docs/development/architecture.md: that is where people look, and what imports are held to."""
+    page = (ROOT.parent / "docs" / "development" / "architecture.md").read_text(encoding="utf-8")
     layers: list[tuple[str, set[str]]] = []
     for layer, module in re.findall(r"^\| ([^|`]*?) ?\| `(\w+)` \|", page, re.MULTILINE):
         if layer:
@@ -118,7 +118,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_every_module_has_a_layer() -> None:
     found = {module_of(path) for path in SOURCES}
-    assert found == set(LAYER_OF), "name new modules in docs/architecture.md, and take old ones out"
+    assert found == set(LAYER_OF), "name new modules in docs/development/architecture.md, and take old ones out"
     assert sum(len(modules) for _, modules in LAYERS) == len(LAYER_OF), "a module stands in two layers"
 
 

@@ -578,7 +578,7 @@ def test_the_schema_is_the_documented_one(layout: Layout) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     finally:
         connection.close()
-    text = (Path(__file__).parent.parent / "docs" / "index-schema.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "index-schema.md").read_text()
     for table, columns in tables.items():
         _, found, section = text.partition(f"## Table `{table}`\n")
         assert found, table

@@ -1,4 +1,4 @@
-"""``rear index``, and the queries that docs/index-schema.md shows: each is run."""
+"""``rear index``, and the queries that docs/reference/index-schema.md shows: each is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rear.index.segment import IndexRow
 from rear.scavenger.leader import Leadership
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "index-schema.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "index-schema.md").read_text(encoding="utf-8")
 ARCHIVE = "runs/7/ar.zip"
 
 

@@ -17,7 +17,7 @@ from rear.cli.app import app
 from rear.core.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs/man/rear.1"
+PAGE = ROOT / "docs/reference/man/rear.1"
 
 
 def rendered(*command: str) -> str:

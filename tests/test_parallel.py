@@ -47,12 +47,13 @@ from rear.core.problems import Problem
 from rear.core.storage import LOCAL, Storage
 from rear.errors import UsageError
 from rear.events import Copied, Lost, Merged, Recovered, Refused, Renamed, RolledBack, Torn
+from rear.fsck import inspection_tasks
 from rear.fsck.archive import check_archive_file
 from rear.fsck.base import fsck
 from rear.fsck.inspection import inspect
 from rear.fsck.inspection_tasks import ListedMembers
 from rear.journal.reader import read_journal
-from rear.scavenger import check_tasks, copy_tasks, merge
+from rear.scavenger import copy_tasks, merge
 from rear.scavenger.check_tasks import JournaledMembers
 from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
 from rear.worker.pools import open_in_process
@@ -570,12 +571,12 @@ def test_processes_of_this_host_are_not_asked_for_what_one_does_as_soon(
             return super().submit(*arguments, **named)
 
     for seconds, is_asked in ((10.0, False), (0.0, True)):
-        monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", seconds)
+        monkeypatch.setattr(inspection_tasks, "LOCAL_CHECK_SECONDS", seconds)
         with Counted(2) as executor:
             assert list(inspect(path, deep=True, parallel=Parallel(executor))) == []
         assert bool(Counted.submitted) is is_asked
     # Another host has a network of its own.
-    monkeypatch.setattr(check_tasks, "LOCAL_CHECK_SECONDS", 10.0)
+    monkeypatch.setattr(inspection_tasks, "LOCAL_CHECK_SECONDS", 10.0)
     with Here() as elsewhere:
         assert list(inspect(path, deep=True, parallel=Parallel(elsewhere))) == []
     assert elsewhere.submitted

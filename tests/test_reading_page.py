@@ -1,4 +1,4 @@
-"""docs/reading.md against the program: every JSON object has the documented keys and types, and the examples run."""
+"""docs/how-to/read.md against the program: every JSON object has the documented keys and types, and the examples run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import rear
 from rear.core.layout import Layout
 from rear.core.records import Pair
 
-PAGE = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "read.md").read_text(encoding="utf-8")
 TYPES = {
     "text": str, "integer": int, "boolean": bool, "object": dict, "array": list, "null": type(None),
 }  # fmt: skip

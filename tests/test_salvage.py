@@ -245,7 +245,7 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
 
 def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """All workers are on hosts that cannot be seen from here."""
-    for module in ("lease", "claims", "salvage"):
+    for module in ("core.liveness", "scavenger.claims", "scavenger.pair_check"):
         monkeypatch.setattr(f"rear.{module}.is_running", lambda process: None)
 
 

@@ -287,10 +287,10 @@ def test_each_knob_bounds_what_it_is_for() -> None:
 
 
 def test_the_page_shows_what_the_model_says(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "scale.md").read_text(encoding="utf-8")
     copy = tmp_path / "scale.md"
     copy.write_text(page, encoding="utf-8")
     scale.main(["--write", str(copy)])
     assert copy.read_text(encoding="utf-8") == page, (
-        "run python -m bench.scale --write docs/scale.md, and read the text around the tables"
+        "run python -m bench.scale --write docs/explanation/scale.md, and read the text around the tables"
     )

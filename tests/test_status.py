@@ -309,7 +309,7 @@ def test_reports_with_many_findings_are_read_from_their_beginning(tmp_path: Path
 def test_the_json_object_is_the_documented_one(used: Path) -> None:
     done = rear_command("status", used, "--json")
     found = json.loads(done.stdout)
-    section = between(text_of("docs/status.md"), "<!-- status:", "<!-- end of status -->")
+    section = between(text_of("docs/how-to/watch.md"), "<!-- status:", "<!-- end of status -->")
     documented = {name: row[2] for row in rows(section) for name in quoted(row[0])}
     assert set(documented) == set(found)
     assert (found["version"], found["kind"]) == (status_module.JSON_VERSION, "status")
@@ -320,7 +320,7 @@ def test_the_json_object_is_the_documented_one(used: Path) -> None:
         meaning = documented[name] + documented["backlog"]
         assert all(f"`{key}`" in meaning for key in found[name]), name
     assert set(found["backlog"]) == set(status_module.BACKLOG_STATES)
-    table = between(text_of("docs/status.md"), "## What needs attention", "A base that no worker")
+    table = between(text_of("docs/how-to/watch.md"), "## What needs attention", "A base that no worker")
     assert [quoted(row[0])[0] for row in rows(table)] == list(ATTENTION_CODES)
 
 
@@ -373,7 +373,7 @@ def test_metrics_are_written_at_once_for_all_to_read(used: Path, tmp_path: Path)
     assert found["rear_last_scavenge_members"][(base,)] == 4
     assert found["rear_attention"][base, ("reason", "crashed_workers")] == 1
     assert found["rear_attention"][base, ("reason", "no_space")] == 0
-    section = between(text_of("docs/status.md"), "<!-- metrics:", "<!-- end of metrics -->")
+    section = between(text_of("docs/how-to/watch.md"), "<!-- metrics:", "<!-- end of metrics -->")
     documented = {name for row in rows(section) for name in quoted(row[0])}
     assert documented == {family.name for family in families(seen)}
 

@@ -220,7 +220,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, base: Pat
         folder = tmp_path / f"spool{count}"
         fill(folder, {f"{number % 30}/{number}": b"x" * 50 for number in range(count)})
         code = (
-            "import resource, sys, rear; from rear import sweeper; sweeper.BATCH_FILES = 500\n"
+            "import resource, sys, rear; from rear.ingest import sweep; sweep.BATCH_FILES = 500\n"
             "for _ in rear.sweep(sys.argv[1], f'{sys.argv[2]}.zip', base=sys.argv[3], delete=True): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

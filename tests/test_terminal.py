@@ -364,15 +364,15 @@ def test_who_stops_reading_json_stops_the_scavenge_safely(base: Path) -> None:
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """Types of the fields of each kind, as docs/json.md and docs/problems.md tell them."""
-    page = (ROOT / "docs/json.md").read_text()
+    """Types of the fields of each kind, as docs/reference/json.md and docs/reference/problems.md tell them."""
+    page = (ROOT / "docs/reference/json.md").read_text()
     kinds = {
         kind: dict(re.findall(r"`(\w+)`: ([a-z ]+)", fields))
         for kind, fields in re.findall(r"^\| `(\w+)` \| \w+ \| (.*) \|$", page.partition("## Events")[2], re.MULTILINE)
     }
     for kind, table in re.findall(r"^## ([a-z]+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL):
         kinds[kind] = dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", table, re.MULTILINE))
-    fields = (ROOT / "docs/problems.md").read_text().partition("## Fields")[2].partition("## Codes")[0]
+    fields = (ROOT / "docs/reference/problems.md").read_text().partition("## Fields")[2].partition("## Codes")[0]
     kinds["problem"] = dict.fromkeys(re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE), "text or integer or null")
     return kinds
 

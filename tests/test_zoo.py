@@ -289,7 +289,7 @@ def test_damage_is_everywhere() -> None:
 
 
 def test_the_page_has_all_kinds_of_damage() -> None:
-    page = (ROOT / "docs" / "recovery.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "recover.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| ([^|]+?) \| [\d,]+ \|", page, re.MULTILINE))
     try:
         kinds = {case.kind for case in _one_of_each()}

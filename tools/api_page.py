@@ -1,4 +1,4 @@
-"""Makes docs/api.md: what users import, from its docstrings and signatures."""
+"""Makes docs/reference/api.md: what users import, from its docstrings and signatures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Final
 #: Module, then the names in it, in the order of the page.
 PUBLIC: Final = {
     "Write": [("rear", ["rear_fs", "rear_open", "rear_pickup"])],
-    "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck.base", ["fsck"])],
-    "Read": [("rear", ["find"]), ("rear.read.find", ["Search", "Found"]), ("rear.index.index", ["IndexRow"])],
+    "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck", ["fsck"])],
+    "Read": [("rear", ["find", "Search", "Found"]), ("rear.index", ["IndexRow"])],
     "Logs": [("rear.logging", ["RearHandler"])],
-    "In pools and clusters": [("rear.worker.pools", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
+    "In pools and clusters": [("rear", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
 }
 _SECTION: Final = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Example|Examples):$", re.MULTILINE)
 _STARS: Final[dict[Any, str]] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}

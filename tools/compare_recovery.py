@@ -1,7 +1,7 @@
 """What rear's scanner, ``zip -FF``, ``7z`` and ``bsdtar`` recover from damaged Zip files.
 
     python tools/compare_recovery.py                     # all writers, all damage; prints the table
-    python tools/compare_recovery.py --write             # the same, and its section of docs/recovery.md
+    python tools/compare_recovery.py --write             # the same, and its section of docs/how-to/recover.md
     python tools/compare_recovery.py --every 40          # one of 40 of the systematic cases, the same each time
     python tools/compare_recovery.py --every 40 --offset 3    # other ones
     python tools/compare_recovery.py --writer 7z --kind hole
@@ -39,7 +39,7 @@ from make_zoo import PASSWORD, Member, MissingProgramError, Sample, program, sam
 
 from rear.salvage.scan import Found, Nested, recovered_content, scan
 
-PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "recovery.md"
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "recover.md"
 _SECTION: Final = re.compile(r"<!-- Made by tools/compare_recovery\.py.*?<!-- End of what it made\. -->\n", re.DOTALL)
 SECONDS = 10
 FILE_LIMIT_BYTES = 32 << 20
@@ -493,7 +493,7 @@ Programs: {programs}.
 
 
 def page(rows: str, failed: int, missing: dict[str, str], members: int, every: int) -> str:
-    """Return the section of docs/recovery.md."""
+    """Return the section of docs/how-to/recover.md."""
     notes = [f"- {name}: {reason}." for name, reason in missing.items()]
     if every > 1:
         notes.append(f"- Of the damage at every byte or field, one of {every} cases is in the table.")

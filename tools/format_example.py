@@ -1,4 +1,4 @@
-"""Prints the example of docs/format.md: a pair that the worker's own code writes, with fixed values, byte by byte.
+"""Prints the example of docs/reference/format.md: a pair that the worker's own code writes, with fixed values, byte by byte.
 
     python tools/format_example.py
 

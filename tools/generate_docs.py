@@ -1,4 +1,4 @@
-"""Writes what follows from the code in docs/: the pages named in `main`, the man page, and an example in format.md.
+"""Writes what follows from the code in docs/: the pages named in `main`, and parts of format.md and architecture.md.
 
     python tools/generate_docs.py            # write what has changed
     python tools/generate_docs.py --check    # change nothing; status 1 and the names of pages that are out of date
@@ -9,6 +9,7 @@ The result depends on the code alone: not on the width of the terminal, the loca
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import inspect
 import re
@@ -33,8 +34,11 @@ from rear.cli.display import json_lines, summary
 from rear.core import problems
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
+PACKAGE: Final = DOCS.parent / "rear"
 BEGIN: Final = "<!-- begin: tools/format_example.py -->\n"
 END: Final = "<!-- end: tools/format_example.py -->\n"
+FILES_BEGIN: Final = "<!-- begin: files, made by tools/generate_docs.py from docstrings -->\n"
+FILES_END: Final = "<!-- end: files -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
 #: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
 _SNIPPETS: Final = {
@@ -304,12 +308,33 @@ def _cell(text: str | None) -> str:
 
 def format_page() -> str:
     """Return format.md with the example of now between its marks."""
-    text = (DOCS / "format.md").read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    return _between_marks("reference/format.md", BEGIN, END, f"{format_example.example()}\n")
+
+
+def architecture_page() -> str:
+    """Return architecture.md with the first sentence of each file's docstring, by room."""
+    rooms: dict[Path, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        rooms.setdefault(path.parent, []).append(path)
+    lines: list[str] = []
+    for folder, files in rooms.items():
+        lines += [f"### {folder.relative_to(PACKAGE.parent).as_posix()}/", "", "| file | is about |", "|---|---|"]
+        lines += [f"| `{path.stem}` | {_first_sentence(path)} |" for path in files if path.stem != "__init__"]
+        lines.append("")
+    return _between_marks("development/architecture.md", FILES_BEGIN, FILES_END, "\n".join(lines))
+
+
+def _first_sentence(path: Path) -> str:
+    documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return _cell(re.split(r"(?<=[.?!])\s|\n\n", documentation.strip())[0].rstrip("."))
+
+
+def _between_marks(page: str, begin: str, end: str, text: str) -> str:
+    before, _, rest = (DOCS / page).read_text(encoding="utf-8").partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise SystemExit(f"docs/format.md lacks the marks {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}\n{format_example.example()}\n{END}{after}"
+        raise SystemExit(f"docs/{page} lacks the marks {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> int:
@@ -319,14 +344,15 @@ def main() -> int:
     check = parser.parse_args().check
     stale = []
     pages = {
-        "errors.md": errors_page,
-        "exit-statuses.md": statuses_page,
-        "problems.md": problems_page,
-        "cli.md": cli_page,
-        "json.md": json_page,
-        "api.md": api_page,
-        "format.md": format_page,
-        "man/rear.1": man_page,
+        "reference/errors.md": errors_page,
+        "reference/exit-statuses.md": statuses_page,
+        "reference/problems.md": problems_page,
+        "reference/cli.md": cli_page,
+        "reference/json.md": json_page,
+        "reference/api.md": api_page,
+        "reference/format.md": format_page,
+        "reference/man/rear.1": man_page,
+        "development/architecture.md": architecture_page,
     }
     for name, page in pages.items():
         path, text = DOCS / name, page()

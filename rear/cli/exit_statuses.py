@@ -52,7 +52,7 @@ COMMANDS: Final[dict[str, dict[int, str]]] = {
         0: "clean", 1: "all that was found is repaired", 4: "something is left; with `-n`: would be repaired",
         8: "it could not run: no such base or archive, contradicting options, an error of the operating system",
     },
-    "status": {0: "all is well", 1: "something [needs attention](status.md#what-needs-attention)", 3: ""},
+    "status": {0: "all is well", 1: "something [needs attention](../how-to/watch.md#what-needs-attention)", 3: ""},
     "doctor": {0: "", 1: "a promise of rear does not hold there", 3: "", 129: "", 143: ""},
     "config": {0: "", 3: ""},
     "demo": {0: "", 1: "something is not as it has to be", 3: ""},

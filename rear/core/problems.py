@@ -1,6 +1,6 @@
 """What `rear fsck` finds, as values: every problem has a stable code, which stands in `CATALOG` with its meaning.
 
-``docs/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck ``would
+``docs/reference/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck ``would
 repair`` it, if it were told to; it is ``left``, because nothing can be done; or it is only ``noted``: worth knowing,
 but nothing is wrong.
 """

@@ -1,6 +1,6 @@
 """Probes of the place that a base is in: its mount, its space, and which names it takes.
 
-What is assumed stands in ``docs/durability.md`` (A1 to A14).
+What is assumed stands in ``docs/explanation/durability.md`` (A1 to A14).
 """
 
 from __future__ import annotations

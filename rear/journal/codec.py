@@ -7,7 +7,7 @@ One record a line: the CRC-32 of the payload in eight hexadecimal digits, a spac
 payload holds the record's kind, so the checksum covers it. A reader goes on after the next newline when a line is
 damaged. A last line without newline is *torn*: its writer died there, and that is normal; any other line that fails
 its checksum is *damage*, reported in bytes. Unknown kinds and keys are ignored; a format version from the future is
-refused. See ``docs/format.md``.
+refused. See ``docs/reference/format.md``.
 """
 
 from __future__ import annotations

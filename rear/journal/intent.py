@@ -4,7 +4,7 @@ The file holds, in this order: a ``begin`` record, the bytes of the archive from
 verbatim (nothing for an archive that did not exist), ``moves`` records that say which member of which temp archive
 goes where, a ``planned`` record, and, once the merge is on stable storage, a ``commit`` record. All records are lines
 as in a journal. The file gets its name when all up to ``planned`` is on stable storage; until then the archive is
-untouched. See ``docs/format.md``.
+untouched. See ``docs/reference/format.md``.
 """
 
 from __future__ import annotations

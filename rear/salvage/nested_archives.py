@@ -2,7 +2,7 @@
 
 The strongest evidence decides:
 
-1. the cookie of the temp archive, when the caller knows it: members have it in their origin field (``docs/format.md``);
+1. the cookie of the temp archive, when the caller knows it: members have it in their origin field (``docs/reference/format.md``);
 2. the central directory, when the archive has one that describes it: a header that it does not list is no member's;
 3. an archive of which the first member has an origin field was written by rear: behind damage, only a header with such
    a field is taken for a member's.

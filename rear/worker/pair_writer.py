@@ -2,7 +2,7 @@
 
 The order of one append is: journal record, member bytes, acknowledgement. The first error of a write or a sync
 poisons the pair: what the kernel reported once it will not report again, so nothing after it can be believed. See
-``docs/durability.md``.
+``docs/explanation/durability.md``.
 """
 
 from __future__ import annotations

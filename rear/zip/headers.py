@@ -4,7 +4,7 @@ Paragraph numbers are those of PKWARE's APPNOTE.TXT 6.3.10. All integers are lit
 
 rear's own extra field (`ORIGIN`) says of each member where it came from and where it belongs. It stands in the local
 header alone, the last of its fields, so that a temp archive whose journal is lost can still be placed and a scanner
-can tell our members from those of a Zip inside a Zip: see ``docs/format.md``.
+can tell our members from those of a Zip inside a Zip: see ``docs/reference/format.md``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """rear's own extra field: of each member, where it came from and where it belongs.
 
 It stands in the local header alone, the last of its fields, so that a temp archive whose journal is lost can still be
-placed and a scanner can tell our members from those of a Zip inside a Zip: see ``docs/format.md``.
+placed and a scanner can tell our members from those of a Zip inside a Zip: see ``docs/reference/format.md``.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def status(
     """Show the state of a base: workers, what waits, what was done last, what is wrong.
 
     It only looks, and changes nothing. The status is 1 when something needs attention: a crashed worker, a scavenge
-    that died, files that cannot be used, something in lost+found, too little space; docs/status.md says when.
+    that died, files that cannot be used, something in lost+found, too little space; docs/how-to/watch.md says when.
 
     Example: rear status /nfs/base
     """

@@ -175,7 +175,7 @@ def _advice(progress: Progress) -> Iterator[str]:
         if found["would repair"]:
             yield "without -n, rear fsck repairs it; one archive alone with --output or --in-place"
         if progress.outcomes["left"]:
-            yield "docs/problems.md tells what each code means, and what can be done"
+            yield "docs/reference/problems.md tells what each code means, and what can be done"
     elif progress.is_dry_run:
         if progress.planned_members or progress.collected_files:
             yield "without --dry-run it is done"
