@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import REAR, ROOT
+from programs import fresh
 
 import rear
-
-ROOT = Path(rear.__file__).parent
 
 
 def _layers() -> list[tuple[str, set[str]]]:
     """The table of modules in docs/architecture.md: that is where people look, and what imports are held to."""
-    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     layers: list[tuple[str, set[str]]] = []
     for layer, module in re.findall(r"^\| ([^|`]*?) ?\| `(\w+)` \|", page, re.MULTILINE):
         if layer:
@@ -79,11 +77,11 @@ OWN_FILES = {
 }
 """Calls of ``os`` that touch files, by module; everything under a base goes through ``storage``."""
 
-SOURCES = sorted(ROOT.rglob("*.py"))
+SOURCES = sorted(REAR.rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
-    relative = path.relative_to(ROOT)
+    relative = path.relative_to(REAR)
     if len(relative.parts) > 1:
         return relative.parts[0]
     return "rear" if relative.stem == "__init__" else relative.stem
@@ -112,7 +110,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             for name in node.names:
                 # `from rear import x` may mean a module or a name of the package.
                 inner = f"{node.module}.{name.name}"
-                is_module = (ROOT.parent / inner.replace(".", "/")).with_suffix(".py").exists()
+                is_module = (ROOT / inner.replace(".", "/")).with_suffix(".py").exists()
                 yield inner if is_module else str(node.module), node.lineno
 
 
@@ -122,12 +120,12 @@ def test_every_module_has_a_layer() -> None:
     assert sum(len(modules) for _, modules in LAYERS) == len(LAYER_OF), "a module stands in two layers"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REAR).as_posix())
 def test_imports_go_downwards(path: Path) -> None:
     module = module_of(path)
     for name, line in imports(path):
         first, *rest = name.split(".")
-        where = f"{path.relative_to(ROOT.parent)}:{line} imports {name}"
+        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
         if first != "rear":
             assert module in ALONE.get(first, {module}), f"{where}; only {sorted(ALONE[first])} may"
             continue
@@ -137,13 +135,13 @@ def test_imports_go_downwards(path: Path) -> None:
         assert LAYER_OF[target] < LAYER_OF[module], f"{where}, which is no lower layer"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REAR).as_posix())
 def test_files_are_changed_through_the_storage_seam(path: Path) -> None:
     allowed = OWN_FILES.get(module_of(path), set())
     for node in walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Attribute):
             continue
-        where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+        where = f"{path.relative_to(ROOT)}:{node.lineno}"
         if isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in CHANGES_FILES:
             assert node.attr in allowed, f"{where} calls os.{node.attr}"
         assert node.attr not in ("write_text", "write_bytes", "touch") or allowed, f"{where} uses {node.attr}"
@@ -164,15 +162,6 @@ HEAVY = [
     "distributed", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
     "urllib.request", "logging", "dataclasses", "inspect", "secrets", "random", "hashlib", "socket", "traceback",
 ]  # fmt: skip
-
-
-def fresh(code: str) -> str:
-    """Return what code prints in a new interpreter, without what the environment's ``.pth`` files import."""
-    search = [str(ROOT.parent), *(path for path in sys.path if path.endswith("site-packages"))]
-    code = f"import sys; sys.path[:0] = {search!r}\n{code}"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_importing_rear_is_light() -> None:

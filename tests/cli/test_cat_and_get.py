@@ -12,8 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from terminal import ROOT, on_terminal
-from test_ls_cat_get import Result, info, write_zip
+from checkout import ROOT
+from listings import Result, info, write_zip
+from terminal import on_terminal
 
 REAR = [sys.executable, "-m", "rear"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import sqlite_utils.cli
+from checkout import ROOT
 from click.testing import CliRunner
-from test_ls_cat_get import Result, write_zip
+from listings import Result, write_zip
 
 import rear
 from rear.core.layout import Layout
@@ -24,7 +25,6 @@ from rear.index.index import Index
 from rear.index.segment import IndexRow
 from rear.scavenger.leader import Leadership
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "index-schema.md").read_text(encoding="utf-8")
 ARCHIVE = "runs/7/ar.zip"
 

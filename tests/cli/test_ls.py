@@ -15,8 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from terminal import ROOT, on_terminal
-from test_ls_cat_get import Result, info, write_zip
+from checkout import ROOT, SUPPORT
+from listings import Result, info, write_zip
+from terminal import on_terminal
 
 import rear
 from bench import archives
@@ -219,7 +220,7 @@ def test_metadata_on_request(tmp_path: Path) -> None:
             with rear.rear_open(f"ar.zip/{name}", "w", metadata=metadata) as file:
                 file.write("x")
     list(rear.scavenge(tmp_path))
-    subprocess.run(["zip", "-q", tmp_path / "ar.zip", "terminal.py"], cwd=ROOT / "tests", check=True)
+    subprocess.run(["zip", "-q", tmp_path / "ar.zip", "terminal.py"], cwd=SUPPORT, check=True)
     first, second, third = Result("ls", "--meta", tmp_path / "ar.zip").lines
     assert first.endswith(' a  {"who": "ä\\\\u001b", "n": 1}')
     assert second.endswith(" b")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from faults import needs_strace
-from test_docs import between, quoted, rows, text_of
-from test_import import fresh
+from pages import between, quoted, rows, text_of
+from programs import fresh
 
 import rear
 from rear.core import config

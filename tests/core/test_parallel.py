@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import SUPPORT
+from children import _note_pid, open_and_write, write_from_pool
 from executors import (
     BLOCK,
     EXPECTED,
@@ -388,11 +390,6 @@ def test_pool_processes_end_with_a_leader_that_is_killed(base: Path, plain: dict
     check(base)
 
 
-def _note_pid(path: Path) -> None:
-    with open(path, "a") as file:
-        file.write(f"{os.getpid()}\n")
-
-
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -739,19 +736,6 @@ def test_scavengerd_with_jobs(base: Path) -> None:
 # ---- rear_fs in pools
 
 
-def write_from_pool(number: int) -> int:
-    with rear.rear_open(f"pool.zip/{number}.txt", "w") as file:
-        file.write(f"content {number}")
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(write_from_thread, number).result()
-    return os.getpid()
-
-
-def write_from_thread(number: int) -> None:
-    with rear.rear_open(f"pool.zip/thread/{number}.txt", "w") as file:
-        file.write(f"thread {number}")
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("kind", ["ProcessPoolExecutor", "multiprocessing.Pool", "multiprocessing.Process"])
 def test_rear_fs_in_the_processes_of_a_pool(tmp_path: Path, method: str, kind: str) -> None:
@@ -783,16 +767,6 @@ def test_rear_fs_in_the_processes_of_a_pool(tmp_path: Path, method: str, kind: s
     expected = {f"pool.zip/{number}.txt": f"content {number}".encode() for number in range(20)}
     expected |= {f"pool.zip/thread/{number}.txt": f"thread {number}".encode() for number in range(20)}
     check_base(base, expected)
-
-
-def open_and_write(base: Path) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        # A thread that is older than the rear_fs.
-        threads.submit(os.getpid).result()
-        open_in_process(base)
-        for number in range(19):
-            write_from_pool(number)
-        threads.submit(write_from_pool, 19).result()
 
 
 def test_a_pool_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
@@ -827,15 +801,15 @@ def test_joblib(tmp_path: Path) -> None:
     code = (
         "import sys, joblib\n"
         "sys.path.insert(0, sys.argv[2])\n"
-        "from test_parallel import write_from_pool\n"
+        "from children import write_from_pool\n"
         "from rear.worker.pools import open_in_process\n"
         "if __name__ == '__main__':\n"
         "    with joblib.parallel_config('loky', n_jobs=2, initializer=open_in_process, initargs=(sys.argv[1],)):\n"
         "        joblib.Parallel()(joblib.delayed(write_from_pool)(number) for number in range(20))\n"
     )
-    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(SOURCE), str(SUPPORT)])
     subprocess.run(
-        [sys.executable, "-c", code, str(base), str(Path(__file__).parent)],
+        [sys.executable, "-c", code, str(base), str(SUPPORT)],
         env={**os.environ, "PYTHONPATH": path}, timeout=60, check=True,
     )  # fmt: skip
     assert joblib.__version__

@@ -12,12 +12,12 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from checkout import SUPPORT
+from crash_sweep import SWEEP, sweep
 from faults import (
     SEED,
     Failing,
@@ -32,13 +32,12 @@ from faults import (
     some,
     traced_calls,
 )
-from test_power_loss import OFF, Powered
+from power_loss import OFF, Powered
 
 import rear
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import Collected
-from rear.ingest import sweep as sweeper
 from rear.zip.archive import Archive
 
 _random = random.Random(SEED)
@@ -53,10 +52,6 @@ EXPECTED = {f"ar.zip/spool/{name}": data for name, data in SPOOL.items() if name
 EXPECTED |= {"ar.zip/spool/a.txt": OLD["a.txt"], "ar.zip/spool/a~1.txt": NEW["a.txt"]}
 MTIME_NS = 1_700_000_000_123_456_789
 SWEEPS_AT_MOST = 4
-SWEEP = [
-    sys.executable, "-c",
-    "import sys; from pathlib import Path; from test_crash_sweep import sweep; sweep(Path(sys.argv[1]))",
-]  # fmt: skip
 
 
 class _UnlinksByPath(Storage):
@@ -92,21 +87,6 @@ def fill(folder: Path, files: dict[str, bytes], mtime_ns: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         os.utime(path, ns=(mtime_ns, mtime_ns))
-
-
-def sweep(folder: Path, storage: Storage = LOCAL, **options: Any) -> list[Any]:
-    before = sweeper.BATCH_FILES
-    # Several batches, so that one is deleted before the next one is archived.
-    sweeper.BATCH_FILES = 4  # type: ignore[misc]
-    try:
-        return list(
-            rear.sweep(
-                folder / "spool", "ar.zip/spool", base=folder / "base",
-                delete=True, wait_seconds=0, storage=storage, **options,
-            )
-        )  # fmt: skip
-    finally:
-        sweeper.BATCH_FILES = before  # type: ignore[misc]
 
 
 def make_template(folder: Path) -> None:
@@ -244,7 +224,7 @@ def test_killed_by_strace_at_system_calls(
     folder: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
-    folders = Path(rear.__file__).parent.parent, Path(__file__).parent
+    folders = Path(rear.__file__).parent.parent, SUPPORT
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     # Calls are counted from the start of Python: each run has to find the same compiled modules.
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))

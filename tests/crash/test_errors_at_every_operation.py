@@ -15,9 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import SEED, Failing, Point, Tampered, check_base, in_child, refused, scavenge, scratch_folder, some
-from test_crash_scavenger import FOREIGN, check, make_base, renew
-from test_crash_worker import only_empty_pairs_are_left
+from crash_scavenger import FOREIGN, check, make_base, renew
+from crash_worker import only_empty_pairs_are_left
+from faults import (
+    ERRORS,
+    SEED,
+    Failing,
+    Point,
+    Tampered,
+    check_base,
+    in_child,
+    is_anything,
+    is_growing,
+    refused,
+    scavenge,
+    scratch_folder,
+    some,
+)
 
 import rear
 import rear.errors
@@ -25,8 +39,6 @@ from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.zip.archive import Archive
-
-ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +98,6 @@ def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -
             check(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} at {failing.failed}: {problem}") from problem
-
-
-def is_growing(point: Point, path: str) -> bool:
-    return point.operation in ("create", "write", "copy_range", "make_directories", "sync")
-
-
-def is_anything(point: Point, path: str) -> bool:
-    return True
 
 
 @pytest.mark.crash

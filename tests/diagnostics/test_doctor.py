@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from faultfs import mounted, write_rules
 
 from rear.core.liveness import this_process, worker_name
@@ -28,7 +29,6 @@ from rear.diagnostics.probe_context import ProbeContext
 from rear.diagnostics.probe_process import METHODS, NoAnswerError, ProbeProcess
 from rear.errors import BaseError, UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
 FAST_SECONDS = 2.0
 
 

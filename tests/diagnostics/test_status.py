@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_docs import between, quoted, rows, text_of
+from pages import between, quoted, rows, text_of
 
 import rear
 from rear.cli.app import app

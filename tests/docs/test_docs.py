@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from checkout import ROOT
+from pages import between, quoted, rows, text_of
 from typer.main import get_command
 
 import rear
@@ -20,37 +22,8 @@ from rear.cli.app import app, scavenger_app
 from rear.core import records
 from rear.journal import codec
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def between(text: str, begin: str, end: str) -> str:
-    assert begin in text, f"the mark {begin} is gone"
-    assert end in text, f"the mark {end} is gone"
-    return text.partition(begin)[2].partition(end)[0]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Cells of the rows of all tables, without heads."""
-    found: list[list[str]] = []
-    for line in text.splitlines():
-        if not line.startswith("|"):
-            continue
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if set("".join(cells)) <= set("-"):
-            found.pop()
-        else:
-            found.append(cells)
-    return found
-
-
-def quoted(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
 # ---- generated

@@ -7,16 +7,15 @@ import re
 import shutil
 import subprocess
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from typer.main import get_command
 
 from rear.cli.app import app
 from rear.core.config import SETTINGS
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/man/rear.1"
 
 

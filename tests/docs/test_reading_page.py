@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terminal import ROOT
-from test_ls_cat_get import Result, append, write_journal
+from checkout import ROOT, SUPPORT
+from listings import Result, append, write_journal
 
 import rear
 from rear.core.layout import Layout
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with rear.rear_pickup(folder / "picked.csv", "ar.zip/d/picked.csv"):
             pass
     list(rear.scavenge(folder / "base"))
-    subprocess.run(["zip", "-q", folder / "base/ar.zip", "terminal.py"], cwd=ROOT / "tests", check=True)
+    subprocess.run(["zip", "-q", folder / "base/ar.zip", "terminal.py"], cwd=SUPPORT, check=True)
     write_journal(Layout(folder / "base").journal(Pair("host", "w-1", 1)), append(1, "ar.zip", "waits"))
     return folder / "base"
 

@@ -6,7 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from snippets import ROOT, RUN, World, snippets_of
+from checkout import ROOT
+from snippets import RUN, World, snippets_of
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 WITH_SNIPPETS = [page for page in PAGES if any(one.language in RUN for one in snippets_of(page))]

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import zoo
 from faults import check_archive
-from test_archive import Base
-from test_inspection import build, directory_offset, member, overwrite, write_zip
-from test_rebuild import contents, cut, members_of, offsets
+from merges import Base
+from zips import build, contents, cut, directory_offset, member, members_of, offsets, overwrite, write_zip
 
 import rear
 from rear.core.problems import CATALOG

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import zoo
-from test_archive import Base
+from merges import Base
+from zips import ORIGIN, build, directory_offset, member, overwrite, write_zip
 
 import rear
 from rear.core.problems import CATALOG, Outcome, Problem, exit_status, outcome_of
@@ -23,12 +24,8 @@ from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
 from rear.zip.archive import Archive
-from rear.zip.codecs import crc32
-from rear.zip.directory import locate
-from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.headers import encode_central_entry, encode_end, encode_local_header
 from rear.zip.structures import CENTRAL, LOCAL
-
-ORIGIN = Origin(7, 1, "ar.zip", "host", "worker", 0, 0o100644)
 
 
 def found(path: Path, *, deep: bool = False) -> list[tuple[str, Outcome]]:
@@ -38,41 +35,6 @@ def found(path: Path, *, deep: bool = False) -> list[tuple[str, Outcome]]:
 def only(path: Path, *, deep: bool = False) -> Problem:
     [problem] = inspect(path, deep=deep)
     return problem
-
-
-def write_zip(path: Path, members: dict[str, bytes], *, comment: bytes = b"") -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.comment = comment
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def overwrite(path: Path, position: int, data: bytes) -> None:
-    with open(path, "r+b") as file:
-        file.seek(position)
-        file.write(data)
-
-
-def directory_offset(path: Path) -> int:
-    with open(path, "rb") as file:
-        return locate(file.fileno()).offset
-
-
-def build(path: Path, members: list[tuple[Member, bytes, Origin | None, int]], *, shift: int = 0) -> Path:
-    """Write an archive by hand: each member with what its origin field says, and bytes to leave free before it."""
-    body, directory = b"", b""
-    for member, data, origin, gap in members:
-        body += bytes(gap)
-        directory += encode_central_entry(member, len(body) + shift)
-        body += encode_local_header(member, origin) + data
-    end = encode_end(entries=len(members), directory_length=len(directory), directory_offset=len(body))
-    path.write_bytes(body + directory + end)
-    return path
-
-
-def member(name: str, data: bytes) -> Member:
-    return Member(name, 0, crc32(data), len(data), len(data), 10**18, 0o100644)
 
 
 # ---- nothing to be found

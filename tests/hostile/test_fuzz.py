@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from checkout import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 import fuzz_targets
 from fuzz_targets import TARGETS, Bounded, RunawayError

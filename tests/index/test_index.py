@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -578,7 +579,7 @@ def test_the_schema_is_the_documented_one(layout: Layout) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     finally:
         connection.close()
-    text = (Path(__file__).parent.parent / "docs" / "index-schema.md").read_text()
+    text = (ROOT / "docs" / "index-schema.md").read_text()
     for table, columns in tables.items():
         _, found, section = text.partition(f"## Table `{table}`\n")
         assert found, table

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from faults import needs_strace
 
 import rear
@@ -22,7 +23,6 @@ from rear.events import Merged, RolledOver
 from rear.index.index import Index, IndexRow
 from rear.journal.reader import read_journal
 
-ROOT = Path(__file__).resolve().parent.parent
 NAME = "{run:04d}/{pair:06d}/{number:06d}.txt"
 NAME_BYTES = len(NAME.format(run=0, pair=0, number=0))
 SIZE_BYTES = 100

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ls_cat_get import Result, write_zip
+from listings import Result, write_zip
 
 import rear
 from rear.core.layout import Layout

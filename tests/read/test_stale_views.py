@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faults import check_base, scavenge
-from test_salvage import of_kind
+from pairs import of_kind
 
 import rear
 import rear.scavenger.merge

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import zoo
+from merges import Base, write_zip
 
-from rear.core.layout import Layout
 from rear.core.records import Origin
 from rear.core.storage import Storage
 from rear.errors import (
@@ -20,25 +20,15 @@ from rear.errors import (
     ZipFormatError,
 )
 from rear.journal.codec import encode_line
-from rear.journal.intent import Move, commit_intent, write_intent
 from rear.zip import archive as archive_module
 from rear.zip.archive import Archive, directory_of
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
-MOVES = [Move("h/w-1-1", 1, "new", 0, 100)]
-
 
 def contents(path: Path, **options: Storage) -> dict[str, bytes]:
     with Archive.open(path, **options) as archive:
         return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
-
-
-def write_zip(path: Path, *members: str) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in members:
-            archive.writestr(name, f"content of {name}")
-    return path
 
 
 @pytest.mark.parametrize("writer", zoo.WRITERS)
@@ -219,39 +209,6 @@ def test_fingerprint_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 # --- while a merge runs -------------------------------------------------------------------------------------------
-
-
-class Base:
-    """A base with one final archive, and a merge into it that goes as far as a test lets it."""
-
-    def __init__(self, folder: Path, *members: str) -> None:
-        self.layout = Layout(folder)
-        self.layout.intents.mkdir(parents=True)
-        self.path = write_zip(folder / "ar.zip", *members) if members else folder / "ar.zip"
-        self.intent = self.layout.intent("ar.zip")
-
-    def begin(self) -> None:
-        """Write the intent, and then over the directory, as a merge does."""
-        old = descriptor = None
-        if self.path.exists():
-            old = directory_of(self.path)
-            descriptor = os.open(self.path, os.O_RDONLY)
-        self.writer = write_intent(
-            self.intent, archive="ar.zip", leader="me", old=old, archive_descriptor=descriptor, moves=MOVES
-        )
-        if descriptor is not None:
-            os.close(descriptor)
-        with open(self.path, "r+b" if old else "wb") as file:
-            file.seek(old.offset if old else 0)
-            file.write(b"half of a member " * 1000)
-
-    def commit(self) -> None:
-        write_zip(self.path, "old", "new")
-        commit_intent(self.writer)
-
-    def end(self) -> None:
-        self.writer.close()
-        self.intent.unlink()
 
 
 def test_the_old_archive_is_shown_during_a_merge(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import zoo
-from test_inspection import ORIGIN, directory_offset
-from test_rebuild import stored
+from zips import ORIGIN, directory_offset, stored
 
 from rear.core.storage import Storage
 from rear.fsck.archive import check_archive_file

@@ -28,12 +28,24 @@ from faults import (
     some,
 )
 from faults import Tampered as TamperedStorage
-from test_inspection import ORIGIN, build, directory_offset, member, overwrite, write_zip
-from test_power_loss import OFF
-from test_power_loss import Powered as PoweredStorage
+from power_loss import OFF
+from power_loss import Powered as PoweredStorage
+from zips import (
+    ORIGIN,
+    build,
+    contents,
+    cut,
+    directory_offset,
+    many_members,
+    member,
+    members_of,
+    offsets,
+    overwrite,
+    stored,
+    write_zip,
+)
 
 from rear.core.problems import Problem
-from rear.core.records import Origin
 from rear.core.storage import LOCAL, Storage
 from rear.errors import UnsupportedError
 from rear.fsck.archive import check_archive_file
@@ -118,26 +130,6 @@ class Outcome:
             check_archive(self.path)
         assert [problem for problem in inspect(self.path, deep=True) if problem.outcome != "noted"] == []
         return contents(self.path)
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with Archive.open(path) as archive:
-        return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
-
-
-def members_of(count: int = 5) -> dict[str, bytes]:
-    return {f"dir/{number}.txt": f"line of {number}\n".encode() * 50 for number in range(count)}
-
-
-def cut(path: Path, end: int) -> Path:
-    with open(path, "r+b") as file:
-        file.truncate(end)
-    return path
-
-
-def offsets(path: Path) -> dict[str, int]:
-    with Archive.open(path) as archive:
-        return {entry.name: archive.directory.prefix + entry.offset for entry in archive.entries()}
 
 
 # ---- the directory is gone
@@ -528,37 +520,6 @@ class _Counting(Storage):
     def copy_range(self, source: int, target: int, **where: Any) -> None:
         self.copies += 1
         super().copy_range(source, target, **where)
-
-
-def stored(name: str, data: bytes, origin: Origin | None) -> bytes:
-    facts = Member(name, 0, zlib.crc32(data), len(data), len(data), 1_700_000_000_123_456_789, 0o100640)
-    return encode_local_header(facts, origin) + data
-
-
-def many_members(writer: str, folder: Path) -> bytes:
-    """Return an archive without its directory, of members of all sorts about which there is no question."""
-    names = [*(f"d/{number % 7}/{number}.txt" for number in range(400)), "d/", "d/empty", "é/ü.txt", "é/"]
-    plain = {name: b"" if name.endswith(("/", "empty")) else f"{name} ".encode() * (len(name) % 9) for name in names}
-    if writer == "rear":
-        return b"".join(
-            stored(name, data, ORIGIN._replace(sequence=number, mode=0o100640))
-            for number, (name, data) in enumerate(plain.items())
-        )
-    if writer == "zip":
-        for name, data in plain.items():
-            path = folder / "tree" / name
-            if name.endswith("/"):
-                path.mkdir(parents=True, exist_ok=True)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-        zoo.run(zoo.tool("zip"), "-q0r", folder / "made.zip", ".", cwd=folder / "tree")
-    else:
-        with zipfile.ZipFile(folder / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in plain.items():
-                archive.writestr(name, data, compress_type=zipfile.ZIP_STORED if len(data) < 40 else None)
-    data = (folder / "made.zip").read_bytes()
-    return data[: directory_offset(folder / "made.zip")]
 
 
 @pytest.mark.parametrize("writer", ["zipfile", "zip", "rear"])

@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 import compare_recovery
 from compare_recovery import PEERS, Comparison, Outcome, compare, missing_peers, recover, small_cases
 from damage_zoo import Case, fields, scenarios, systematic
 from make_zoo import WRITERS, MissingProgramError, Sample, make, sample
 
-ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = 120
 EVERY = 400
 EVERY_ALONE = 25

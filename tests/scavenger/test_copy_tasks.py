@@ -32,7 +32,7 @@ from faults import (
     scratch_folder,
     some,
 )
-from test_power_loss import Powered, run_until
+from power_loss import Powered, run_until
 
 import rear
 from rear.core.layout import Layout

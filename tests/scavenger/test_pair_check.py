@@ -6,16 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+from pairs import GONE, members, of_kind, see_nobody, write_pair
 
 import rear
-from rear.core.layout import Layout
-from rear.core.liveness import Process, this_process, worker_name
-from rear.core.names import Target
-from rear.core.records import Abort, Pair
+from rear.core.liveness import this_process, worker_name
+from rear.core.records import Abort
 from rear.core.storage import LOCAL
 from rear.errors import NotLeaderError
 from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
@@ -23,66 +21,11 @@ from rear.journal.codec import encode_line, encode_record
 from rear.journal.reader import read_journal
 from rear.journal.writer import JournalWriter
 from rear.worker.fs import rear_fs
-from rear.worker.pair_writer import Item, PairWriter, open_record
 from rear.zip.archive import Archive
-from rear.zip.payload import payload_of_bytes
-
-GONE = 2_000_000_000
-MTIME_NS = 1_700_000_000 * 10**9
-
-
-def write_pair(
-    base: Path, rotation: int, members: dict[int, tuple[str, bytes]], *, close: str | None = None,
-    repeats_from: int | None = None, worker: str = "7-7-abcdef", sources: dict[int, Path] | None = None,
-    method: int = 0,
-) -> tuple[Path, Path]:  # fmt: skip
-    """Write a pair of a worker that is gone; return its temp archive and journal."""
-    here = this_process()
-    process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
-    opened = open_record(
-        process,
-        worker,
-        rotation,
-        cookie=rotation + 1,
-        uid=0,
-        lease_seconds=60.0,
-        created_ns=MTIME_NS,
-        repeats_from=repeats_from,
-    )
-    writer = PairWriter(Layout(base), Pair(here.host, worker, rotation), opened, storage=LOCAL)
-    for sequence, (name, content) in members.items():
-        target = Target("ar.zip", name)
-        writer.append(
-            Item(
-                sequence,
-                target,
-                payload_of_bytes(content, method),
-                mtime_ns=MTIME_NS,
-                mode=0o100644,
-                source=str(sources[sequence]) if sources and sequence in sources else None,
-                metadata=None,
-                on_stable=None,
-            )
-        )
-    if close is None:
-        writer.release()
-    else:
-        writer.close(close)
-    return writer.path, writer.journal_path
 
 
 def scavenge(base: Path, **options: object) -> list[Event]:
     return list(rear.scavenge(base, **options))  # type: ignore[arg-type]
-
-
-def of_kind(events: list[Event], kind: type[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        assert len(set(archive.namelist())) == len(archive.namelist())
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_torn_last_member_is_named_and_kept_and_no_loss(tmp_path: Path) -> None:
@@ -241,12 +184,6 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
     scavenge(tmp_path, verify=True)
     with Archive.open(tmp_path / "ar.zip") as archive:
         assert b"".join(archive.read(archive.find("a"))) == b"a" * 1000
-
-
-def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All workers are on hosts that cannot be seen from here."""
-    for module in ("lease", "claims", "salvage"):
-        monkeypatch.setattr(f"rear.{module}.is_running", lambda process: None)
 
 
 def test_pair_of_a_host_that_cannot_be_seen_waits_for_its_lease(

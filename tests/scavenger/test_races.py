@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from crash_scavenger import check, make_base, renew
 from faults import (
     FULL,
     SEED,
@@ -27,7 +28,6 @@ from faults import (
     some,
     wait,
 )
-from test_crash_scavenger import check, make_base, renew
 
 import rear
 import rear.core.liveness

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from faults import RecordProperty, Tampered, check_base, dying_at, fork, in_child, scavenge, scratch_folder, some, wait
-from test_power_loss import run_until
-from test_salvage import MTIME_NS, members, of_kind, see_nobody, write_pair
+from pairs import MTIME_NS, dead_worker, flip, members, of_kind, see_nobody, write_pair
+from power_loss import run_until
 
 import rear
-from rear.core.liveness import Process, this_process, worker_name
+from rear.core.liveness import this_process
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
 from rear.events import (
@@ -44,12 +44,6 @@ MEMBERS = {number: (f"logs/{number}.txt", TEXT[: number * 997] + bytes([number])
 EXPECTED = {f"ar.zip/{name}": data for name, data in MEMBERS.values()}
 
 
-def dead_worker() -> str:
-    """Return the name of a worker of this host that has ended."""
-    here = this_process()
-    return worker_name(Process(here.host, 1_999_999_999, 1, here.boot_id, here.pid_namespace), "abcdef")
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     return write_pair(tmp_path, 0, MEMBERS, worker=dead_worker(), method=DEFLATED)
@@ -57,12 +51,6 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 def losses(events: list[Event]) -> list[Event]:
     return [event for event in events if event.severity == "loss"]
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(data)
 
 
 def test_a_lost_journal_costs_nothing(tmp_path: Path, pair: tuple[Path, Path]) -> None:

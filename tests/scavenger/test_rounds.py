@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from faults import check_base, scavenge
-from test_salvage import GONE, MTIME_NS, members, of_kind, see_nobody, write_pair
+from pairs import GONE, MTIME_NS, members, of_kind, see_nobody, write_pair
 
 import rear
 import rear.scavenger.scavenge

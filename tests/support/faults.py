@@ -384,3 +384,14 @@ def check_base(
 def refused(error: OSError) -> bool:
     """Whether an error is one of those that storage is made to raise here."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
+
+
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
+
+
+def is_growing(point: Point, path: str) -> bool:
+    return point.operation in ("create", "write", "copy_range", "make_directories", "sync")
+
+
+def is_anything(point: Point, path: str) -> bool:
+    return True

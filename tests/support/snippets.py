@@ -34,9 +34,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkout import ROOT, SUPPORT
+
 import rear
 
-ROOT = Path(__file__).resolve().parent.parent
 DIRECTIVES = {
     "skip", "exit", "file", "continues", "background", "run", "output", "needs", "installed", "before",
 }  # fmt: skip
@@ -137,7 +138,7 @@ class World:
             (self.root / folder).mkdir(parents=True)
         for name, module in (("rear", "rear"), ("sqlite-utils", "sqlite_utils")):
             self._program(name, f'exec {sys.executable} -m {module} "$@"')
-        self._program("scenario", f'exec {sys.executable} {ROOT / "tests" / "scenario.py"} "$@"')
+        self._program("scenario", f'exec {sys.executable} {SUPPORT / "scenario.py"} "$@"')
         for name in ("python", "python3"):
             self._program(name, f'exec {sys.executable} "$@"')
         scratch = self.root / "scratch"

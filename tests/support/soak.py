@@ -415,7 +415,7 @@ def report(verdict: Verdict, logs: Path, seed: int) -> str:
 
 
 def main() -> int:
-    """Soak from the command line: ``python tests/soak.py FOLDER SEED SECONDS``."""
+    """Soak from the command line: ``python tests/support/soak.py FOLDER SEED SECONDS``."""
     folder, seed, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     folder.mkdir(parents=True)
     with soaked(folder, seed, seconds) as verdict:

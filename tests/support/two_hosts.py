@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from checkout import ROOT
 from faults import check_archive, check_base
 from two_hosts_program import content, read_log, target
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from netfs.gluster import Gluster  # noqa: E402
-from netfs.laboratory import OUT, SHARE, Command, Host, Laboratory  # noqa: E402
-from netfs.namespaces import LaboratoryError, wait_until  # noqa: E402
-from netfs.nfs import Nfs, NfsHost  # noqa: E402
+from netfs.gluster import Gluster
+from netfs.laboratory import OUT, SHARE, Command, Host, Laboratory
+from netfs.namespaces import LaboratoryError, wait_until
+from netfs.nfs import Nfs, NfsHost
 
 __all__ = ["KINDS", "LEASE_SECONDS", "Laboratory", "NfsHost", "Program", "Stage"]
 

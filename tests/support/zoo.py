@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 import make_zoo
 from make_zoo import STUB, MissingProgramError

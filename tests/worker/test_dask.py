@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import SUPPORT
+from children import try_task, write_task
 from executors import Killing, check, make_base, make_small, renew
 from faults import check_base, contents, files_below, scavenge, scratch_folder
 
@@ -22,7 +24,6 @@ import rear
 from rear.core.layout import Layout
 from rear.core.parallel import Parallel
 from rear.core.storage import Storage
-from rear.errors import NoContextError
 from rear.events import Lost, Refused
 from rear.journal.reader import read_journal
 
@@ -86,7 +87,7 @@ class Cluster:
         return worker
 
     def _start(self, kind: str, *arguments: str) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+        path = os.pathsep.join([str(SOURCE), str(SUPPORT)])
         with open(self.folder / f"{kind}.log", "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments],
@@ -212,20 +213,6 @@ def test_the_scheduler_is_killed_in_the_middle(
 # ---- rear_fs on workers
 
 
-def write(number: int) -> int:
-    with rear.rear_open(f"dask.zip/{number}.txt", "w") as file:
-        file.write(f"content {number}")
-    return os.getpid()
-
-
-def try_to_write(number: int) -> bool:
-    try:
-        write(number)
-    except NoContextError:
-        return False
-    return True
-
-
 EXPECTED = {f"dask.zip/{number}.txt": f"content {number}".encode() for number in range(40)}
 
 
@@ -234,14 +221,14 @@ def test_rear_fs_on_each_worker(tmp_path: Path, cluster: Cluster) -> None:
     plugin = RearPlugin(base, compression="stored")
     with cluster.client() as client:
         client.register_plugin(plugin)
-        pids = set(client.gather(client.map(write, range(40), pure=False)))
+        pids = set(client.gather(client.map(write_task, range(40), pure=False)))
         assert pids == {worker.pid for worker in cluster.workers}
         journals = list(Layout(base).inbox.glob("*/*.journal"))
         assert len(journals) == 2
         client.unregister_worker_plugin(plugin.name)
         # Closed in good order, and nobody writes there by mistake.
         assert all(read_journal(journal).closed for journal in journals)
-        assert client.submit(try_to_write, 99, pure=False).result() is False
+        assert client.submit(try_task, 99, pure=False).result() is False
     scavenge(base)
     check_base(base, EXPECTED)
 
@@ -253,7 +240,7 @@ def test_a_worker_that_comes_later_and_one_that_ends(tmp_path: Path, cluster: Cl
         client.register_plugin(plugin)
         added = cluster.add_worker()
         client.wait_for_workers(3, timeout=60)
-        pids = set(client.gather(client.map(write, range(40), pure=False)))
+        pids = set(client.gather(client.map(write_task, range(40), pure=False)))
         assert added.pid in pids
         for worker in cluster.workers:
             worker.send_signal(signal.SIGTERM)
@@ -271,7 +258,7 @@ def test_what_a_killed_worker_has_acknowledged_is_kept(tmp_path: Path, cluster: 
     with cluster.client() as client:
         plugin = RearPlugin(base)
         client.register_plugin(plugin)
-        client.gather(client.map(write, range(40), pure=False))
+        client.gather(client.map(write_task, range(40), pure=False))
         for worker in cluster.workers:
             worker.kill()
             worker.wait()

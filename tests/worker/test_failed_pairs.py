@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from faults import check_base, scavenge
-from test_salvage import of_kind, see_nobody, write_pair
+from pairs import of_kind, see_nobody, write_pair
 
 import rear
 from rear.core.storage import LOCAL, Storage

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from faults import (
+    ERRORS,
     SEED,
     Failing,
     Point,
@@ -32,14 +33,15 @@ from faults import (
     files_below,
     fork,
     in_child,
+    is_anything,
+    is_growing,
     refused,
     scavenge,
     scratch_folder,
     some,
     wait,
 )
-from test_errors_at_every_operation import ERRORS, is_anything, is_growing
-from test_power_loss import OFF, Powered
+from power_loss import OFF, Powered
 
 import rear
 from rear.core.layout import Layout

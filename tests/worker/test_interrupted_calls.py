@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damaged_bases import DAMAGE, check, expected_after, remove_directory, write_files
 from faults import SEED, check_base, needs_strace, scavenge, scratch_folder
-from test_fsck import DAMAGE, check, expected_after, remove_directory, write_files
-from test_salvage import write_pair
+from pairs import write_pair
 
 import rear
 

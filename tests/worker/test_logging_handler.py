@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import SUPPORT
 from faults import check_archive, fork, in_child, scavenge, scratch_folder, wait
 
 import rear
@@ -173,7 +174,7 @@ failing.healthy = True
 logging.shutdown()
 fs.close()
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)])}
     done = subprocess.run(
         [sys.executable, "-c", code, str(base)], env=environment, timeout=60, check=False, capture_output=True
     )

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -23,33 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import (
+    content,
+    leave_process,
+    only_an_open_file,
+    target,
+    write,
+    write_after,
+    write_in_inherited,
+    write_in_pool,
+)
 
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import NotLeaderError, RearError
 from rear.journal.reader import Journal, read_journal
 
-ARCHIVES = ("one.zip", "deep/er/two.zip")
-
-
-def content(worker: int, number: int) -> bytes:
-    """Bytes that belong to one file alone; some shrink, some do not, some are empty."""
-    chance = random.Random(worker * 1_000_003 + number)
-    kind = number % 10
-    if kind == 0:
-        return b""
-    if kind == 1:
-        return chance.randbytes(chance.randrange(1, 60_000))
-    line = f"worker {worker}, file {number}, {chance.random()}\n".encode()
-    return line * chance.randrange(1, 200)
-
-
-def target(worker: int, number: int) -> str:
-    return f"{ARCHIVES[number % 2]}/{worker}/{number // 100}/{number}.dat"
-
 
 def child_environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), **more}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -75,7 +66,7 @@ def wait_for_output(process: subprocess.Popen[str], *, size_bytes: int) -> None:
 WORKER = """
 import sys
 from rear import rear_fs, rear_open
-from test_processes import content, target
+from children import content, target
 base, worker, count, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -245,13 +236,6 @@ def test_two_workers_that_start_in_one_instant(base: Path) -> None:
     assert read_all(base) == {target(number, 7): content(number, 7) for number in range(count)}
 
 
-def write_after(barrier: Any, base: str, number: int) -> None:
-    with rear_fs(base):
-        barrier.wait(30)
-        with rear_open(target(number, 7), "wb") as file:
-            file.write(content(number, 7))
-
-
 # -- forks
 
 
@@ -302,12 +286,6 @@ def test_a_child_of_fork_inherits_the_context(base: Path, leave: str) -> None:
         **{target(0, number): content(0, number) for number in range(80)},
         **{target(1, number): content(1, number) for number in range(60)},
     }
-
-
-def write(worker: int, numbers: range) -> None:
-    for number in numbers:
-        with rear_open(target(worker, number), "wb") as file:
-            file.write(content(worker, number))
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
@@ -402,13 +380,6 @@ def is_link(descriptor: str) -> bool:
 # -- multiprocessing
 
 
-def write_in_pool(arguments: tuple[str, int]) -> int:
-    base, number = arguments
-    with rear_fs(base), rear_open(target(number % 4, number), "wb") as file:
-        file.write(content(number % 4, number))
-    return os.getpid()
-
-
 open_for_good: Any = None
 
 
@@ -416,11 +387,6 @@ def begin_pool_worker(base: str) -> None:
     """A context that is never left: the end of the process closes it."""
     global open_for_good
     open_for_good = rear_fs(base).__enter__()
-
-
-def write_in_inherited(number: int) -> int:
-    write(number % 4, range(number, number + 1))
-    return os.getpid()
 
 
 METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -477,29 +443,6 @@ def test_a_pool_that_is_terminated_loses_nothing_acknowledged(base: Path) -> Non
     assert read_all(base) == expected_of_pool(20)
 
 
-def leave_process(base: str, how: str) -> None:
-    rear_fs(base).__enter__()
-    write(1, range(3))
-    file = rear_open("one.zip/open", "w")
-    file.write("still open")
-    if how == "thread":
-
-        def late() -> None:
-            time.sleep(0.3)
-            write(2, range(3))
-
-        threading.Thread(target=late).start()
-    elif how == "only open":
-        pass
-    elif how == "sys.exit":
-        sys.exit(0)
-    elif how == "os._exit":
-        os._exit(0)
-    elif how == "exception":
-        sys.stderr = open(os.devnull, "w")
-        raise ZeroDivisionError
-
-
 @METHODS
 @pytest.mark.parametrize("how", ["return", "sys.exit", "os._exit", "exception", "thread"])
 def test_ends_of_a_process(base: Path, method: str, how: str) -> None:
@@ -516,13 +459,6 @@ def test_ends_of_a_process(base: Path, method: str, how: str) -> None:
     assert all(journal.closed for journal in journals(base)) == (how != "os._exit")
     scavenge(base)
     assert read_all(base) == expected
-
-
-def only_an_open_file(base: str) -> None:
-    fs = rear_fs(base)
-    fs.__enter__()
-    sys.modules["keep"] = rear_open("one.zip/open", "w")  # type: ignore[assignment]
-    sys.modules["keep"].write("still open")  # type: ignore[attr-defined]
 
 
 @METHODS

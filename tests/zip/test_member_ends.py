@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import zoo
-from test_inspection import directory_offset, write_zip
-from test_rebuild import many_members
+from zips import directory_offset, many_members, write_zip
 
 from rear.core.storage import Storage
 from rear.fsck import inspection
