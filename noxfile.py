@@ -79,7 +79,7 @@ def fuzz(session: nox.Session) -> None:
 def netfs(session: nox.Session) -> None:
     """Two hosts on NFS and on GlusterFS, on this machine; needs root and packages, and says which. Takes minutes."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", "tests/test_two_hosts.py", *session.posargs, env={"REAR_NETFS": "1"})
+    session.run("python", "-m", "pytest", "tests/hosts/test_two_hosts.py", *session.posargs, env={"REAR_NETFS": "1"})
 
 
 @nox.session
@@ -90,7 +90,7 @@ def soak(session: nox.Session) -> None:
         "REAR_SOAK_SEED": os.environ.get("REAR_SOAK_SEED", str(int(time.time()))),
     }
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", "-s", "tests/test_soak.py", *session.posargs, env=env)
+    session.run("python", "-m", "pytest", "-s", "tests/long/test_soak.py", *session.posargs, env=env)
 
 
 @nox.session

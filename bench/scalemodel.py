@@ -1,7 +1,8 @@
 """How load grows with workers and members: a model of a base, made of counted calls and measured rates.
 
-Nothing is timed here: what rear calls was counted under strace, and ``tests/test_scale.py`` counts it again; limits are
-imported from rear itself. A `Machine` says what a call costs. The tables of ``docs/explanation/scale.md``: `bench.scaletables`.
+Nothing is timed here: what rear calls was counted under strace, and ``tests/long/test_scale.py`` counts it again;
+limits are imported from rear itself. A `Machine` says what a call costs. The tables of ``docs/explanation/scale.md``:
+`bench.scaletables`.
 """
 
 from __future__ import annotations

@@ -485,7 +485,7 @@ How `rear` is judged beside the others:
 - Where the only copy of a name was changed, nobody is asked for the old name or blamed for the new one.
 {skipped}
 {verdict}
-`tests/test_zoo.py` looks at a slice of all cases, `nox -s zoo` at all.
+`tests/salvage/test_zoo.py` looks at a slice of all cases, `nox -s zoo` at all.
 
 Programs: {programs}.
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: readers of files that anybody may have written. `fuzz.py` and ``tests/test_fuzz.py`` feed them.
+"""What is fuzzed: readers of files that anybody may have written. `fuzz.py`, ``tests/hostile/test_fuzz.py`` feed them.
 
 A target takes the bytes of a file. It lets documented errors pass, and fails on anything else: another exception, a
 result that contradicts itself, a read that asks for more memory than a reader may take, more reads than the size of the

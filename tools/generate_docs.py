@@ -40,7 +40,7 @@ END: Final = "<!-- end: tools/format_example.py -->\n"
 FILES_BEGIN: Final = "<!-- begin: files, made by tools/generate_docs.py from docstrings -->\n"
 FILES_END: Final = "<!-- end: files -->\n"
 _NOTE: Final = "<!-- Made by tools/generate_docs.py from {}: change that, not this page. -->\n"
-#: How the tests run examples (see tests/snippets.py) that need something, or end with another status than 0.
+#: How the tests run examples (see tests/support/snippets.py) that need something, or end with another status than 0.
 _SNIPPETS: Final = {
     "rear fsck --output": "exit 1",
     "rear doctor": "skip, needs a second mount of the export",

@@ -1,0 +1,220 @@
+"""A scavenger is killed at each of its operations, again while it recovers; then everything is there exactly once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crash_scavenger import EXPECTED, check, make_base, renew
+from faults import (
+    Point,
+    RecordProperty,
+    Tampered,
+    check_base,
+    contents,
+    dying_at,
+    in_child,
+    killed_at,
+    needs_strace,
+    scavenge,
+    scratch_folder,
+    some,
+    traced_calls,
+)
+
+import rear
+from rear.events import Lost
+
+SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def template(folder: Path) -> Path:
+    make_base(folder / "template")
+    return folder / "template"
+
+
+@pytest.fixture
+def base(template: Path) -> Iterator[Path]:
+    base = template.parent / "base"
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def count_points(base: Path, template: Path) -> list[Point]:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage)
+    check(base)
+    return storage.points
+
+
+@pytest.mark.crash
+def test_killed_at_every_operation(base: Path, template: Path, record_property: RecordProperty) -> None:
+    points = count_points(base, template)
+    assert len(points) > 60
+    for point in points:
+        renew(base, template)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
+        events = scavenge(base)
+        try:
+            assert not [event for event in events if isinstance(event, Lost)]
+            check(base)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+    record_property("crash_points", len(points))
+    print(f"{len(points)} crash points")
+
+
+@pytest.mark.crash
+def test_recovery_is_killed_four_times(base: Path, template: Path, record_property: RecordProperty) -> None:
+    points = some(count_points(base, template), 14)
+    count = 0
+    for point in points:
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
+        state = base.parent / "state"
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.copytree(base, state)
+        recovery = Tampered()
+        scavenge(base, storage=recovery)
+        for number in range(4):
+            shutil.rmtree(base)
+            shutil.copytree(state, base)
+            # Each of the four dies later than the one before it, all within what one recovery does.
+            for later in range(4):
+                died_at = len(recovery.points) * (4 * later + number) // 16
+                in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
+                count += 1
+            events = scavenge(base)
+            try:
+                assert not [event for event in events if isinstance(event, Lost)]
+                check(base)
+            except AssertionError as error:
+                raise AssertionError(f"killed at {point}, recovery {number}: {error}") from error
+    record_property("crash_points", count)
+    print(f"{count} recoveries killed")
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("first", {target: data for target, data in EXPECTED.items() if target != "ar.zip/twice~1.txt"}),
+        (
+            "last",
+            {target: data for target, data in EXPECTED.items() if not target.startswith("ar.zip/twice")}
+            | {"ar.zip/twice.txt": EXPECTED["ar.zip/twice~1.txt"]},
+        ),
+    ],
+)
+def test_killed_under_other_policies(base: Path, template: Path, policy: str, expected: dict[str, bytes]) -> None:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage, on_conflict=policy)
+    check_base(base, expected, lost_and_found=True)
+    for point in some(storage.points, 40):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), on_conflict=policy))
+        scavenge(base, on_conflict=policy)
+        try:
+            check_base(base, expected, lost_and_found=True)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+
+
+@pytest.mark.crash
+def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
+    renew(base, template)
+    storage = Tampered()
+    scavenge(base, storage=storage, max_members=6)
+    for point in some(storage.points, 50):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
+        scavenge(base, max_members=6)
+        found: list[tuple[str, bytes]] = []
+        for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")]:
+            found += contents(path)
+        try:
+            assert sorted(name for name, _ in found if name != "same.txt") == sorted(
+                # The name is free again in a new archive, so ours need not give way.
+                target.partition(".zip/")[2].replace("~1", "")
+                for target in EXPECTED
+                if not target.endswith("same.txt")
+            )
+        except AssertionError as error:
+            raise AssertionError(f"killed at {point}: {error}") from error
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_killed_by_strace_at_system_calls(
+    base: Path, template: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_strace()
+    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
+    # Calls are counted from the start of Python: each run has to find the same compiled modules.
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(base.parent / "compiled"))
+    renew(base, template)
+    subprocess.run([*SCAVENGE, str(base)], check=True)
+    renew(base, template)
+    calls = some(traced_calls([*SCAVENGE, str(base)], base), 16)
+    check(base)
+    assert {call.name for call in calls} >= {"fsync", "unlink"}
+    for call in calls:
+        renew(base, template)
+        # strace ends as its child did.
+        assert killed_at(call, [*SCAVENGE, str(base)]) == -signal.SIGKILL, call
+        scavenge(base)
+        try:
+            check(base)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {call}: {error}") from error
+    record_property("crash_points", len(calls))
+    print(f"{len(calls)} system calls")
+
+
+@pytest.mark.crash
+def test_a_commit_that_fails_is_taken_back_before_the_archive_is(base: Path, template: Path) -> None:
+    """The sync of a commit fails, and the scavenger is killed while it undoes the merge: the commit must not count."""
+    renew(base, template)
+    storage = Tampered()
+    syncs: list[Point] = []
+    storage.act = lambda point, path: syncs.append(point) if is_commit(point, path) else None
+    scavenge(base, storage=storage)
+    # Of each of the two merges, one sync of the plan, and then one of the commit.
+    assert len(syncs) == 4
+    for failing in syncs[1::2]:
+        for later in range(1, 12):
+            renew(base, template)
+
+            def act(point: Point, path: str, failing: Point = failing, later: int = later) -> None:
+                if point[::2] == failing[::2]:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+                if point.number == failing.number + later:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            assert in_child(lambda act=act: scavenge(base, storage=Tampered(act))) == -signal.SIGKILL
+            events = scavenge(base)
+            try:
+                assert not [event for event in events if isinstance(event, Lost)]
+                check(base)
+            except AssertionError as error:
+                raise AssertionError(f"{failing} failed, killed {later} later: {error}") from error
+
+
+def is_commit(point: Point, path: str) -> bool:
+    return point.operation == "sync" and path.endswith((".intent", ".planning"))

@@ -1,0 +1,88 @@
+"""Pairs of workers that are gone, written at will, and what came of them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rear.core.layout import Layout
+from rear.core.liveness import Process, this_process, worker_name
+from rear.core.names import Target
+from rear.core.records import Pair
+from rear.core.storage import LOCAL
+from rear.events import Event
+from rear.worker.pair_writer import Item, PairWriter, open_record
+from rear.zip.payload import payload_of_bytes
+
+GONE = 2_000_000_000
+MTIME_NS = 1_700_000_000 * 10**9
+
+
+def write_pair(
+    base: Path, rotation: int, members: dict[int, tuple[str, bytes]], *, close: str | None = None,
+    repeats_from: int | None = None, worker: str = "7-7-abcdef", sources: dict[int, Path] | None = None,
+    method: int = 0,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Write a pair of a worker that is gone; return its temp archive and journal."""
+    here = this_process()
+    process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
+    opened = open_record(
+        process,
+        worker,
+        rotation,
+        cookie=rotation + 1,
+        uid=0,
+        lease_seconds=60.0,
+        created_ns=MTIME_NS,
+        repeats_from=repeats_from,
+    )
+    writer = PairWriter(Layout(base), Pair(here.host, worker, rotation), opened, storage=LOCAL)
+    for sequence, (name, content) in members.items():
+        target = Target("ar.zip", name)
+        writer.append(
+            Item(
+                sequence,
+                target,
+                payload_of_bytes(content, method),
+                mtime_ns=MTIME_NS,
+                mode=0o100644,
+                source=str(sources[sequence]) if sources and sequence in sources else None,
+                metadata=None,
+                on_stable=None,
+            )
+        )
+    if close is None:
+        writer.release()
+    else:
+        writer.close(close)
+    return writer.path, writer.journal_path
+
+
+def of_kind(events: list[Event], kind: type[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        assert len(set(archive.namelist())) == len(archive.namelist())
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers are on hosts that cannot be seen from here."""
+    for module in ("core.liveness", "scavenger.claims", "scavenger.pair_check"):
+        monkeypatch.setattr(f"rear.{module}.is_running", lambda process: None)
+
+
+def dead_worker() -> str:
+    """Return the name of a worker of this host that has ended."""
+    here = this_process()
+    return worker_name(Process(here.host, 1_999_999_999, 1, here.boot_id, here.pid_namespace), "abcdef")
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
