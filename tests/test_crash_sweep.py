@@ -39,7 +39,7 @@ from rear.core.storage import LOCAL, Storage
 from rear.errors import RearError
 from rear.events import Collected
 from rear.ingest import sweep as sweeper
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 _random = random.Random(SEED)
 OLD = {"a.txt": b"as it was when it was swept first\n" * 9, "sub/kept.bin": _random.randbytes(3_000)}
@@ -156,7 +156,7 @@ def renew(folder: Path) -> None:
 def committed(folder: Path) -> set[bytes]:
     """Return the contents of all members that are in the archive by rear's own word, right after an accident."""
     try:
-        with Archive.open(folder / "base/ar.zip") as archive:
+        with open_committed(folder / "base/ar.zip") as archive:
             return {b"".join(archive.read(entry)) for entry in archive.entries()}
     except FileNotFoundError:
         return set()

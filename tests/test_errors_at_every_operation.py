@@ -24,7 +24,7 @@ import rear.errors
 from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)
 
@@ -53,7 +53,7 @@ def template(folder: Path) -> Path:
 
 def is_no_worse(base: Path) -> None:
     """Rear's own reader shows all old members of the archive that existed, whole."""
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         names = {entry.name for entry in archive.entries()}
     assert names >= FOREIGN.keys()
 

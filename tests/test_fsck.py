@@ -37,7 +37,7 @@ from rear.errors import BaseError, NotLeaderError
 from rear.events import Checked, Event
 from rear.fsck.base import fsck
 from rear.journal.reader import read_journal
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
 FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}
@@ -115,14 +115,14 @@ def cut_end_record(base: Path) -> str:
 
 
 def remove_directory(base: Path) -> str:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         offset = archive.directory.offset
     os.truncate(base / "ar.zip", offset)
     return "archive-directory-damaged"
 
 
 def flip_directory_entry(base: Path) -> str:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         offset = archive.directory.offset
     flip(base / "ar.zip", offset + 48)
     return "member-header-differs"
@@ -287,7 +287,7 @@ def test_the_damaged_archive_is_kept(base: Path) -> None:
 
 
 def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
         offset = archive.directory.offset
@@ -333,7 +333,7 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
     flip(base / "ar.zip", 31)
@@ -346,7 +346,7 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
 
 
 def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
     flip(base / "ar.zip", start + 5000)
@@ -365,7 +365,7 @@ def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) 
 
 
 def test_a_member_that_only_the_index_knows_is_named(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("logs/5.txt")
         length = archive.local_header(entry).length + entry.compressed_size
         offset = archive.directory.offset

@@ -22,9 +22,9 @@ from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost
 from rear.journal.codec import encode_line, encode_record
 from rear.journal.reader import read_journal
 from rear.journal.writer import JournalWriter
+from rear.read.view import open_committed
 from rear.worker.fs import rear_fs
 from rear.worker.pair_writer import Item, PairWriter, open_record
-from rear.zip.archive import Archive
 from rear.zip.payload import payload_of_bytes
 
 GONE = 2_000_000_000
@@ -239,7 +239,7 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
         assert "zstd" in str(of_kind(events, Refused)[0])
         assert not (tmp_path / "ar.zip").exists()
     scavenge(tmp_path, verify=True)
-    with Archive.open(tmp_path / "ar.zip") as archive:
+    with open_committed(tmp_path / "ar.zip") as archive:
         assert b"".join(archive.read(archive.find("a"))) == b"a" * 1000
 
 

@@ -16,7 +16,7 @@ from test_rebuild import many_members
 from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 from rear.zip.headers import CentralEntry
 from rear.zip.member_ends import sound_ends
 
@@ -97,7 +97,7 @@ def test_nearly_all_members_are_sound(writer: str, tmp_path: Path) -> None:
             reads += 1
             return super().read(descriptor, length, offset)
 
-    with Archive.open(tmp_path / "made.zip") as archive:
+    with open_committed(tmp_path / "made.zip") as archive:
         ends = [end for _, end in sound_ends(archive, archive.entries(), read_data=True, storage=Counting())]
     assert all(ends)
     assert ends == sorted(ends)
@@ -106,7 +106,7 @@ def test_nearly_all_members_are_sound(writer: str, tmp_path: Path) -> None:
 
 def test_data_of_members_that_overlap_is_not_read_for_ever(tmp_path: Path) -> None:
     path = zoo.make("zipfile", tmp_path)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         entries = list(archive.entries()) * 1000
         read = 0
 
