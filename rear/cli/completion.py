@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from rear.errors import RearError
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 ANSWERS_LIMIT: Final = 200
 LIMIT_SECONDS: Final = 5.0
@@ -56,7 +56,7 @@ def _complete(command: str, argument: str, ctx: Any, incomplete: str) -> list[It
             return []
         shown = incomplete[: len(incomplete) - len(typed)]
         shown += "/" if shown and not shown.endswith("/") else ""
-        with Archive.open(os.path.expanduser(archive)) as opened:
+        with open_committed(os.path.expanduser(archive)) as opened:
             found = members_below(typed, (name for _, name in opened.names()))
     except (RearError, OSError, ValueError):
         # What is wrong, the command will say.

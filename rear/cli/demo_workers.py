@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from rear.read.view import open_committed
 from rear.worker.fs import rear_fs, rear_open, rear_pickup
-from rear.zip.archive import Archive
 
 ARCHIVES = ("results.zip", "logs/2026.zip")
 _WORDS = [
@@ -151,7 +151,7 @@ def check(base: str, acknowledged: dict[str, tuple[int, int]]) -> list[str]:
     found: dict[str, tuple[int, int]] = {}
     problems = []
     for name in ARCHIVES:
-        with Archive.open(os.path.join(base, name)) as archive:
+        with open_committed(os.path.join(base, name)) as archive:
             for entry in archive.entries():
                 path = f"{name}/{entry.name}"
                 if path in found:

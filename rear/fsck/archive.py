@@ -31,11 +31,12 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
 from rear.events import Advanced
 from rear.fsck.inspection import inspect, inspect_steps
+from rear.read.view import directory_of, open_committed
 from rear.salvage import info_zip
 from rear.salvage.read_back import why_wrong
 from rear.salvage.rebuild import Rebuilt, rebuild
 from rear.scavenger.lost_and_found import LostAndFound
-from rear.zip.archive import Archive, directory_of
+from rear.zip.archive import Archive
 from rear.zip.directory import locate
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class _Repair:
     def _inspect(self, held: _Held) -> NotAZipError | None:
         """Check the archive as it is; return why it has no directory, if so."""
         try:
-            with Archive.open(self._path, storage=self._storage) as archive:
+            with open_committed(self._path, storage=self._storage) as archive:
                 self._check_settled(archive)
                 for problem in inspect(
                     archive, deep=self._deep, subject=self._given, parallel=self._parallel, storage=self._storage

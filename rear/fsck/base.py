@@ -53,13 +53,13 @@ from rear.fsck.restore import Restoration
 from rear.fsck.strays import find_strays
 from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
+from rear.read.view import open_committed
 from rear.salvage.scan import Found, scan
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.report import Report, report_refused
 from rear.scavenger.scavenge import Scavenge, options_for
-from rear.zip.archive import Archive
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -323,7 +323,7 @@ class _Check:
     def _check_index(self, archive: str) -> Iterator[Event]:
         look_anew(self._layout.archive(archive), storage=self._storage)
         try:
-            found = Archive.open(self._layout.archive(archive), storage=self._storage)
+            found = open_committed(self._layout.archive(archive), storage=self._storage)
         except (FormatError, UnsupportedError):
             # That was said when the archive itself was checked.
             return

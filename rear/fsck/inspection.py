@@ -22,6 +22,7 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
 from rear.events import Advanced
 from rear.fsck.inspection_tasks import checked_entries, is_worth_sharing
+from rear.read.view import open_committed
 from rear.salvage.repeated_names import SeenNames
 from rear.zip.archive import Archive, header_difference
 from rear.zip.bounds import member_end
@@ -76,7 +77,7 @@ def inspect_steps(
         return
     subject = subject or str(target)
     try:
-        archive = Archive.open(target, storage=storage)
+        archive = open_committed(target, storage=storage)
     except NotAZipError as error:
         yield Problem("archive-directory-damaged", subject, _without(str(error), ": "), "would repair")
     except UnsupportedError as error:

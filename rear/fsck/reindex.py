@@ -11,8 +11,8 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import UsageError
 from rear.index.index import Index, rows_of
 from rear.index.segment import Segment
+from rear.read.view import open_committed, state_of
 from rear.scavenger.leader import Leadership
-from rear.zip.archive import Archive, state_of
 
 
 class IndexState(NamedTuple):
@@ -44,7 +44,7 @@ def index_state(path: StrPath, *, storage: Storage = LOCAL) -> IndexState:
 
     Raises:
         UsageError: the archive belongs to no base.
-        NotAZipError, UnsupportedError, OSError: as of `rear.zip.archive.Archive.open`.
+        NotAZipError, UnsupportedError, OSError: as of `rear.read.view.open_committed`.
     """
     layout, archive = _place(path)
     directory, fingerprint = state_of(path, storage=storage)
@@ -72,7 +72,7 @@ def reindex(path: StrPath, *, storage: Storage = LOCAL) -> int:
         NotAZipError, UnsupportedError, OSError: the index is as it was.
     """
     layout, archive = _place(path)
-    with Leadership(layout, storage=storage), Archive.open(path, storage=storage) as opened:
+    with Leadership(layout, storage=storage), open_committed(path, storage=storage) as opened:
         Index.open(layout, archive, storage=storage).rebuild(rows_of(opened), opened.fingerprint)
         return opened.directory.entries
 

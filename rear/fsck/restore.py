@@ -20,13 +20,13 @@ from rear.core.problems import Problem
 from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, rows_of
+from rear.read.view import open_committed
 from rear.salvage.info_zip import fix
 from rear.salvage.read_back import Written, why_wrong
 from rear.salvage.rebuild import KnownMember, Rebuilt, rebuild
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.recovery import fresh_path, install
-from rear.zip.archive import Archive
 
 
 class Restoration:
@@ -138,7 +138,7 @@ class Restoration:
 
     def _missing(self, archive: str, known: dict[int, KnownMember], problems: list[Problem]) -> list[Problem]:
         """Make the index again, and name the members that only the old one knows."""
-        with Archive.open(self._layout.archive(archive), storage=self._storage) as found:
+        with open_committed(self._layout.archive(archive), storage=self._storage) as found:
             Index.open(self._layout, archive, storage=self._storage).rebuild(rows_of(found), found.fingerprint)
             there = {name for _, name in found.names()}
         there.update(problem.name for problem in problems if problem.name is not None)

@@ -30,6 +30,7 @@ from rear.index.index import IndexRow
 from rear.ingest.committed import CommittedArchives, Held, Members
 from rear.ingest.merging import Merging
 from rear.ingest.zip_payload import OpenZip, mode_of, payload_of_member
+from rear.read.view import open_committed
 from rear.salvage.rebuild import rebuild
 from rear.scavenger.rollover import rolled_over_from
 from rear.scavenger.scavenge import options_for
@@ -202,10 +203,10 @@ class _Adoption:
             return
         with ExitStack() as stack:
             try:
-                archive = stack.enter_context(Archive.open(source.name, storage=self._storage))
+                archive = stack.enter_context(open_committed(source.name, storage=self._storage))
             except NotAZipError:
                 yield from self._salvage(source)
-                archive = stack.enter_context(Archive.open(source.path, storage=self._storage))
+                archive = stack.enter_context(open_committed(source.path, storage=self._storage))
                 content = OpenZip(source.path, storage=self._storage)
             batch: list[tuple[_Member, CentralEntry]] = []
             for position, _ in archive.names():
@@ -399,7 +400,7 @@ class _Adoption:
             by_archive.setdefault(held[member].archive, []).append(member)
         for name, members in by_archive.items():
             try:
-                with self._committed(name).open_durable(name) as archive, Archive.open(source.path) as zipped:
+                with self._committed(name).open_durable(name) as archive, open_committed(source.path) as zipped:
                     found = Members(archive, [held[member].row for member in members], storage=self._storage)
                     for member in members:
                         entry = found.entry(held[member].row)

@@ -20,6 +20,7 @@ from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
 from rear.ingest.source_tree import Source, SourceTree
 from rear.journal.reader import read_journal, read_notes
+from rear.read.view import open_committed
 from rear.scavenger.rollover import rolled_over_from
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
@@ -112,8 +113,8 @@ class CommittedArchives:
         return fresh
 
     def open_archive(self, archive: str) -> Archive:
-        """Open a final archive as it is committed; errors are those of `Archive.open`."""
-        return Archive.open(self._layout.archive(archive), storage=self._storage)
+        """Open a final archive as it is committed; errors are those of `rear.read.view.open_committed`."""
+        return open_committed(self._layout.archive(archive), storage=self._storage)
 
     def open_durable(self, archive: str) -> Archive:
         """Open a final archive of which everything that is shown survives a loss of power.

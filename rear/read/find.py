@@ -21,7 +21,8 @@ from rear.errors import IndexFormatError, RearError, UsageError
 from rear.index.index import Index, IndexRow, rows_of
 from rear.read.archive_tree import ArchiveTree
 from rear.read.patterns import coarse_glob, has_wildcard, translate
-from rear.zip.archive import Archive, state_of
+from rear.read.view import open_committed, state_of
+from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
 #: SQLite refuses an OR of a thousand.
@@ -209,7 +210,7 @@ class Search:
                 # Both ways keep the order of the directory: what is given already comes first there, too.
                 pass
         self.unindexed.append(path)
-        with Archive.open(path) as archive:
+        with open_committed(path) as archive:
             rows = rows_of(archive, self._candidates(archive))
             yield from islice(filter(self._query.accepts, rows), given, None)
 

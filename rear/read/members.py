@@ -21,6 +21,7 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import MemberNotFoundError, RearError, UnsupportedError, UsageError, ZipFormatError
 from rear.journal.check import why_bad
 from rear.journal.reader import read_journal, read_notes
+from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.codecs import PIECE_BYTES, STORED, crc32, decode
 from rear.zip.headers import CentralEntry
@@ -134,7 +135,7 @@ def open_archive(path: StrPath, *, storage: Storage = LOCAL) -> ArchiveReader:
         NotAZipError: the file is no Zip, or a torn one.
         OSError: it cannot be read.
     """
-    return ArchiveReader(Archive.open(path, storage=storage))
+    return ArchiveReader(open_committed(path, storage=storage))
 
 
 def open_written(
@@ -238,7 +239,7 @@ def open_in_archive(
 
 
 def _open_in(path: StrPath, name: str, storage: Storage) -> _MemberStream:
-    archive = Archive.open(path, storage=storage)
+    archive = open_committed(path, storage=storage)
     try:
         return _MemberStream(_range_of(archive, archive.find(name)), archive.close)
     except BaseException:

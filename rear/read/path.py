@@ -19,7 +19,7 @@ from rear.core.layout import Layout, find_base
 from rear.core.names import Target
 from rear.errors import MemberNotFoundError, UsageError
 from rear.read.members import open_in_archive, open_written, pending_members
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 _FOLDER_MODE = stat.S_IFDIR | 0o755
 _PLACES = frozenset({"", ".", ".."})
@@ -60,7 +60,7 @@ class _Place(NamedTuple):
                 if known is None or known.st_mtime_ns <= append.mtime_ns:
                     found[append.name.rstrip("/")] = Status(append.mode, append.size, append.mtime_ns)
         try:
-            opened = Archive.open(self.archive)
+            opened = open_committed(self.archive)
         except FileNotFoundError:
             if not found:
                 raise

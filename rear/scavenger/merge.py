@@ -30,6 +30,7 @@ from rear.index.index import Index, IndexRow, rows_of
 from rear.journal.intent import commit_intent, read_begin, write_intent
 from rear.journal.manyheaders import central_entries, columns_of
 from rear.journal.writer import JournalWriter
+from rear.read.view import open_committed
 from rear.scavenger.check_tasks import changed_members
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.copy_tasks import Piece, copy_on_executor, new_permit
@@ -39,7 +40,6 @@ from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.plan import Candidate, Conflict, MergePlan, Names, make_plan, planned, sequences_of
 from rear.scavenger.recovery import Recovery, check_vacant, fresh_path, install
 from rear.zip import directory as directories
-from rear.zip.archive import Archive
 from rear.zip.directory import Directory
 from rear.zip.headers import Member, encode_central_entry, encode_end
 from rear.zip.structures import CENTRAL
@@ -149,7 +149,7 @@ class Merger:
         yield self._rebuild(index, target, "it did not match the archive" if index.segments else "there was none")
 
     def _rebuild(self, index: Index, target: FinalArchive, reason: str) -> IndexRebuilt:
-        with Archive.open(target.path, storage=self._storage) as archive:
+        with open_committed(target.path, storage=self._storage) as archive:
             index.rebuild(rows_of(archive), archive.fingerprint)
             return IndexRebuilt(target.archive, archive.directory.entries, reason)
 

@@ -29,7 +29,7 @@ import pyte
 import pytest
 
 import rear
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 ROOT = Path(rear.__file__).parent.parent
 ENVIRONMENT = {
@@ -182,7 +182,7 @@ def check_all_there(base: Path) -> None:
     list(rear.scavenge(base))
     names = []
     for number in range(3):
-        with Archive.open(base / f"runs/{number}/ar.zip") as archive:
+        with open_committed(base / f"runs/{number}/ar.zip") as archive:
             for entry in archive.entries():
                 archive.verify(entry)
                 names.append(entry.name)

@@ -38,7 +38,6 @@ import rear
 from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import Collected
-from rear.zip.archive import Archive
 
 _random = random.Random(SEED)
 OLD = {"a.txt": b"as it was when it was swept first\n" * 9, "sub/kept.bin": _random.randbytes(3_000)}
@@ -136,7 +135,7 @@ def renew(folder: Path) -> None:
 def committed(folder: Path) -> set[bytes]:
     """Return the contents of all members that are in the archive by rear's own word, right after an accident."""
     try:
-        with Archive.open(folder / "base/ar.zip") as archive:
+        with open_committed(folder / "base/ar.zip") as archive:
             return {b"".join(archive.read(entry)) for entry in archive.entries()}
     except FileNotFoundError:
         return set()

@@ -47,7 +47,7 @@ from rear.errors import BaseError, NotLeaderError
 from rear.events import Checked, Event
 from rear.fsck.base import fsck
 from rear.journal.reader import read_journal
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 
 def problems(events: list[Event], *outcomes: str) -> list[Problem]:
@@ -168,7 +168,7 @@ def test_the_damaged_archive_is_kept(base: Path) -> None:
 
 
 def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
         offset = archive.directory.offset
@@ -214,7 +214,7 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
     flip(base / "ar.zip", 31)
@@ -227,7 +227,7 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
 
 
 def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("random.bin")
         start = entry.offset + archive.local_header(entry).length
     flip(base / "ar.zip", start + 5000)
@@ -246,7 +246,7 @@ def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) 
 
 
 def test_a_member_that_only_the_index_knows_is_named(base: Path) -> None:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("logs/5.txt")
         length = archive.local_header(entry).length + entry.compressed_size
         offset = archive.directory.offset

@@ -24,7 +24,6 @@ from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
 from rear.salvage import repeated_names
-from rear.zip.archive import Archive
 from rear.zip.headers import encode_central_entry, encode_end, encode_local_header
 from rear.zip.structures import CENTRAL, LOCAL
 
@@ -145,7 +144,7 @@ def test_an_encrypted_directory(tmp_path: Path) -> None:
 
 def test_gaps_are_noted_and_zeros_told_apart(tmp_path: Path) -> None:
     path = build(tmp_path / "a.zip", [(member("a", b"1"), b"1", None, 0), (member("b", b"2"), b"2", None, 5000)])
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         _, second = archive.entries()
     problem = only(path)
     assert (problem.code, problem.outcome) == ("archive-gap", "noted")
@@ -310,7 +309,7 @@ def test_a_name_that_occurs_twice(origin: Origin | None, outcome: str, tmp_path:
     problem = only(path)
     assert (problem.code, problem.outcome, problem.name) == ("member-duplicate-name", outcome, "a")
     assert problem.offset == 0
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         assert f"at {archive.find('a').offset:,} hides it" in problem.detail
 
 
@@ -342,7 +341,7 @@ def test_damaged_data_is_found_with_deep_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", ["zipfile", "zipfile-bzip2", "zipfile-lzma", "7z-deflate64", "zip-stream"])
 def test_damaged_streams(writer: str, tmp_path: Path) -> None:
     path = zoo.make(writer, tmp_path)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         entry = archive.find("logs/noise.bin")
         position = entry.offset + archive.local_header(entry).length + 30_000
     overwrite(path, position, bytes(8))

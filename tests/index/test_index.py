@@ -25,7 +25,7 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import IndexFormatError, PathError
 from rear.index.index import Index, IndexRow, rows_of
 from rear.index.segment import APPLICATION_ID, SCHEMA_VERSION, parse_segment_name
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 ARCHIVE = "runs/7/ar.zip"
@@ -888,7 +888,7 @@ def test_rows_of_a_foreign_archive(layout: Layout) -> None:
         target.writestr("a.txt", b"a" * 100)
         target.writestr("ü.txt", b"b")
         target.mkdir("folder")
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         rows = list(rows_of(archive))
         index = Index.open(layout, "b.zip")
         index.rebuild(rows_of(archive), archive.fingerprint)
@@ -918,7 +918,7 @@ def test_rows_of_an_archive_of_rear(layout: Layout) -> None:
         data += encode_local_header(member, origin) + content
     end = encode_end(entries=3, directory_length=len(directory), directory_offset=len(data))
     path.write_bytes(data + directory + end)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         rows = list(rows_of(archive))
         index = Index.open(layout, "b.zip")
         index.rebuild(rows_of(archive), archive.fingerprint)
@@ -943,6 +943,6 @@ def test_a_foreign_member_without_local_header_has_a_row(layout: Layout) -> None
     data = bytearray(path.read_bytes())
     data[0:4] = b"XXXX"
     path.write_bytes(data)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         rows = list(rows_of(archive))
     assert [(row.name, row.target_end is None) for row in rows] == [("a.txt", True), ("b.txt", False)]

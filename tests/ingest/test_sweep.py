@@ -31,9 +31,9 @@ from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDelete
 from rear.index.index import Index
 from rear.ingest import sweep as sweeper
 from rear.ingest.sweep import split_into
+from rear.read.view import open_committed
 from rear.scavenger.leader import Leadership
 from rear.worker.worker import Worker, WorkerOptions
-from rear.zip.archive import Archive
 from rear.zip.payload import payload_of_source
 
 FILES = {
@@ -121,7 +121,7 @@ def test_a_sweep_archives_all_files_and_the_next_one_only_what_is_new(spool: Pat
     }  # fmt: skip
     assert members(base) == expected()
     assert files_in(spool) == FILES
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         entry = archive.find("spool/a.txt")
         origin = archive.origin(entry)
         assert origin is not None

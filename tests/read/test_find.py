@@ -21,7 +21,7 @@ from rear.errors import UsageError
 from rear.index.index import Index, IndexRow
 from rear.read.find import NamePattern
 from rear.read.patterns import coarse_glob, translate
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 NAMES = [
     "README", "a.txt", "logs/", "logs/a.txt", "logs/b.txt", "logs/deep/a.txt", "logs/deep/c[1].txt", "x/y/z",
@@ -49,7 +49,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def index_all(base: Path, archive: str) -> list[IndexRow]:
-    with Archive.open(base / archive) as opened:
+    with open_committed(base / archive) as opened:
         rows = [
             IndexRow(
                 entry.name, f"/scratch/{number}/{entry.name}" if number % 2 else None, 0, entry.size, entry.offset,
@@ -87,7 +87,7 @@ def index_all(base: Path, archive: str) -> list[IndexRow]:
     ],
 )
 def test_patterns_with_an_index_and_without(pattern: str, expected: list[str], base: Path) -> None:
-    with Archive.open(base / "runs/7/ar.zip") as archive:
+    with open_committed(base / "runs/7/ar.zip") as archive:
         actual = {entry.name for entry in archive.entries()}
     # CP437 has a character for every byte.
     expected = [name if name in actual else "bad\xa0.txt" for name in expected]
@@ -252,7 +252,7 @@ def test_an_index_that_breaks_off_is_finished_from_the_directory(base: Path, mon
     monkeypatch.setattr(Index, "select", breaks_off)
     found = rear.find(base)
     names = [member.member.name for member in found]
-    with Archive.open(base / "runs/7/ar.zip") as archive:
+    with open_committed(base / "runs/7/ar.zip") as archive:
         assert names == [entry.name for entry in archive.entries()]
     assert found.unindexed == [f"{base}/runs/7/ar.zip"]
 

@@ -20,14 +20,13 @@ from rear.errors import (
     ZipFormatError,
 )
 from rear.journal.codec import encode_line
-from rear.zip import archive as archive_module
-from rear.zip.archive import Archive, directory_of
+from rear.zip.archive import directory_of
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 
 def contents(path: Path, **options: Storage) -> dict[str, bytes]:
-    with Archive.open(path, **options) as archive:
+    with open_committed(path, **options) as archive:
         return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
 
 
@@ -35,7 +34,7 @@ def contents(path: Path, **options: Storage) -> dict[str, bytes]:
 def test_archives_of_many_writers(writer: str, tmp_path: Path) -> None:
     path = zoo.make(writer, tmp_path)
     assert contents(path) == zoo.CONTENTS
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         for entry in archive.entries():
             archive.verify(entry)
             assert archive.origin(entry) is None
@@ -46,7 +45,7 @@ def test_archives_of_many_writers(writer: str, tmp_path: Path) -> None:
 def test_encrypted_members(tmp_path: Path) -> None:
     zoo.write_tree(tmp_path / "tree")
     zoo.run(zoo.tool("zip"), "-qr", "-P", "secret", tmp_path / "e.zip", ".", cwd=tmp_path / "tree")
-    with Archive.open(tmp_path / "e.zip") as archive:
+    with open_committed(tmp_path / "e.zip") as archive:
         entry = archive.find("short.txt")
         with pytest.raises(UnsupportedError, match=r"short\.txt.*encrypted"):
             archive.verify(entry)
@@ -55,7 +54,7 @@ def test_encrypted_members(tmp_path: Path) -> None:
 def test_unknown_method(tmp_path: Path) -> None:
     zoo.write_tree(tmp_path / "tree")
     zoo.run(zoo.tool("7z"), "a", "-bd", "-mm=PPMd", tmp_path / "p.zip", "logs", cwd=tmp_path / "tree")
-    with Archive.open(tmp_path / "p.zip") as archive, pytest.raises(UnsupportedError, match=r"numbers.*method 98"):
+    with open_committed(tmp_path / "p.zip") as archive, pytest.raises(UnsupportedError, match=r"numbers.*method 98"):
         archive.verify(archive.find("logs/numbers"))
 
 
@@ -68,18 +67,18 @@ def test_links_to_archives_are_followed(tmp_path: Path) -> None:
 def test_errors_name_the_archive(tmp_path: Path) -> None:
     path = tmp_path / "no.zip"
     with pytest.raises(FileNotFoundError, match=r"no\.zip"):
-        Archive.open(path)
+        open_committed(path)
     path.write_bytes(b"text")
     with pytest.raises(NotAZipError, match=r"no\.zip: 4 bytes"):
-        Archive.open(path)
+        open_committed(path)
     with pytest.raises(OSError, match="not a regular file") as raised:
-        Archive.open(tmp_path)
+        open_committed(tmp_path)
     assert raised.value.filename == str(tmp_path)
 
 
 def test_find(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", "logs/one.txt", "logs/two.txt", "README")
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         assert archive.find("logs/two.txt").name == "logs/two.txt"
         for name, suggestion in (("logs/tow.txt", "logs/two.txt"), ("readme", "README"), ("one.txt", "logs/one.txt")):
             with pytest.raises(MemberNotFoundError, match=f"{name}.*did you mean .*{suggestion}"):
@@ -94,7 +93,7 @@ def test_the_last_of_two_members_of_one_name_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with pytest.warns(UserWarning, match="Duplicate"):
         write_zip(path, "m", "m")
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         first, last = archive.entries()
         assert first.offset < last.offset
         assert archive.find("m") == last
@@ -107,7 +106,7 @@ def test_reading_in_any_order_and_large(tmp_path: Path) -> None:
             writer.writestr(f"m{number}", b"%d" % number * number)
         writer.writestr("big", big)
         writer.writestr("big deflated", big, DEFLATED)
-    with Archive.open(tmp_path / "a.zip") as archive:
+    with open_committed(tmp_path / "a.zip") as archive:
         found = list(archive.entries())
         for entry in [*reversed(found), *found[::7], *found]:
             data = b"".join(archive.read(entry))
@@ -138,7 +137,7 @@ def damaged(path: Path, position: int, data: bytes) -> Path:
 )
 def test_damaged_member(position: int, data: bytes, text: str, tmp_path: Path) -> None:
     path = damaged(write_zip(tmp_path / "a.zip", "m", "other"), position, data)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         first, other = archive.entries()
         with pytest.raises(ZipFormatError, match=f"a.zip: member 'm': {text}"):
             archive.verify(first)
@@ -167,7 +166,7 @@ def forged(path: Path, *, size: int, compressed_size: int, method: int = 0, offs
     ],
 )
 def test_forged_sizes_and_offsets(values: dict[str, int], text: str, tmp_path: Path) -> None:
-    with Archive.open(forged(tmp_path / "a.zip", **values)) as archive:
+    with open_committed(forged(tmp_path / "a.zip", **values)) as archive:
         entry = archive.find("m")
         with pytest.raises(ZipFormatError, match=f"member 'm': .*{text}"):
             archive.verify(entry)
@@ -182,7 +181,7 @@ def test_bomb_is_cut_short(tmp_path: Path) -> None:
     head, entry = encode_local_header(member, None), encode_central_entry(member, 0)
     end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(head) + len(data))
     (tmp_path / "a.zip").write_bytes(head + data + entry + end)
-    with Archive.open(tmp_path / "a.zip") as archive:
+    with open_committed(tmp_path / "a.zip") as archive:
         pieces = archive.read(archive.find("m"))
         with pytest.raises(ZipFormatError, match="instead of 10"):
             next(pieces)
@@ -194,7 +193,7 @@ def test_origin(tmp_path: Path) -> None:
     head, entry = encode_local_header(member, origin), encode_central_entry(member, 0)
     end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(head) + 4)
     (tmp_path / "a.zip").write_bytes(head + b"data" + entry + end)
-    with Archive.open(tmp_path / "a.zip") as archive:
+    with open_committed(tmp_path / "a.zip") as archive:
         assert archive.origin(archive.find("m")) == origin
 
 
@@ -202,7 +201,7 @@ def test_fingerprint_is_that_of_the_file(tmp_path: Path) -> None:
     from rear.zip.directory import fingerprint
 
     path = write_zip(tmp_path / "a.zip", *map(str, range(500)))
-    with Archive.open(path) as archive, open(path, "rb") as file:
+    with open_committed(path) as archive, open(path, "rb") as file:
         assert archive.fingerprint == fingerprint(file.fileno(), archive.directory)
         archive.close()
         archive.close()
@@ -214,12 +213,12 @@ def test_fingerprint_is_that_of_the_file(tmp_path: Path) -> None:
 def test_the_old_archive_is_shown_during_a_merge(tmp_path: Path) -> None:
     base = Base(tmp_path, "old", "older")
     before = contents(base.path)
-    with Archive.open(base.path) as archive:
+    with open_committed(base.path) as archive:
         fingerprint, directory = archive.fingerprint, archive.directory
     base.begin()
     (tmp_path / "link.zip").symlink_to(base.path)
     assert contents(base.path) == contents(tmp_path / "link.zip") == before
-    with Archive.open(base.path) as archive:
+    with open_committed(base.path) as archive:
         assert (archive.fingerprint, archive.directory) == (fingerprint, directory)
         assert directory_of(base.path) == directory
         base.commit()
@@ -235,7 +234,7 @@ def test_an_archive_that_is_made_by_a_merge_does_not_exist_before(tmp_path: Path
     base.begin()
     assert base.path.exists()
     with pytest.raises(FileNotFoundError, match="first merge"):
-        Archive.open(base.path)
+        open_committed(base.path)
     base.commit()
     assert list(contents(base.path)) == ["old", "new"]
     base.end()
@@ -260,7 +259,7 @@ def test_an_intent_from_the_future_is_refused(tmp_path: Path) -> None:
     base = Base(tmp_path, "old")
     base.intent.write_bytes(encode_line({"kind": "begin", "format_version": 99}))
     with pytest.raises(FutureVersionError):
-        Archive.open(base.path)
+        open_committed(base.path)
 
 
 class Racing(Storage):
@@ -295,7 +294,7 @@ class Racing(Storage):
 def test_a_merge_that_begins_while_the_archive_is_opened(
     moment: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_module, "SNAPSHOT_MEMORY_BYTES", limit)
+    monkeypatch.setattr(view_module, "SNAPSHOT_MEMORY_BYTES", limit)
     base = Base(tmp_path, "old", "older")
     before = contents(base.path)
     assert contents(base.path, storage=Racing(moment, base.begin)) == before
@@ -322,7 +321,7 @@ def test_a_whole_merge_while_the_archive_is_opened(moment: str, tmp_path: Path) 
 
 
 def test_an_archive_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(view_module, "_PAUSE_SECONDS", 0)
     path = write_zip(tmp_path / "a.zip", "m")
     sizes = iter(range(1000))
 
@@ -331,11 +330,11 @@ def test_an_archive_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytes
         write_zip(path, *map(str, range(next(sizes) % 5)))
 
     with pytest.raises((OSError, NotAZipError)):
-        Archive.open(path, storage=Racing("copy before", *[change] * 1000))
+        open_committed(path, storage=Racing("copy before", *[change] * 1000))
 
 
 def test_descriptors_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(view_module, "_PAUSE_SECONDS", 0)
 
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -352,17 +351,17 @@ def test_descriptors_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     contents(base.path)
     base.path.write_bytes(b"no zip at all, but some bytes")
     with pytest.raises(NotAZipError):
-        Archive.open(base.path)
+        open_committed(base.path)
     base.begin = lambda: None  # type: ignore[method-assign]
     base.intent.write_bytes(encode_line({"kind": "begin", "format_version": 99}))
     with pytest.raises(FutureVersionError):
-        Archive.open(base.path)
+        open_committed(base.path)
     assert count() == before
 
 
 def test_truncated_while_it_is_read(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", "m", "n")
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         entry = archive.find("n")
         os.truncate(path, entry.offset + 35)
         with pytest.raises(ZipFormatError, match=r"member 'n'"):

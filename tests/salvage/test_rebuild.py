@@ -50,6 +50,7 @@ from rear.core.storage import LOCAL, Storage
 from rear.errors import UnsupportedError
 from rear.fsck.archive import check_archive_file
 from rear.fsck.inspection import inspect
+from rear.read.view import open_committed
 from rear.salvage import info_zip
 from rear.salvage.rebuild import KnownMember, Rebuilt, _Writer, rebuild
 from rear.salvage.rebuilt_headers import (
@@ -62,7 +63,6 @@ from rear.salvage.rebuilt_headers import (
 )
 from rear.salvage.rebuilt_names import Names
 from rear.salvage.scan import _Scan
-from rear.zip.archive import Archive
 from rear.zip.headers import (
     CentralEntry,
     Member,
@@ -155,13 +155,13 @@ def attributes(entry: CentralEntry) -> tuple[object, ...]:
 @pytest.mark.parametrize("writer", zoo.WRITERS)
 def test_archives_of_many_writers_with_half_of_their_directory(writer: str, tmp_path: Path) -> None:
     path = zoo.make(writer, tmp_path)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         before = {entry.name: entry for entry in archive.entries()}
         start, length = archive.directory.offset, archive.directory.length
     cut(path, start + length // 2)
     outcome = Outcome(path, tmp_path / "new.zip")
     assert outcome.contents(writer) == zoo.CONTENTS
-    with Archive.open(outcome.path) as archive:
+    with open_committed(outcome.path) as archive:
         kept = [entry for entry in archive.entries() if attributes(entry) == attributes(before[entry.name])]
     assert kept, "nothing of the directory was used"
 
@@ -181,7 +181,7 @@ def test_what_rear_wrote_keeps_mode_and_origin(tmp_path: Path) -> None:
     cut(path, directory_offset(path))
     outcome = Outcome(path, tmp_path / "new.zip")
     assert outcome.contents() == {"a.txt": b"text", "tool.sh": b"#!/bin/sh\n"}
-    with Archive.open(outcome.path) as archive:
+    with open_committed(outcome.path) as archive:
         entry = archive.find("tool.sh")
         assert entry.mode == stat.S_IFREG | 0o750
         origin = archive.origin(archive.find("a.txt"))
@@ -419,7 +419,7 @@ def test_the_member_that_the_index_knows_keeps_its_name(tmp_path: Path) -> None:
 
     outcome = Outcome(path, tmp_path / "new.zip", known=known)
     assert outcome.contents() == {"a": b"known", "a~1": b"later"}
-    with Archive.open(outcome.path) as archive:
+    with open_committed(outcome.path) as archive:
         # A renamed member of ours still says where it came from.
         assert archive.origin(archive.find("a~1")) == ORIGIN
 
@@ -428,7 +428,7 @@ def test_names_that_escape_are_kept(tmp_path: Path) -> None:
     path = build(tmp_path / "a.zip", [(member("../up", b"1"), b"1", None, 0)])
     cut(path, directory_offset(path))
     outcome = Outcome(path, tmp_path / "new.zip")
-    with Archive.open(outcome.path) as archive:
+    with open_committed(outcome.path) as archive:
         assert [entry.name for entry in archive.entries()] == ["../up"]
 
 

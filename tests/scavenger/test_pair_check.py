@@ -20,8 +20,8 @@ from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost
 from rear.journal.codec import encode_line, encode_record
 from rear.journal.reader import read_journal
 from rear.journal.writer import JournalWriter
+from rear.read.view import open_committed
 from rear.worker.fs import rear_fs
-from rear.zip.archive import Archive
 
 
 def scavenge(base: Path, **options: object) -> list[Event]:
@@ -182,7 +182,7 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
         assert "zstd" in str(of_kind(events, Refused)[0])
         assert not (tmp_path / "ar.zip").exists()
     scavenge(tmp_path, verify=True)
-    with Archive.open(tmp_path / "ar.zip") as archive:
+    with open_committed(tmp_path / "ar.zip") as archive:
         assert b"".join(archive.read(archive.find("a"))) == b"a" * 1000
 
 

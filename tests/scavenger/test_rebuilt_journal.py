@@ -34,6 +34,7 @@ from rear.events import (
 )
 from rear.journal.codec import encode_record
 from rear.journal.reader import read_journal
+from rear.read.view import open_committed
 from rear.salvage.scan import scan
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.rebuilt_journal import find_unjournaled
@@ -132,7 +133,7 @@ def test_a_damaged_local_header_costs_nothing(tmp_path: Path, pair: tuple[Path, 
     assert losses(events) == []
     assert [event.name for event in of_kind(events, Recovered)] == [MEMBERS[number][0] for number in range(2, 7)]  # type: ignore[attr-defined]
     check_base(tmp_path, EXPECTED)
-    with rear.zip.archive.Archive.open(tmp_path / "ar.zip") as archive:
+    with open_committed(tmp_path / "ar.zip") as archive:
         origins = [archive.origin(entry) for entry in archive.entries()]
     assert sorted(origin.sequence for origin in origins if origin) == list(MEMBERS)
 

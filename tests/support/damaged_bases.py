@@ -16,7 +16,7 @@ from pairs import dead_worker, flip, write_pair
 import rear
 from rear.events import Checked, Event
 from rear.fsck.base import fsck
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
 FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}
@@ -42,14 +42,14 @@ def cut_end_record(base: Path) -> str:
 
 
 def remove_directory(base: Path) -> str:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         offset = archive.directory.offset
     os.truncate(base / "ar.zip", offset)
     return "archive-directory-damaged"
 
 
 def flip_directory_entry(base: Path) -> str:
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         offset = archive.directory.offset
     flip(base / "ar.zip", offset + 48)
     return "member-header-differs"

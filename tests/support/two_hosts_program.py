@@ -34,7 +34,7 @@ from rear.cli.signals import StopRequest
 from rear.core.layout import Layout
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, NotLeaderError, RearError
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 
 ARCHIVES = ("a.zip", "runs/b.zip", "runs/7/c.zip")
 #: A scenario takes seconds, so what is buried does not wait for ten minutes to be looked through a last time.
@@ -224,7 +224,7 @@ def look_and_merge(arguments: argparse.Namespace, log: Log, stopped: StopRequest
             return 1
         for name in ARCHIVES:
             try:
-                with Archive.open(Path(arguments.base, name)) as archive:
+                with open_committed(Path(arguments.base, name)) as archive:
                     looks += len(list(archive.names()))
             except OSError as error:
                 # The server did not answer in time, under load.

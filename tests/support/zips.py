@@ -9,7 +9,7 @@ from pathlib import Path
 import zoo
 
 from rear.core.records import Origin
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 from rear.zip.codecs import crc32
 from rear.zip.directory import locate
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
@@ -53,7 +53,7 @@ def member(name: str, data: bytes) -> Member:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
 
 
@@ -68,7 +68,7 @@ def cut(path: Path, end: int) -> Path:
 
 
 def offsets(path: Path) -> dict[str, int]:
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         return {entry.name: archive.directory.prefix + entry.offset for entry in archive.entries()}
 
 

@@ -52,8 +52,8 @@ from rear.fsck.base import fsck
 from rear.index.index import Index
 from rear.journal.codec import encode_line
 from rear.journal.reader import read_journal
+from rear.read.view import open_committed
 from rear.worker.flushed_file import PART_LIMIT_BYTES
-from rear.zip.archive import Archive
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, ZSTANDARD, PartCompressor, decode
 
 _random = random.Random(SEED)
@@ -329,7 +329,7 @@ def test_a_killed_writer_leaves_a_partial_member(base: Path, compression: str) -
     leave_behind(base, compression=compression)
     (event,) = partials(base)
     assert (event.archive, event.name, event.size_bytes) == ("ar.zip", "growing.log", len(GROWING[-1]))
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         (entry,) = archive.entries()
         origin = archive.origin(entry)
     assert origin is not None
@@ -366,7 +366,7 @@ def test_a_closed_file_is_a_member_like_others(base: Path, compression: str) -> 
             file.flush()
     events = scavenge(base, verify=True)
     assert {event.severity for event in events} == {"info"}
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         (entry,) = archive.entries()
         origin = archive.origin(entry)
     assert origin is not None
@@ -515,7 +515,7 @@ def test_what_follows_a_damaged_part_goes_to_lost_and_found(base: Path, compress
     kept = [event.size_bytes for event in events if isinstance(event, Partial)]
     assert kept == ([len(GROWING[bad - 1])] if bad else [])
     if bad:
-        with Archive.open(base / "ar.zip") as archive:
+        with open_committed(base / "ar.zip") as archive:
             (entry,) = archive.entries()
             assert b"".join(archive.read(entry)) == GROWING[bad - 1]
 
@@ -558,7 +558,7 @@ def test_the_local_header_and_the_stream_tell_what_the_journal_does_not(
         whole = GROWING[-2] if is_told else whole[: len(GROWING[-2]) + last["length"] // 2]
     assert event.name == "growing.log"
     assert found_in(base) == {"ar.zip/growing.log": whole}
-    with Archive.open(base / "ar.zip") as archive:
+    with open_committed(base / "ar.zip") as archive:
         (entry,) = archive.entries()
         origin = archive.origin(entry)
     assert origin is not None

@@ -15,7 +15,7 @@ from zips import directory_offset, many_members, write_zip
 from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
-from rear.zip.archive import Archive
+from rear.read.view import open_committed
 from rear.zip.headers import CentralEntry
 from rear.zip.member_ends import sound_ends
 
@@ -96,7 +96,7 @@ def test_nearly_all_members_are_sound(writer: str, tmp_path: Path) -> None:
             reads += 1
             return super().read(descriptor, length, offset)
 
-    with Archive.open(tmp_path / "made.zip") as archive:
+    with open_committed(tmp_path / "made.zip") as archive:
         ends = [end for _, end in sound_ends(archive, archive.entries(), read_data=True, storage=Counting())]
     assert all(ends)
     assert ends == sorted(ends)
@@ -105,7 +105,7 @@ def test_nearly_all_members_are_sound(writer: str, tmp_path: Path) -> None:
 
 def test_data_of_members_that_overlap_is_not_read_for_ever(tmp_path: Path) -> None:
     path = zoo.make("zipfile", tmp_path)
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         entries = list(archive.entries()) * 1000
         read = 0
 

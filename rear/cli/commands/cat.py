@@ -15,6 +15,7 @@ from rear.cli.exit import report
 from rear.cli.listing.selection import positions, split
 from rear.errors import RearError, UsageError
 from rear.read.patterns import Patterns, has_wildcard
+from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
@@ -74,7 +75,7 @@ def _cat(path: str | None, arguments: list[str], failures: list[int]) -> None:
                     split(argument)
                 _copy_input()
         return
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         known = _positions(archive, {split(argument).member for argument in arguments})
         for argument in arguments:
             with _told(failures):

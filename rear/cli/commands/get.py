@@ -13,6 +13,7 @@ from rear.cli.exit import report
 from rear.cli.listing.selection import PATTERN_HELP, positions, split
 from rear.errors import RearError
 from rear.read.patterns import Patterns
+from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.extraction import Extraction
 from rear.zip.headers import CentralEntry
@@ -68,7 +69,7 @@ def get(
 def _size(path: str, names: list[str] | None) -> int:
     """Return how many bytes are to be written; what cannot be known is told of when its turn comes."""
     try:
-        with Archive.open(path) as archive:
+        with open_committed(path) as archive:
             return sum(entry.size for entry in _selected(archive, Patterns(names or [])))
     except (RearError, OSError):
         return 0
@@ -76,7 +77,7 @@ def _size(path: str, names: list[str] | None) -> int:
 
 def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:
     status = 0
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         for entry in _selected(archive, patterns):
             try:
                 extraction.extract(archive, entry)

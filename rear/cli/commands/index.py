@@ -125,14 +125,14 @@ def _size(path: os.PathLike[str]) -> int:
 def _write_csv(path: str) -> None:
     from rear.index.index import rows_of
     from rear.read.find import mirroring_index
-    from rear.zip.archive import Archive
+    from rear.read.view import open_committed
 
     found = mirroring_index(path)
     if found is not None:
         _write_rows(found.rows())
         return
     note(f"{path} has no index that fits: read the archive itself instead; rear index --rebuild makes one")
-    with Archive.open(path) as archive:
+    with open_committed(path) as archive:
         _write_rows(rows_of(archive))
 
 

@@ -33,6 +33,7 @@ from rear.cli.quantities import human_bytes
 from rear.core.printable import shown
 from rear.errors import UsageError
 from rear.read.patterns import Patterns, has_wildcard
+from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
@@ -147,7 +148,7 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
 def _list_members(lines: Lines, path: str, given: list[str], view: View, *, tree: bool) -> int:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
-    with Archive.open(selection.archive) as archive:
+    with open_committed(selection.archive) as archive:
         if tree:
             names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
             if view.depth is not None:

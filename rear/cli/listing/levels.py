@@ -14,7 +14,8 @@ from rear.cli.listing.member_lines import mode_of
 from rear.errors import MemberNotFoundError, RearError, ZipFormatError
 from rear.read.archive_tree import ArchiveTree
 from rear.read.patterns import Patterns
-from rear.zip.archive import Archive, directory_of
+from rear.read.view import directory_of
+from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
 FOLDER_MODE: Final = stat.S_IFDIR | 0o755
