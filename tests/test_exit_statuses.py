@@ -13,8 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import rear
-from rear.cli import exit_statuses
-from rear.cli import help as grouping
+from rear.cli import grouping, statuses
 from rear.cli.app import app
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -158,18 +157,18 @@ def test_a_command_ends_as_the_table_says(
     given = [argument.replace("{}", str(path)).replace("{up}", str(tmp_path)) for argument in arguments]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == status, result.output
-    assert status in exit_statuses.of_command(arguments[0])
+    assert status in statuses.of_command(arguments[0])
     if status > 1:
         assert result.stderr.startswith(("rear: ", "Usage: ")) or "ar.zip" in result.stderr
         assert "Traceback" not in result.output
 
 
 def test_the_table_is_of_commands_that_there_are() -> None:
-    assert set(exit_statuses.COMMANDS) <= set(COMMANDS)
-    for name, own in exit_statuses.COMMANDS.items():
-        assert set(own) <= set(exit_statuses.MEANINGS), name
+    assert set(statuses.COMMANDS) <= set(COMMANDS)
+    for name, own in statuses.COMMANDS.items():
+        assert set(own) <= set(statuses.MEANINGS), name
         tried = {case[0] for case in CASES if case[2][0] == name}
-        assert not {number for number in tried if number not in exit_statuses.of_command(name)}
+        assert not {number for number in tried if number not in statuses.of_command(name)}
 
 
 def test_closed_output_and_interrupts(tmp_path: Path) -> None:
@@ -243,6 +242,6 @@ def test_the_version_comes_with_the_versions_that_matter() -> None:
 
 
 def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rear.cli.commands import version
+    from rear.cli import version
 
     assert version._installed("no-such-package-at-all", "zstd") == "not installed: pip install 'rear[zstd]'"

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from faults import Point, Tampered
+from rear.cli.stopping import StopRequest
 
 import rear
 import rear.core.parallel
@@ -30,7 +31,6 @@ import rear.scavenger.claims
 import rear.scavenger.copy_tasks
 import rear.scavenger.leader
 import rear.scavenger.merge
-from rear.cli.signals import StopRequest
 from rear.core.layout import Layout
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, NotLeaderError, RearError

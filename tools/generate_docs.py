@@ -26,10 +26,9 @@ import format_example
 from api_page import api_page
 from man_page import man_page
 
-from rear import errors, events
-from rear.cli import exit_statuses
+from rear import errors, events, jsonlines, summary
+from rear.cli import statuses
 from rear.cli.app import app, scavenger_app
-from rear.cli.display import json_lines, summary
 from rear.core import problems
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -86,18 +85,18 @@ def _prose(text: str) -> str:
 
 
 def statuses_page() -> str:
-    """Return exit-statuses.md: what `rear.cli.exit_statuses` says, and which class of error has which."""
+    """Return exit-statuses.md: what `rear.cli.statuses` says, and which class of error has which."""
     by_status: dict[int, list[str]] = {}
     for error in _classes(errors.RearError):
         by_status.setdefault(error.exit_status, []).append(f"`{error.__name__}`")
     group: Any = get_command(app)
-    anywhere = ", ".join(map(str, exit_statuses.ANYWHERE))
+    anywhere = ", ".join(map(str, statuses.ANYWHERE))
     lines = [
         _NOTE.format("rear/cli/statuses.py"), "# Exit statuses\n",
         "| status | meaning | errors, in `rear.errors` |", "|---|---|---|",
         *(
             f"| {number} | {_pipes(meaning)} | {', '.join(by_status.get(number, []))} |"
-            for number, meaning in exit_statuses.MEANINGS.items()
+            for number, meaning in statuses.MEANINGS.items()
         ),
         "",
         "`rear fsck` has the statuses of fsck(8) instead. Each error is one line on standard error. Commands that take "
@@ -109,8 +108,8 @@ def statuses_page() -> str:
             f"| `rear {name}` | {number} | {_pipes(meaning)} |"
             for name, command in group.commands.items()
             if not command.hidden
-            for number, meaning in exit_statuses.of_command(name).items()
-            if number not in exit_statuses.ANYWHERE
+            for number, meaning in statuses.of_command(name).items()
+            if number not in statuses.ANYWHERE
         ),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -171,7 +170,7 @@ def json_page() -> str:
         "a name that are no UTF-8 are lone surrogates (`\\udc80` to `\\udcff`), as in Python.\n",
         "```sh", "rear scavenge --json /nfs/base | jq -c 'select(.severity != \"info\")'", "```\n",
     ]  # fmt: skip
-    framing: tuple[type[events.Event], ...] = (json_lines.Schema, summary.Summary, json_lines.Warned)
+    framing: tuple[type[events.Event], ...] = (jsonlines.Schema, summary.Summary, jsonlines.Warned)
     for kind in framing:
         types = dict(_json_fields(kind))
         lines += [

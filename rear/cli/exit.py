@@ -11,10 +11,10 @@ from typing import ParamSpec
 
 import typer
 
-from rear.cli.outlet import Outlet
-from rear.cli.signals import Ended, ended_by_signals
-from rear.core.printable import shown
+from rear.cli.stopping import Ended, ended_by_signals
 from rear.errors import RearError
+from rear.outlet import Outlet
+from rear.printable import shown
 
 P = ParamSpec("P")
 

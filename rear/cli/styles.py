@@ -14,5 +14,5 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs atte
 
 
 def style_of(*, plain: bool, json: bool, quiet: bool) -> str:
-    """Return the style that options ask for, as `rear.cli.display.follow.follow` knows it."""
+    """Return the style that options ask for, as `rear.tui.follow` knows it."""
     return "json" if json else "quiet" if quiet else "plain" if plain else "live"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import human_bytes, seconds
-from rear.core.printable import shown
+from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.events import Adopted, Event
@@ -49,7 +49,7 @@ def adopt(
     Example: rear adopt results.zip /nfs/base --into ar.zip/results
     """
     import rear
-    from rear.cli.display.follow import show
+    from rear.tui import show
 
     with closing(
         rear.adopt(zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait))  # type: ignore[type-var]

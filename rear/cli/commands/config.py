@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from rear.core.printable import shown
+from rear.printable import shown
 
 JSON_VERSION: Final = 1
 

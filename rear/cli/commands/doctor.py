@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds
-from rear.core.printable import shown
 from rear.diagnostics.findings import JSON_VERSION
+from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.diagnostics.findings import Finding

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import note, report
-from rear.cli.listing.member_lines import iso_time_ns, long_line, method_name
-from rear.cli.listing.selection import Lines
+from rear.cli.members import iso_time_ns, long_line, method_name
+from rear.cli.outcome import note, report
 from rear.cli.quantities import moment, size_bytes
-from rear.core.printable import shown
+from rear.cli.selection import Lines
 from rear.errors import UsageError
+from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.read.find import Found, Search

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import report
-from rear.cli.options import Dask, Executors, Jobs
+from rear.cli.executors import Dask, Executors, Jobs
+from rear.cli.outcome import report
 from rear.cli.styles import Json, Plain, Quiet, style_of
 from rear.errors import RearError, UsageError
 
@@ -104,8 +104,8 @@ def _events(
 
 def _run(path: str, events: Iterator[Event], style: str, dry_run: bool) -> int:
     """Show all events and a summary; return the exit status."""
-    from rear.cli.display.follow import follow
     from rear.core.problems import exit_status
+    from rear.tui import follow
 
     with closing(events):  # type: ignore[type-var]
         progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rear.cli.exit import ATTENTION, note
-from rear.cli.listing.member_lines import iso_time_ns
-from rear.cli.listing.selection import Lines, split
+from rear.cli.members import iso_time_ns
+from rear.cli.outcome import ATTENTION, note
 from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
+from rear.cli.selection import Lines, split
 from rear.errors import NotLeaderError, UsageError
+from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.fsck.reindex import IndexState

@@ -13,8 +13,8 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from rear.cli.listing.columns import Colors, in_columns
-from rear.cli.listing.levels import (
+from rear.cli.columns import Colors, in_columns
+from rear.cli.levels import (
     ArchiveItems,
     Item,
     about_of,
@@ -25,13 +25,13 @@ from rear.cli.listing.levels import (
     metadata_of,
     names_below,
 )
-from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
-from rear.cli.listing.pending import list_pending
-from rear.cli.listing.selection import PATTERN_HELP, Lines, positions, split
-from rear.cli.listing.tree import write_tree
+from rear.cli.members import entry_json, iso_time, local_time, long_line
+from rear.cli.pending import list_pending
 from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
+from rear.cli.selection import PATTERN_HELP, Lines, positions, split
+from rear.cli.tree import write_tree
 from rear.errors import UsageError
+from rear.printable import shown
 from rear.read.patterns import Patterns, has_wildcard
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from rear.cli.exit import report
+from rear.cli.outcome import report
 from rear.cli.targets import ending_in_order, metadata_of, place_of
 from rear.core.names import split_into
-from rear.core.printable import shown
 from rear.errors import SourceError, UsageError
+from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.core.records import Metadata

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rear.cli.exit import report
+from rear.cli.outcome import report
 from rear.cli.targets import metadata_of
-from rear.core.printable import shown
+from rear.printable import shown
 
 
 def run(

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rear.cli.exit import ATTENTION, note
-from rear.cli.options import Dask, Executors, Jobs
+from rear.cli.executors import Dask, Executors, Jobs
+from rear.cli.outcome import ATTENTION, note
 from rear.cli.quantities import seconds, size_bytes
-from rear.cli.signals import StopRequest
+from rear.cli.stopping import StopRequest
 from rear.cli.styles import Json, Plain, Quiet, style_of
 
 Base = Annotated[
@@ -134,8 +134,8 @@ def scavenger(
 def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
-    from rear.cli.display.follow import follow
     from rear.events import Event
+    from rear.tui import follow
 
     def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:

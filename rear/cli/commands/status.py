@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds
-from rear.cli.signals import StopRequest
+from rear.cli.stopping import StopRequest
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class _Screen(_Output):
                 self._print(self._last)
 
     def show(self, seen: Status) -> None:
-        from rear.cli.display.status_page import page
+        from rear.cli.statuspage import page
 
         self._last = seen
         if self._live is not None:
@@ -150,6 +150,6 @@ class _Screen(_Output):
             self._print(seen)
 
     def _print(self, seen: Status) -> None:
-        from rear.cli.display.status_page import page
+        from rear.cli.statuspage import page
 
         self._console.print(page(seen))

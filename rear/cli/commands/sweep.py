@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.outcome import ATTENTION
 from rear.cli.quantities import seconds, size_bytes
 from rear.cli.styles import Json, Plain, Quiet, style_of
 from rear.read.patterns import Patterns
@@ -73,7 +73,7 @@ def sweep(
     Example: rear sweep /scratch/spool --into runs/7/ar.zip/spool --base /nfs/base --older-than 10m --delete
     """
     import rear
-    from rear.cli.display.follow import follow
+    from rear.tui import follow
 
     included, excluded = Patterns(include or []), Patterns(exclude or [])
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
 from rear.diagnostics.status import Files, Host, Leader, Pile, Space, Status
+from rear.printable import shown
 from rear.scavenger.report import Summary
 
 HOSTS_SHOWN: Final = 15
