@@ -13,7 +13,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import rear
-from rear.cli import grouping, statuses
+from rear.cli import exit_statuses
+from rear.cli import help as page_of_help
 from rear.cli.app import app
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -157,18 +158,18 @@ def test_a_command_ends_as_the_table_says(
     given = [argument.replace("{}", str(path)).replace("{up}", str(tmp_path)) for argument in arguments]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == status, result.output
-    assert status in statuses.of_command(arguments[0])
+    assert status in exit_statuses.of_command(arguments[0])
     if status > 1:
         assert result.stderr.startswith(("rear: ", "Usage: ")) or "ar.zip" in result.stderr
         assert "Traceback" not in result.output
 
 
 def test_the_table_is_of_commands_that_there_are() -> None:
-    assert set(statuses.COMMANDS) <= set(COMMANDS)
-    for name, own in statuses.COMMANDS.items():
-        assert set(own) <= set(statuses.MEANINGS), name
+    assert set(exit_statuses.COMMANDS) <= set(COMMANDS)
+    for name, own in exit_statuses.COMMANDS.items():
+        assert set(own) <= set(exit_statuses.MEANINGS), name
         tried = {case[0] for case in CASES if case[2][0] == name}
-        assert not {number for number in tried if number not in statuses.of_command(name)}
+        assert not {number for number in tried if number not in exit_statuses.of_command(name)}
 
 
 def test_closed_output_and_interrupts(tmp_path: Path) -> None:
@@ -211,10 +212,10 @@ def test_every_command_stands_once_in_the_help_with_an_example() -> None:
 
 
 def test_commands_of_no_group_are_shown_all_the_same() -> None:
-    assert list(grouping.grouped(["ls", "new", "scavenge"])) == [
-        ("Merge", ["scavenge"]), ("Read", ["ls"]), (grouping.OTHERS, ["new"])
+    assert list(page_of_help.grouped(["ls", "new", "scavenge"])) == [
+        ("Merge", ["scavenge"]), ("Read", ["ls"]), (page_of_help.OTHERS, ["new"])
     ]  # fmt: skip
-    listed = [name for names in grouping.GROUPS.values() for name in names]
+    listed = [name for names in page_of_help.GROUPS.values() for name in names]
     assert len(listed) == len(set(listed))
 
 
@@ -242,6 +243,6 @@ def test_the_version_comes_with_the_versions_that_matter() -> None:
 
 
 def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rear.cli import version
+    from rear.cli.commands import version
 
     assert version._installed("no-such-package-at-all", "zstd") == "not installed: pip install 'rear[zstd]'"

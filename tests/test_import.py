@@ -39,15 +39,15 @@ UPWARDS = {
 
 ALONE = {
     "typer": {"cli"},
-    "rich": {"cli", "cells", "screenparts", "screen", "lines", "tui"},
+    "rich": {"cli"},
     "sqlite_utils": {"index", "segments"},
     "sqlite3": {"index", "segments"},
     "isal": {"codecs"},
-    "zlib": {"codecs", "demo"},
+    "zlib": {"codecs", "cli"},
     "bz2": {"codecs"},
     "lzma": {"codecs"},
     "zstandard": {"codecs"},
-    "zipfile": {"codecs", "demo"},
+    "zipfile": {"codecs"},
     "zipfile_deflate64": {"codecs"},
     "fcntl": {"storage", "probeprocess", "dataprobes"},
     "shutil": {"cli"},
@@ -70,9 +70,7 @@ OWN_FILES = {
     "extraction": {"open", "makedirs", "mkdir", "unlink", "rename", "link", "symlink", "utime", "fchmod"},
     "payload": {"open"},  # reads sources
     "daemon": {"makedirs"},  # the base, as workers do
-    "demo": {"mkdir", "makedirs", "open", "remove", "unlink", "rmdir"},
-    "cli": {"open"},  # /dev/null in place of closed descriptors
-    "outlet": {"open"},  # /dev/null in place of a closed pipe
+    "cli": {"open"},  # /dev/null in place of closed descriptors, and of a closed pipe
     # Asks for what the seam does by other means when it is refused.
     "dataprobes": {"open", "fsync", "copy_file_range"},
     "doctor": {"open", "unlink", "rmdir"},  # removes its folder below descriptors, so that no link leads it elsewhere

@@ -15,13 +15,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from rear.cli.columns import Colors, display_width, in_columns
-from rear.cli.levels import cut
 from terminal import ROOT, on_terminal
 from test_ls_cat_get import Result, info, write_zip
 
 import rear
 from bench import archives
+from rear.cli.listing.columns import Colors, display_width, in_columns
+from rear.cli.listing.levels import cut
 
 PLAIN = {"NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
 NOW = 1_700_000_000

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import zoo
-from rear.cli.selection import split
-from rear.printable import shown
 from typer.testing import CliRunner
 
 from rear.cli.app import app
+from rear.cli.listing.selection import split
 from rear.core.layout import Layout
 from rear.core.records import Abort, Append, Close, Open, Pair
+from rear.core.text import shown
 from rear.errors import ExtractionError, MemberNotFoundError, RearError, UsageError, ZipFormatError
 from rear.journal.codec import encode_line
 from rear.journal.writer import JournalWriter

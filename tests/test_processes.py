@@ -660,7 +660,7 @@ def test_who_is_not_the_leader_says_so(base: Path) -> None:
 
 STOPPING = """
 import signal, sys, time, threading
-from rear.cli.stopping import StopRequest
+from rear.cli.signals import StopRequest
 stop = StopRequest()
 signal.signal(signal.SIGALRM, lambda *_: stop.set())
 signal.setitimer(signal.ITIMER_REAL, 0.00005, 0.00005)

@@ -13,19 +13,19 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rear.cells import Column, aligned, row, shortened
-from rear.lines import REMINDER_SECONDS, Lines, progress_line
-from rear.outlet import Outlet
-from rear.printable import shown
-from rear.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
-from rear.screenparts import clock_text, frame, share
-from rear.summary import summary_lines, summary_of
-from rear.tui import follow, show
-from rear.wording import describe, seconds_text, size_text
 from rich.cells import cell_len
 
 from rear import events
+from rear.cli.display.cells import Column, aligned, row, shortened
+from rear.cli.display.follow import follow, show
+from rear.cli.display.lines import REMINDER_SECONDS, Lines, progress_line
+from rear.cli.display.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
+from rear.cli.display.screen_parts import clock_text, frame, share
+from rear.cli.display.summary import summary_lines, summary_of
+from rear.cli.display.wording import describe
+from rear.cli.outlet import Outlet
 from rear.core.problems import Problem
+from rear.core.text import seconds_text, shown, size_text
 from rear.events import (
     Advanced,
     Checked,

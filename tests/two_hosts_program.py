@@ -22,7 +22,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from faults import Point, Tampered
-from rear.cli.stopping import StopRequest
 
 import rear
 import rear.core.parallel
@@ -31,6 +30,7 @@ import rear.scavenger.claims
 import rear.scavenger.copy_tasks
 import rear.scavenger.leader
 import rear.scavenger.merge
+from rear.cli.signals import StopRequest
 from rear.core.layout import Layout
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, NotLeaderError, RearError

@@ -26,9 +26,11 @@ import format_example
 from api_page import api_page
 from man_page import man_page
 
-from rear import errors, events, jsonlines, summary
-from rear.cli import statuses
+from rear import errors, events
+from rear.cli import exit_statuses
 from rear.cli.app import app, scavenger_app
+from rear.cli.display.json_lines import Schema, Warned
+from rear.cli.display.summary import Summary
 from rear.core import problems
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -85,18 +87,18 @@ def _prose(text: str) -> str:
 
 
 def statuses_page() -> str:
-    """Return exit-statuses.md: what `rear.cli.statuses` says, and which class of error has which."""
+    """Return exit-statuses.md: what `rear.cli.exit_statuses` says, and which class of error has which."""
     by_status: dict[int, list[str]] = {}
     for error in _classes(errors.RearError):
         by_status.setdefault(error.exit_status, []).append(f"`{error.__name__}`")
     group: Any = get_command(app)
-    anywhere = ", ".join(map(str, statuses.ANYWHERE))
+    anywhere = ", ".join(map(str, exit_statuses.ANYWHERE))
     lines = [
-        _NOTE.format("rear/cli/statuses.py"), "# Exit statuses\n",
+        _NOTE.format("rear/cli/exit_statuses.py"), "# Exit statuses\n",
         "| status | meaning | errors, in `rear.errors` |", "|---|---|---|",
         *(
             f"| {number} | {_pipes(meaning)} | {', '.join(by_status.get(number, []))} |"
-            for number, meaning in statuses.MEANINGS.items()
+            for number, meaning in exit_statuses.MEANINGS.items()
         ),
         "",
         "`rear fsck` has the statuses of fsck(8) instead. Each error is one line on standard error. Commands that take "
@@ -108,8 +110,8 @@ def statuses_page() -> str:
             f"| `rear {name}` | {number} | {_pipes(meaning)} |"
             for name, command in group.commands.items()
             if not command.hidden
-            for number, meaning in statuses.of_command(name).items()
-            if number not in statuses.ANYWHERE
+            for number, meaning in exit_statuses.of_command(name).items()
+            if number not in exit_statuses.ANYWHERE
         ),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -160,7 +162,7 @@ def _code(kind: problems.ProblemKind) -> str:
 def json_page() -> str:
     """Return json.md: every object that ``--json`` of scavenge, fsck and sweep prints."""
     lines = [
-        _NOTE.format("rear/events.py, rear/jsonlines.py and rear/summary.py"), "# JSON\n",
+        _NOTE.format("rear/events.py, json_lines.py and summary.py in rear/cli/display"), "# JSON\n",
         "`rear scavenge`, `rear fsck` and `rear sweep` print with `--json` one object a line on standard output, in "
         "ASCII, as things happen. The first one is of kind `schema`, then come events, the last one is of kind "
         "`summary`. Every object has `kind` and `severity` (`info`; `warning`: look at it, nothing is lost; `loss`: "
@@ -170,7 +172,7 @@ def json_page() -> str:
         "a name that are no UTF-8 are lone surrogates (`\\udc80` to `\\udcff`), as in Python.\n",
         "```sh", "rear scavenge --json /nfs/base | jq -c 'select(.severity != \"info\")'", "```\n",
     ]  # fmt: skip
-    framing: tuple[type[events.Event], ...] = (jsonlines.Schema, summary.Summary, jsonlines.Warned)
+    framing: tuple[type[events.Event], ...] = (Schema, Summary, Warned)
     for kind in framing:
         types = dict(_json_fields(kind))
         lines += [

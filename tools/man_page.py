@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rear.cli.grouping import grouped
 from typer.main import get_command
 
-from rear.cli import statuses
+from rear.cli import exit_statuses
 from rear.cli.app import app
+from rear.cli.help import grouped
 from rear.core import config
 
 _COMMENT: Final = r".\" Made by tools/generate_docs.py from rear/cli/: change that, not this page."
@@ -31,9 +31,9 @@ def man_page() -> str:
         ),
         ".SH OPTIONS", *_options(group), ".SH COMMANDS",
         *(line for _, names in grouped(_visible(group)) for name in names for line in _command(name, group)),
-        ".SH EXIT STATUS", *(line for item in statuses.MEANINGS.items() for line in _item(str(item[0]), item[1])),
+        ".SH EXIT STATUS", *(line for item in exit_statuses.MEANINGS.items() for line in _item(str(item[0]), item[1])),
         ".PP", _text("rear fsck has those of fsck(8):"),
-        *(line for item in statuses.COMMANDS["fsck"].items() for line in _item(str(item[0]), item[1])),
+        *(line for item in exit_statuses.COMMANDS["fsck"].items() for line in _item(str(item[0]), item[1])),
         ".SH ENVIRONMENT", *_item("REAR_BASE", "the base, when a command is given none"),
         *(line for setting in config.SETTINGS for line in _item(setting.variable, _setting(setting))),
         *_item("TMPDIR", "where large files are kept while they are written, and indexes built: local disk"),

@@ -27,12 +27,11 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rear.printable import shown
-from rear.progress import Progress
-from rear.screenparts import frame
-from rear.summary import summary_lines
-
 import rear
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen_parts import frame
+from rear.cli.display.summary import summary_lines
+from rear.core.text import shown
 from rear.events import Claimed, Event, LeftAlone, Lost, Merged
 from rear.fsck.base import fsck
 

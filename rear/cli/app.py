@@ -6,9 +6,25 @@ from typing import Annotated
 
 import typer
 
-from rear.cli import adopt, cat, config, demo, doctor, find, fsck, get, index, ls, put, run, scavenge, status, sweep
-from rear.cli.grouping import GroupedCommands
-from rear.cli.outcome import reported
+from rear.cli.commands import (
+    adopt,
+    cat,
+    config,
+    demo,
+    doctor,
+    find,
+    fsck,
+    get,
+    index,
+    ls,
+    put,
+    run,
+    scavenge,
+    status,
+    sweep,
+)
+from rear.cli.exit import reported
+from rear.cli.help import GroupedCommands
 
 app = typer.Typer(
     name="rear",
@@ -48,7 +64,7 @@ scavenger_app.command(name="rear-scavenger")(reported(scavenge.scavenger))
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from rear.cli.version import lines
+        from rear.cli.commands.version import lines
 
         typer.echo("\n".join(lines()))
         raise typer.Exit

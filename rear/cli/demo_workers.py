@@ -1,7 +1,7 @@
 """The demo: real worker processes on a temporary base, one of them killed, then scavenged and checked.
 
-``python -m rear.demo BASE NUMBER FILES`` is one worker. It prints a line for each file once that is acknowledged, so
-that whoever started it knows what has to be in the archives afterwards.
+``python -m rear.cli.demo_workers BASE NUMBER FILES`` is one worker. It prints a line for each file once that is
+acknowledged, so that whoever started it knows what has to be in the archives afterwards.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def run_workers(base: str, workers: int, files: int) -> Run:
     run = Run()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "rear.demo", base, str(number), str(files)], stdout=subprocess.PIPE, encoding="utf-8"
+            [sys.executable, "-m", "rear.cli.demo_workers", base, str(number), str(files)],
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
         )
         for number in range(workers)
     ]

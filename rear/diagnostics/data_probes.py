@@ -13,7 +13,8 @@ import statistics
 import time
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, ok, seconds_text
+from rear.core.text import fine_seconds_text
+from rear.diagnostics.findings import Finding, broken, degraded, ok
 from rear.diagnostics.probe_context import ProbeContext, error_name
 
 SYNC_ROUNDS: Final = 30
@@ -120,7 +121,7 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
     finally:
         context.storage.close(source)
         context.storage.close(target)
-    return ok(name, f"{_COPY_BYTES:,} bytes copied by the kernel or the server, in {seconds_text(took)}")
+    return ok(name, f"{_COPY_BYTES:,} bytes copied by the kernel or the server, in {fine_seconds_text(took)}")
 
 
 def probe_reflink(context: ProbeContext) -> Finding:
@@ -160,7 +161,7 @@ def probe_fsync(context: ProbeContext) -> Finding:
     finally:
         context.storage.close(descriptor)
     median, worst = statistics.median(took), max(took)
-    seen = f"median {seconds_text(median)}, worst {seconds_text(worst)} of {SYNC_ROUNDS} appends of 4 KiB"
+    seen = f"median {fine_seconds_text(median)}, worst {fine_seconds_text(worst)} of {SYNC_ROUNDS} appends of 4 KiB"
     if median <= SLOW_MEDIAN_SECONDS and worst <= SLOW_SYNC_SECONDS:
         return ok(name, seen, value=median, unit="s")
     effects = ['sync="file" waits that long with each close().'] * (median > SLOW_MEDIAN_SECONDS)
@@ -193,7 +194,7 @@ def probe_directory_fsync(context: ProbeContext) -> Finding:
         finally:
             os.close(descriptor)
     median = statistics.median(took)
-    return ok(name, f"median {seconds_text(median)} after a new file", value=median, unit="s")
+    return ok(name, f"median {fine_seconds_text(median)} after a new file", value=median, unit="s")
 
 
 def probe_clock(context: ProbeContext) -> Finding:
@@ -212,7 +213,7 @@ def probe_clock(context: ProbeContext) -> Finding:
         samples.append((after - before, stamp - (before + after) // 2))
     # The shortest way there and back says it best.
     offset = min(samples)[1] / 1e9
-    seen = f"new files are {seconds_text(abs(offset))} {'ahead of' if offset > 0 else 'behind'} this host's clock"
+    seen = f"new files are {fine_seconds_text(abs(offset))} {'ahead of' if offset > 0 else 'behind'} this host's clock"
     effect = "No decision in rear depends on it; times in listings, indexes and reports come from different clocks."
     if abs(offset) > CLOCK_SECONDS:
         return degraded(name, seen, effect, value=offset, unit="s")

@@ -55,15 +55,3 @@ def broken(probe: str, seen: str, effect: str, *, value: Value = None, unit: str
 def not_checked(probe: str, why: str, effect: str = "") -> Finding:
     """Return the finding that a probe could not look."""
     return Finding(probe, "not checked", None, "", why, effect)
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration for people, from ``12 µs`` to ``27.3 s``."""
-    size = abs(seconds)
-    if size < 0.000_95:
-        return f"{seconds * 1e6:.0f} µs"
-    if size < 0.095:
-        return f"{seconds * 1e3:.1f} ms"
-    if size < 0.95:
-        return f"{seconds * 1e3:.0f} ms"
-    return f"{seconds:,.1f} s"

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath
+from rear.core.text import shown
 from rear.diagnostics.backlog import State
 from rear.diagnostics.status import ATTENTION_CODES, Pile, Status
 from rear.errors import UsageError
-from rear.printable import shown
 
 _MODE: Final = 0o644
 """The node exporter runs as a user of its own."""

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.text import counted
 from rear.diagnostics.backlog import Backlog, Signs, State, Waiting
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
@@ -324,7 +325,7 @@ def _attention(status: Status) -> Iterator[Attention]:
         members = status.backlog["crashed"].members + status.backlog["stale"].members
         yield Attention(
             "crashed_workers",
-            f"{_counted(gone, 'crashed worker')} left {_counted(members, 'member')}: run rear scavenge",
+            f"{counted(gone, 'crashed worker')} left {counted(members, 'member')}: run rear scavenge",
         )
     leader = status.leader
     is_led = leader is not None and leader.state in ("live", "unconfirmed")
@@ -335,26 +336,22 @@ def _attention(status: Status) -> Iterator[Attention]:
             f"the scavenger {leader.pid} on {leader.host} {what}: run rear scavenge, it goes on from there",
         )
     if status.intents and not is_led:
-        died = _counted(len(status.intents), "merge")
+        died = counted(len(status.intents), "merge")
         yield Attention("intents_left", f"{died} died: run rear scavenge, it undoes or completes them")
     if status.unusable and not is_led:
         # While a scavenger works, a pair may just be on its way.
-        files = _counted(status.unusable, "file")
+        files = counted(status.unusable, "file")
         yield Attention("unusable_files", f"{files} in the inbox cannot be used as they are: run rear fsck")
     last = status.scavenges[0] if status.scavenges else None
     refused = last.totals.get("refused") if last is not None else None
     if last is not None and isinstance(refused, int) and refused > 0:
         yield Attention(
-            "refused", f"the last scavenge left {_counted(refused, 'thing')} as found: see .rear/reports/{last.name}"
+            "refused", f"the last scavenge left {counted(refused, 'thing')} as found: see .rear/reports/{last.name}"
         )
     if status.lost_and_found.items:
-        items = _counted(status.lost_and_found.items, "item")
+        items = counted(status.lost_and_found.items, "item")
         yield Attention(
             "lost_and_found", f"{items} in .rear/lost+found: read the notes (*.json), then move them elsewhere"
         )
     if status.space is not None and status.space.free_bytes < status.total.size_bytes:
         yield Attention("no_space", "less space is free than the backlog needs when it is merged: make room")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

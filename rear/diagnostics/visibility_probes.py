@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, not_checked, ok, seconds_text
+from rear.core.text import fine_seconds_text
+from rear.diagnostics.findings import Finding, broken, degraded, not_checked, ok
 from rear.diagnostics.probe_context import ProbeContext
 from rear.diagnostics.probe_process import AFTER_BYTES, BEFORE_BYTES, EVENTS, METHODS, Reply
 from rear.scavenger.leader import LEASE_SECONDS
@@ -111,7 +112,7 @@ def _judge(method: str, late: dict[str, float | None], context: ProbeContext) ->
     name = f"visibility_{method}"
     limit = context.limit_seconds
     shown = {
-        event: f"not within {limit:.0f} s" if delay is None else seconds_text(delay) if delay else "at once"
+        event: f"not within {limit:.0f} s" if delay is None else fine_seconds_text(delay) if delay else "at once"
         for event, delay in late.items()
     }
     worst = max(limit if delay is None else delay for delay in late.values())

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.outcome import ATTENTION
-from rear.cli.quantities import human_bytes, seconds
-from rear.printable import shown
+from rear.cli.exit import ATTENTION
+from rear.cli.options import Quiet, seconds
+from rear.core.text import BINARY, shown, size_text
 
 if TYPE_CHECKING:
     from rear.events import Adopted, Event
@@ -37,7 +37,7 @@ def adopt(
         str, typer.Option(help="How long to wait, all in all, while another scavenger leads.", metavar="DURATION")
     ] = "60s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring temp archives of the original program, or any other Zips, into final archives.
 
@@ -49,7 +49,7 @@ def adopt(
     Example: rear adopt results.zip /nfs/base --into ar.zip/results
     """
     import rear
-    from rear.tui import show
+    from rear.cli.display.follow import show
 
     with closing(
         rear.adopt(zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait))  # type: ignore[type-var]
@@ -77,7 +77,7 @@ def _summary(event: Adopted) -> str:
     counts = {
         "there already": event.there_already, "not merged yet": event.pending, "in need of attention": event.refused,
     }  # fmt: skip
-    parts = [f"{event.source}: {event.archived:,} members ({human_bytes(event.size_bytes)}) adopted"]
+    parts = [f"{event.source}: {event.archived:,} members ({size_text(event.size_bytes, BINARY)}) adopted"]
     parts += [f"{count:,} {what}" for what, count in counts.items() if count]
     parts += ["salvaged"] * event.is_salvaged + ["deleted"] * event.is_deleted
     return ", ".join(parts)

@@ -11,8 +11,8 @@ from typing import Annotated, Final
 
 import typer
 
-from rear.cli.outcome import report
-from rear.cli.selection import positions, split
+from rear.cli.exit import report
+from rear.cli.listing.selection import positions, split
 from rear.errors import RearError, UsageError
 from rear.read.patterns import Patterns, has_wildcard
 from rear.zip.archive import Archive

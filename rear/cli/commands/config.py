@@ -8,17 +8,15 @@ from typing import Annotated, Final
 
 import typer
 
-from rear.printable import shown
+from rear.cli.options import JsonObject, base_argument
+from rear.core.text import shown
 
 JSON_VERSION: Final = 1
 
 
 def config(
-    base: Annotated[
-        str,
-        typer.Argument(envvar="REAR_BASE", help="The base.", metavar="[BASE]", show_default="the current folder"),
-    ] = ".",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base: Annotated[str, base_argument("The base.")] = ".",
+    as_json: JsonObject = False,
 ) -> None:
     """Show the settings of a base, and where each comes from.
 

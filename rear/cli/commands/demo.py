@@ -37,8 +37,8 @@ def demo(
 
 def _run(base: str, workers: int, files: int) -> int:
     import rear
-    from rear import demo as logic
-    from rear.tui import follow
+    from rear.cli import demo_workers as logic
+    from rear.cli.display.follow import follow
 
     print(f"1. {workers} worker processes write {files} files each into {' and '.join(logic.ARCHIVES)};")
     run = logic.run_workers(base, workers, files)

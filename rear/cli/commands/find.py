@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.members import iso_time_ns, long_line, method_name
-from rear.cli.outcome import note, report
-from rear.cli.quantities import moment, size_bytes
-from rear.cli.selection import Lines
+from rear.cli.exit import note, report
+from rear.cli.listing.member_lines import iso_time_ns, long_line, method_name
+from rear.cli.listing.selection import Lines
+from rear.cli.options import JsonLines, moment, size_bytes
+from rear.core.text import shown
 from rear.errors import UsageError
-from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.read.find import Found, Search
@@ -60,7 +60,7 @@ def find(
         typer.Option("--meta", metavar="KEY[=VALUE]", help="Only members with such metadata. Repeatable: all of them."),
     ] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: JsonLines = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="End exact paths with NUL, for xargs -0; nothing is escaped.")
     ] = False,
@@ -85,9 +85,9 @@ def find(
         host=host,
         worker=worker,
         source=source,
-        changed_since=None if since is None else moment(since),
-        larger_bytes=None if larger is None else size_bytes(larger),
-        smaller_bytes=None if smaller is None else size_bytes(smaller),
+        changed_since=moment(since),
+        larger_bytes=size_bytes(larger),
+        smaller_bytes=size_bytes(smaller),
         metadata=_metadata(meta or []),
     )
     view = _json if as_json else _long_line if long else _line

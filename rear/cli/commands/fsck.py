@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.outcome import report
-from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.cli.exit import report
+from rear.cli.options import AssumeDead, Dask, Executors, Jobs, Json, Plain, Quiet, base_argument, style_of
 from rear.errors import RearError, UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +20,7 @@ if TYPE_CHECKING:
 
 
 def fsck(
-    path: Annotated[
-        str,
-        typer.Argument(
-            envvar="REAR_BASE",
-            help="A base, or one archive anywhere.",
-            metavar="[PATH]",
-            show_default="the current folder",
-        ),
-    ] = ".",
+    path: Annotated[str, base_argument("A base, or one archive anywhere.", "[PATH]")] = ".",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only report. For one archive that is so without --in-place.")
     ] = False,
@@ -41,14 +32,7 @@ def fsck(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")
     ] = False,
-    assume_dead: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
-            metavar="HOST|WORKER",
-            show_default=False,
-        ),
-    ] = None,
+    assume_dead: AssumeDead = None,
     jobs: Jobs = None,
     dask: Dask = None,
     plain: Plain = False,
@@ -104,8 +88,8 @@ def _events(
 
 def _run(path: str, events: Iterator[Event], style: str, dry_run: bool) -> int:
     """Show all events and a summary; return the exit status."""
+    from rear.cli.display.follow import follow
     from rear.core.problems import exit_status
-    from rear.tui import follow
 
     with closing(events):  # type: ignore[type-var]
         progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
-from rear.cli.outcome import report
-from rear.cli.progress import ByteProgress
-from rear.cli.selection import PATTERN_HELP, positions, split
+from rear.cli.byte_progress import ByteProgress
+from rear.cli.exit import report
+from rear.cli.listing.selection import PATTERN_HELP, positions, split
 from rear.errors import RearError
 from rear.read.patterns import Patterns
 from rear.zip.archive import Archive

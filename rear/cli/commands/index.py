@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rear.cli.members import iso_time_ns
-from rear.cli.outcome import ATTENTION, note
-from rear.cli.quantities import human_bytes
-from rear.cli.selection import Lines, split
+from rear.cli.exit import ATTENTION, note
+from rear.cli.listing.member_lines import iso_time_ns
+from rear.cli.listing.selection import Lines, split
+from rear.cli.options import JsonObject
+from rear.core.text import BINARY, shown, size_text
 from rear.errors import NotLeaderError, UsageError
-from rear.printable import shown
 
 if TYPE_CHECKING:
     from rear.fsck.reindex import IndexState
@@ -38,7 +38,7 @@ def index(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print all rows as CSV, with the columns of the SQLite table members.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Show the index of an archive: its SQLite files, and whether they mirror the archive.
 
@@ -91,7 +91,7 @@ def _described(state: IndexState) -> Iterable[str]:
     if state.segments:
         yield f"{'file':<12} {'rows':>12} {'removed':>8} {'size':>10}  written"
     for segment in state.segments:
-        size = human_bytes(_size(segment.path))
+        size = size_text(_size(segment.path), BINARY)
         written = iso_time_ns(segment.created_ns)
         yield f"{segment.path.name:<12} {segment.members:>12,} {segment.removed:>8,} {size:>10}  {written}"
     for problem in state.problems:

@@ -13,8 +13,8 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from rear.cli.columns import Colors, in_columns
-from rear.cli.levels import (
+from rear.cli.listing.columns import Colors, in_columns
+from rear.cli.listing.levels import (
     ArchiveItems,
     Item,
     about_of,
@@ -25,13 +25,13 @@ from rear.cli.levels import (
     metadata_of,
     names_below,
 )
-from rear.cli.members import entry_json, iso_time, local_time, long_line
-from rear.cli.pending import list_pending
-from rear.cli.quantities import human_bytes
-from rear.cli.selection import PATTERN_HELP, Lines, positions, split
-from rear.cli.tree import write_tree
+from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
+from rear.cli.listing.pending import list_pending
+from rear.cli.listing.selection import PATTERN_HELP, Lines, positions, split
+from rear.cli.listing.tree import write_tree
+from rear.cli.options import JsonLines
+from rear.core.text import BINARY, shown, size_text
 from rear.errors import UsageError
-from rear.printable import shown
 from rear.read.patterns import Patterns, has_wildcard
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
@@ -91,7 +91,7 @@ def ls(
     metadata: Annotated[
         bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: JsonLines = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
     ] = False,
@@ -220,7 +220,7 @@ def _item_line(item: Item, view: View) -> str:
     after = f"  {item.about}" if item.about else ""
     if item.members is None:
         return f"{long_line(item.mode, item.size, item.second, human=view.human)}{item.name}{after}"
-    size = f"{human_bytes(item.size):>10}" if view.human else f"{item.size:>18,}"
+    size = f"{size_text(item.size, BINARY):>10}" if view.human else f"{item.size:>18,}"
     return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
 
 
@@ -276,4 +276,4 @@ def _archive_json(item: Item) -> str:
 def _archive_line(item: Item, view: View) -> str:
     if view.long:
         return shown(_item_line(item, view))
-    return f"{item.members or 0:>12,} members {human_bytes(item.size):>10} {shown(item.name)}"
+    return f"{item.members or 0:>12,} members {size_text(item.size, BINARY):>10} {shown(item.name)}"

@@ -7,26 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 
-from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.outcome import ATTENTION, note
-from rear.cli.quantities import seconds, size_bytes
-from rear.cli.stopping import StopRequest
-from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.cli.exit import ATTENTION, note
+from rear.cli.options import AssumeDead, Base, Dask, Executors, Jobs, Json, Plain, Quiet, seconds, size_bytes, style_of
+from rear.cli.signals import StopRequest
 
-Base = Annotated[
-    str,
-    typer.Argument(
-        envvar="REAR_BASE",
-        help="The base that the workers write to.",
-        metavar="[BASE]",
-        show_default="the current folder",
-    ),
-]
 Verify = Annotated[
     bool | None,
     typer.Option(
@@ -68,14 +56,6 @@ MaxSize = Annotated[
 MaxMembers = Annotated[
     int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
 ]
-AssumeDead = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
-        metavar="HOST|WORKER",
-        show_default=False,
-    ),
-]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 
@@ -108,7 +88,7 @@ def scavenge(
     """
     options: dict[str, Any] = {
         "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
+        "on_conflict": on_conflict, "partial": partial, "max_size": size_bytes(max_size),
         "max_members": max_members, "assume_dead": assume_dead or (),
     }  # fmt: skip
     style = style_of(plain=plain, json=json, quiet=quiet)
@@ -134,8 +114,8 @@ def scavenger(
 def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
     """Scavenge once; return 1 when something was lost or had to be left, else 0."""
     import rear
+    from rear.cli.display.follow import follow
     from rear.events import Event
-    from rear.tui import follow
 
     def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
@@ -158,13 +138,8 @@ def _repeat(
     from rear.errors import NotLeaderError
 
     stop = StopRequest()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask_to_stop)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    stop.set_by(*(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN))
     if until_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     worst = 0

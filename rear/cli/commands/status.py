@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.outcome import ATTENTION
-from rear.cli.quantities import seconds
-from rear.cli.stopping import StopRequest
+from rear.cli.exit import ATTENTION
+from rear.cli.options import Base, JsonObject, seconds
+from rear.cli.signals import StopRequest
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,21 +19,13 @@ if TYPE_CHECKING:
 
 
 def status(
-    base: Annotated[
-        str,
-        typer.Argument(
-            envvar="REAR_BASE",
-            help="The base that the workers write to.",
-            metavar="[BASE]",
-            show_default="the current folder",
-        ),
-    ] = ".",
+    base: Base = ".",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and look again and again, until Ctrl-C.")] = False,
     every: Annotated[
         str | None,
         typer.Option(help="How often --watch looks; 2s when not given.", metavar="DURATION", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonObject = False,
     openmetrics: Annotated[
         str | None,
         typer.Option(
@@ -74,12 +65,7 @@ def _look(observer: Observer, output: _Output) -> Status:
 def _watch(observer: Observer, output: _Output, pause_seconds: float) -> Status:
     """Look again and again until SIGINT, SIGTERM or SIGHUP; return what was seen last."""
     stop = StopRequest()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask_to_stop)
+    stop.set_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with output:
         while True:
             seen = observer.look()
@@ -141,7 +127,7 @@ class _Screen(_Output):
                 self._print(self._last)
 
     def show(self, seen: Status) -> None:
-        from rear.cli.statuspage import page
+        from rear.cli.display.status_page import page
 
         self._last = seen
         if self._live is not None:
@@ -150,6 +136,6 @@ class _Screen(_Output):
             self._print(seen)
 
     def _print(self, seen: Status) -> None:
-        from rear.cli.statuspage import page
+        from rear.cli.display.status_page import page
 
         self._console.print(page(seen))

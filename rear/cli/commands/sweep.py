@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rear.cli.outcome import ATTENTION
-from rear.cli.quantities import seconds, size_bytes
-from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.cli.exit import ATTENTION
+from rear.cli.options import BaseOption, Json, Plain, Quiet, seconds, size_bytes, style_of
 from rear.read.patterns import Patterns
 
 
@@ -21,9 +20,7 @@ def sweep(
             "--into", metavar="ARCHIVE[/PREFIX]", help="The final archive, relative to the base, and a folder in it."
         ),
     ],
-    base: Annotated[
-        str, typer.Option(envvar="REAR_BASE", help="The base.", metavar="BASE", show_default="the current folder")
-    ] = ".",
+    base: BaseOption = ".",
     older_than: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +70,7 @@ def sweep(
     Example: rear sweep /scratch/spool --into runs/7/ar.zip/spool --base /nfs/base --older-than 10m --delete
     """
     import rear
-    from rear.tui import follow
+    from rear.cli.display.follow import follow
 
     included, excluded = Patterns(include or []), Patterns(exclude or [])
 
@@ -85,7 +82,7 @@ def sweep(
         rear.sweep(  # type: ignore[type-var]
             directory, into, base=base, older_than_seconds=0.0 if older_than is None else seconds(older_than),
             delete=delete, dry_run=dry_run, wait_seconds=seconds(wait), select=select if include or exclude else None,
-            verify=verify, max_size=None if max_size is None else size_bytes(max_size), max_members=max_members,
+            verify=verify, max_size=size_bytes(max_size), max_members=max_members,
         )
     ) as events:  # fmt: skip
         progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)

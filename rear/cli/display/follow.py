@@ -17,14 +17,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, cast
 
+from rear.cli.display.json_lines import JsonLines
+from rear.cli.display.lines import Lines
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen import Screen
+from rear.cli.display.summary import summary_lines
+from rear.cli.outlet import Outlet
+from rear.core.text import shown
 from rear.events import Event
-from rear.jsonlines import JsonLines
-from rear.lines import Lines
-from rear.outlet import Outlet
-from rear.printable import shown
-from rear.progress import Progress
-from rear.screen import Screen
-from rear.summary import summary_lines
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rear.cli.display.progress import Progress
+from rear.cli.display.summary import summary_of
 from rear.core.version import __version__
 from rear.events import SCHEMA_VERSION, Event, Severity
-from rear.progress import Progress
-from rear.summary import summary_of
 
 
 @dataclass(frozen=True, slots=True)

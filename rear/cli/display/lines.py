@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
+from rear.cli.display.progress import Progress
+from rear.cli.display.wording import describe, style_of
+from rear.cli.outlet import Outlet
 from rear.core.problems import Problem
+from rear.core.text import seconds_text, shown, size_text
 from rear.events import Collected, Event
-from rear.outlet import Outlet
-from rear.printable import shown
-from rear.progress import Progress
-from rear.wording import describe, seconds_text, size_text, style_of
 
 if TYPE_CHECKING:
     from typing import TextIO

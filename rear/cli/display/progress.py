@@ -9,8 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from rear.cli.display.estimate import STEP_OF, Estimate
+from rear.cli.display.screen_rows import ArchiveLine, Finding, PairLine
+from rear.cli.display.wording import describe, label_of, style_of
 from rear.core.problems import Outcome, Problem, outcome_of
-from rear.estimate import STEP_OF, Estimate
 from rear.events import (
     Advanced,
     Checked,
@@ -37,8 +39,6 @@ from rear.events import (
     Swept,
     Torn,
 )
-from rear.wording import describe, label_of, style_of
-from rear.worklines import ArchiveLine, Finding, PairLine
 
 PAIR_LIMIT: Final = 1_000
 ARCHIVE_LIMIT: Final = 1_000

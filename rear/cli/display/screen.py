@@ -11,10 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, cast
 
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen_parts import frame
+from rear.cli.outlet import Outlet
 from rear.events import Event
-from rear.outlet import Outlet
-from rear.progress import Progress
-from rear.screenparts import frame
 
 if TYPE_CHECKING:
     from typing import TextIO

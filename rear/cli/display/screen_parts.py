@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from rear.cells import Column, row, shortened
-from rear.progress import Progress
-from rear.wording import size_text
-from rear.worklines import ArchiveLine, PairLine
+from rear.cli.display.cells import Column, row, shortened
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen_rows import ArchiveLine, PairLine
+from rear.core.text import size_text
 
 if TYPE_CHECKING:
     from rich.text import Text

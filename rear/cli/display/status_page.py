@@ -10,9 +10,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from rear.cli.quantities import human_bytes
+from rear.core.text import BINARY, counted, shown, size_text
 from rear.diagnostics.status import Files, Host, Leader, Pile, Space, Status
-from rear.printable import shown
 from rear.scavenger.report import Summary
 
 HOSTS_SHOWN: Final = 15
@@ -66,7 +65,7 @@ def _workers(status: Status) -> Iterator[RenderableType]:
     if len(busiest) > HOSTS_SHOWN:
         rest = busiest[HOSTS_SHOWN:]
         workers = sum(host.live + host.unconfirmed for host in rest)
-        yield Text(f"… and {len(rest):,} more hosts with {_counted(workers, 'worker')}", style="dim")
+        yield Text(f"… and {len(rest):,} more hosts with {counted(workers, 'worker')}", style="dim")
 
 
 class _HostTable:
@@ -87,7 +86,7 @@ class _HostTable:
                 "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
                 "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
                 "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
-                "size": human_bytes(host.backlog.size_bytes),
+                "size": size_text(host.backlog.size_bytes, BINARY),
             }  # fmt: skip
             table.add_row(Text(shown(host.host)), *[cells[name] for name in names])
         yield table
@@ -112,8 +111,8 @@ def _backlog(status: Status) -> Iterator[RenderableType]:
 
 def _described(pile: Pile) -> str:
     return (
-        f"{_counted(pile.members, 'member')} in {_counted(pile.temp_archives, 'temp archive')}, "
-        f"{human_bytes(pile.size_bytes)},"
+        f"{counted(pile.members, 'member')} in {counted(pile.temp_archives, 'temp archive')}, "
+        f"{size_text(pile.size_bytes, BINARY)},"
     ).rstrip(",")
 
 
@@ -136,12 +135,12 @@ def _scavenge(summary: Summary) -> tuple[str, str]:
     totals = {key: value for key, value in summary.totals.items() if type(value) is int}
     when = _moment(summary.finished_ns)
     if summary.totals.get("kind") == "checked":
-        return f"{when}  checked {_counted(totals.get('archives', 0), 'archive')}", ""
+        return f"{when}  checked {counted(totals.get('archives', 0), 'archive')}", ""
     words = {"renamed": "renamed", "torn": "torn", "lost": "LOST", "refused": "left as they are"}
     notes = [f"{totals[key]:,} {word}" for key, word in words.items() if totals.get(key)]
     merged = (
-        f"{_counted(totals.get('members', 0), 'member')} ({human_bytes(totals.get('size_bytes', 0))}) "
-        f"into {_counted(totals.get('archives', 0), 'archive')}"
+        f"{counted(totals.get('members', 0), 'member')} ({size_text(totals.get('size_bytes', 0), BINARY)}) "
+        f"into {counted(totals.get('archives', 0), 'archive')}"
     )
     style = "bold red" if totals.get("lost") else "yellow" if totals.get("refused") else ""
     return ", ".join([f"{when}  {merged}", *notes]), style
@@ -157,13 +156,14 @@ def _intents(status: Status) -> Iterator[RenderableType]:
 def _files(files: Files, noun: str) -> str:
     if not files.items and files.is_complete:
         return "empty"
-    return f"{'' if files.is_complete else 'more than '}{_counted(files.items, noun)}, {human_bytes(files.size_bytes)}"
+    least = "" if files.is_complete else "more than "
+    return f"{least}{counted(files.items, noun)}, {size_text(files.size_bytes, BINARY)}"
 
 
 def _space(space: Space | None) -> Iterator[RenderableType]:
     if space is not None:
         inodes = "" if space.free_inodes is None else f"; {space.free_inodes:,} of {space.inodes:,} inodes"
-        yield _row("free", f"{human_bytes(space.free_bytes)} of {human_bytes(space.size_bytes)}{inodes}")
+        yield _row("free", f"{size_text(space.free_bytes, BINARY)} of {size_text(space.size_bytes, BINARY)}{inodes}")
 
 
 def _attention(status: Status) -> Iterator[RenderableType]:
@@ -173,10 +173,6 @@ def _attention(status: Status) -> Iterator[RenderableType]:
         yield _row("", shown(reason), "yellow")
     if not status.attention:
         yield _row("attention", "nothing needs any", "green")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _moment(ns: int) -> str:
@@ -191,5 +187,5 @@ def _age(ns: int) -> str:
     seconds = max(0, ns // 1_000_000_000)
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * length:
-            return _counted(seconds // length, unit)
-    return _counted(seconds, "second")
+            return counted(seconds // length, unit)
+    return counted(seconds, "second")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from rear.cli.display.progress import Progress
+from rear.cli.display.screen_rows import Finding
+from rear.core.text import counted, seconds_text, size_text
 from rear.events import Checked, Event, Finished, Swept
-from rear.progress import Progress
-from rear.wording import counted, seconds_text, size_text
-from rear.worklines import Finding
 
 _ARCHIVES_LISTED: Final = 10
 _LOUD: Final = frozenset({"LOST", "DAMAGED", "LOSS", "refused", "left"})

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from rear.cli.members import mode_of
-from rear.cli.outcome import report
+from rear.cli.exit import report
+from rear.cli.listing.member_lines import mode_of
 from rear.errors import MemberNotFoundError, RearError, ZipFormatError
 from rear.read.archive_tree import ArchiveTree
 from rear.read.patterns import Patterns

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rear.cli.members import iso_time_ns
-from rear.cli.outcome import report
-from rear.cli.selection import Lines
+from rear.cli.exit import report
+from rear.cli.listing.member_lines import iso_time_ns
+from rear.cli.listing.selection import Lines
 from rear.core.layout import Layout, find_base, parse_pair
 from rear.core.names import STATE
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
+from rear.core.text import shown
 from rear.errors import FutureVersionError, UsageError
 from rear.journal.reader import Journal, read_journal, read_notes
-from rear.printable import shown
 from rear.read.archive_tree import VANISHED
 from rear.read.patterns import Patterns
 
