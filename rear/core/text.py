@@ -71,7 +71,7 @@ def size_text(size_bytes: int, units: Units = DECIMAL) -> str:
             break
         if name is not names[-1]:
             value /= step
-    return f"{value:.1f} {name}"
+    return f"{value:,.1f} {name}" if units is DECIMAL else f"{value:.1f} {name}"
 
 
 def seconds_text(seconds: float) -> str:
