@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-Status = Literal["ok", "degraded", "broken", "not checked"]
+ProbeStatus = Literal["ok", "degraded", "broken", "not checked"]
 Value = float | int | str | None
 
 JSON_VERSION: Final = 1
@@ -26,7 +26,7 @@ class Finding:
     """
 
     probe: str
-    status: Status
+    status: ProbeStatus
     value: Value
     unit: str
     seen: str

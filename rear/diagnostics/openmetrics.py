@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath
 from rear.core.text import shown
 from rear.diagnostics.backlog import State
-from rear.diagnostics.status import ATTENTION_CODES, Pile, Status
+from rear.diagnostics.status import ATTENTION_CODES, BaseStatus, Pile
 from rear.errors import UsageError
 
 _MODE: Final = 0o644
@@ -34,7 +34,7 @@ class Family(NamedTuple):
     samples: list[tuple[Labels, float | None]]
 
 
-def as_text(status: Status) -> str:
+def as_text(status: BaseStatus) -> str:
     """Return a status in the OpenMetrics text format; what is not known has no line."""
     base = {"base": shown(status.base)}
     lines = []
@@ -55,7 +55,7 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def families(status: Status) -> Iterator[Family]:
+def families(status: BaseStatus) -> Iterator[Family]:
     """Yield all metrics of a status."""
     yield Family("rear_workers", "", "Workers with a temp archive that they have not ended, by host and state.", [
         ({"host": host.host, "state": state}, count)
@@ -117,7 +117,7 @@ def _backlog(piles: Mapping[State, Pile]) -> Iterator[Family]:
         yield Family(f"rear_backlog_{name}", unit, what, samples)
 
 
-def _last_scavenge(status: Status) -> Iterator[Family]:
+def _last_scavenge(status: BaseStatus) -> Iterator[Family]:
     """Yield what the last scavenge with a report did; a check has other totals."""
     last = next((summary for summary in status.scavenges if summary.totals.get("kind") == "finished"), None)
     if last is None:

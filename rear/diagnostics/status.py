@@ -17,11 +17,11 @@ from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.core.text import counted
-from rear.diagnostics.backlog import Backlog, Signs, State, Waiting
+from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import Owner, read_owner
-from rear.scavenger.report import Summary, last_summaries
+from rear.scavenger.report import ReportSummary, last_summaries
 
 JSON_VERSION: Final = 1
 REPORTS_SHOWN: Final = 5
@@ -43,7 +43,7 @@ class Pile:
     members: int = 0
     size_bytes: int = 0
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: WaitingPair) -> None:
         """Count one more."""
         self.temp_archives += 1
         self.members += waiting.members
@@ -105,7 +105,7 @@ ATTENTION_CODES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class BaseStatus:
     """What a base looks like now.
 
     Attributes:
@@ -136,7 +136,7 @@ class Status:
     unusable: int = 0
     unusable_reasons: tuple[str, ...] = ()
     leader: Leader | None = None
-    scavenges: tuple[Summary, ...] = ()
+    scavenges: tuple[ReportSummary, ...] = ()
     intents: tuple[str, ...] = ()
     lost_and_found: Files = NO_FILES
     graveyard: Files = NO_FILES
@@ -182,7 +182,7 @@ class Observer:
         self._backlog = Backlog(self._layout, storage=storage)
         self._signs = Signs(self._layout, "leader", storage)
 
-    def look(self) -> Status:
+    def look(self) -> BaseStatus:
         """Return what the base looks like now.
 
         Raises:
@@ -192,13 +192,13 @@ class Observer:
         layout = layout_of(self._layout.base)
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
         if not is_directory(layout.state):
-            return Status(base, taken_ns, is_used=False, space=space)
+            return BaseStatus(base, taken_ns, is_used=False, space=space)
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
         intents = tuple(self._intents())
         inbox = _Inbox()
         for waiting in self._backlog.look():
             inbox.add(waiting)
-        status = Status(
+        status = BaseStatus(
             base, taken_ns, is_used=True, hosts=tuple(inbox.finished_hosts()), backlog=inbox.piles,
             oldest_ns=inbox.oldest_ns, unusable=inbox.unusable, unusable_reasons=tuple(inbox.reasons),
             leader=self._leader(), scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
@@ -236,7 +236,7 @@ class Observer:
                 yield name
 
 
-def look_at(base: StrPath, *, storage: Storage = LOCAL) -> Status:
+def look_at(base: StrPath, *, storage: Storage = LOCAL) -> BaseStatus:
     """Return what a base looks like now; nothing is changed.
 
     Args:
@@ -261,7 +261,7 @@ class _Inbox:
         self._hosts: dict[str, Host] = {}
         self._workers: dict[tuple[str, str], set[State]] = {}
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: WaitingPair) -> None:
         """Take one more file or pair."""
         if waiting.state == "unusable":
             self.unusable += 1
@@ -319,7 +319,7 @@ def _space(folder: Path) -> Space:
     )  # fmt: skip
 
 
-def _attention(status: Status) -> Iterator[Attention]:
+def _attention(status: BaseStatus) -> Iterator[Attention]:
     gone = sum(host.crashed + host.stale for host in status.hosts)
     if gone:
         members = status.backlog["crashed"].members + status.backlog["stale"].members

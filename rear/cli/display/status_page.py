@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rear.core.text import BINARY, counted, shown, size_text
-from rear.diagnostics.status import Files, Host, Leader, Pile, Space, Status
-from rear.scavenger.report import Summary
+from rear.diagnostics.status import BaseStatus, Files, Host, Leader, Pile, Space
+from rear.scavenger.report import ReportSummary
 
 HOSTS_SHOWN: Final = 15
 """The busiest hosts; the others are counted."""
@@ -33,7 +33,7 @@ _LEADERS: Final = {
 }  # fmt: skip
 
 
-def page(status: Status) -> RenderableType:
+def page(status: BaseStatus) -> RenderableType:
     """Return all of a status, to be printed by Rich."""
     heading = Text(shown(status.base), style="bold", overflow="fold")
     if not status.is_used:
@@ -56,7 +56,7 @@ def _row(label: str, text: str, style: str = "") -> RenderableType:
     return row
 
 
-def _workers(status: Status) -> Iterator[RenderableType]:
+def _workers(status: BaseStatus) -> Iterator[RenderableType]:
     if not status.hosts:
         yield _row("workers", "none at work, nothing waits")
         return
@@ -96,7 +96,7 @@ def _count(count: int, style: str = "") -> Text:
     return Text(f"{count:,}" if count else "-", style=style if count else "dim")
 
 
-def _backlog(status: Status) -> Iterator[RenderableType]:
+def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
     total = status.total
     if not total.temp_archives:
         yield _row("backlog", "none: all is in final archives")
@@ -124,14 +124,14 @@ def _leader(leader: Leader | None, now_ns: int) -> tuple[str, str]:
     return text, "yellow" if leader.state in ("stale", "crashed") else ""
 
 
-def _scavenges(status: Status) -> Iterator[RenderableType]:
+def _scavenges(status: BaseStatus) -> Iterator[RenderableType]:
     if not status.scavenges:
         yield _row("scavenges", "none has merged anything yet")
     for number, summary in enumerate(status.scavenges):
         yield _row("" if number else "scavenges", *_scavenge(summary))
 
 
-def _scavenge(summary: Summary) -> tuple[str, str]:
+def _scavenge(summary: ReportSummary) -> tuple[str, str]:
     totals = {key: value for key, value in summary.totals.items() if type(value) is int}
     when = _moment(summary.finished_ns)
     if summary.totals.get("kind") == "checked":
@@ -146,7 +146,7 @@ def _scavenge(summary: Summary) -> tuple[str, str]:
     return ", ".join([f"{when}  {merged}", *notes]), style
 
 
-def _intents(status: Status) -> Iterator[RenderableType]:
+def _intents(status: BaseStatus) -> Iterator[RenderableType]:
     if status.intents:
         names = ", ".join(shown(archive) for archive in status.intents[:INTENTS_SHOWN])
         more = f" and {len(status.intents) - INTENTS_SHOWN:,} more" if len(status.intents) > INTENTS_SHOWN else ""
@@ -166,7 +166,7 @@ def _space(space: Space | None) -> Iterator[RenderableType]:
         yield _row("free", f"{size_text(space.free_bytes, BINARY)} of {size_text(space.size_bytes, BINARY)}{inodes}")
 
 
-def _attention(status: Status) -> Iterator[RenderableType]:
+def _attention(status: BaseStatus) -> Iterator[RenderableType]:
     for number, attention in enumerate(status.attention):
         yield _row("" if number else "attention", shown(attention.detail), "bold yellow")
     for reason in status.unusable_reasons:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rear.cli.display.progress import Progress
-from rear.cli.display.screen_rows import Finding
+from rear.cli.display.screen_rows import FindingRow
 from rear.core.text import counted, seconds_text, size_text
 from rear.events import Checked, Event, Finished, Swept
 
@@ -158,7 +158,7 @@ def _archives(progress: Progress) -> Iterator[Line]:
 
 def _found(progress: Progress, label: str, is_listed: bool) -> Iterator[Line]:
     count, (noun, remark) = progress.found[label], _NOUNS.get(label, ("finding", ""))
-    listed: list[Finding] = progress.listed[label] if is_listed else []
+    listed: list[FindingRow] = progress.listed[label] if is_listed else []
     style = "bold red" if label in _LOUD else ""
     yield Line(label, counted(count, noun) + (f", {remark}" if remark else ""), style)
     for finding in listed:
