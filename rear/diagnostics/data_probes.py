@@ -113,9 +113,10 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
         took = time.perf_counter() - begun
         if context.storage.read(target, _COPY_BYTES, 0) != data[:copied]:
             return broken(
-                name, "it copies other bytes than there are",
+                name,
+                "it copies other bytes than there are",
                 "Merged members would be wrong. Scavenge with --verify: it reads merged bytes back before the commit.",
-            )  # fmt: skip
+            )
         if copied < _COPY_BYTES:
             return degraded(name, f"it stops after {copied:,} of {_COPY_BYTES:,} bytes and says so", slow)
     finally:

@@ -262,10 +262,12 @@ def _remove_leftovers(layout: Layout, storage: Storage) -> Iterator[Finding]:
         said = [f"another host or another boot left {', '.join(sorted(unknown)[:3])}"] * bool(unknown)
         said += [f"cannot remove {', '.join(sorted(kept)[:3])}"] * bool(kept)
         yield degraded(
-            "leftovers", "; ".join(said),
+            "leftovers",
+            "; ".join(said),
             "rear does not look into these folders. Remove them by hand when no doctor runs there.",
-            value=len(unknown) + len(kept), unit="folders",
-        )  # fmt: skip
+            value=len(unknown) + len(kept),
+            unit="folders",
+        )
     elif removed:
         yield ok("leftovers", "removed what a doctor that was killed had left", value=removed, unit="folders")
 

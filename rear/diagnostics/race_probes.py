@@ -163,9 +163,10 @@ def probe_locks(context: ProbeContext) -> Finding:
                 return degraded(name, f"there are none ({error_name(error)})", _LOCKS_ARE_A_HINT)
             if role == "first" and error:
                 return broken(
-                    name, f"refused: {error_name(error)}", "Each scavenge ends with this error; workers go on, and no "
-                    "file is lost."
-                )  # fmt: skip
+                    name,
+                    f"refused: {error_name(error)}",
+                    "Each scavenge ends with this error; workers go on, and no file is lost.",
+                )
             if role == "second" and not error:
                 process.ask("unlock", name, timeout_seconds=LOCK_SECONDS, name="lock")
                 return degraded(name, f"a process {where} gets a lock that another one holds", _LOCKS_ARE_A_HINT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -100,8 +100,14 @@ class Attention(NamedTuple):
 
 
 ATTENTION_CODES: Final = (
-    "crashed_workers", "leader_gone", "intents_left", "unusable_files", "refused", "lost_and_found", "no_space",
-)  # fmt: skip
+    "crashed_workers",
+    "leader_gone",
+    "intents_left",
+    "unusable_files",
+    "refused",
+    "lost_and_found",
+    "no_space",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +205,22 @@ class Observer:
         for waiting in self._backlog.look():
             inbox.add(waiting)
         status = BaseStatus(
-            base, taken_ns, is_used=True, hosts=tuple(inbox.finished_hosts()), backlog=inbox.piles,
-            oldest_ns=inbox.oldest_ns, unusable=inbox.unusable, unusable_reasons=tuple(inbox.reasons),
-            leader=self._leader(), scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
-            intents=intents, lost_and_found=_files(layout.lost_and_found, ".json"),
-            graveyard=_files(layout.graveyard, ".journal"), space=space,
-        )  # fmt: skip
-        object.__setattr__(status, "attention", tuple(_attention(status)))
-        return status
+            base,
+            taken_ns,
+            is_used=True,
+            hosts=tuple(inbox.finished_hosts()),
+            backlog=inbox.piles,
+            oldest_ns=inbox.oldest_ns,
+            unusable=inbox.unusable,
+            unusable_reasons=tuple(inbox.reasons),
+            leader=self._leader(),
+            scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
+            intents=intents,
+            lost_and_found=_files(layout.lost_and_found, ".json"),
+            graveyard=_files(layout.graveyard, ".journal"),
+            space=space,
+        )
+        return replace(status, attention=tuple(_attention(status)))
 
     def _leader(self) -> Leader | None:
         owner = read_owner(self._layout, storage=self._storage)
@@ -314,9 +328,11 @@ def _space(folder: Path) -> Space:
     found = os.statvfs(folder)
     has_inodes = found.f_files > 0
     return Space(
-        found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
-        found.f_files if has_inodes else None, found.f_favail if has_inodes else None,
-    )  # fmt: skip
+        found.f_blocks * found.f_frsize,
+        found.f_bavail * found.f_frsize,
+        found.f_files if has_inodes else None,
+        found.f_favail if has_inodes else None,
+    )
 
 
 def _attention(status: BaseStatus) -> Iterator[Attention]:

@@ -75,8 +75,10 @@ def _told(events: Iterator[Event], *, quiet: bool) -> Iterator[Event]:
 
 def _summary(event: Adopted) -> str:
     counts = {
-        "there already": event.there_already, "not merged yet": event.pending, "in need of attention": event.refused,
-    }  # fmt: skip
+        "there already": event.there_already,
+        "not merged yet": event.pending,
+        "in need of attention": event.refused,
+    }
     parts = [f"{event.source}: {event.archived:,} members ({size_text(event.size_bytes, BINARY)}) adopted"]
     parts += [f"{count:,} {what}" for what, count in counts.items() if count]
     parts += ["salvaged"] * event.is_salvaged + ["deleted"] * event.is_deleted

@@ -33,17 +33,17 @@ def config(
     if as_json:
         settings = [
             {
-                "table": value.setting.table, "name": value.setting.name, "value": value.value, "source": value.source,
-                "default": value.setting.default, "variable": value.setting.variable,
+                "table": value.setting.table,
+                "name": value.setting.name,
+                "value": value.value,
+                "source": value.source,
+                "default": value.setting.default,
+                "variable": value.setting.variable,
             }
             for value in values
-        ]  # fmt: skip
-        typer.echo(
-            json.dumps({
-                "version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown,
-                "settings": settings,
-            })
-        )  # fmt: skip
+        ]
+        about = {"version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown}
+        typer.echo(json.dumps({**about, "settings": settings}))
         return
     table = ""
     for value in values:

@@ -125,15 +125,28 @@ _encode: Callable[[object], str] = json.JSONEncoder(separators=(", ", ": ")).enc
 
 def _json(found: Found) -> str:
     member = found.member
-    return _encode({
-        "archive": found.archive, "name": member.name, "size": member.size, "compressed_size": member.compressed_size,
-        "method": method_name(member.method), "crc": f"{member.crc:08x}",
-        "mode": None if member.mode is None else f"{member.mode:06o}", "mtime": iso_time_ns(member.mtime_ns),
-        "archived": iso_time_ns(member.archived_ns), "host": member.host, "worker": member.worker,
-        "sequence": member.sequence, "source": member.source, "source_start": member.source_start,
-        "source_end": member.source_end, "target_start": member.target_start, "target_end": member.target_end,
-        "metadata": member.metadata,
-    })  # fmt: skip
+    return _encode(
+        {
+            "archive": found.archive,
+            "name": member.name,
+            "size": member.size,
+            "compressed_size": member.compressed_size,
+            "method": method_name(member.method),
+            "crc": f"{member.crc:08x}",
+            "mode": None if member.mode is None else f"{member.mode:06o}",
+            "mtime": iso_time_ns(member.mtime_ns),
+            "archived": iso_time_ns(member.archived_ns),
+            "host": member.host,
+            "worker": member.worker,
+            "sequence": member.sequence,
+            "source": member.source,
+            "source_start": member.source_start,
+            "source_end": member.source_end,
+            "target_start": member.target_start,
+            "target_end": member.target_end,
+            "metadata": member.metadata,
+        }
+    )
 
 
 def _tell_problems(found: Search) -> int:

@@ -100,18 +100,27 @@ def _described(state: IndexState) -> Iterable[str]:
 
 def _as_json(state: IndexState) -> dict[str, Any]:
     return {
-        "archive": state.archive, "folder": str(state.folder), "state": state.state, "members": state.members,
-        "indexed": state.indexed, "fingerprint": state.fingerprint,
+        "archive": state.archive,
+        "folder": str(state.folder),
+        "state": state.state,
+        "members": state.members,
+        "indexed": state.indexed,
+        "fingerprint": state.fingerprint,
         "segments": [
             {
-                "file": segment.path.name, "number": segment.number, "id": segment.id, "rows": segment.members,
-                "removed": segment.removed, "size": _size(segment.path), "written": iso_time_ns(segment.created_ns),
+                "file": segment.path.name,
+                "number": segment.number,
+                "id": segment.id,
+                "rows": segment.members,
+                "removed": segment.removed,
+                "size": _size(segment.path),
+                "written": iso_time_ns(segment.created_ns),
                 "fingerprint": segment.fingerprint,
             }
             for segment in state.segments
         ],
         "problems": state.problems,
-    }  # fmt: skip
+    }
 
 
 def _size(path: os.PathLike[str]) -> int:

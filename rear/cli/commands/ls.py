@@ -47,6 +47,7 @@ class ListingOptions(NamedTuple):
     as_json: bool
     null: bool
     columns: bool
+    tree: bool
     metadata: bool
     depth: int | None
     by_time: bool
@@ -82,7 +83,11 @@ def ls(
     depth: Annotated[
         int | None,
         typer.Option(
-            "--depth", "-d", metavar="N", min=1, show_default=False,
+            "--depth",
+            "-d",
+            metavar="N",
+            min=1,
+            show_default=False,
             help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
         ),
     ] = None,
@@ -98,7 +103,7 @@ def ls(
     pending: Annotated[
         bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the archives of a base, or the members of a Zip file.
 
     On a terminal it shows one level in columns, in the colours of LS_COLORS, and folders end in "/"; in a pipe all
@@ -110,26 +115,39 @@ def ls(
     _check_options(
         {"--tree": tree, "--json": as_json, "--null": null, "--pending": pending},
         {
-            "--long": long and not (as_json or pending), "--human": human, "--meta": metadata and not as_json,
-            "--time": by_time and not null, "--size": by_size and not null, "--reverse": reverse and not null,
+            "--long": long and not (as_json or pending),
+            "--human": human,
+            "--meta": metadata and not as_json,
+            "--time": by_time and not null,
+            "--size": by_size and not null,
+            "--reverse": reverse and not null,
             "--depth": depth is not None and not (tree or null),
         },
-    )  # fmt: skip
+    )
     if depth is not None and recursive:
         raise UsageError("--depth goes not with --recursive")
     is_terminal = sys.stdout.isatty()
     plain = not (as_json or null or long or metadata)
     options = ListingOptions(
-        long or metadata, human, as_json, null, is_terminal and plain and not (recursive or one_column), metadata,
-        depth if depth or recursive or as_json or null or not is_terminal else 1, by_time, by_size, reverse,
-    )  # fmt: skip
+        long=long or metadata,
+        human=human,
+        as_json=as_json,
+        null=null,
+        columns=is_terminal and plain and not (recursive or one_column),
+        tree=tree,
+        metadata=metadata,
+        depth=depth if depth or recursive or as_json or null or not is_terminal else 1,
+        by_time=by_time,
+        by_size=by_size,
+        reverse=reverse,
+    )
     with Lines() as lines:
         if pending:
             status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
-            status = _list_archives(lines, path, Patterns(patterns or []), options, tree=tree)
+            status = _list_archives(lines, path, Patterns(patterns or []), options)
         else:
-            status = _list_members(lines, path, patterns or [], options, tree=tree)
+            status = _list_members(lines, path, patterns or [], options)
     if status:
         raise typer.Exit(status)
 
@@ -144,11 +162,11 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
         raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
 
 
-def _list_members(lines: Lines, path: str, given: list[str], options: ListingOptions, *, tree: bool) -> int:
+def _list_members(lines: Lines, path: str, given: list[str], options: ListingOptions) -> int:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
     with Archive.open(selection.archive) as archive:
-        if tree:
+        if options.tree:
             names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
             if options.depth is not None:
                 names = (cut(name, options.depth) for name in names)
@@ -248,11 +266,11 @@ def _write_items(lines: Lines, found: Iterable[Item], options: ListingOptions) -
     lines.flush()
 
 
-def _list_archives(lines: Lines, folder: str, patterns: Patterns, options: ListingOptions, *, tree: bool) -> int:
+def _list_archives(lines: Lines, folder: str, patterns: Patterns, options: ListingOptions) -> int:
     is_level = options.depth is not None and not patterns
-    is_names = tree or options.null or (not options.long and (is_level or options.columns))
+    is_names = options.tree or options.null or (not options.long and (is_level or options.columns))
     found = ArchiveItems(folder, patterns, counted=not is_names)
-    if tree:
+    if options.tree:
         names = (item.name for item in found)
         write_tree(lines, folder, names if options.depth is None else (cut(name, options.depth) for name in names))
     elif is_level and options.depth is not None:

@@ -46,9 +46,14 @@ def run(
     from rear.ingest.job import NOT_EXECUTABLE, NOT_FOUND, Job
 
     job = Job(
-        command, base=base, folder=into.rstrip("/"), output=output, metadata=metadata_of(meta or []),
-        compression=compression, pass_through=not quiet,
-    )  # fmt: skip
+        command,
+        base=base,
+        folder=into.rstrip("/"),
+        output=output,
+        metadata=metadata_of(meta or []),
+        compression=compression,
+        pass_through=not quiet,
+    )
     sys.stdout.flush()
     try:
         ended = job.run()

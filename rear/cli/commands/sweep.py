@@ -80,11 +80,19 @@ def sweep(
     style = style_of(plain=plain, json=json, quiet=quiet)
     with closing(
         rear.sweep(  # type: ignore[type-var]
-            directory, into, base=base, older_than_seconds=0.0 if older_than is None else seconds(older_than),
-            delete=delete, dry_run=dry_run, wait_seconds=seconds(wait), select=select if include or exclude else None,
-            verify=verify, max_size=size_bytes(max_size), max_members=max_members,
+            directory,
+            into,
+            base=base,
+            older_than_seconds=0.0 if older_than is None else seconds(older_than),
+            delete=delete,
+            dry_run=dry_run,
+            wait_seconds=seconds(wait),
+            select=select if include or exclude else None,
+            verify=verify,
+            max_size=size_bytes(max_size),
+            max_members=max_members,
         )
-    ) as events:  # fmt: skip
+    ) as events:
         progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)
     if progress.needs_attention:
         raise typer.Exit(ATTENTION)

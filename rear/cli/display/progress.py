@@ -390,8 +390,9 @@ class Progress:
                 "check": self.expected_members - self.checked_members,
                 "merge": self.expected_bytes - self.done_bytes,
             },
-            phase=self.phase, more_seconds=now - self.last,
-        )  # fmt: skip
+            phase=self.phase,
+            more_seconds=now - self.last,
+        )
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {

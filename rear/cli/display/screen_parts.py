@@ -37,9 +37,14 @@ _PHASES: Final = {
     "tidying": "looking for what lies about",
 }
 _PAIR_STYLES: Final = {
-    "quarantined": "bold red", "refused": "red", "crashed": "yellow", "stale": "yellow", "closed": "", "waits": "dim",
+    "quarantined": "bold red",
+    "refused": "red",
+    "crashed": "yellow",
+    "stale": "yellow",
+    "closed": "",
+    "waits": "dim",
     "live": "green",
-}  # fmt: skip
+}
 _BUSY: Final = "bold cyan"
 
 Section = Callable[[Progress, int, int], "list[Text]"]

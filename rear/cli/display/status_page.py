@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
@@ -18,19 +18,20 @@ HOSTS_SHOWN: Final = 15
 """The busiest hosts; the others are counted."""
 INTENTS_SHOWN: Final = 5
 _LABEL_WIDTH: Final = 11
-#: Columns about hosts, each with the width of a terminal from which on it is shown.
-_COLUMNS: Final = {
-    "live": 0, "elsewhere": 60, "silent": 60, "crashed": 0, "temp archives": 80, "members": 0, "size": 80,
-}  # fmt: skip
 _STATES: Final = {
-    "live": ("being written", ""), "unconfirmed": ("written elsewhere, as far as is known", ""),
-    "closed": ("waiting for a scavenge", ""), "crashed": ("of crashed workers", "yellow"),
-    "stale": ("of workers without a sign of life", "yellow"), "claimed": ("taken by a scavenger", ""),
-}  # fmt: skip
+    "live": ("being written", ""),
+    "unconfirmed": ("written elsewhere, as far as is known", ""),
+    "closed": ("waiting for a scavenge", ""),
+    "crashed": ("of crashed workers", "yellow"),
+    "stale": ("of workers without a sign of life", "yellow"),
+    "claimed": ("taken by a scavenger", ""),
+}
 _LEADERS: Final = {
-    "live": "", "unconfirmed": " (cannot be seen from here)", "stale": " shows no sign of life",
+    "live": "",
+    "unconfirmed": " (cannot be seen from here)",
+    "stale": " shows no sign of life",
     "crashed": " is gone, its scavenge was interrupted",
-}  # fmt: skip
+}
 
 
 def page(status: BaseStatus) -> RenderableType:
@@ -40,12 +41,17 @@ def page(status: BaseStatus) -> RenderableType:
         return Group(heading, _row("workers", "none has written here yet"), *_space(status.space))
     # What needs attention first: it is to be seen on a small screen too.
     return Group(
-        heading, *_attention(status), *_workers(status), *_backlog(status),
-        _row("leader", *_leader(status.leader, status.taken_ns)), *_scavenges(status), *_intents(status),
+        heading,
+        *_attention(status),
+        *_workers(status),
+        *_backlog(status),
+        _row("leader", *_leader(status.leader, status.taken_ns)),
+        *_scavenges(status),
+        *_intents(status),
         _row("lost+found", _files(status.lost_and_found, "item"), "yellow" if status.lost_and_found.items else ""),
         *([_row("graveyard", _files(status.graveyard, "temp archive"))] if status.graveyard.items else []),
         *_space(status.space),
-    )  # fmt: skip
+    )
 
 
 def _row(label: str, text: str, style: str = "") -> RenderableType:
@@ -75,25 +81,37 @@ class _HostTable:
         self._hosts = hosts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
-        names = [name for name, least_width in _COLUMNS.items() if width >= least_width]
+        columns = [column for column in _COLUMNS if options.max_width >= column.least_width]
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("host", min_width=_LABEL_WIDTH, overflow="fold")
-        for name in names:
-            table.add_column(name, justify="right", no_wrap=True)
+        for column in columns:
+            table.add_column(column.title, justify="right", no_wrap=True)
         for host in self._hosts:
-            cells: dict[str, RenderableType] = {
-                "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
-                "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
-                "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
-                "size": size_text(host.backlog.size_bytes, BINARY),
-            }  # fmt: skip
-            table.add_row(Text(shown(host.host)), *[cells[name] for name in names])
+            table.add_row(Text(shown(host.host)), *[column.cell(host) for column in columns])
         yield table
 
 
 def _count(count: int, style: str = "") -> Text:
     return Text(f"{count:,}" if count else "-", style=style if count else "dim")
+
+
+class _HostColumn(NamedTuple):
+    """A column about hosts; ``least_width`` is that of a terminal from which on it is shown."""
+
+    title: str
+    least_width: int
+    cell: Callable[[Host], RenderableType]
+
+
+_COLUMNS: Final = (
+    _HostColumn("live", 0, lambda host: _count(host.live)),
+    _HostColumn("elsewhere", 60, lambda host: _count(host.unconfirmed)),
+    _HostColumn("silent", 60, lambda host: _count(host.stale, "yellow")),
+    _HostColumn("crashed", 0, lambda host: _count(host.crashed, "yellow")),
+    _HostColumn("temp archives", 80, lambda host: f"{host.backlog.temp_archives:,}"),
+    _HostColumn("members", 0, lambda host: f"{host.backlog.members:,}"),
+    _HostColumn("size", 80, lambda host: size_text(host.backlog.size_bytes, BINARY)),
+)
 
 
 def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
@@ -110,10 +128,8 @@ def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
 
 
 def _described(pile: Pile) -> str:
-    return (
-        f"{counted(pile.members, 'member')} in {counted(pile.temp_archives, 'temp archive')}, "
-        f"{size_text(pile.size_bytes, BINARY)},"
-    ).rstrip(",")
+    archives = counted(pile.temp_archives, "temp archive")
+    return f"{counted(pile.members, 'member')} in {archives}, {size_text(pile.size_bytes, BINARY)}"
 
 
 def _leader(leader: Leader | None, now_ns: int) -> tuple[str, str]:

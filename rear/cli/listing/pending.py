@@ -84,10 +84,16 @@ def _write_pending(
             continue
         if as_json:
             about = {
-                "archive": member.archive, "name": member.name, "size": member.size,
-                "mtime": iso_time_ns(member.mtime_ns), "host": pair.host, "worker": pair.worker,
-                "rotation": pair.rotation, "sequence": member.sequence, "state": state,
-            }  # fmt: skip
+                "archive": member.archive,
+                "name": member.name,
+                "size": member.size,
+                "mtime": iso_time_ns(member.mtime_ns),
+                "host": pair.host,
+                "worker": pair.worker,
+                "rotation": pair.rotation,
+                "sequence": member.sequence,
+                "state": state,
+            }
             lines.write(_encode_json(about))
         else:
             target = shown(f"{member.archive}/{member.name}")
