@@ -22,7 +22,7 @@ from rear.core.liveness import this_process, worker_name
 from rear.core.text import fine_seconds_text
 from rear.diagnostics import doctor, race_probes, visibility_probes
 from rear.diagnostics.doctor import PROBES, examine
-from rear.diagnostics.findings import JSON_VERSION, Finding, ok
+from rear.diagnostics.findings import JSON_VERSION, Finding, Judge
 from rear.diagnostics.mounts import mount_of
 from rear.diagnostics.place_probes import probe_filesystem
 from rear.diagnostics.probe_context import ProbeContext
@@ -739,9 +739,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_findings_are_values() -> None:
-    assert ok("a", "b") == ok("a", "b")
+    assert Judge("a").ok("b") == Judge("a").ok("b")
     with pytest.raises(AttributeError):
-        ok("a", "b").seen = "c"  # type: ignore[misc]
+        Judge("a").ok("b").seen = "c"  # type: ignore[misc]
 
 
 def test_a_second_process_that_dies_or_hangs_is_told(tmp_path: Path) -> None:
