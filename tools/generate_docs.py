@@ -30,7 +30,8 @@ from man_page import man_page
 from rear import errors, events
 from rear.cli import exit_statuses
 from rear.cli.app import app, scavenger_app
-from rear.cli.display import json_lines, summary
+from rear.cli.display.json_lines import Schema, Warned
+from rear.cli.display.summary import Summary
 from rear.core import problems
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -97,7 +98,7 @@ def statuses_page() -> str:
     group: Any = get_command(app)
     anywhere = ", ".join(map(str, exit_statuses.ANYWHERE))
     lines = [
-        _NOTE.format("rear/cli/statuses.py"), "# Exit statuses\n",
+        _NOTE.format("rear/cli/exit_statuses.py"), "# Exit statuses\n",
         "| status | meaning | errors, in `rear.errors` |", "|---|---|---|",
         *(
             f"| {number} | {_pipes(meaning)} | {', '.join(by_status.get(number, []))} |"
@@ -165,7 +166,7 @@ def _code(kind: problems.ProblemKind) -> str:
 def json_page() -> str:
     """Return json.md: every object that ``--json`` of scavenge, fsck and sweep prints."""
     lines = [
-        _NOTE.format("rear/events.py, rear/jsonlines.py and rear/summary.py"), "# JSON\n",
+        _NOTE.format("rear/events.py, json_lines.py and summary.py in rear/cli/display"), "# JSON\n",
         "`rear scavenge`, `rear fsck` and `rear sweep` print with `--json` one object a line on standard output, in "
         "ASCII, as things happen. The first one is of kind `schema`, then come events, the last one is of kind "
         "`summary`. Every object has `kind` and `severity` (`info`; `warning`: look at it, nothing is lost; `loss`: "
@@ -175,7 +176,7 @@ def json_page() -> str:
         "a name that are no UTF-8 are lone surrogates (`\\udc80` to `\\udcff`), as in Python.\n",
         "```sh", "rear scavenge --json /nfs/base | jq -c 'select(.severity != \"info\")'", "```\n",
     ]  # fmt: skip
-    framing: tuple[type[events.Event], ...] = (json_lines.Schema, summary.Summary, json_lines.Warned)
+    framing: tuple[type[events.Event], ...] = (Schema, Summary, Warned)
     for kind in framing:
         types = dict(_json_fields(kind))
         lines += [

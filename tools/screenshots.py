@@ -31,7 +31,7 @@ import rear
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_parts import frame
 from rear.cli.display.summary import summary_lines
-from rear.core.printable import shown
+from rear.core.text import shown
 from rear.events import Claimed, Event, LeftAlone, Lost, Merged
 from rear.fsck.base import fsck
 

@@ -1,7 +1,7 @@
 """The demo: real worker processes on a temporary base, one of them killed, then scavenged and checked.
 
-``python -m rear.cli.demo_workers BASE NUMBER FILES`` is one worker. It prints a line for each file once that is acknowledged, so
-that whoever started it knows what has to be in the archives afterwards.
+``python -m rear.cli.demo_workers BASE NUMBER FILES`` is one worker. It prints a line for each file once that is
+acknowledged, so that whoever started it knows what has to be in the archives afterwards.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import typer
 
 from rear.cli.outlet import Outlet
 from rear.cli.signals import Ended, ended_by_signals
-from rear.core.printable import shown
+from rear.core.text import shown
 from rear.errors import RearError
 
 P = ParamSpec("P")
@@ -64,9 +64,9 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
         except Ended as end:
             note(f"ended by {end}; nothing is lost, run it again to go on")
             raise typer.Exit(128 + end.number) from None
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             note("interrupted; nothing is lost, run it again to go on")
-            raise typer.Exit(getattr(interrupt, "exit_status", INTERRUPTED)) from None
+            raise typer.Exit(INTERRUPTED) from None
         except (RearError, OSError) as error:
             raise typer.Exit(report(error)) from None
         finally:

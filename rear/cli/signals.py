@@ -1,4 +1,4 @@
-"""Signals that ask to stop: as a request that is looked at now and then, or at once, as Ctrl-C does."""
+"""Signals that ask to stop: at once, as Ctrl-C does, or as a request that is looked at now and then."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from types import FrameType
 
 class Ended(KeyboardInterrupt):
     """SIGTERM or SIGHUP came: all that Ctrl-C undoes and closes is undone and closed.
+
+    Like Ctrl-C it is no error, so that nothing on the way takes it for one.
 
     Args:
         number: of the signal.
@@ -52,6 +54,15 @@ class StopRequest:
         self._is_set = False
         # The one queue whose `put` may be called in a signal handler.
         self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set_by(self, *numbers: int) -> None:
+        """Have these signals ask to stop, from now on."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.set()
+
+        for number in numbers:
+            signal.signal(number, ask)
 
     def set(self) -> None:
         """Ask to stop; by any thread, in a signal handler too."""

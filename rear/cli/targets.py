@@ -1,13 +1,10 @@
-"""Which base, and which place in it, a target on the command line means; metadata; and signals that end a writer."""
+"""Which base, and which place in it, a target on the command line means; and metadata."""
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from rear.core.layout import Layout, find_base
 from rear.core.records import Metadata
@@ -67,28 +64,3 @@ def metadata_of(pairs: Sequence[str]) -> Metadata | None:
             raise UsageError(f"--meta {pair!r}: it has to be key=value")
         metadata[key] = value
     return metadata or None
-
-
-class Terminated(KeyboardInterrupt):
-    """A signal that asks to end; like Ctrl-C no error, so that nothing on the way takes it for one."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_status: Final = 128 + number
-
-
-@contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Terminated`, so that temp archives are closed before the process ends."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    # One that the caller has ignored, as `nohup` does, stays ignored.
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

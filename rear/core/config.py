@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
-from rear.core.quantities import parse_seconds, parse_size_bytes
 from rear.core.storage import LOCAL, Storage
+from rear.core.text import parse_seconds, parse_size_bytes
 from rear.errors import ConfigError, UsageError
 
 SIZE_LIMIT_BYTES: Final = 64 << 10

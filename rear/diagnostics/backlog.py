@@ -32,7 +32,7 @@ _NOTES_LIMIT_BYTES: Final = 4 << 20
 _VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 
 
-class Waiting(NamedTuple):
+class WaitingPair(NamedTuple):
     """One pair, or file without one, in the inbox or claimed."""
 
     host: str
@@ -96,7 +96,7 @@ class Backlog:
         self._signs = Signs(layout, "workers", storage)
         self._running: dict[Process, bool | None] = {}
 
-    def look(self) -> Iterator[Waiting]:
+    def look(self) -> Iterator[WaitingPair]:
         """Yield all that is in the inbox and in the folders of claims.
 
         Raises:
@@ -108,10 +108,10 @@ class Backlog:
             if is_safe_component(leader):
                 yield from self._folder(self._layout.claims / leader, is_claimed=True)
 
-    def _folder(self, folder: Path, *, is_claimed: bool) -> Iterator[Waiting]:
+    def _folder(self, folder: Path, *, is_claimed: bool) -> Iterator[WaitingPair]:
         for host in self._storage.names(folder):
             if not is_safe_component(host):
-                yield Waiting(host, "", "unusable", reason=f"{host} is not a name that rear gives")
+                yield WaitingPair(host, "", "unusable", reason=f"{host} is not a name that rear gives")
                 continue
             names = self._names(folder / host)
             for name in sorted(names):
@@ -119,13 +119,13 @@ class Backlog:
                 if pair is None:
                     # A claim folder also has files of the scavenger at work.
                     if not is_claimed:
-                        yield Waiting(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
+                        yield WaitingPair(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
                 elif name.endswith(".journal"):
                     waiting = self._pair(pair, folder / host, f"{pair.stem}.merged" in names, is_claimed=is_claimed)
                     if waiting is not None:
                         yield waiting
                 elif name.endswith(".zip") and f"{pair.stem}.{PAIR_SUFFIXES[0]}" not in names and not is_claimed:
-                    yield Waiting(host, pair.worker, "unusable", reason=f"{pair} has no journal")
+                    yield WaitingPair(host, pair.worker, "unusable", reason=f"{pair} has no journal")
 
     def _names(self, folder: Path) -> set[str]:
         try:
@@ -133,7 +133,7 @@ class Backlog:
         except NotADirectoryError:
             return set()
 
-    def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> Waiting | None:
+    def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> WaitingPair | None:
         path = folder / f"{pair.stem}.journal"
         try:
             glance = glance_at(path, storage=self._storage)
@@ -143,11 +143,11 @@ class Backlog:
             if error.errno in _VANISHED:
                 # Claimed, merged or released since it was listed.
                 return None
-            return Waiting(pair.host, pair.worker, "unusable", reason=f"{pair}: {error.strerror}")
+            return WaitingPair(pair.host, pair.worker, "unusable", reason=f"{pair}: {error.strerror}")
         except JournalError as error:
-            return Waiting(pair.host, pair.worker, "unusable", reason=f"{pair}: {error}")
+            return WaitingPair(pair.host, pair.worker, "unusable", reason=f"{pair}: {error}")
         created_ns = glance.opened.created_ns if glance.opened else None
-        return Waiting(pair.host, pair.worker, state, max(0, members), glance.size_bytes, created_ns)
+        return WaitingPair(pair.host, pair.worker, state, max(0, members), glance.size_bytes, created_ns)
 
     def _merged(self, path: Path) -> int:
         try:

@@ -13,7 +13,8 @@ import statistics
 import time
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, ok, seconds_text
+from rear.core.text import fine_seconds_text
+from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext, error_name
 
 SYNC_ROUNDS: Final = 30
@@ -35,8 +36,8 @@ _NO_COPY: Final = frozenset(
 
 def probe_append_and_read_back(context: ProbeContext) -> Finding:
     """Bytes at offsets, holes, ends, cuts: as another descriptor and another process read them."""
-    name = "append_and_read_back"
-    path = context.place(name) / "file"
+    judge = Judge("append_and_read_back")
+    path = context.place(judge.probe) / "file"
     storage = context.storage
     pieces = [os.urandom(100), os.urandom(5000), os.urandom(70_001)]
     expected = b"".join(pieces) * 3
@@ -67,13 +68,12 @@ def probe_append_and_read_back(context: ProbeContext) -> Finding:
     finally:
         storage.close(descriptor)
     if wrong:
-        return broken(
-            name,
+        return judge.broken(
             "; ".join(wrong),
             "Members would be other bytes than were acknowledged (promises 1 and 2). rear compares CRCs of crashed "
             "workers' members, and of all with --verify: what differs is reported as lost. Use no base here.",
         )
-    return ok(name, f"{len(expected):,} bytes, a hole, a cut and the end, through two descriptors and two processes")
+    return judge.ok(f"{len(expected):,} bytes, a hole, a cut and the end, through two descriptors and two processes")
 
 
 def _read_elsewhere(context: ProbeContext, expected: bytes) -> list[str]:
@@ -87,8 +87,8 @@ def _read_elsewhere(context: ProbeContext, expected: bytes) -> list[str]:
 
 def probe_copy_file_range(context: ProbeContext) -> Finding:
     """Whether the kernel or the server copies ranges between files."""
-    name = "copy_file_range"
-    folder = context.place(name)
+    judge = Judge("copy_file_range")
+    folder = context.place(judge.probe)
     data = os.urandom(_COPY_BYTES)
     context.write_file(folder / "source", data, sync=False)
     source, target = context.storage.open(folder / "source"), context.storage.create(folder / "target")
@@ -103,30 +103,30 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
                     break
                 copied += count
         except AttributeError:
-            return degraded(name, "this Python has no copy_file_range", slow)
+            return judge.degraded("this Python has no copy_file_range", slow)
         except OSError as error:
             said = f"refused: {error_name(error.errno)}"
             if error.errno in _NO_COPY:
-                return degraded(name, said, slow)
-            return broken(name, said, "Each merge ends with this error, is undone and refused; nothing is lost.")
+                return judge.degraded(said, slow)
+            return judge.broken(said, "Each merge ends with this error, is undone and refused; nothing is lost.")
         took = time.perf_counter() - begun
         if context.storage.read(target, _COPY_BYTES, 0) != data[:copied]:
-            return broken(
-                name, "it copies other bytes than there are",
+            return judge.broken(
+                "it copies other bytes than there are",
                 "Merged members would be wrong. Scavenge with --verify: it reads merged bytes back before the commit.",
-            )  # fmt: skip
+            )
         if copied < _COPY_BYTES:
-            return degraded(name, f"it stops after {copied:,} of {_COPY_BYTES:,} bytes and says so", slow)
+            return judge.degraded(f"it stops after {copied:,} of {_COPY_BYTES:,} bytes and says so", slow)
     finally:
         context.storage.close(source)
         context.storage.close(target)
-    return ok(name, f"{_COPY_BYTES:,} bytes copied by the kernel or the server, in {seconds_text(took)}")
+    return judge.ok(f"{_COPY_BYTES:,} bytes copied by the kernel or the server, in {fine_seconds_text(took)}")
 
 
 def probe_reflink(context: ProbeContext) -> Finding:
     """Whether files can share their bytes (``FICLONE``). rear does not ask for it; the kernel may do it by itself."""
-    name = "reflink"
-    folder = context.place(name)
+    judge = Judge("reflink")
+    folder = context.place(judge.probe)
     data = os.urandom(1 << 16)
     context.write_file(folder / "source", data)
     source, target = context.storage.open(folder / "source"), context.storage.create(folder / "target")
@@ -134,13 +134,13 @@ def probe_reflink(context: ProbeContext) -> Finding:
         fcntl.ioctl(target, _FICLONE, source)
         is_same = context.storage.read(target, len(data) + 1, 0) == data
     except OSError as error:
-        return ok(name, f"not to be had ({error_name(error.errno)}), not needed")
+        return judge.ok(f"not to be had ({error_name(error.errno)}), not needed")
     finally:
         context.storage.close(source)
         context.storage.close(target)
     if not is_same:
-        return broken(name, "a clone has other bytes than its source", "Do not trust copies on this file system.")
-    return ok(name, "files can share their bytes; rear does not need it")
+        return judge.broken("a clone has other bytes than its source", "Do not trust copies on this file system.")
+    return judge.ok("files can share their bytes; rear does not need it")
 
 
 # Stable storage.
@@ -148,8 +148,8 @@ def probe_reflink(context: ProbeContext) -> Finding:
 
 def probe_fsync(context: ProbeContext) -> Finding:
     """How long it takes until a small append is on stable storage, as far as the file system says (A2)."""
-    name = "fsync"
-    descriptor = context.storage.create(context.place(name) / "file")
+    judge = Judge("fsync", "s")
+    descriptor = context.storage.create(context.place(judge.probe) / "file")
     took = []
     try:
         for number in range(SYNC_ROUNDS):
@@ -160,19 +160,19 @@ def probe_fsync(context: ProbeContext) -> Finding:
     finally:
         context.storage.close(descriptor)
     median, worst = statistics.median(took), max(took)
-    seen = f"median {seconds_text(median)}, worst {seconds_text(worst)} of {SYNC_ROUNDS} appends of 4 KiB"
+    seen = f"median {fine_seconds_text(median)}, worst {fine_seconds_text(worst)} of {SYNC_ROUNDS} appends of 4 KiB"
     if median <= SLOW_MEDIAN_SECONDS and worst <= SLOW_SYNC_SECONDS:
-        return ok(name, seen, value=median, unit="s")
+        return judge.ok(seen, median)
     effects = ['sync="file" waits that long with each close().'] * (median > SLOW_MEDIAN_SECONDS)
     if worst > SLOW_SYNC_SECONDS:
         effects.append("Power loss costs what was closed in that time too, beside sync_interval.")
-    return degraded(name, seen, " ".join(effects), value=median, unit="s")
+    return judge.degraded(seen, " ".join(effects), median)
 
 
 def probe_directory_fsync(context: ProbeContext) -> Finding:
     """Whether the name of a new file can be brought to stable storage (A7)."""
-    name = "directory_fsync"
-    folder = context.place(name)
+    judge = Judge("directory_fsync", "s")
+    folder = context.place(judge.probe)
     took = []
     for number in range(10):
         context.storage.close(context.storage.create(folder / str(number)))
@@ -184,8 +184,7 @@ def probe_directory_fsync(context: ProbeContext) -> Finding:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF):
                 raise
-            return broken(
-                name,
+            return judge.broken(
                 f"refused: {error_name(error.errno)}",
                 "rear goes on without: power loss can cost the names of files that were made just before it, and so "
                 'a whole pair, also with sync="file" (promise 1).',
@@ -193,13 +192,13 @@ def probe_directory_fsync(context: ProbeContext) -> Finding:
         finally:
             os.close(descriptor)
     median = statistics.median(took)
-    return ok(name, f"median {seconds_text(median)} after a new file", value=median, unit="s")
+    return judge.ok(f"median {fine_seconds_text(median)} after a new file", median)
 
 
 def probe_clock(context: ProbeContext) -> Finding:
     """How far the times that files get are from this host's clock. No decision in rear depends on it (A13)."""
-    name = "clock"
-    folder = context.place(name)
+    judge = Judge("clock", "s")
+    folder = context.place(judge.probe)
     samples = []
     for number in range(5):
         before = time.time_ns()
@@ -212,8 +211,8 @@ def probe_clock(context: ProbeContext) -> Finding:
         samples.append((after - before, stamp - (before + after) // 2))
     # The shortest way there and back says it best.
     offset = min(samples)[1] / 1e9
-    seen = f"new files are {seconds_text(abs(offset))} {'ahead of' if offset > 0 else 'behind'} this host's clock"
+    seen = f"new files are {fine_seconds_text(abs(offset))} {'ahead of' if offset > 0 else 'behind'} this host's clock"
     effect = "No decision in rear depends on it; times in listings, indexes and reports come from different clocks."
     if abs(offset) > CLOCK_SECONDS:
-        return degraded(name, seen, effect, value=offset, unit="s")
-    return ok(name, seen, value=offset, unit="s")
+        return judge.degraded(seen, effect, offset)
+    return judge.ok(seen, offset)

@@ -27,7 +27,7 @@ from rear.diagnostics.data_probes import (
     probe_fsync,
     probe_reflink,
 )
-from rear.diagnostics.findings import Finding, broken, degraded, not_checked, ok
+from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.mounts import mount_of
 from rear.diagnostics.place_probes import (
     probe_filesystem,
@@ -171,10 +171,14 @@ def _run(name: str, context: ProbeContext) -> list[Finding]:
         context.renew_processes()
         where = f" at {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         seen = f"{error_name(error.errno)}{where}: {error.strerror}"
-        return [broken(name, seen, "rear meets this error here too: close() raises it, a merge is undone and refused.")]
+        return [
+            Judge(name).broken(
+                seen, "rear meets this error here too: close() raises it, a merge is undone and refused."
+            )
+        ]
     except NoAnswerError as error:
         context.renew_processes()
-        return [broken(name, str(error), "rear would hang like this here.")]
+        return [Judge(name).broken(str(error), "rear would hang like this here.")]
     return found if isinstance(found, list) else [found]
 
 
@@ -226,14 +230,14 @@ def _may_be_late(peer: str) -> bool:
 def _describe_peer(context: ProbeContext, far: str) -> Finding:
     mount = mount_of(far)
     where = f"{mount.kind} on {mount.point}" if mount is not None else far
+    judge = Judge("peer")
     if os.stat(far).st_dev == os.stat(context.folder).st_dev:
-        return not_checked(
-            "peer",
+        return judge.not_checked(
             f"{where} shows the same folder, from the same cache of this host (same device number)",
             "What follows tells little of other hosts: mount the export a second time with a cache of its own (NFS: "
             "nosharecache).",
         )
-    return ok("peer", f"{where} shows the same folder, through a mount of its own")
+    return judge.ok(f"{where} shows the same folder, through a mount of its own")
 
 
 # The folder, and what killed doctors left.
@@ -241,6 +245,7 @@ def _describe_peer(context: ProbeContext, far: str) -> Finding:
 
 def _remove_leftovers(layout: Layout, storage: Storage) -> Iterator[Finding]:
     """Remove folders of doctors that were killed on this host; name those of which that cannot be known."""
+    judge = Judge("leftovers", "folders")
     removed, unknown, kept = 0, [], []
     for parent in (layout.base, layout.state):
         for name in storage.names(parent) if os.path.isdir(parent) else ():
@@ -261,13 +266,10 @@ def _remove_leftovers(layout: Layout, storage: Storage) -> Iterator[Finding]:
     if unknown or kept:
         said = [f"another host or another boot left {', '.join(sorted(unknown)[:3])}"] * bool(unknown)
         said += [f"cannot remove {', '.join(sorted(kept)[:3])}"] * bool(kept)
-        yield degraded(
-            "leftovers", "; ".join(said),
-            "rear does not look into these folders. Remove them by hand when no doctor runs there.",
-            value=len(unknown) + len(kept), unit="folders",
-        )  # fmt: skip
+        effect = "rear does not look into these folders. Remove them by hand when no doctor runs there."
+        yield judge.degraded("; ".join(said), effect, len(unknown) + len(kept))
     elif removed:
-        yield ok("leftovers", "removed what a doctor that was killed had left", value=removed, unit="folders")
+        yield judge.ok("removed what a doctor that was killed had left", removed)
 
 
 def _remove(path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-Status = Literal["ok", "degraded", "broken", "not checked"]
+ProbeStatus = Literal["ok", "degraded", "broken", "not checked"]
 Value = float | int | str | None
 
 JSON_VERSION: Final = 1
@@ -26,7 +26,7 @@ class Finding:
     """
 
     probe: str
-    status: Status
+    status: ProbeStatus
     value: Value
     unit: str
     seen: str
@@ -37,33 +37,33 @@ class Finding:
         return {"version": JSON_VERSION, "kind": "finding", **asdict(self)}
 
 
-def ok(probe: str, seen: str, *, value: Value = None, unit: str = "", effect: str = "") -> Finding:
-    """Return the finding that a probe saw what rear relies on."""
-    return Finding(probe, "ok", value, unit, seen, effect)
+class Judge(NamedTuple):
+    """Makes the findings of one probe; ``unit`` is that of what it measures."""
 
+    probe: str
+    unit: str = ""
 
-def degraded(probe: str, seen: str, effect: str, *, value: Value = None, unit: str = "") -> Finding:
-    """Return the finding that rear does without something."""
-    return Finding(probe, "degraded", value, unit, seen, effect)
+    def ok(self, seen: str, value: Value = None) -> Finding:
+        """Return the finding that the probe saw what rear relies on."""
+        return self._finding("ok", seen, "", value)
 
+    def degraded(self, seen: str, effect: str, value: Value = None) -> Finding:
+        """Return the finding that rear does without something."""
+        return self._finding("degraded", seen, effect, value)
 
-def broken(probe: str, seen: str, effect: str, *, value: Value = None, unit: str = "") -> Finding:
-    """Return the finding that a promise does not hold, or that rear cannot work."""
-    return Finding(probe, "broken", value, unit, seen, effect)
+    def broken(self, seen: str, effect: str, value: Value = None) -> Finding:
+        """Return the finding that a promise does not hold, or that rear cannot work."""
+        return self._finding("broken", seen, effect, value)
 
+    def not_checked(self, why: str, effect: str = "") -> Finding:
+        """Return the finding that the probe could not look."""
+        return self._finding("not checked", why, effect, None)
 
-def not_checked(probe: str, why: str, effect: str = "") -> Finding:
-    """Return the finding that a probe could not look."""
-    return Finding(probe, "not checked", None, "", why, effect)
+    def by_least(self, value: int, *, needed: int, wanted: int, seen: str, effect: str) -> Finding:
+        """Return what it means that there is so much of something."""
+        if value >= wanted:
+            return self.ok(seen, value)
+        return self.broken(seen, effect, value) if value < needed else self.degraded(seen, effect, value)
 
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration for people, from ``12 µs`` to ``27.3 s``."""
-    size = abs(seconds)
-    if size < 0.000_95:
-        return f"{seconds * 1e6:.0f} µs"
-    if size < 0.095:
-        return f"{seconds * 1e3:.1f} ms"
-    if size < 0.95:
-        return f"{seconds * 1e3:.0f} ms"
-    return f"{seconds:,.1f} s"
+    def _finding(self, status: ProbeStatus, seen: str, effect: str, value: Value) -> Finding:
+        return Finding(self.probe, status, value, "" if value is None else self.unit, seen, effect)

@@ -9,7 +9,7 @@ import errno
 import os
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, not_checked, ok
+from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.mounts import mount_of
 from rear.diagnostics.probe_context import ProbeContext
 
@@ -29,15 +29,15 @@ _FAT: Final = frozenset({"vfat", "msdos"})
 
 def probe_filesystem(context: ProbeContext) -> Finding:
     """What kind of file system this is, and which of its mount options rear feels."""
-    name = "filesystem"
+    judge = Judge("filesystem", "type")
     mount = mount_of(context.folder)
     if mount is None:
-        return not_checked(name, "this system does not tell what is mounted where")
+        return judge.not_checked("this system does not tell what is mounted where")
     kind, options = mount.kind, mount.options
     seen = f"{kind}, mounted on {mount.point}"
     if kind in _IN_MEMORY:
         effect = "In memory: loss of power costs everything, whatever sync= says (promise 1). Good for trying out."
-        return broken(name, seen, effect, value=kind, unit="type")
+        return judge.broken(seen, effect, kind)
     effects = list(_nfs_effects(options)) if kind.startswith("nfs") else []
     if kind == "fuse" or kind.startswith("fuse."):
         effects.append(
@@ -49,8 +49,8 @@ def probe_filesystem(context: ProbeContext) -> Finding:
     if kind == "overlay":
         effects.append("The upper layer of a container goes with it: put the base on a volume.")
     if effects:
-        return degraded(name, seen, " ".join(effects), value=kind, unit="type")
-    return ok(name, seen, value=kind, unit="type")
+        return judge.degraded(seen, " ".join(effects), kind)
+    return judge.ok(seen, kind)
 
 
 def _nfs_effects(options: dict[str, str]) -> list[str]:
@@ -75,7 +75,7 @@ def _nfs_effects(options: dict[str, str]) -> list[str]:
 
 def probe_free_space(context: ProbeContext) -> Finding:
     """How many bytes can still be written, as the file system says; quotas are not in that."""
-    name = "free_space"
+    judge = Judge("free_space", "bytes")
     status = os.statvfs(context.folder)
     free = status.f_bavail * status.f_frsize
     seen = f"{free / (1 << 30):,.1f} GiB free"
@@ -83,35 +83,27 @@ def probe_free_space(context: ProbeContext) -> Finding:
         "When it is full, close() raises OSError and a merge is undone; nothing acknowledged is lost. Merging needs "
         "the size of the new members a second time."
     )
-    if free < FREE_BYTES_NEEDED:
-        return broken(name, seen, effect, value=free, unit="bytes")
-    if free < FREE_BYTES_WANTED:
-        return degraded(name, seen, effect, value=free, unit="bytes")
-    return ok(name, seen, value=free, unit="bytes")
+    return judge.by_least(free, needed=FREE_BYTES_NEEDED, wanted=FREE_BYTES_WANTED, seen=seen, effect=effect)
 
 
 def probe_free_inodes(context: ProbeContext) -> Finding:
     """How many files can still be made."""
-    name = "free_inodes"
+    judge = Judge("free_inodes", "files")
     status = os.statvfs(context.folder)
     if status.f_files == 0:
-        return not_checked(name, "this file system does not count them")
+        return judge.not_checked("this file system does not count them")
     free = status.f_favail
     seen = f"{free:,} free"
     effect = (
         "Each worker needs two, each merge a few; when there is none left, close() raises OSError and a merge is "
         "undone. Nothing acknowledged is lost."
     )
-    if free < FREE_INODES_NEEDED:
-        return broken(name, seen, effect, value=free, unit="files")
-    if free < FREE_INODES_WANTED:
-        return degraded(name, seen, effect, value=free, unit="files")
-    return ok(name, seen, value=free, unit="files")
+    return judge.by_least(free, needed=FREE_INODES_NEEDED, wanted=FREE_INODES_WANTED, seen=seen, effect=effect)
 
 
 def probe_one_filesystem(context: ProbeContext) -> Finding:
     """Whether a file can be renamed from where rear keeps its own to the base (A4)."""
-    name = "one_filesystem"
+    judge = Judge("one_filesystem")
     source = context.folder / "to-move"
     # Beside the base's archives for an instant; the name is one that the next doctor would recognise.
     target = context.base / f".rear-{context.folder.name.removeprefix('.rear-')}.moved"
@@ -122,14 +114,13 @@ def probe_one_filesystem(context: ProbeContext) -> Finding:
         context.storage.unlink(source)
         if error.errno != errno.EXDEV:
             raise
-        return broken(
-            name,
+        return judge.broken(
             "a rename from .rear to the base is refused: EXDEV, another file system",
             "A new archive cannot come to its place: its merge is committed, refused each time, and its files stay in "
             ".rear. Nothing is lost. Make .rear a plain folder of the base.",
         )
     context.storage.unlink(target)
-    return ok(name, "a file moves from one folder of the base to another by rename")
+    return judge.ok("a file moves from one folder of the base to another by rename")
 
 
 # Names.
@@ -137,8 +128,8 @@ def probe_one_filesystem(context: ProbeContext) -> Finding:
 
 def probe_name_length(context: ProbeContext) -> Finding:
     """How long a name may be (`rear.core.layout` lets a part of an archive's path have 240 bytes)."""
-    name = "name_length"
-    folder = context.place(name)
+    judge = Judge("name_length", "bytes")
+    folder = context.place(judge.probe)
     length = NAME_BYTES
     while length > 8:
         path = folder / ("n" * length)
@@ -150,14 +141,12 @@ def probe_name_length(context: ProbeContext) -> Finding:
                 raise
             length -= 1
     if length == NAME_BYTES and path.name in context.storage.names(folder):
-        return ok(name, f"{length} bytes", value=length, unit="bytes")
-    return broken(
-        name,
+        return judge.ok(f"{length} bytes", length)
+    return judge.broken(
         f"a name may have {length} bytes, not {NAME_BYTES}",
         "Archives with longer names cannot be made: their merges are refused each time, and their files stay in "
         ".rear. Use shorter names.",
-        value=length,
-        unit="bytes",
+        length,
     )
 
 
@@ -170,8 +159,8 @@ _ODD_NAMES: Final = (
 
 def probe_names(context: ProbeContext) -> Finding:
     """Whether names come back as they were given."""
-    name = "names"
-    folder = context.place(name)
+    judge = Judge("names")
+    folder = context.place(judge.probe)
     refused = []
     for odd in _ODD_NAMES:
         try:
@@ -183,11 +172,10 @@ def probe_names(context: ProbeContext) -> Finding:
     listed = set(context.storage.names(folder))
     changed = [odd for odd in _ODD_NAMES if odd not in listed and odd not in refused]
     if not refused and not changed:
-        return ok(name, f"{len(_ODD_NAMES)} unusual names come back as they were given")
+        return judge.ok(f"{len(_ODD_NAMES)} unusual names come back as they were given")
     parts = [f"refused: {' '.join(map(ascii, refused))}"] * bool(refused)
     parts += [f"changed: {' '.join(map(ascii, changed))}"] * bool(changed)
-    return broken(
-        name,
+    return judge.broken(
         "; ".join(parts),
         "Archives with such characters in their path cannot be made or found again: their merges are refused, and "
         "their files stay in .rear. Names of members may have them: these are inside the Zip.",
@@ -196,8 +184,8 @@ def probe_names(context: ProbeContext) -> Finding:
 
 def probe_name_case(context: ProbeContext) -> Finding:
     """Whether names that differ in case, or in the Unicode form of a letter, are two names."""
-    name = "name_case"
-    folder = context.place(name)
+    judge = Judge("name_case")
+    folder = context.place(judge.probe)
     same = []
     for first, second, what in (("Ar.zip", "ar.zip", "case"), ("\u00e9.zip", "e\u0301.zip", "Unicode form")):
         context.storage.close(context.storage.create(folder / first))
@@ -206,9 +194,8 @@ def probe_name_case(context: ProbeContext) -> Finding:
         except FileExistsError:
             same.append(what)
     if not same:
-        return ok(name, "names that differ in case or Unicode form are two names")
-    return broken(
-        name,
+        return judge.ok("names that differ in case or Unicode form are two names")
+    return judge.broken(
         f"names that differ in {' and '.join(same)} alone are one name",
         "Two archives whose paths differ in no more than that are one file, and rear does not know: give archives "
         "names that differ in more.",

@@ -45,11 +45,17 @@ class ProbeProcess:
         self.folder = os.fspath(folder)
         self._process = subprocess.Popen(
             # The same modules as here, whatever the current folder holds.
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; import rear.diagnostics.probe_process as p; p.serve()"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path[:] = {sys.path!r}; import rear.diagnostics.probe_process as p; p.serve()",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
             # Ctrl-C is for the doctor: it ends this process when it has cleaned up.
             start_new_session=True,
-        )  # fmt: skip
+        )
         self._received = b""
 
     def send(self, command: str, place: str = "", **arguments: Any) -> None:
@@ -123,12 +129,18 @@ def serve() -> None:
     """Answer what comes in on standard input until that ends."""
     locks: dict[str, int] = {}
     commands: dict[str, Callable[..., Iterator[Reply]]] = {
-        "create": _create, "rename": _rename, "replace": _replace, "reread": _reread, "read": _read, "watch": _watch,
-        "remember": _remember, "take": _take,
+        "create": _create,
+        "rename": _rename,
+        "replace": _replace,
+        "reread": _reread,
+        "read": _read,
+        "watch": _watch,
+        "remember": _remember,
+        "take": _take,
         "lock": lambda folder, name: _lock(locks, os.path.join(folder, name)),
         "unlock": lambda folder, name: _unlock(locks, os.path.join(folder, name)),
         "list": lambda folder: iter([{"names": LOCAL.names(folder)}]),
-    }  # fmt: skip
+    }
     for line in iter(sys.stdin.buffer.readline, b""):
         arguments = json.loads(line)
         try:
@@ -253,8 +265,11 @@ def _unlock(locks: dict[str, int], path: str) -> Iterator[Reply]:
 
 _ALL_EVENTS: Final = ("create", "append", "rename", "unlink")
 EVENTS: Final = {
-    "stat": _ALL_EVENTS, "open": _ALL_EVENTS, "listed": _ALL_EVENTS, "listdir": ("create", "rename", "unlink")
-}  # fmt: skip
+    "stat": _ALL_EVENTS,
+    "open": _ALL_EVENTS,
+    "listed": _ALL_EVENTS,
+    "listdir": ("create", "rename", "unlink"),
+}
 METHODS: Final = tuple(EVENTS)
 BEFORE_BYTES: Final = 1000
 AFTER_BYTES: Final = 5000

@@ -11,13 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, ok
+from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext, error_name
-from rear.diagnostics.probe_process import (
-    NoAnswerError,
-    ProbeProcess,
-    version_bytes,
-)
+from rear.diagnostics.probe_process import NoAnswerError, ProbeProcess, version_bytes
 
 RACES: Final = 100
 _ROUND_SECONDS: Final = 0.004
@@ -51,95 +47,83 @@ def _race(context: ProbeContext, command: str, place: str, arguments: Callable[[
 
 def probe_exclusive_create(context: ProbeContext) -> Finding:
     """Whether of several processes that create one file with ``O_EXCL`` one succeeds (A5)."""
-    name = "exclusive_create"
-    context.place(name)
-    winners = _race(context, "create", name, lambda number: {})
+    judge = Judge("exclusive_create", "races")
+    context.place(judge.probe)
+    winners = _race(context, "create", judge.probe, lambda number: {})
     several = sum(winners[number] > 1 for number in range(RACES))
     none = sum(winners[number] == 0 for number in range(RACES))
     if several:
-        return broken(
-            name,
+        return judge.broken(
             f"in {several} of {RACES} races of {_who(context)} several won",
             "Where locks do not exclude either, two scavengers that begin at once may both lead (promises 2 and 3): "
             "start scavengers on one host only.",
-            value=several,
-            unit="races",
+            several,
         )
     if none:
-        return degraded(
-            name,
+        return judge.degraded(
             f"in {none} of {RACES} races of {_who(context)} none was told that it won",
             "Scavengers that begin at once may all leave, with status 0: the next one leads.",
-            value=none,
-            unit="races",
+            none,
         )
-    return ok(name, f"{RACES} races of {_who(context)}, one winner each", value=0, unit="races")
+    return judge.ok(f"{RACES} races of {_who(context)}, one winner each", 0)
 
 
 def probe_rename(context: ProbeContext) -> Finding:
     """Whether of several processes that rename one file one succeeds, and the file is then there once (A4)."""
-    name = "rename"
-    folder = context.place(name)
+    judge = Judge("rename", "races")
+    folder = context.place(judge.probe)
     for number in range(RACES):
         context.write_file(folder / f"from-{number}", str(number).encode(), sync=False)
-    winners = _race(context, "rename", name, lambda number: {"racer": number})
+    winners = _race(context, "rename", judge.probe, lambda number: {"racer": number})
     names = context.storage.names(folder)
     there: Counter[int] = Counter(int(found.split("-")[1]) for found in names if found.startswith("to-"))
     left = sum(found.startswith("from-") for found in names)
     wrong = sum(there[number] != 1 or winners[number] > 1 for number in range(RACES))
     if wrong or left:
-        return broken(
-            name,
+        return judge.broken(
             f"in {max(wrong, left)} of {RACES} races of {_who(context)} a file was renamed by several, or is there "
             "twice or not at all",
             "A leader and one that it deposed may hold the same pair (promises 2 to 5): start scavengers on one host "
             "only.",
-            value=max(wrong, left),
-            unit="races",
+            max(wrong, left),
         )
     denied = sum(winners[number] == 0 for number in range(RACES))
     if denied:
-        return degraded(
-            name,
+        return judge.degraded(
             f"{denied} of {RACES} renames were done and reported as failed",
             "rear looks where the file is now, by a listing.",
-            value=denied,
-            unit="races",
+            denied,
         )
-    return ok(name, f"{RACES} races of {_who(context)}, one winner each", value=0, unit="races")
+    return judge.ok(f"{RACES} races of {_who(context)}, one winner each", 0)
 
 
 def probe_rename_over(context: ProbeContext) -> Finding:
     """Whether a reader of a file that is being renamed over sees the old one or the new one."""
-    name = "rename_over"
-    context.write_file(context.place(name) / "current", version_bytes(0))
+    judge = Judge("rename_over", "reads")
+    context.write_file(context.place(judge.probe) / "current", version_bytes(0))
     writer, reader = context.near[0], context.far[-1]
     until = time.monotonic() + _REPLACE_SECONDS
-    reader.send("reread", name, until=until)
-    writer.send("replace", name, count=_REPLACEMENTS, until=until)
+    reader.send("reread", judge.probe, until=until)
+    writer.send("replace", judge.probe, count=_REPLACEMENTS, until=until)
     versions = writer.receive()["versions"]
     counts = reader.receive()
     reads, missing, stale, mixed = (counts[kind] for kind in ("reads", "missing", "stale", "mixed"))
     seen = f"{versions} replacements, {reads:,} reads"
     if missing or mixed:
-        return broken(
-            name,
+        return judge.broken(
             f"{seen}: {missing:,} times there was no file, {mixed:,} times a mixture",
             "A crash at that moment can leave an archive missing, or mixed, that is being given a new inode (promise "
             "3).",
-            value=missing + mixed,
-            unit="reads",
+            missing + mixed,
         )
     if stale:
-        return degraded(
-            name,
+        return judge.degraded(
             f"{seen}: {stale:,} could not be opened, though the file was listed",
             "A reader may be told for a moment that there is no such archive: run it again. A merge looks into the "
             "listing, too.",
-            value=stale,
-            unit="reads",
+            stale,
         )
-    return ok(name, f"{seen}: old or new each time", value=0, unit="reads")
+    return judge.ok(f"{seen}: old or new each time", 0)
 
 
 # Locks.
@@ -152,77 +136,78 @@ _LOCKS_ARE_A_HINT: Final = (
 
 def probe_locks(context: ProbeContext) -> Finding:
     """Whether the POSIX lock that a leader takes excludes other processes, and goes with its owner (A14)."""
-    name = "locks"
-    context.write_file(context.place(name) / "lock", b"", sync=False)
-    holder, other = context.near[0], context.far[-1]
-    where = "on another mount" if context.has_peer else "of this host"
+    judge = Judge("locks", "s")
+    context.write_file(context.place(judge.probe) / "lock", b"", sync=False)
     try:
-        for process, role in ((holder, "first"), (other, "second")):
-            error = process.ask("lock", name, timeout_seconds=LOCK_SECONDS, name="lock")["error"]
-            if error in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                return degraded(name, f"there are none ({error_name(error)})", _LOCKS_ARE_A_HINT)
-            if role == "first" and error:
-                return broken(
-                    name, f"refused: {error_name(error)}", "Each scavenge ends with this error; workers go on, and no "
-                    "file is lost."
-                )  # fmt: skip
-            if role == "second" and not error:
-                process.ask("unlock", name, timeout_seconds=LOCK_SECONDS, name="lock")
-                return degraded(name, f"a process {where} gets a lock that another one holds", _LOCKS_ARE_A_HINT)
-            if role == "second" and error not in (errno.EACCES, errno.EAGAIN):
-                return broken(name, f"refused: {error_name(error)}", "Each scavenge there ends with this error.")
-        holder.ask("unlock", name, timeout_seconds=LOCK_SECONDS, name="lock")
-        waited = _wait_for_lock(other, name)
-        if waited is None:
-            return _stuck(name, "given back")
-        other.ask("unlock", name, timeout_seconds=LOCK_SECONDS, name="lock")
-        return _probe_lock_of_the_dead(context, other, where)
+        return _probe_locks(context, judge)
     except NoAnswerError:
         context.renew_processes()
-        return broken(
-            name,
+        return judge.broken(
             f"no answer within {LOCK_SECONDS:.0f} s",
             "A scavenge would hang like this; workers take no locks and go on. Repair the lock service, or mount with "
             "nolock: rear does not rely on locks.",
-            value=LOCK_SECONDS,
-            unit="s",
+            LOCK_SECONDS,
         )
 
 
-def _probe_lock_of_the_dead(context: ProbeContext, other: ProbeProcess, where: str) -> Finding:
-    victim = ProbeProcess(context.near[0].folder)
+def _probe_locks(context: ProbeContext, judge: Judge) -> Finding:
+    holder, other = context.near[0], context.far[-1]
+    where = "on another mount" if context.has_peer else "of this host"
+    for process, is_first in ((holder, True), (other, False)):
+        error = _lock(process)
+        if error in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return judge.degraded(f"there are none ({error_name(error)})", _LOCKS_ARE_A_HINT)
+        if is_first and error:
+            effect = "Each scavenge ends with this error; workers go on, and no file is lost."
+            return judge.broken(f"refused: {error_name(error)}", effect)
+        if not is_first and not error:
+            _unlock(other)
+            return judge.degraded(f"a process {where} gets a lock that another one holds", _LOCKS_ARE_A_HINT)
+        if not is_first and error not in (errno.EACCES, errno.EAGAIN):
+            return judge.broken(f"refused: {error_name(error)}", "Each scavenge there ends with this error.")
+    _unlock(holder)
+    if not _gets_lock(other):
+        return _stuck(judge, "given back")
+    _unlock(other)
+    victim = ProbeProcess(holder.folder)
     try:
-        error = victim.ask("lock", "locks", timeout_seconds=LOCK_SECONDS, name="lock")["error"]
-        if error:
-            return _stuck("locks", "given back")
+        if _lock(victim):
+            return _stuck(judge, "given back")
     finally:
         # SIGKILL.
         victim.close()
-    waited = _wait_for_lock(other, "locks")
-    if waited is None:
-        return _stuck("locks", "of a killed process")
-    other.ask("unlock", "locks", timeout_seconds=LOCK_SECONDS, name="lock")
-    return ok("locks", f"they exclude processes {where}, and go when their owner is killed")
+    if not _gets_lock(other):
+        return _stuck(judge, "of a killed process")
+    _unlock(other)
+    return judge.ok(f"they exclude processes {where}, and go when their owner is killed")
 
 
-def _wait_for_lock(process: ProbeProcess, place: str) -> float | None:
-    """Return after how long a lock can be had, ``None`` for not within the limit."""
+def _lock(process: ProbeProcess) -> int:
+    """Have a process try the lock; return 0 or the error number."""
+    reply = process.ask("lock", "locks", timeout_seconds=LOCK_SECONDS, name="lock")
+    return int(reply["error"])
+
+
+def _unlock(process: ProbeProcess) -> None:
+    process.ask("unlock", "locks", timeout_seconds=LOCK_SECONDS, name="lock")
+
+
+def _gets_lock(process: ProbeProcess) -> bool:
+    """Whether a process has the lock within the limit for one of a dead owner."""
     begun = time.monotonic()
     while True:
         waited = time.monotonic() - begun
-        if not process.ask("lock", place, timeout_seconds=LOCK_SECONDS, name="lock")["error"]:
-            return waited
+        if not _lock(process):
+            return True
         if waited > DEAD_LOCK_SECONDS:
-            return None
+            return False
         time.sleep(0.02)
 
 
-def _stuck(name: str, whose: str) -> Finding:
-    return broken(
-        name,
+def _stuck(judge: Judge, whose: str) -> Finding:
+    return judge.broken(
         f"a lock that was {whose} is still held after {DEAD_LOCK_SECONDS:.0f} s",
         "No scavenge can lead until the server lets it go: each leaves with status 0 and names the owner. Workers go "
         "on, nothing is lost.",
-        value=DEAD_LOCK_SECONDS,
-        unit="s",
+        DEAD_LOCK_SECONDS,
     )

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.diagnostics.backlog import Backlog, Signs, State, Waiting
+from rear.core.text import counted
+from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import Owner, read_owner
-from rear.scavenger.report import Summary, last_summaries
+from rear.scavenger.report import ReportSummary, last_summaries
 
 JSON_VERSION: Final = 1
 REPORTS_SHOWN: Final = 5
@@ -42,7 +43,7 @@ class Pile:
     members: int = 0
     size_bytes: int = 0
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: WaitingPair) -> None:
         """Count one more."""
         self.temp_archives += 1
         self.members += waiting.members
@@ -99,12 +100,18 @@ class Attention(NamedTuple):
 
 
 ATTENTION_CODES: Final = (
-    "crashed_workers", "leader_gone", "intents_left", "unusable_files", "refused", "lost_and_found", "no_space",
-)  # fmt: skip
+    "crashed_workers",
+    "leader_gone",
+    "intents_left",
+    "unusable_files",
+    "refused",
+    "lost_and_found",
+    "no_space",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class BaseStatus:
     """What a base looks like now.
 
     Attributes:
@@ -135,7 +142,7 @@ class Status:
     unusable: int = 0
     unusable_reasons: tuple[str, ...] = ()
     leader: Leader | None = None
-    scavenges: tuple[Summary, ...] = ()
+    scavenges: tuple[ReportSummary, ...] = ()
     intents: tuple[str, ...] = ()
     lost_and_found: Files = NO_FILES
     graveyard: Files = NO_FILES
@@ -181,7 +188,7 @@ class Observer:
         self._backlog = Backlog(self._layout, storage=storage)
         self._signs = Signs(self._layout, "leader", storage)
 
-    def look(self) -> Status:
+    def look(self) -> BaseStatus:
         """Return what the base looks like now.
 
         Raises:
@@ -191,21 +198,29 @@ class Observer:
         layout = layout_of(self._layout.base)
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
         if not is_directory(layout.state):
-            return Status(base, taken_ns, is_used=False, space=space)
+            return BaseStatus(base, taken_ns, is_used=False, space=space)
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
         intents = tuple(self._intents())
         inbox = _Inbox()
         for waiting in self._backlog.look():
             inbox.add(waiting)
-        status = Status(
-            base, taken_ns, is_used=True, hosts=tuple(inbox.finished_hosts()), backlog=inbox.piles,
-            oldest_ns=inbox.oldest_ns, unusable=inbox.unusable, unusable_reasons=tuple(inbox.reasons),
-            leader=self._leader(), scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
-            intents=intents, lost_and_found=_files(layout.lost_and_found, ".json"),
-            graveyard=_files(layout.graveyard, ".journal"), space=space,
-        )  # fmt: skip
-        object.__setattr__(status, "attention", tuple(_attention(status)))
-        return status
+        status = BaseStatus(
+            base,
+            taken_ns,
+            is_used=True,
+            hosts=tuple(inbox.finished_hosts()),
+            backlog=inbox.piles,
+            oldest_ns=inbox.oldest_ns,
+            unusable=inbox.unusable,
+            unusable_reasons=tuple(inbox.reasons),
+            leader=self._leader(),
+            scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
+            intents=intents,
+            lost_and_found=_files(layout.lost_and_found, ".json"),
+            graveyard=_files(layout.graveyard, ".journal"),
+            space=space,
+        )
+        return replace(status, attention=tuple(_attention(status)))
 
     def _leader(self) -> Leader | None:
         owner = read_owner(self._layout, storage=self._storage)
@@ -235,7 +250,7 @@ class Observer:
                 yield name
 
 
-def look_at(base: StrPath, *, storage: Storage = LOCAL) -> Status:
+def look_at(base: StrPath, *, storage: Storage = LOCAL) -> BaseStatus:
     """Return what a base looks like now; nothing is changed.
 
     Args:
@@ -260,7 +275,7 @@ class _Inbox:
         self._hosts: dict[str, Host] = {}
         self._workers: dict[tuple[str, str], set[State]] = {}
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: WaitingPair) -> None:
         """Take one more file or pair."""
         if waiting.state == "unusable":
             self.unusable += 1
@@ -313,18 +328,20 @@ def _space(folder: Path) -> Space:
     found = os.statvfs(folder)
     has_inodes = found.f_files > 0
     return Space(
-        found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize,
-        found.f_files if has_inodes else None, found.f_favail if has_inodes else None,
-    )  # fmt: skip
+        found.f_blocks * found.f_frsize,
+        found.f_bavail * found.f_frsize,
+        found.f_files if has_inodes else None,
+        found.f_favail if has_inodes else None,
+    )
 
 
-def _attention(status: Status) -> Iterator[Attention]:
+def _attention(status: BaseStatus) -> Iterator[Attention]:
     gone = sum(host.crashed + host.stale for host in status.hosts)
     if gone:
         members = status.backlog["crashed"].members + status.backlog["stale"].members
         yield Attention(
             "crashed_workers",
-            f"{_counted(gone, 'crashed worker')} left {_counted(members, 'member')}: run rear scavenge",
+            f"{counted(gone, 'crashed worker')} left {counted(members, 'member')}: run rear scavenge",
         )
     leader = status.leader
     is_led = leader is not None and leader.state in ("live", "unconfirmed")
@@ -335,26 +352,22 @@ def _attention(status: Status) -> Iterator[Attention]:
             f"the scavenger {leader.pid} on {leader.host} {what}: run rear scavenge, it goes on from there",
         )
     if status.intents and not is_led:
-        died = _counted(len(status.intents), "merge")
+        died = counted(len(status.intents), "merge")
         yield Attention("intents_left", f"{died} died: run rear scavenge, it undoes or completes them")
     if status.unusable and not is_led:
         # While a scavenger works, a pair may just be on its way.
-        files = _counted(status.unusable, "file")
+        files = counted(status.unusable, "file")
         yield Attention("unusable_files", f"{files} in the inbox cannot be used as they are: run rear fsck")
     last = status.scavenges[0] if status.scavenges else None
     refused = last.totals.get("refused") if last is not None else None
     if last is not None and isinstance(refused, int) and refused > 0:
         yield Attention(
-            "refused", f"the last scavenge left {_counted(refused, 'thing')} as found: see .rear/reports/{last.name}"
+            "refused", f"the last scavenge left {counted(refused, 'thing')} as found: see .rear/reports/{last.name}"
         )
     if status.lost_and_found.items:
-        items = _counted(status.lost_and_found.items, "item")
+        items = counted(status.lost_and_found.items, "item")
         yield Attention(
             "lost_and_found", f"{items} in .rear/lost+found: read the notes (*.json), then move them elsewhere"
         )
     if status.space is not None and status.space.free_bytes < status.total.size_bytes:
         yield Attention("no_space", "less space is free than the backlog needs when it is merged: make room")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from rear.diagnostics.findings import Finding, broken, degraded, not_checked, ok, seconds_text
+from rear.core.text import fine_seconds_text
+from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext
 from rear.diagnostics.probe_process import AFTER_BYTES, BEFORE_BYTES, EVENTS, METHODS, Reply
 from rear.scavenger.leader import LEASE_SECONDS
@@ -21,7 +22,7 @@ _NEEDS_PEER: Final = "needs --peer, a second mount of the export"
 def probe_visibility(context: ProbeContext) -> list[Finding]:
     """How long another mount goes on showing what was, by each call that could tell (A6, A8)."""
     if not context.has_peer:
-        return [not_checked(f"visibility_{method}", _NEEDS_PEER) for method in METHODS]
+        return [Judge(f"visibility_{method}").not_checked(_NEEDS_PEER) for method in METHODS]
     context.place("visibility")
     for method in METHODS:
         folder = context.place(f"visibility/{method}")
@@ -46,28 +47,26 @@ def probe_visibility(context: ProbeContext) -> list[Finding]:
 
 def probe_visibility_claim(context: ProbeContext) -> Finding:
     """Whether who takes a file by a rename then reads all that was synced before (A8)."""
-    name = "visibility_claim"
+    judge = Judge("visibility_claim", "files")
     if not context.has_peer:
-        return not_checked(name, _NEEDS_PEER)
-    folder = context.place(name)
+        return judge.not_checked(_NEEDS_PEER)
+    folder = context.place(judge.probe)
     taker = context.far[-1]
     short = 0
     for number in range(CLAIMS):
         path = folder / str(number)
         context.write_file(path, bytes(BEFORE_BYTES))
-        taker.ask("remember", name, name=path.name)
+        taker.ask("remember", judge.probe, name=path.name)
         _append(context, path)
-        short += taker.ask("take", name, name=path.name)["open"] != AFTER_BYTES
+        short += taker.ask("take", judge.probe, name=path.name)["open"] != AFTER_BYTES
     if short:
-        return broken(
-            name,
+        return judge.broken(
             f"{short} of {CLAIMS} files were short for who had seen them before, and took them by a rename",
             "A scavenger may find acknowledged members cut off and report them as lost (A8, promise 1). Run workers "
             "and scavengers on one host.",
-            value=short,
-            unit="files",
+            short,
         )
-    return ok(name, f"{CLAIMS} files were whole for who took them by a rename", value=0, unit="files")
+    return judge.ok(f"{CLAIMS} files were whole for who took them by a rename", 0)
 
 
 def _append(context: ProbeContext, path: Path) -> None:
@@ -103,31 +102,29 @@ def _late(reply: Reply, done: dict[str, float], key: str) -> float | None:
 #: What it means when a file that was synced is short for who opens it after that (A8).
 _SHORT_APPENDS: Final = {
     "listed": "A file that was synced is short for who lists its folder and opens it then (A8): a scavenger may "
-    "find acknowledged members cut off and report them as lost (promise 1). Run workers and scavengers on one host.",
+    "find acknowledged members cut off and report them as lost (promise 1). Run workers and scavengers on one host."
 }
 
 
 def _judge(method: str, late: dict[str, float | None], context: ProbeContext) -> Finding:
-    name = f"visibility_{method}"
+    judge = Judge(f"visibility_{method}", "s")
     limit = context.limit_seconds
     shown = {
-        event: f"not within {limit:.0f} s" if delay is None else seconds_text(delay) if delay else "at once"
+        event: f"not within {limit:.0f} s" if delay is None else fine_seconds_text(delay) if delay else "at once"
         for event, delay in late.items()
     }
     worst = max(limit if delay is None else delay for delay in late.values())
     seen = "all seen at once" if not worst else ", ".join(f"{event} {text}" for event, text in shown.items())
     if not worst:
-        return ok(name, seen, value=worst, unit="s")
+        return judge.ok(seen, worst)
     if method in _SHORT_APPENDS and late["append"] != 0:
-        return broken(name, seen, _SHORT_APPENDS[method], value=worst, unit="s")
+        return judge.broken(seen, _SHORT_APPENDS[method], worst)
     if method == "listdir" and worst >= min(limit, LEASE_SECONDS / 2):
-        return broken(
-            name,
+        return judge.broken(
             seen,
             "rear takes a listing's word (A6): a worker that was paused may go on in a pair that was taken from it "
             "(promise 5). Run workers and scavengers on one host.",
-            value=worst,
-            unit="s",
+            worst,
         )
     effect = {
         "stat": "rear never concludes from it that a file is there or gone: it lists the folder.",
@@ -137,4 +134,4 @@ def _judge(method: str, late: dict[str, float | None], context: ProbeContext) ->
         "listdir": "Shorter than half a lease: a worker that was robbed notices later, and buried pairs are looked "
         "through again.",
     }[method]
-    return degraded(name, seen, effect, value=worst, unit="s")
+    return judge.degraded(seen, effect, worst)

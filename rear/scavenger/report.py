@@ -56,7 +56,7 @@ class Report:
         return path.relative_to(layout.base).as_posix()
 
 
-class Summary(NamedTuple):
+class ReportSummary(NamedTuple):
     """The head of a report: who did something when, and the totals, the event ``finished`` or ``checked``."""
 
     name: str
@@ -66,7 +66,7 @@ class Summary(NamedTuple):
     totals: dict[str, Any]
 
 
-def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[Summary]:
+def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[ReportSummary]:
     """Yield the heads of the last reports, the newest first; what cannot be read is passed over.
 
     Raises:
@@ -79,7 +79,7 @@ def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[
             yield summary
 
 
-def _read_summary(layout: Layout, name: str, storage: Storage) -> Summary | None:
+def _read_summary(layout: Layout, name: str, storage: Storage) -> ReportSummary | None:
     try:
         descriptor = storage.open(layout.reports / name)
     except OSError:
@@ -99,4 +99,4 @@ def _read_summary(layout: Layout, name: str, storage: Storage) -> Summary | None
         return None
     if type(started_ns) is not int or type(finished_ns) is not int:
         return None
-    return Summary(name, leader, started_ns, finished_ns, totals)
+    return ReportSummary(name, leader, started_ns, finished_ns, totals)

@@ -22,10 +22,10 @@ from rear.cli.display.lines import REMINDER_SECONDS, Lines, progress_line
 from rear.cli.display.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
 from rear.cli.display.screen_parts import clock_text, frame, share
 from rear.cli.display.summary import summary_lines, summary_of
-from rear.cli.display.wording import describe, seconds_text, size_text
+from rear.cli.display.wording import describe
 from rear.cli.outlet import Outlet
-from rear.core.printable import shown
 from rear.core.problems import Problem
+from rear.core.text import seconds_text, shown, size_text
 from rear.events import (
     Advanced,
     Checked,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import rear
 from rear.cli import exit_statuses
-from rear.cli import help as grouping
+from rear.cli import help as page_of_help
 from rear.cli.app import app
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -212,10 +212,10 @@ def test_every_command_stands_once_in_the_help_with_an_example() -> None:
 
 
 def test_commands_of_no_group_are_shown_all_the_same() -> None:
-    assert list(grouping.grouped(["ls", "new", "scavenge"])) == [
-        ("Merge", ["scavenge"]), ("Read", ["ls"]), (grouping.OTHERS, ["new"])
+    assert list(page_of_help.grouped(["ls", "new", "scavenge"])) == [
+        ("Merge", ["scavenge"]), ("Read", ["ls"]), (page_of_help.OTHERS, ["new"])
     ]  # fmt: skip
-    listed = [name for names in grouping.GROUPS.values() for name in names]
+    listed = [name for names in page_of_help.GROUPS.values() for name in names]
     assert len(listed) == len(set(listed))
 
 

@@ -17,8 +17,8 @@ from listings import NOW, Result, append, info, write_journal, write_zip
 
 from rear.cli.listing.selection import split
 from rear.core.layout import Layout
-from rear.core.printable import shown
 from rear.core.records import Abort, Close, Pair
+from rear.core.text import shown
 from rear.errors import ExtractionError, MemberNotFoundError, UsageError, ZipFormatError
 from rear.journal.codec import encode_line
 from rear.read.patterns import Patterns

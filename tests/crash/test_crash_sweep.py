@@ -38,6 +38,7 @@ import rear
 from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import Collected
+from rear.read.view import open_committed
 
 _random = random.Random(SEED)
 OLD = {"a.txt": b"as it was when it was swept first\n" * 9, "sub/kept.bin": _random.randbytes(3_000)}

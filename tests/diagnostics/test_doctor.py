@@ -20,9 +20,10 @@ from checkout import ROOT
 from faultfs import mounted, write_rules
 
 from rear.core.liveness import this_process, worker_name
+from rear.core.text import fine_seconds_text
 from rear.diagnostics import doctor, race_probes, visibility_probes
 from rear.diagnostics.doctor import PROBES, examine
-from rear.diagnostics.findings import JSON_VERSION, Finding, ok, seconds_text
+from rear.diagnostics.findings import JSON_VERSION, Finding, Judge
 from rear.diagnostics.mounts import mount_of
 from rear.diagnostics.place_probes import probe_filesystem
 from rear.diagnostics.probe_context import ProbeContext
@@ -735,13 +736,13 @@ def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path, columns: int) ->
     [(0.000012, "12 µs"), (-0.0021, "-2.1 ms"), (0.25, "250 ms"), (27.31, "27.3 s"), (3600.0, "3,600.0 s")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert seconds_text(seconds) == text
+    assert fine_seconds_text(seconds) == text
 
 
 def test_findings_are_values() -> None:
-    assert ok("a", "b") == ok("a", "b")
+    assert Judge("a").ok("b") == Judge("a").ok("b")
     with pytest.raises(AttributeError):
-        ok("a", "b").seen = "c"  # type: ignore[misc]
+        Judge("a").ok("b").seen = "c"  # type: ignore[misc]
 
 
 def test_a_second_process_that_dies_or_hangs_is_told(tmp_path: Path) -> None:

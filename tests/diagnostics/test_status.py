@@ -29,7 +29,7 @@ from rear.core.storage import LOCAL
 from rear.diagnostics import status as status_module
 from rear.diagnostics.backlog import Signs, glance_at
 from rear.diagnostics.openmetrics import as_text, families, write_file
-from rear.diagnostics.status import ATTENTION_CODES, Observer, Status, look_at
+from rear.diagnostics.status import ATTENTION_CODES, BaseStatus, Observer, look_at
 from rear.errors import BaseError
 from rear.journal.codec import encode_record
 
@@ -478,7 +478,7 @@ def test_watching_on_a_terminal_leaves_it_clean_and_follows_its_size(used: Path)
 
 def test_every_field_of_a_status_is_a_value(used: Path) -> None:
     seen = look_at(used)
-    assert dataclasses.is_dataclass(Status)
+    assert dataclasses.is_dataclass(BaseStatus)
     with pytest.raises(dataclasses.FrozenInstanceError):
         seen.unusable = 3  # type: ignore[misc]
     assert json.loads(json.dumps(seen.as_json()))["base"] == str(used)

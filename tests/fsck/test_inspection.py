@@ -23,6 +23,7 @@ from rear.core.records import Origin
 from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
+from rear.read.view import open_committed
 from rear.salvage import repeated_names
 from rear.zip.headers import encode_central_entry, encode_end, encode_local_header
 from rear.zip.structures import CENTRAL, LOCAL

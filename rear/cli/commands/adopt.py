@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.quantities import human_bytes, seconds
-from rear.core.printable import shown
+from rear.cli.options import Quiet, seconds
+from rear.core.text import BINARY, shown, size_text
 
 if TYPE_CHECKING:
     from rear.events import Adopted, Event
@@ -37,7 +37,7 @@ def adopt(
         str, typer.Option(help="How long to wait, all in all, while another scavenger leads.", metavar="DURATION")
     ] = "60s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring temp archives of the original program, or any other Zips, into final archives.
 
@@ -75,9 +75,11 @@ def _told(events: Iterator[Event], *, quiet: bool) -> Iterator[Event]:
 
 def _summary(event: Adopted) -> str:
     counts = {
-        "there already": event.there_already, "not merged yet": event.pending, "in need of attention": event.refused,
-    }  # fmt: skip
-    parts = [f"{event.source}: {event.archived:,} members ({human_bytes(event.size_bytes)}) adopted"]
+        "there already": event.there_already,
+        "not merged yet": event.pending,
+        "in need of attention": event.refused,
+    }
+    parts = [f"{event.source}: {event.archived:,} members ({size_text(event.size_bytes, BINARY)}) adopted"]
     parts += [f"{count:,} {what}" for what, count in counts.items() if count]
     parts += ["salvaged"] * event.is_salvaged + ["deleted"] * event.is_deleted
     return ", ".join(parts)

@@ -8,17 +8,15 @@ from typing import Annotated, Final
 
 import typer
 
-from rear.core.printable import shown
+from rear.cli.options import JsonObject, base_argument
+from rear.core.text import shown
 
 JSON_VERSION: Final = 1
 
 
 def config(
-    base: Annotated[
-        str,
-        typer.Argument(envvar="REAR_BASE", help="The base.", metavar="[BASE]", show_default="the current folder"),
-    ] = ".",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base: Annotated[str, base_argument("The base.")] = ".",
+    as_json: JsonObject = False,
 ) -> None:
     """Show the settings of a base, and where each comes from.
 
@@ -35,17 +33,17 @@ def config(
     if as_json:
         settings = [
             {
-                "table": value.setting.table, "name": value.setting.name, "value": value.value, "source": value.source,
-                "default": value.setting.default, "variable": value.setting.variable,
+                "table": value.setting.table,
+                "name": value.setting.name,
+                "value": value.value,
+                "source": value.source,
+                "default": value.setting.default,
+                "variable": value.setting.variable,
             }
             for value in values
-        ]  # fmt: skip
-        typer.echo(
-            json.dumps({
-                "version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown,
-                "settings": settings,
-            })
-        )  # fmt: skip
+        ]
+        about = {"version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown}
+        typer.echo(json.dumps({**about, "settings": settings}))
         return
     table = ""
     for value in values:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.quantities import seconds
-from rear.core.printable import shown
+from rear.cli.options import JsonLines, base_argument, seconds
+from rear.core.text import shown
 from rear.diagnostics.findings import JSON_VERSION
 
 if TYPE_CHECKING:
@@ -25,15 +25,7 @@ _PROBE_WIDTH: Final = len("append_and_read_back")
 
 
 def doctor(
-    base: Annotated[
-        str,
-        typer.Argument(
-            envvar="REAR_BASE",
-            help="The directory that the workers write to, or are to write to.",
-            metavar="[BASE]",
-            show_default="the current folder",
-        ),
-    ] = ".",
+    base: Annotated[str, base_argument("The directory that the workers write to, or are to write to.")] = ".",
     peer: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +38,7 @@ def doctor(
     peer_wait: Annotated[
         str, typer.Option(help="How long to wait for what the other mount has to show.", metavar="DURATION")
     ] = "60s",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Try whether a file system keeps what rear relies on, and say what rear does where it does not.
 

@@ -12,8 +12,8 @@ import typer
 from rear.cli.exit import note, report
 from rear.cli.listing.member_lines import iso_time_ns, long_line, method_name
 from rear.cli.listing.selection import Lines
-from rear.cli.quantities import moment, size_bytes
-from rear.core.printable import shown
+from rear.cli.options import JsonLines, moment, size_bytes
+from rear.core.text import shown
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def find(
         typer.Option("--meta", metavar="KEY[=VALUE]", help="Only members with such metadata. Repeatable: all of them."),
     ] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: JsonLines = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="End exact paths with NUL, for xargs -0; nothing is escaped.")
     ] = False,
@@ -85,9 +85,9 @@ def find(
         host=host,
         worker=worker,
         source=source,
-        changed_since=None if since is None else moment(since),
-        larger_bytes=None if larger is None else size_bytes(larger),
-        smaller_bytes=None if smaller is None else size_bytes(smaller),
+        changed_since=moment(since),
+        larger_bytes=size_bytes(larger),
+        smaller_bytes=size_bytes(smaller),
         metadata=_metadata(meta or []),
     )
     view = _json if as_json else _long_line if long else _line
@@ -125,15 +125,28 @@ _encode: Callable[[object], str] = json.JSONEncoder(separators=(", ", ": ")).enc
 
 def _json(found: Found) -> str:
     member = found.member
-    return _encode({
-        "archive": found.archive, "name": member.name, "size": member.size, "compressed_size": member.compressed_size,
-        "method": method_name(member.method), "crc": f"{member.crc:08x}",
-        "mode": None if member.mode is None else f"{member.mode:06o}", "mtime": iso_time_ns(member.mtime_ns),
-        "archived": iso_time_ns(member.archived_ns), "host": member.host, "worker": member.worker,
-        "sequence": member.sequence, "source": member.source, "source_start": member.source_start,
-        "source_end": member.source_end, "target_start": member.target_start, "target_end": member.target_end,
-        "metadata": member.metadata,
-    })  # fmt: skip
+    return _encode(
+        {
+            "archive": found.archive,
+            "name": member.name,
+            "size": member.size,
+            "compressed_size": member.compressed_size,
+            "method": method_name(member.method),
+            "crc": f"{member.crc:08x}",
+            "mode": None if member.mode is None else f"{member.mode:06o}",
+            "mtime": iso_time_ns(member.mtime_ns),
+            "archived": iso_time_ns(member.archived_ns),
+            "host": member.host,
+            "worker": member.worker,
+            "sequence": member.sequence,
+            "source": member.source,
+            "source_start": member.source_start,
+            "source_end": member.source_end,
+            "target_start": member.target_start,
+            "target_end": member.target_end,
+            "metadata": member.metadata,
+        }
+    )
 
 
 def _tell_problems(found: Search) -> int:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rear.cli.exit import report
-from rear.cli.options import Dask, Executors, Jobs
-from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.cli.options import AssumeDead, Dask, Executors, Jobs, Json, Plain, Quiet, base_argument, style_of
 from rear.errors import RearError, UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +20,7 @@ if TYPE_CHECKING:
 
 
 def fsck(
-    path: Annotated[
-        str,
-        typer.Argument(
-            envvar="REAR_BASE",
-            help="A base, or one archive anywhere.",
-            metavar="[PATH]",
-            show_default="the current folder",
-        ),
-    ] = ".",
+    path: Annotated[str, base_argument("A base, or one archive anywhere.", "[PATH]")] = ".",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only report. For one archive that is so without --in-place.")
     ] = False,
@@ -41,14 +32,7 @@ def fsck(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")
     ] = False,
-    assume_dead: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
-            metavar="HOST|WORKER",
-            show_default=False,
-        ),
-    ] = None,
+    assume_dead: AssumeDead = None,
     jobs: Jobs = None,
     dask: Dask = None,
     plain: Plain = False,

@@ -14,8 +14,8 @@ import typer
 from rear.cli.exit import ATTENTION, note
 from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import Lines, split
-from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
+from rear.cli.options import JsonObject
+from rear.core.text import BINARY, shown, size_text
 from rear.errors import NotLeaderError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def index(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print all rows as CSV, with the columns of the SQLite table members.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Show the index of an archive: its SQLite files, and whether they mirror the archive.
 
@@ -91,7 +91,7 @@ def _described(state: IndexState) -> Iterable[str]:
     if state.segments:
         yield f"{'file':<12} {'rows':>12} {'removed':>8} {'size':>10}  written"
     for segment in state.segments:
-        size = human_bytes(_size(segment.path))
+        size = size_text(_size(segment.path), BINARY)
         written = iso_time_ns(segment.created_ns)
         yield f"{segment.path.name:<12} {segment.members:>12,} {segment.removed:>8,} {size:>10}  {written}"
     for problem in state.problems:
@@ -100,18 +100,27 @@ def _described(state: IndexState) -> Iterable[str]:
 
 def _as_json(state: IndexState) -> dict[str, Any]:
     return {
-        "archive": state.archive, "folder": str(state.folder), "state": state.state, "members": state.members,
-        "indexed": state.indexed, "fingerprint": state.fingerprint,
+        "archive": state.archive,
+        "folder": str(state.folder),
+        "state": state.state,
+        "members": state.members,
+        "indexed": state.indexed,
+        "fingerprint": state.fingerprint,
         "segments": [
             {
-                "file": segment.path.name, "number": segment.number, "id": segment.id, "rows": segment.members,
-                "removed": segment.removed, "size": _size(segment.path), "written": iso_time_ns(segment.created_ns),
+                "file": segment.path.name,
+                "number": segment.number,
+                "id": segment.id,
+                "rows": segment.members,
+                "removed": segment.removed,
+                "size": _size(segment.path),
+                "written": iso_time_ns(segment.created_ns),
                 "fingerprint": segment.fingerprint,
             }
             for segment in state.segments
         ],
         "problems": state.problems,
-    }  # fmt: skip
+    }
 
 
 def _size(path: os.PathLike[str]) -> int:

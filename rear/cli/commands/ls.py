@@ -29,8 +29,8 @@ from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long
 from rear.cli.listing.pending import list_pending
 from rear.cli.listing.selection import PATTERN_HELP, Lines, positions, split
 from rear.cli.listing.tree import write_tree
-from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
+from rear.cli.options import JsonLines
+from rear.core.text import BINARY, shown, size_text
 from rear.errors import UsageError
 from rear.read.patterns import Patterns, has_wildcard
 from rear.read.view import open_committed
@@ -40,7 +40,7 @@ from rear.zip.headers import CentralEntry
 _encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
-class View(NamedTuple):
+class ListingOptions(NamedTuple):
     """How a list is shown; ``depth`` is how many levels of names, ``None`` all of them."""
 
     long: bool
@@ -48,6 +48,7 @@ class View(NamedTuple):
     as_json: bool
     null: bool
     columns: bool
+    tree: bool
     metadata: bool
     depth: int | None
     by_time: bool
@@ -83,7 +84,11 @@ def ls(
     depth: Annotated[
         int | None,
         typer.Option(
-            "--depth", "-d", metavar="N", min=1, show_default=False,
+            "--depth",
+            "-d",
+            metavar="N",
+            min=1,
+            show_default=False,
             help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
         ),
     ] = None,
@@ -92,14 +97,14 @@ def ls(
     metadata: Annotated[
         bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: JsonLines = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
     ] = False,
     pending: Annotated[
         bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the archives of a base, or the members of a Zip file.
 
     On a terminal it shows one level in columns, in the colours of LS_COLORS, and folders end in "/"; in a pipe all
@@ -111,26 +116,39 @@ def ls(
     _check_options(
         {"--tree": tree, "--json": as_json, "--null": null, "--pending": pending},
         {
-            "--long": long and not (as_json or pending), "--human": human, "--meta": metadata and not as_json,
-            "--time": by_time and not null, "--size": by_size and not null, "--reverse": reverse and not null,
+            "--long": long and not (as_json or pending),
+            "--human": human,
+            "--meta": metadata and not as_json,
+            "--time": by_time and not null,
+            "--size": by_size and not null,
+            "--reverse": reverse and not null,
             "--depth": depth is not None and not (tree or null),
         },
-    )  # fmt: skip
+    )
     if depth is not None and recursive:
         raise UsageError("--depth goes not with --recursive")
     is_terminal = sys.stdout.isatty()
     plain = not (as_json or null or long or metadata)
-    view = View(
-        long or metadata, human, as_json, null, is_terminal and plain and not (recursive or one_column), metadata,
-        depth if depth or recursive or as_json or null or not is_terminal else 1, by_time, by_size, reverse,
-    )  # fmt: skip
+    options = ListingOptions(
+        long=long or metadata,
+        human=human,
+        as_json=as_json,
+        null=null,
+        columns=is_terminal and plain and not (recursive or one_column),
+        tree=tree,
+        metadata=metadata,
+        depth=depth if depth or recursive or as_json or null or not is_terminal else 1,
+        by_time=by_time,
+        by_size=by_size,
+        reverse=reverse,
+    )
     with Lines() as lines:
         if pending:
             status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
-            status = _list_archives(lines, path, Patterns(patterns or []), view, tree=tree)
+            status = _list_archives(lines, path, Patterns(patterns or []), options)
         else:
-            status = _list_members(lines, path, patterns or [], view, tree=tree)
+            status = _list_members(lines, path, patterns or [], options)
     if status:
         raise typer.Exit(status)
 
@@ -145,52 +163,52 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
         raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
 
 
-def _list_members(lines: Lines, path: str, given: list[str], view: View, *, tree: bool) -> int:
+def _list_members(lines: Lines, path: str, given: list[str], options: ListingOptions) -> int:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
     with open_committed(selection.archive) as archive:
-        if tree:
+        if options.tree:
             names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
-            if view.depth is not None:
-                names = (cut(name, view.depth) for name in names)
+            if options.depth is not None:
+                names = (cut(name, options.depth) for name in names)
             write_tree(lines, selection.archive, names)
-        elif view.depth is not None and not given and not has_wildcard(selection.member):
+        elif options.depth is not None and not given and not has_wildcard(selection.member):
             folder = selection.member
-            if view.long or view.by_time or view.by_size:
-                found = members_below(archive, folder, view.depth, with_metadata=view.metadata)
+            if options.long or options.by_time or options.by_size:
+                found = members_below(archive, folder, options.depth, with_metadata=options.metadata)
             else:
-                found = names_below(archive, folder, view.depth)
-            _write_items(lines, found, view)
+                found = names_below(archive, folder, options.depth)
+            _write_items(lines, found, options)
             return 0
-        elif view.columns:
+        elif options.columns:
             entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
-            _write_items(lines, map(item_of, entries), view)
+            _write_items(lines, map(item_of, entries), options)
         else:
-            _stream_members(lines, archive, patterns, view)
+            _stream_members(lines, archive, patterns, options)
     lines.flush()
     patterns.check(selection.archive)
     return 0
 
 
-def _stream_members(lines: Lines, archive: Archive, patterns: Patterns, view: View) -> None:
+def _stream_members(lines: Lines, archive: Archive, patterns: Patterns, options: ListingOptions) -> None:
     """Write members as they come, a million of them in little memory."""
-    if not (view.long or view.as_json or view.by_time or view.by_size):
+    if not (options.long or options.as_json or options.by_time or options.by_size):
         names: Iterable[str] = map(itemgetter(1), archive.names())
         names = filter(patterns.matches, names) if patterns else names
-        if view.reverse:
+        if options.reverse:
             names = reversed(list(names))
-        if view.null:
+        if options.null:
             lines.write_exact(names)
         else:
             lines.write_escaped(names)
         return
     entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
-    if view.as_json:
-        lines.write_all(_json_with_metadata(archive, entries) if view.metadata else map(entry_json, entries))
-    elif view.is_sorted:
-        _write_sorted(lines, archive, entries, view)
+    if options.as_json:
+        lines.write_all(_json_with_metadata(archive, entries) if options.metadata else map(entry_json, entries))
+    elif options.is_sorted:
+        _write_sorted(lines, archive, entries, options)
     else:
-        lines.write_escaped(_member_line(archive, entry, view) for entry in entries)
+        lines.write_escaped(_member_line(archive, entry, options) for entry in entries)
 
 
 def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
@@ -198,48 +216,48 @@ def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> It
         yield f'{entry_json(entry)[:-1]}, "metadata": {_encode_json(metadata_of(archive, entry))}}}'
 
 
-def _member_line(archive: Archive, entry: CentralEntry, view: View) -> str:
-    if not view.long:
+def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions) -> str:
+    if not options.long:
         return entry.name
-    return _item_line(item_of(entry, about=about_of(archive, entry) if view.metadata else ""), view)
+    return _item_line(item_of(entry, about=about_of(archive, entry) if options.metadata else ""), options)
 
 
-def _write_sorted(lines: Lines, archive: Archive, entries: Iterable[CentralEntry], view: View) -> None:
+def _write_sorted(lines: Lines, archive: Archive, entries: Iterable[CentralEntry], options: ListingOptions) -> None:
     # The lines and an array of keys: of a million members, entries would take four times the memory.
     keys, texts = array("q"), []
     for position, entry in enumerate(entries):
-        key = entry.mtime_ns // 1_000_000_000 if view.by_time else min(entry.size, (1 << 63) - 1)
-        keys.append(key if view.by_time or view.by_size else -position)
-        texts.append(_member_line(archive, entry, view))
-    order = sorted(range(len(texts)), key=keys.__getitem__, reverse=not view.reverse)
-    write = lines.write_exact if view.null else lines.write_escaped
+        key = entry.mtime_ns // 1_000_000_000 if options.by_time else min(entry.size, (1 << 63) - 1)
+        keys.append(key if options.by_time or options.by_size else -position)
+        texts.append(_member_line(archive, entry, options))
+    order = sorted(range(len(texts)), key=keys.__getitem__, reverse=not options.reverse)
+    write = lines.write_exact if options.null else lines.write_escaped
     write(map(texts.__getitem__, order))
 
 
-def _item_line(item: Item, view: View) -> str:
+def _item_line(item: Item, options: ListingOptions) -> str:
     """Return the line of a long list; the name, and so the line, is still to be escaped."""
     after = f"  {item.about}" if item.about else ""
     if item.members is None:
-        return f"{long_line(item.mode, item.size, item.second, human=view.human)}{item.name}{after}"
-    size = f"{human_bytes(item.size):>10}" if view.human else f"{item.size:>18,}"
+        return f"{long_line(item.mode, item.size, item.second, human=options.human)}{item.name}{after}"
+    size = f"{size_text(item.size, BINARY):>10}" if options.human else f"{item.size:>18,}"
     return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
 
 
-def _in_order(found: Iterable[Item], view: View) -> list[Item]:
-    items = sorted(found, key=attrgetter("name"), reverse=view.reverse)
-    if view.by_time or view.by_size:
-        items.sort(key=attrgetter("second" if view.by_time else "size"), reverse=not view.reverse)
+def _in_order(found: Iterable[Item], options: ListingOptions) -> list[Item]:
+    items = sorted(found, key=attrgetter("name"), reverse=options.reverse)
+    if options.by_time or options.by_size:
+        items.sort(key=attrgetter("second" if options.by_time else "size"), reverse=not options.reverse)
     return items
 
 
-def _write_items(lines: Lines, found: Iterable[Item], view: View) -> None:
+def _write_items(lines: Lines, found: Iterable[Item], options: ListingOptions) -> None:
     """Write a list in order, in columns where they are wanted."""
-    items = _in_order(found, view)
-    if view.null:
+    items = _in_order(found, options)
+    if options.null:
         lines.write_exact(item.name for item in items)
-    elif view.long:
-        lines.write_escaped(_item_line(item, view) for item in items)
-    elif not view.columns:
+    elif options.long:
+        lines.write_escaped(_item_line(item, options) for item in items)
+    elif not options.columns:
         lines.write_escaped(item.name for item in items)
     else:
         texts = [shown(item.name) for item in items]
@@ -249,20 +267,20 @@ def _write_items(lines: Lines, found: Iterable[Item], view: View) -> None:
     lines.flush()
 
 
-def _list_archives(lines: Lines, folder: str, patterns: Patterns, view: View, *, tree: bool) -> int:
-    is_level = view.depth is not None and not patterns
-    is_names = tree or view.null or (not view.long and (is_level or view.columns))
+def _list_archives(lines: Lines, folder: str, patterns: Patterns, options: ListingOptions) -> int:
+    is_level = options.depth is not None and not patterns
+    is_names = options.tree or options.null or (not options.long and (is_level or options.columns))
     found = ArchiveItems(folder, patterns, counted=not is_names)
-    if tree:
+    if options.tree:
         names = (item.name for item in found)
-        write_tree(lines, folder, names if view.depth is None else (cut(name, view.depth) for name in names))
-    elif is_level and view.depth is not None:
-        _write_items(lines, collapse(found, view.depth), view)
+        write_tree(lines, folder, names if options.depth is None else (cut(name, options.depth) for name in names))
+    elif is_level and options.depth is not None:
+        _write_items(lines, collapse(found, options.depth), options)
     elif is_names:
-        _write_items(lines, found, view)
+        _write_items(lines, found, options)
     else:
-        for item in _in_order(found, view) if view.is_sorted else found:
-            lines.write(_archive_json(item) if view.as_json else _archive_line(item, view))
+        for item in _in_order(found, options) if options.is_sorted else found:
+            lines.write(_archive_json(item) if options.as_json else _archive_line(item, options))
             lines.flush()
     lines.flush()
     patterns.check(folder)
@@ -274,7 +292,7 @@ def _archive_json(item: Item) -> str:
     return _encode_json(about)
 
 
-def _archive_line(item: Item, view: View) -> str:
-    if view.long:
-        return shown(_item_line(item, view))
-    return f"{item.members or 0:>12,} members {human_bytes(item.size):>10} {shown(item.name)}"
+def _archive_line(item: Item, options: ListingOptions) -> str:
+    if options.long:
+        return shown(_item_line(item, options))
+    return f"{item.members or 0:>12,} members {size_text(item.size, BINARY):>10} {shown(item.name)}"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rear.cli.exit import report
-from rear.cli.targets import ending_in_order, metadata_of, place_of
+from rear.cli.options import Compression, Meta, Quiet
+from rear.cli.targets import metadata_of, place_of
 from rear.core.names import split_into
-from rear.core.printable import shown
+from rear.core.text import counted, shown
 from rear.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -46,14 +47,9 @@ def put(
         bool,
         typer.Option("--move", help="Remove each source once its bytes are on stable storage and were read back."),
     ] = False,
-    meta: Annotated[
-        list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
-    ] = None,
-    compression: Annotated[
-        str | None,
-        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what needs attention.")] = False,
+    meta: Meta = None,
+    compression: Compression = None,
+    quiet: Quiet = False,
 ) -> None:
     """Archive files or standard input like a worker; when it ends with 0, all of it survives a loss of power.
 
@@ -72,7 +68,7 @@ def put(
     status = 0
     acknowledged: list[str] = []
     try:
-        with ending_in_order(), rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
+        with rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
             for source, path in jobs:
                 try:
                     _put(fs, source, path, move=move, metadata=metadata, acknowledged=acknowledged)
@@ -87,7 +83,7 @@ def put(
         _tell(acknowledged)
         raise typer.Exit(status)
     if not quiet:
-        _say(f"{_files(len(acknowledged))} archived in {place.base}")
+        _say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
 
 
 def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
@@ -147,15 +143,11 @@ def _is_of(error: OSError, source: str) -> bool:
 
 def _tell(acknowledged: list[str]) -> None:
     """Say what is safe when not all is."""
-    _say(f"{_files(len(acknowledged))} archived before that" + (", and safe:" if acknowledged else ""))
+    _say(f"{counted(len(acknowledged), 'file')} archived before that" + (", and safe:" if acknowledged else ""))
     for path in acknowledged[:_NAMED_LIMIT]:
         _say(f"  {path}")
     if len(acknowledged) > _NAMED_LIMIT:
         _say(f"  … and {len(acknowledged) - _NAMED_LIMIT:,} more, in the order of their names")
-
-
-def _files(count: int) -> str:
-    return f"{count:,} file{'s' * (count != 1)}"
 
 
 def _say(line: str) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import report
+from rear.cli.options import BaseOption, Compression, Meta
 from rear.cli.targets import metadata_of
-from rear.core.printable import shown
+from rear.core.text import shown
 
 
 def run(
@@ -18,9 +19,7 @@ def run(
         str,
         typer.Option("--into", metavar="ARCHIVE/FOLDER", help="The final archive, relative to the base, and a folder."),
     ],
-    base: Annotated[
-        str, typer.Option(envvar="REAR_BASE", help="The base.", metavar="BASE", show_default="the current folder")
-    ] = ".",
+    base: BaseOption = ".",
     output: Annotated[
         str | None,
         typer.Option(
@@ -31,13 +30,8 @@ def run(
             "folder whose files are moved.",
         ),
     ] = None,
-    meta: Annotated[
-        list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
-    ] = None,
-    compression: Annotated[
-        str | None,
-        typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
-    ] = None,
+    meta: Meta = None,
+    compression: Compression = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not show what the command prints; archive it alone.")
     ] = False,
@@ -52,9 +46,14 @@ def run(
     from rear.ingest.job import NOT_EXECUTABLE, NOT_FOUND, Job
 
     job = Job(
-        command, base=base, folder=into.rstrip("/"), output=output, metadata=metadata_of(meta or []),
-        compression=compression, pass_through=not quiet,
-    )  # fmt: skip
+        command,
+        base=base,
+        folder=into.rstrip("/"),
+        output=output,
+        metadata=metadata_of(meta or []),
+        compression=compression,
+        pass_through=not quiet,
+    )
     sys.stdout.flush()
     try:
         ended = job.run()

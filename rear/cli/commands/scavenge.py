@@ -7,26 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from rear.cli.exit import ATTENTION, note
-from rear.cli.options import Dask, Executors, Jobs
-from rear.cli.quantities import seconds, size_bytes
+from rear.cli.options import AssumeDead, Base, Dask, Executors, Jobs, Json, Plain, Quiet, seconds, size_bytes, style_of
 from rear.cli.signals import StopRequest
-from rear.cli.styles import Json, Plain, Quiet, style_of
 
-Base = Annotated[
-    str,
-    typer.Argument(
-        envvar="REAR_BASE",
-        help="The base that the workers write to.",
-        metavar="[BASE]",
-        show_default="the current folder",
-    ),
-]
 Verify = Annotated[
     bool | None,
     typer.Option(
@@ -68,14 +56,6 @@ MaxSize = Annotated[
 MaxMembers = Annotated[
     int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
 ]
-AssumeDead = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="You know that this host, worker or scavenger is gone: do not wait for its lease. May be repeated.",
-        metavar="HOST|WORKER",
-        show_default=False,
-    ),
-]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 
@@ -106,16 +86,23 @@ def scavenge(
 
     Example: rear scavenge --verify /nfs/base
     """
-    options: dict[str, Any] = {
-        "verify": verify, "flush": flush, "flush_wait_seconds": seconds(flush_wait), "dry_run": dry_run,
-        "on_conflict": on_conflict, "partial": partial, "max_size": None if max_size is None else size_bytes(max_size),
-        "max_members": max_members, "assume_dead": assume_dead or (),
-    }  # fmt: skip
-    style = style_of(plain=plain, json=json, quiet=quiet)
-    executors = Executors(base, jobs, dask)
-    if every is None:
-        raise typer.Exit(_once(base, options, style, executors))
-    raise typer.Exit(_repeat(base, options, style, executors, seconds(every), until_eof))
+    runs = _Runs(
+        base,
+        {
+            "verify": verify,
+            "flush": flush,
+            "flush_wait_seconds": seconds(flush_wait),
+            "dry_run": dry_run,
+            "on_conflict": on_conflict,
+            "partial": partial,
+            "max_size": size_bytes(max_size),
+            "max_members": max_members,
+            "assume_dead": assume_dead or (),
+        },
+        style_of(plain=plain, json=json, quiet=quiet),
+        Executors(base, jobs, dask),
+    )
+    raise typer.Exit(runs.once() if every is None else runs.repeat(seconds(every), until_eof=until_eof))
 
 
 def scavenger(
@@ -131,52 +118,59 @@ def scavenger(
     scavenge(directory, verify=verify, flush=flush, every=every, plain=plain, json=json, quiet=quiet)
 
 
-def _once(base: str, options: dict[str, Any], style: str, executors: Executors, stop: StopRequest | None = None) -> int:
-    """Scavenge once; return 1 when something was lost or had to be left, else 0."""
-    import rear
-    from rear.cli.display.follow import follow
-    from rear.events import Event
+class _Runs(NamedTuple):
+    """One scavenge, or one after the other: of what base, with what options of `rear.scavenge`, shown how, by whom."""
 
-    def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
-        for event in events:
-            yield event
-            if stop is not None and stop.is_set():
-                return
+    base: str
+    options: dict[str, Any]
+    style: str
+    executors: Executors
 
-    with executors.open() as executor, closing(rear.scavenge(base, executor=executor, **options)) as events:  # type: ignore[type-var]
-        progress = follow(
-            until_stopped(events), style,
-            command="scavenge", subject=base, dry_run=options["dry_run"], sums_up=stop is None,
-        )  # fmt: skip
-        return ATTENTION if progress.needs_attention else 0
+    def once(self, stop: StopRequest | None = None) -> int:
+        """Scavenge once; return 1 when something was lost or had to be left, else 0."""
+        import rear
+        from rear.cli.display.follow import follow
+        from rear.events import Event
 
+        def until_stopped(events: Iterator[Event]) -> Iterator[Event]:
+            for event in events:
+                yield event
+                if stop is not None and stop.is_set():
+                    return
 
-def _repeat(
-    base: str, options: dict[str, Any], style: str, executors: Executors, pause_seconds: float, until_eof: bool
-) -> int:
-    """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
-    from rear.errors import NotLeaderError
+        with (
+            self.executors.open() as executor,
+            closing(rear.scavenge(self.base, executor=executor, **self.options)) as events,  # type: ignore[type-var]
+        ):
+            progress = follow(
+                until_stopped(events),
+                self.style,
+                command="scavenge",
+                subject=self.base,
+                dry_run=self.options["dry_run"],
+                sums_up=stop is None,
+            )
+            return ATTENTION if progress.needs_attention else 0
 
-    stop = StopRequest()
+    def repeat(self, pause_seconds: float, *, until_eof: bool) -> int:
+        """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
+        from rear.errors import NotLeaderError
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask_to_stop)
-    if until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
-    worst = 0
-    while not stop.is_set():
-        try:
-            worst = max(worst, _once(base, options, style, executors, stop))
-        except NotLeaderError as error:
-            # The other one may end before this one does.
-            if style in ("live", "plain"):
-                note(str(error))
-        stop.wait(pause_seconds)
-    return worst
+        stop = StopRequest()
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        stop.set_by(*(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN))
+        if until_eof:
+            threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+        worst = 0
+        while not stop.is_set():
+            try:
+                worst = max(worst, self.once(stop))
+            except NotLeaderError as error:
+                # The other one may end before this one does.
+                if self.style in ("live", "plain"):
+                    note(str(error))
+            stop.wait(pause_seconds)
+        return worst
 
 
 def _wait_for_eof(stop: StopRequest) -> None:

@@ -5,36 +5,27 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.quantities import seconds
+from rear.cli.options import Base, JsonObject, seconds
 from rear.cli.signals import StopRequest
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
-    from rear.diagnostics.status import Observer, Status
+    from rear.diagnostics.status import BaseStatus, Observer
 
 
 def status(
-    base: Annotated[
-        str,
-        typer.Argument(
-            envvar="REAR_BASE",
-            help="The base that the workers write to.",
-            metavar="[BASE]",
-            show_default="the current folder",
-        ),
-    ] = ".",
+    base: Base = ".",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and look again and again, until Ctrl-C.")] = False,
     every: Annotated[
         str | None,
         typer.Option(help="How often --watch looks; 2s when not given.", metavar="DURATION", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonObject = False,
     openmetrics: Annotated[
         str | None,
         typer.Option(
@@ -64,22 +55,17 @@ def status(
     raise typer.Exit(ATTENTION if last.attention else 0)
 
 
-def _look(observer: Observer, output: _Output) -> Status:
+def _look(observer: Observer, output: _Output) -> BaseStatus:
     with output:
         seen = observer.look()
         output.show(seen)
     return seen
 
 
-def _watch(observer: Observer, output: _Output, pause_seconds: float) -> Status:
+def _watch(observer: Observer, output: _Output, pause_seconds: float) -> BaseStatus:
     """Look again and again until SIGINT, SIGTERM or SIGHUP; return what was seen last."""
     stop = StopRequest()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask_to_stop)
+    stop.set_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with output:
         while True:
             seen = observer.look()
@@ -97,12 +83,12 @@ class _Output:
     def __exit__(self, *exc_info: object) -> None:
         pass
 
-    def show(self, seen: Status) -> None:
+    def show(self, seen: BaseStatus) -> None:
         raise NotImplementedError
 
 
 class _Json(_Output):
-    def show(self, seen: Status) -> None:
+    def show(self, seen: BaseStatus) -> None:
         print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
 
 
@@ -110,7 +96,7 @@ class _Metrics(_Output):
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def show(self, seen: Status) -> None:
+    def show(self, seen: BaseStatus) -> None:
         from rear.diagnostics.openmetrics import as_text, write_file
 
         write_file(self._path, as_text(seen))
@@ -128,7 +114,7 @@ class _Screen(_Output):
         # On the other screen of the terminal: what was there comes back, and the last page is printed below it. It is
         # drawn again a few times a second, so that it follows the size of the window.
         self._live = Live(console=self._console, screen=True, refresh_per_second=4) if is_live else None
-        self._last: Status | None = None
+        self._last: BaseStatus | None = None
 
     def __enter__(self) -> None:
         if self._live is not None:
@@ -140,7 +126,7 @@ class _Screen(_Output):
             if self._last is not None and exc_info[0] is None and sys.stdout.isatty():
                 self._print(self._last)
 
-    def show(self, seen: Status) -> None:
+    def show(self, seen: BaseStatus) -> None:
         from rear.cli.display.status_page import page
 
         self._last = seen
@@ -149,7 +135,7 @@ class _Screen(_Output):
         else:
             self._print(seen)
 
-    def _print(self, seen: Status) -> None:
+    def _print(self, seen: BaseStatus) -> None:
         from rear.cli.display.status_page import page
 
         self._console.print(page(seen))

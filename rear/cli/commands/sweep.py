@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.quantities import seconds, size_bytes
-from rear.cli.styles import Json, Plain, Quiet, style_of
+from rear.cli.options import BaseOption, Json, Plain, Quiet, seconds, size_bytes, style_of
 from rear.read.patterns import Patterns
 
 
@@ -21,9 +20,7 @@ def sweep(
             "--into", metavar="ARCHIVE[/PREFIX]", help="The final archive, relative to the base, and a folder in it."
         ),
     ],
-    base: Annotated[
-        str, typer.Option(envvar="REAR_BASE", help="The base.", metavar="BASE", show_default="the current folder")
-    ] = ".",
+    base: BaseOption = ".",
     older_than: Annotated[
         str | None,
         typer.Option(
@@ -83,11 +80,19 @@ def sweep(
     style = style_of(plain=plain, json=json, quiet=quiet)
     with closing(
         rear.sweep(  # type: ignore[type-var]
-            directory, into, base=base, older_than_seconds=0.0 if older_than is None else seconds(older_than),
-            delete=delete, dry_run=dry_run, wait_seconds=seconds(wait), select=select if include or exclude else None,
-            verify=verify, max_size=None if max_size is None else size_bytes(max_size), max_members=max_members,
+            directory,
+            into,
+            base=base,
+            older_than_seconds=0.0 if older_than is None else seconds(older_than),
+            delete=delete,
+            dry_run=dry_run,
+            wait_seconds=seconds(wait),
+            select=select if include or exclude else None,
+            verify=verify,
+            max_size=size_bytes(max_size),
+            max_members=max_members,
         )
-    ) as events:  # fmt: skip
+    ) as events:
         progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)
     if progress.needs_attention:
         raise typer.Exit(ATTENTION)

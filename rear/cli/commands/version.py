@@ -9,11 +9,9 @@ from typing import Final
 
 from rear.core.version import __version__
 
-_PACKAGES: Final = (
-    ("isal", ""), ("zipfile-deflate64", ""), ("sqlite-utils", ""), ("rich", ""), ("typer", ""),
-    ("zstandard", "zstd"), ("distributed", "dask"),
-)  # fmt: skip
-"""Each with the extra of rear that brings it; those without one are always there."""
+_PACKAGES: Final = ("isal", "zipfile-deflate64", "sqlite-utils", "rich", "typer", "zstandard", "distributed")
+_EXTRAS: Final = {"zstandard": "zstd", "distributed": "dask"}
+"""What an extra of rear brings; the others are always there."""
 
 
 def lines() -> Iterator[str]:
@@ -26,7 +24,7 @@ def lines() -> Iterator[str]:
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "SQLite": segment.SQLITE_VERSION,
-        **{name: _installed(name, extra) for name, extra in _PACKAGES},
+        **{name: _installed(name) for name in _PACKAGES},
         "journal format": str(codec.FORMAT_VERSION),
         "intent format": str(intent.FORMAT_VERSION),
         "index schema": str(segment.SCHEMA_VERSION),
@@ -34,8 +32,9 @@ def lines() -> Iterator[str]:
     yield from (f"{name:<17} {text}" for name, text in found.items())
 
 
-def _installed(name: str, extra: str) -> str:
+def _installed(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
+        extra = _EXTRAS.get(name)
         return f"not installed: pip install 'rear[{extra}]'" if extra else "not installed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rear.core.printable import shown
+from rear.core.text import shown
 
 if TYPE_CHECKING:
     from rich.text import Text

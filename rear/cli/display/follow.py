@@ -23,14 +23,14 @@ from rear.cli.display.progress import Progress
 from rear.cli.display.screen import Screen
 from rear.cli.display.summary import summary_lines
 from rear.cli.outlet import Outlet
-from rear.core.printable import shown
+from rear.core.text import shown
 from rear.events import Event
 
 if TYPE_CHECKING:
     from typing import TextIO
 
 
-class View(Protocol):
+class Display(Protocol):
     """Shows events until it is closed."""
 
     def show(self, event: Event) -> None:
@@ -83,21 +83,21 @@ def follow(
     """
     progress = Progress(command, subject, time.monotonic(), dry_run=dry_run)
     outlet = Outlet(sys.stderr)
-    view: View
+    display: Display
     lock: AbstractContextManager[object] = nullcontext()
     if style == "json":
-        view = JsonLines(progress)
+        display = JsonLines(progress)
     elif style == "live" and _is_screen(outlet):
-        view = Screen(progress, outlet)
-        lock = view.lock
+        display = Screen(progress, outlet)
+        lock = display.lock
     else:
-        view = Lines(progress, outlet, is_quiet=style == "quiet")
+        display = Lines(progress, outlet, is_quiet=style == "quiet")
     try:
-        with _log_to(view, progress, lock), _suspended_by_ctrl_z(view):
+        with _log_to(display, progress, lock), _suspended_by_ctrl_z(display):
             for event in events:
                 with lock:
                     progress.take(event, time.monotonic())
-                view.show(event)
+                display.show(event)
     except KeyboardInterrupt:
         progress.failure = "interrupted"
         raise
@@ -108,9 +108,9 @@ def follow(
         raise
     finally:
         progress.last = time.monotonic()
-        view.close()
+        display.close()
         if has_summary and style in ("live", "plain") and (sums_up or _did_something(progress)):
-            _print_summary(progress, lists_all=isinstance(view, Screen))
+            _print_summary(progress, lists_all=isinstance(display, Screen))
     return progress
 
 
@@ -125,14 +125,14 @@ def _did_something(progress: Progress) -> bool:
 
 
 @contextmanager
-def _log_to(view: View, progress: Progress, lock: AbstractContextManager[object]) -> Iterator[None]:
+def _log_to(display: Display, progress: Progress, lock: AbstractContextManager[object]) -> Iterator[None]:
     """Show warnings of the library, which would else be written in the middle of the screen."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with lock:
                 progress.warn(record.getMessage())
-            view.warn(record.getMessage())
+            display.warn(record.getMessage())
 
     logger, handler = logging.getLogger("rear"), Handler(logging.WARNING)
     logger.addHandler(handler)
@@ -143,19 +143,19 @@ def _log_to(view: View, progress: Progress, lock: AbstractContextManager[object]
 
 
 @contextmanager
-def _suspended_by_ctrl_z(view: View) -> Iterator[None]:
+def _suspended_by_ctrl_z(display: Display) -> Iterator[None]:
     """Give the terminal back while the process is stopped by Ctrl-Z."""
     is_main = threading.current_thread() is threading.main_thread()
-    if not isinstance(view, Screen) or not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+    if not isinstance(display, Screen) or not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
         yield
         return
 
     def suspend(number: int, frame: FrameType | None) -> None:
-        view.pause()
+        display.pause()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, suspend)
-        view.resume()
+        display.resume()
 
     signal.signal(signal.SIGTSTP, suspend)
     try:

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
 from rear.cli.display.progress import Progress
-from rear.cli.display.wording import describe, seconds_text, size_text, style_of
+from rear.cli.display.wording import describe, style_of
 from rear.cli.outlet import Outlet
-from rear.core.printable import shown
 from rear.core.problems import Problem
+from rear.core.text import seconds_text, shown, size_text
 from rear.events import Collected, Event
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rear.cli.display.estimate import STEP_OF, Estimate
-from rear.cli.display.screen_rows import ArchiveLine, Finding, PairLine
+from rear.cli.display.screen_rows import ArchiveLine, FindingRow, PairLine
 from rear.cli.display.wording import describe, label_of, style_of
 from rear.core.problems import Outcome, Problem, outcome_of
 from rear.events import (
@@ -90,9 +90,9 @@ class Progress:
         #: By what is common to their reasons; and the last reason of each in full.
         self.left_alone: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
-        self.findings: deque[Finding] = deque(maxlen=FINDINGS_KEPT)
+        self.findings: deque[FindingRow] = deque(maxlen=FINDINGS_KEPT)
         self.found: Counter[str] = Counter()
-        self.listed: dict[str, list[Finding]] = {}
+        self.listed: dict[str, list[FindingRow]] = {}
         self.outcomes: Counter[Outcome] = Counter()
         #: Findings by kind of event, or code of a problem.
         self.kinds: Counter[str] = Counter()
@@ -114,13 +114,13 @@ class Progress:
             handle(self, event)
         label = label_of(event)
         if label is not None:
-            self._find(Finding(label, style_of(event), describe(event)), event)
+            self._find(FindingRow(label, style_of(event), describe(event)), event)
 
     def warn(self, text: str) -> None:
         """Add what the library told its program's log."""
-        self._add(Finding("warning", "yellow", text))
+        self._add(FindingRow("warning", "yellow", text))
 
-    def _find(self, finding: Finding, event: Event) -> None:
+    def _find(self, finding: FindingRow, event: Event) -> None:
         outcome = outcome_of(event)
         if outcome is not None:
             self.outcomes[outcome] += 1
@@ -128,7 +128,7 @@ class Progress:
         self.needs_attention |= event.severity == "loss" or isinstance(event, Refused)
         self._add(finding)
 
-    def _add(self, finding: Finding) -> None:
+    def _add(self, finding: FindingRow) -> None:
         self.findings.append(finding)
         self.found[finding.label] += 1
         listed = self.listed.setdefault(finding.label, [])
@@ -390,8 +390,9 @@ class Progress:
                 "check": self.expected_members - self.checked_members,
                 "merge": self.expected_bytes - self.done_bytes,
             },
-            phase=self.phase, more_seconds=now - self.last,
-        )  # fmt: skip
+            phase=self.phase,
+            more_seconds=now - self.last,
+        )
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {

@@ -78,9 +78,13 @@ class Screen:
             return
         self._seen = None
         with Live(
-            console=self._console, get_renderable=lambda: self._frame, screen=True, auto_refresh=False,
-            redirect_stdout=False, redirect_stderr=False,
-        ) as live:  # fmt: skip
+            console=self._console,
+            get_renderable=lambda: self._frame,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
             while True:
                 if self._has_changed():
                     live.refresh()
@@ -99,9 +103,12 @@ class Screen:
         try:
             width, height = self._console.size = self._size()
             lines = frame(
-                self._progress, time.monotonic(), width=width, height=height,
+                self._progress,
+                time.monotonic(),
+                width=width,
+                height=height,
                 is_ascii=self._console.options.ascii_only,
-            )  # fmt: skip
+            )
         finally:
             self.lock.release()
         self._frame = Text("\n", no_wrap=True, overflow="crop").join(lines)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rear.cli.display.cells import Column, row, shortened
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_rows import ArchiveLine, PairLine
-from rear.cli.display.wording import size_text
+from rear.core.text import size_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,9 +37,14 @@ _PHASES: Final = {
     "tidying": "looking for what lies about",
 }
 _PAIR_STYLES: Final = {
-    "quarantined": "bold red", "refused": "red", "crashed": "yellow", "stale": "yellow", "closed": "", "waits": "dim",
+    "quarantined": "bold red",
+    "refused": "red",
+    "crashed": "yellow",
+    "stale": "yellow",
+    "closed": "",
+    "waits": "dim",
     "live": "green",
-}  # fmt: skip
+}
 _BUSY: Final = "bold cyan"
 
 Section = Callable[[Progress, int, int], "list[Text]"]

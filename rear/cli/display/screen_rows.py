@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
+class FindingRow(NamedTuple):
     """What is worth a line: a label (``renamed``, ``LOST``), its style, and a sentence."""
 
     label: str

@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rear.cli.quantities import human_bytes
-from rear.core.printable import shown
-from rear.diagnostics.status import Files, Host, Leader, Pile, Space, Status
-from rear.scavenger.report import Summary
+from rear.core.text import BINARY, counted, shown, size_text
+from rear.diagnostics.status import BaseStatus, Files, Host, Leader, Pile, Space
+from rear.scavenger.report import ReportSummary
 
 HOSTS_SHOWN: Final = 15
 """The busiest hosts; the others are counted."""
 INTENTS_SHOWN: Final = 5
 _LABEL_WIDTH: Final = 11
-#: Columns about hosts, each with the width of a terminal from which on it is shown.
-_COLUMNS: Final = {
-    "live": 0, "elsewhere": 60, "silent": 60, "crashed": 0, "temp archives": 80, "members": 0, "size": 80,
-}  # fmt: skip
 _STATES: Final = {
-    "live": ("being written", ""), "unconfirmed": ("written elsewhere, as far as is known", ""),
-    "closed": ("waiting for a scavenge", ""), "crashed": ("of crashed workers", "yellow"),
-    "stale": ("of workers without a sign of life", "yellow"), "claimed": ("taken by a scavenger", ""),
-}  # fmt: skip
+    "live": ("being written", ""),
+    "unconfirmed": ("written elsewhere, as far as is known", ""),
+    "closed": ("waiting for a scavenge", ""),
+    "crashed": ("of crashed workers", "yellow"),
+    "stale": ("of workers without a sign of life", "yellow"),
+    "claimed": ("taken by a scavenger", ""),
+}
 _LEADERS: Final = {
-    "live": "", "unconfirmed": " (cannot be seen from here)", "stale": " shows no sign of life",
+    "live": "",
+    "unconfirmed": " (cannot be seen from here)",
+    "stale": " shows no sign of life",
     "crashed": " is gone, its scavenge was interrupted",
-}  # fmt: skip
+}
 
 
-def page(status: Status) -> RenderableType:
+def page(status: BaseStatus) -> RenderableType:
     """Return all of a status, to be printed by Rich."""
     heading = Text(shown(status.base), style="bold", overflow="fold")
     if not status.is_used:
         return Group(heading, _row("workers", "none has written here yet"), *_space(status.space))
     # What needs attention first: it is to be seen on a small screen too.
     return Group(
-        heading, *_attention(status), *_workers(status), *_backlog(status),
-        _row("leader", *_leader(status.leader, status.taken_ns)), *_scavenges(status), *_intents(status),
+        heading,
+        *_attention(status),
+        *_workers(status),
+        *_backlog(status),
+        _row("leader", *_leader(status.leader, status.taken_ns)),
+        *_scavenges(status),
+        *_intents(status),
         _row("lost+found", _files(status.lost_and_found, "item"), "yellow" if status.lost_and_found.items else ""),
         *([_row("graveyard", _files(status.graveyard, "temp archive"))] if status.graveyard.items else []),
         *_space(status.space),
-    )  # fmt: skip
+    )
 
 
 def _row(label: str, text: str, style: str = "") -> RenderableType:
@@ -57,7 +62,7 @@ def _row(label: str, text: str, style: str = "") -> RenderableType:
     return row
 
 
-def _workers(status: Status) -> Iterator[RenderableType]:
+def _workers(status: BaseStatus) -> Iterator[RenderableType]:
     if not status.hosts:
         yield _row("workers", "none at work, nothing waits")
         return
@@ -66,7 +71,7 @@ def _workers(status: Status) -> Iterator[RenderableType]:
     if len(busiest) > HOSTS_SHOWN:
         rest = busiest[HOSTS_SHOWN:]
         workers = sum(host.live + host.unconfirmed for host in rest)
-        yield Text(f"… and {len(rest):,} more hosts with {_counted(workers, 'worker')}", style="dim")
+        yield Text(f"… and {len(rest):,} more hosts with {counted(workers, 'worker')}", style="dim")
 
 
 class _HostTable:
@@ -76,20 +81,13 @@ class _HostTable:
         self._hosts = hosts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
-        names = [name for name, least_width in _COLUMNS.items() if width >= least_width]
+        columns = [column for column in _COLUMNS if options.max_width >= column.least_width]
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("host", min_width=_LABEL_WIDTH, overflow="fold")
-        for name in names:
-            table.add_column(name, justify="right", no_wrap=True)
+        for column in columns:
+            table.add_column(column.title, justify="right", no_wrap=True)
         for host in self._hosts:
-            cells: dict[str, RenderableType] = {
-                "live": _count(host.live), "elsewhere": _count(host.unconfirmed),
-                "silent": _count(host.stale, "yellow"), "crashed": _count(host.crashed, "yellow"),
-                "temp archives": f"{host.backlog.temp_archives:,}", "members": f"{host.backlog.members:,}",
-                "size": human_bytes(host.backlog.size_bytes),
-            }  # fmt: skip
-            table.add_row(Text(shown(host.host)), *[cells[name] for name in names])
+            table.add_row(Text(shown(host.host)), *[column.cell(host) for column in columns])
         yield table
 
 
@@ -97,7 +95,26 @@ def _count(count: int, style: str = "") -> Text:
     return Text(f"{count:,}" if count else "-", style=style if count else "dim")
 
 
-def _backlog(status: Status) -> Iterator[RenderableType]:
+class _HostColumn(NamedTuple):
+    """A column about hosts; ``least_width`` is that of a terminal from which on it is shown."""
+
+    title: str
+    least_width: int
+    cell: Callable[[Host], RenderableType]
+
+
+_COLUMNS: Final = (
+    _HostColumn("live", 0, lambda host: _count(host.live)),
+    _HostColumn("elsewhere", 60, lambda host: _count(host.unconfirmed)),
+    _HostColumn("silent", 60, lambda host: _count(host.stale, "yellow")),
+    _HostColumn("crashed", 0, lambda host: _count(host.crashed, "yellow")),
+    _HostColumn("temp archives", 80, lambda host: f"{host.backlog.temp_archives:,}"),
+    _HostColumn("members", 0, lambda host: f"{host.backlog.members:,}"),
+    _HostColumn("size", 80, lambda host: size_text(host.backlog.size_bytes, BINARY)),
+)
+
+
+def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
     total = status.total
     if not total.temp_archives:
         yield _row("backlog", "none: all is in final archives")
@@ -111,10 +128,8 @@ def _backlog(status: Status) -> Iterator[RenderableType]:
 
 
 def _described(pile: Pile) -> str:
-    return (
-        f"{_counted(pile.members, 'member')} in {_counted(pile.temp_archives, 'temp archive')}, "
-        f"{human_bytes(pile.size_bytes)},"
-    ).rstrip(",")
+    archives = counted(pile.temp_archives, "temp archive")
+    return f"{counted(pile.members, 'member')} in {archives}, {size_text(pile.size_bytes, BINARY)}"
 
 
 def _leader(leader: Leader | None, now_ns: int) -> tuple[str, str]:
@@ -125,29 +140,29 @@ def _leader(leader: Leader | None, now_ns: int) -> tuple[str, str]:
     return text, "yellow" if leader.state in ("stale", "crashed") else ""
 
 
-def _scavenges(status: Status) -> Iterator[RenderableType]:
+def _scavenges(status: BaseStatus) -> Iterator[RenderableType]:
     if not status.scavenges:
         yield _row("scavenges", "none has merged anything yet")
     for number, summary in enumerate(status.scavenges):
         yield _row("" if number else "scavenges", *_scavenge(summary))
 
 
-def _scavenge(summary: Summary) -> tuple[str, str]:
+def _scavenge(summary: ReportSummary) -> tuple[str, str]:
     totals = {key: value for key, value in summary.totals.items() if type(value) is int}
     when = _moment(summary.finished_ns)
     if summary.totals.get("kind") == "checked":
-        return f"{when}  checked {_counted(totals.get('archives', 0), 'archive')}", ""
+        return f"{when}  checked {counted(totals.get('archives', 0), 'archive')}", ""
     words = {"renamed": "renamed", "torn": "torn", "lost": "LOST", "refused": "left as they are"}
     notes = [f"{totals[key]:,} {word}" for key, word in words.items() if totals.get(key)]
     merged = (
-        f"{_counted(totals.get('members', 0), 'member')} ({human_bytes(totals.get('size_bytes', 0))}) "
-        f"into {_counted(totals.get('archives', 0), 'archive')}"
+        f"{counted(totals.get('members', 0), 'member')} ({size_text(totals.get('size_bytes', 0), BINARY)}) "
+        f"into {counted(totals.get('archives', 0), 'archive')}"
     )
     style = "bold red" if totals.get("lost") else "yellow" if totals.get("refused") else ""
     return ", ".join([f"{when}  {merged}", *notes]), style
 
 
-def _intents(status: Status) -> Iterator[RenderableType]:
+def _intents(status: BaseStatus) -> Iterator[RenderableType]:
     if status.intents:
         names = ", ".join(shown(archive) for archive in status.intents[:INTENTS_SHOWN])
         more = f" and {len(status.intents) - INTENTS_SHOWN:,} more" if len(status.intents) > INTENTS_SHOWN else ""
@@ -157,26 +172,23 @@ def _intents(status: Status) -> Iterator[RenderableType]:
 def _files(files: Files, noun: str) -> str:
     if not files.items and files.is_complete:
         return "empty"
-    return f"{'' if files.is_complete else 'more than '}{_counted(files.items, noun)}, {human_bytes(files.size_bytes)}"
+    least = "" if files.is_complete else "more than "
+    return f"{least}{counted(files.items, noun)}, {size_text(files.size_bytes, BINARY)}"
 
 
 def _space(space: Space | None) -> Iterator[RenderableType]:
     if space is not None:
         inodes = "" if space.free_inodes is None else f"; {space.free_inodes:,} of {space.inodes:,} inodes"
-        yield _row("free", f"{human_bytes(space.free_bytes)} of {human_bytes(space.size_bytes)}{inodes}")
+        yield _row("free", f"{size_text(space.free_bytes, BINARY)} of {size_text(space.size_bytes, BINARY)}{inodes}")
 
 
-def _attention(status: Status) -> Iterator[RenderableType]:
+def _attention(status: BaseStatus) -> Iterator[RenderableType]:
     for number, attention in enumerate(status.attention):
         yield _row("" if number else "attention", shown(attention.detail), "bold yellow")
     for reason in status.unusable_reasons:
         yield _row("", shown(reason), "yellow")
     if not status.attention:
         yield _row("attention", "nothing needs any", "green")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _moment(ns: int) -> str:
@@ -191,5 +203,5 @@ def _age(ns: int) -> str:
     seconds = max(0, ns // 1_000_000_000)
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * length:
-            return _counted(seconds // length, unit)
-    return _counted(seconds, "second")
+            return counted(seconds // length, unit)
+    return counted(seconds, "second")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rear.cli.display.progress import Progress
-from rear.cli.display.screen_rows import Finding
-from rear.cli.display.wording import counted, seconds_text, size_text
+from rear.cli.display.screen_rows import FindingRow
+from rear.core.text import counted, seconds_text, size_text
 from rear.events import Checked, Event, Finished, Swept
 
 _ARCHIVES_LISTED: Final = 10
@@ -104,8 +104,10 @@ def _amounts(progress: Progress) -> Iterator[Line]:
         done = "would archive" if progress.is_dry_run else "archived"
         yield Line(done, f"{counted(end.archived, 'file')}, {size_text(end.size_bytes)}, in {end.archive}")
         counts = {
-            "were there already": end.there_already, "were deleted": end.deleted, "are not merged yet": end.pending,
-        }  # fmt: skip
+            "were there already": end.there_already,
+            "were deleted": end.deleted,
+            "are not merged yet": end.pending,
+        }
         yield from (Line("", f"{counted(count, 'file')} {what}") for what, count in counts.items() if count)
     elif progress.is_dry_run and progress.command == "scavenge":
         yield Line("would merge", _planned(progress))
@@ -158,7 +160,7 @@ def _archives(progress: Progress) -> Iterator[Line]:
 
 def _found(progress: Progress, label: str, is_listed: bool) -> Iterator[Line]:
     count, (noun, remark) = progress.found[label], _NOUNS.get(label, ("finding", ""))
-    listed: list[Finding] = progress.listed[label] if is_listed else []
+    listed: list[FindingRow] = progress.listed[label] if is_listed else []
     style = "bold red" if label in _LOUD else ""
     yield Line(label, counted(count, noun) + (f", {remark}" if remark else ""), style)
     for finding in listed:
@@ -224,9 +226,18 @@ def summary_of(progress: Progress) -> Summary:
     """Return what all events add up to."""
     end = progress.end
     archives = end.archives if isinstance(end, Finished) else progress.merged_archives
-    outcomes = {str(outcome): count for outcome, count in progress.outcomes.items()}
     return Summary(
-        progress.command, progress.subject, progress.is_dry_run, progress.failure or "done", progress.error,
-        round(progress.last - progress.started, 3), progress.needs_attention, progress.merged_members,
-        progress.merged_bytes, archives, dict(progress.kinds), outcomes, getattr(end, "report", None),
-    )  # fmt: skip
+        command=progress.command,
+        subject=progress.subject,
+        dry_run=progress.is_dry_run,
+        status=progress.failure or "done",
+        error=progress.error,
+        seconds=round(progress.last - progress.started, 3),
+        needs_attention=progress.needs_attention,
+        members=progress.merged_members,
+        size_bytes=progress.merged_bytes,
+        archives=archives,
+        found=dict(progress.kinds),
+        outcomes={str(outcome): count for outcome, count in progress.outcomes.items()},
+        report=getattr(end, "report", None),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rear.core.problems import Problem
+from rear.core.text import counted, size_text
 from rear.events import (
     Claimed,
     Collected,
@@ -45,32 +46,6 @@ _LABELS: Final[dict[type[Event], str]] = {
     RolledForward: "completed",
     RolledOver: "rolled over",
 }
-
-
-def counted(count: int, noun: str) -> str:
-    """Return ``1 member``, ``2,000 members``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def size_text(size_bytes: int) -> str:
-    """Return a size for people, in powers of 1000: ``35.7 kB``."""
-    if size_bytes < 1000:
-        return counted(size_bytes, "byte")
-    value, units = size_bytes / 1000, ["kB", "MB", "GB", "TB", "PB"]
-    while value >= 999.95 and len(units) > 1:
-        value /= 1000
-        del units[0]
-    return f"{value:,.1f} {units[0]}"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return how long something took: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def label_of(event: Event) -> str | None:

@@ -64,10 +64,13 @@ def collapse(items: Iterable[Item], depth: int) -> list[Item]:
             folders[name] = item if name == item.name else item._replace(name=name, mode=FOLDER_MODE, about="")
         else:
             folders[name] = Item(
-                name, item.mode if name == item.name else known.mode, known.size + item.size,
-                max(known.second, item.second), None if known.members is None else known.members + (item.members or 0),
+                name,
+                item.mode if name == item.name else known.mode,
+                known.size + item.size,
+                max(known.second, item.second),
+                None if known.members is None else known.members + (item.members or 0),
                 known.about,
-            )  # fmt: skip
+            )
     return found + list(folders.values())
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 
-from rear.cli.quantities import human_bytes
+from rear.core.text import BINARY, size_text
 from rear.zip.codecs import METHOD_NAMES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def method_name(method: int) -> str:
 
 def long_line(mode: int, size: int, second: int, *, human: bool) -> str:
     """Return what stands before the name in a long list."""
-    shown_size = f"{human_bytes(size):>10}" if human else f"{size:>15,}"
+    shown_size = f"{size_text(size, BINARY):>10}" if human else f"{size:>15,}"
     return f"{mode_text(mode)} {shown_size} {local_time(second)} "
 
 

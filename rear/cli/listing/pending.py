@@ -13,9 +13,9 @@ from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import Lines
 from rear.core.layout import Layout, find_base, parse_pair
 from rear.core.names import STATE
-from rear.core.printable import shown
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
+from rear.core.text import shown
 from rear.errors import FutureVersionError, UsageError
 from rear.journal.reader import Journal, read_journal, read_notes
 from rear.read.archive_tree import VANISHED
@@ -84,10 +84,16 @@ def _write_pending(
             continue
         if as_json:
             about = {
-                "archive": member.archive, "name": member.name, "size": member.size,
-                "mtime": iso_time_ns(member.mtime_ns), "host": pair.host, "worker": pair.worker,
-                "rotation": pair.rotation, "sequence": member.sequence, "state": state,
-            }  # fmt: skip
+                "archive": member.archive,
+                "name": member.name,
+                "size": member.size,
+                "mtime": iso_time_ns(member.mtime_ns),
+                "host": pair.host,
+                "worker": pair.worker,
+                "rotation": pair.rotation,
+                "sequence": member.sequence,
+                "state": state,
+            }
             lines.write(_encode_json(about))
         else:
             target = shown(f"{member.archive}/{member.name}")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from rear.core.printable import shown
+from rear.core.text import shown
 from rear.errors import UsageError
 from rear.read.patterns import Patterns
 from rear.zip.archive import Archive

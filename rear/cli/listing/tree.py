@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from rear.cli.listing.selection import Lines
-from rear.core.printable import shown
+from rear.core.text import shown
 
 #: Deeper parts of a name share a line: a forged name can have 32,768.
 _DEPTH_LIMIT: Final = 64
