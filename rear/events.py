@@ -16,6 +16,10 @@ Phase = Literal[
     "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
+WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
+JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged"]
+IndexFault = Literal["missing", "outdated", "unreadable"]
+
 SCHEMA_VERSION: Final = 1
 """Of what ``--json`` prints. Kinds and fields are added without a new number; one that is removed, or means something
 else, needs one."""
@@ -95,6 +99,7 @@ class LeftAlone(Event):
 
     pair: str
     reason: str
+    code: WhyLeft
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,7 @@ class JournalRebuilt(Event):
     pair: str
     members: int
     reason: str
+    code: JournalFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +287,7 @@ class IndexRebuilt(Event):
     archive: str
     members: int
     reason: str
+    code: IndexFault
 
 
 @dataclass(frozen=True, slots=True)

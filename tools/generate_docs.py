@@ -199,7 +199,7 @@ def _kind_name(kind: type[events.Event]) -> str:
 
 _JSON_TYPES: Final = {
     "str": "text", "Phase": "text", "int": "integer", "float": "number", "bool": "boolean", "None": "null",
-    "dict[str, int]": "object",
+    "dict[str, int]": "object", "WhyLeft": "text", "JournalFault": "text", "IndexFault": "text",
 }  # fmt: skip
 
 

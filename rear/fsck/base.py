@@ -201,7 +201,7 @@ class _Check:
         for item in claims.waiting(remember=False):
             found = claims.peek(item) if not isinstance(item, (Event, Orphan)) else item
             if isinstance(found, Orphan):
-                code = "journal-missing" if found.is_missing else "journal-damaged"
+                code = "journal-missing" if found.code == "missing" else "journal-damaged"
                 yield Problem(code, f"{STATE}/inbox/{found.pair}", found.reason, "would repair")
             elif isinstance(found, ClaimedPair):
                 yield from self._look_at_pair(found)
@@ -385,7 +385,7 @@ def problem_of(event: Event) -> Problem | None:
             detail = f"its worker is gone; {event.members:,} members were checked one by one"
             return Problem("worker-crashed", event.pair, detail, "repaired")
         case JournalRebuilt():
-            code = "journal-missing" if "missing" in event.reason else "journal-damaged"
+            code = "journal-missing" if event.code == "missing" else "journal-damaged"
             detail = f"{event.reason}; {event.members:,} members are named by the temp archive itself"
             return Problem(code, event.pair, detail, "repaired")
         case JournalDamaged():
@@ -398,7 +398,7 @@ def problem_of(event: Event) -> Problem | None:
                 name=event.name, lost_and_found=event.lost_and_found,
             )  # fmt: skip
         case IndexRebuilt():
-            code = "index-missing" if event.reason == "there was none" else "index-outdated"
+            code = "index-missing" if event.code == "missing" else "index-outdated"
             return Problem(code, event.archive, f"made again of {event.members:,} members", "repaired")
         case Torn() | Lost():
             return Problem(

@@ -343,7 +343,7 @@ class _Adoption:
             try:
                 yield from self._merging.events()
             except NotLeaderError as error:
-                reason = str(error).removesuffix(": nothing to do here")
+                reason = error.situation
             held = self._find(members)
             if len(held) == len(set(members)) or not reason or self._wait_left <= 0:
                 break

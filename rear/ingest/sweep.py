@@ -284,7 +284,7 @@ class _Sweep:
             try:
                 yield from self._merging.events()
             except NotLeaderError as error:
-                reason, has_led = str(error).removesuffix(": nothing to do here"), False
+                reason, has_led = error.situation, False
             merged.update(self._index.find(sources, tree))
             sources = [source for source in sources if source not in merged]
             waiting = self._on_their_way(sources, tree)

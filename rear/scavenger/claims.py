@@ -21,20 +21,20 @@ from rear.core.names import STATE, is_safe_component
 from rear.core.records import Merged, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
-from rear.events import Cleared, Event, LeftAlone, Refused
+from rear.events import Cleared, Event, JournalFault, LeftAlone, Refused
 from rear.journal.reader import Journal, read_journal, read_notes, skim_journal
 from rear.journal.writer import JournalWriter
 
 RESCUE_SUFFIX = ".rescue"
-FILE_IS_OPEN = "its worker lives, and has not closed the file that it flushes"
-"""Why a pair is left alone that no request ends."""
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
-_MISSING = "its journal is missing"
-_FIRST_RECORD_DAMAGED = "the first record of its journal is damaged"
-_FILE_RECORD_DAMAGED = "its journal does not say of which file its parts are"
-_NO_FIRST_RECORD = "its journal has no first record"
 _GRAVEYARD_SECONDS = 600.0
+_FAULTS: dict[JournalFault, str] = {
+    "missing": "its journal is missing",
+    "no-first-record": "its journal has no first record",
+    "first-record-damaged": "the first record of its journal is damaged",
+    "file-record-damaged": "its journal does not say of which file its parts are",
+}
 
 
 @dataclass(slots=True)
@@ -80,12 +80,12 @@ class Orphan(NamedTuple):
     """A temp archive whose worker has ended, and whose journal is missing or does not even tell who wrote it."""
 
     pair: Pair
-    reason: str
+    code: JournalFault
 
     @property
-    def is_missing(self) -> bool:
-        """Whether there is no journal at all."""
-        return self.reason == _MISSING
+    def reason(self) -> str:
+        """What is wrong with its journal, in words."""
+        return _FAULTS[self.code]
 
 
 class Claims:
@@ -163,7 +163,7 @@ class Claims:
 
     def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan]:
         if f"{pair.stem}.zip" in self._storage.names(folder):
-            yield Orphan(pair, _MISSING)
+            yield Orphan(pair, "missing")
         else:
             # The last file of a pair that was being removed.
             self._storage.unlink(folder / f"{pair.stem}.merged")
@@ -185,7 +185,7 @@ class Claims:
                 if pair is None:
                     yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
                 elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                    yield self._orphan(pair, _MISSING)
+                    yield self._orphan(Orphan(pair, "missing"))
                 elif name.endswith(".journal"):
                     reason = self._why_not(pair)
                     if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
@@ -208,37 +208,42 @@ class Claims:
                 if isinstance(journal, Journal):
                     yield journal
 
-    def _orphan(self, pair: Pair, reason: str) -> Orphan | LeftAlone:
+    def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
         """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+        pair = orphan.pair
         process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
         running = self._liveness.is_running(process, pair.worker)
         if running is False:
-            return Orphan(pair, reason)
+            return orphan
         if running is True:
-            return LeftAlone(str(pair), f"its worker lives, but {reason}")
+            return LeftAlone(str(pair), f"its worker lives, but {orphan.reason}", "worker-lives")
         path = self._layout.temp_archive(pair)
         length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
         if unchanged >= _GRAVEYARD_SECONDS:
-            return Orphan(pair, reason)
+            return orphan
         return LeftAlone(
             str(pair),
-            f"{reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
+            f"{orphan.reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
             f"{_GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
+            "worker-unseen",
         )
 
     def _why_not(self, pair: Pair) -> Orphan | Event | None:
         journal = self._load(pair, self._layout.inbox_folder(pair), read=skim_journal)
         if journal is None or isinstance(journal, Event):
-            return journal or LeftAlone(str(pair), "taken by somebody else")
+            return journal or _taken(pair)
         opened = journal.opened
         if opened is None:
-            return self._orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
+            return self._orphan(_without_first_record(pair, journal))
         if journal.closed is not None:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
         if running is True:
-            return LeftAlone(str(pair), "its worker lives" if journal.file is None else FILE_IS_OPEN)
+            if journal.file is None:
+                return LeftAlone(str(pair), "its worker lives", "worker-lives")
+            # No request ends it.
+            return LeftAlone(str(pair), "its worker lives, and has not closed the file that it flushes", "file-open")
         if running is False:
             return None
         unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
@@ -248,6 +253,7 @@ class Claims:
             str(pair),
             f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
             f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
+            "worker-unseen",
         )
 
     def _is_unborn(self, pair: Pair) -> bool:
@@ -325,7 +331,7 @@ class Claims:
             NotLeaderError: another leader has taken it.
         """
         if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
-            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
+            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger", "nothing more to do here")
 
     def clear(self, claimed: ClaimedPair) -> None:
         """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""
@@ -430,14 +436,14 @@ class Claims:
         journal = self._load(pair, folder)
         if journal is None:
             if f"{pair.stem}.zip" in self._storage.names(folder):
-                return Orphan(pair, _MISSING)
-            return LeftAlone(str(pair), "taken by somebody else")
+                return Orphan(pair, "missing")
+            return _taken(pair)
         if isinstance(journal, Event):
             return journal
         if journal.opened is None:
-            return Orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
+            return _without_first_record(pair, journal)
         if journal.lacks_file:
-            return Orphan(pair, _FILE_RECORD_DAMAGED)
+            return Orphan(pair, "file-record-damaged")
         if journal.closed is not None:
             state = "closed"
         else:
@@ -457,6 +463,14 @@ class Claims:
                 self._storage.remove_directory(folder / host)
         with contextlib.suppress(OSError):
             self._storage.remove_directory(folder)
+
+
+def _without_first_record(pair: Pair, journal: Journal) -> Orphan:
+    return Orphan(pair, "first-record-damaged" if journal.damage else "no-first-record")
+
+
+def _taken(pair: Pair) -> LeftAlone:
+    return LeftAlone(str(pair), "taken by somebody else", "taken")
 
 
 def owner_of(claimed: ClaimedPair) -> int:

@@ -24,6 +24,7 @@ LEASE_SECONDS: Final = 60.0
 _LEASE_LIMIT_SECONDS: Final = 86_400.0
 _RECORD_BYTES: Final = 1024
 _BEATS_A_LEASE: Final = 4
+_NOTHING_TO_DO: Final = "nothing to do here"
 
 # POSIX locks do not exclude threads of one process from each other.
 _led_here: set[str] = set()
@@ -85,20 +86,21 @@ class Leadership:
         got_lock = self._storage.try_lock(self._descriptor)
         owner = self._owner()
         if not got_lock:
-            raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+            raise self._not_leader(owner)
         process = decode_process(owner) if owner is not None else self.process
         # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
         if owner is not None and process != self.process:
             running = self._liveness.is_running(process, str(owner.get("leader")))
             if running is True:
-                raise NotLeaderError(
-                    f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here"
-                )
+                raise self._not_leader(owner)
             if running is None:
                 self._wait_for_lease(owner)
         self._begin_term()
         self._confirmed = self._storage.uptime()
         self._write()
+
+    def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
+        return NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)
 
     def _begin_term(self) -> None:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
@@ -110,7 +112,7 @@ class Leadership:
             self._storage.close(self._storage.create(folder / str(self._term)))
         except FileExistsError:
             raise NotLeaderError(
-                f"another process has just begun to scavenge {self._layout.base}: nothing to do here"
+                f"another process has just begun to scavenge {self._layout.base}", _NOTHING_TO_DO
             ) from None
         for earlier in terms:
             # The newest stays for ever, so that no number is used twice.
@@ -184,7 +186,7 @@ class Leadership:
         """
         begun = self._storage.uptime()
         if self._terms()[-1:] != [self._term]:
-            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}: nothing more to do here")
+            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}", "nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
         owner = self._owner_by_name()

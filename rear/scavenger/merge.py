@@ -25,7 +25,7 @@ from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
-from rear.events import Advanced, Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
+from rear.events import Advanced, Copied, Event, IndexFault, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
 from rear.journal.intent import commit_intent, read_begin, write_intent
 from rear.journal.manyheaders import central_entries, columns_of
@@ -106,7 +106,7 @@ class Merger:
                     target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames()
                 )
             except IndexFormatError as error:
-                yield self._rebuild(index, target, str(error))
+                yield self._rebuild(index, target, str(error), "unreadable")
                 plan = self._make_plan(target, candidates, IndexedNames(index))
             yield planned(plan)
             yield from self._put_aside(plan, target)
@@ -146,12 +146,15 @@ class Merger:
     def _bring_up_to_date(self, index: Index, target: FinalArchive) -> Iterator[Event]:
         if target.descriptor is None or target.is_mirrored_by(index, storage=self._storage):
             return
-        yield self._rebuild(index, target, "it did not match the archive" if index.segments else "there was none")
+        if index.segments:
+            yield self._rebuild(index, target, "it did not match the archive", "outdated")
+        else:
+            yield self._rebuild(index, target, "there was none", "missing")
 
-    def _rebuild(self, index: Index, target: FinalArchive, reason: str) -> IndexRebuilt:
+    def _rebuild(self, index: Index, target: FinalArchive, reason: str, code: IndexFault) -> IndexRebuilt:
         with Archive.open(target.path, storage=self._storage) as archive:
             index.rebuild(rows_of(archive), archive.fingerprint)
-            return IndexRebuilt(target.archive, archive.directory.entries, reason)
+            return IndexRebuilt(target.archive, archive.directory.entries, reason, code)
 
     def _make_plan(self, target: FinalArchive, candidates: list[Candidate], names: Names) -> MergePlan:
         return make_plan(

@@ -40,7 +40,7 @@ from rear.events import (
     RoundStarted,
     Started,
 )
-from rear.scavenger.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
+from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.dry_run import preview
 from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.flushed_files import PartialPolicy
@@ -343,7 +343,7 @@ class Scavenge:
                 str(pair), f"{item.reason}, and it cannot be made anew: {error}; the next scavenge tries again"
             )
             return
-        yield JournalRebuilt(str(pair), members, item.reason)
+        yield JournalRebuilt(str(pair), members, item.reason, item.code)
         again = self._claims.read(pair)
         if not isinstance(again, Orphan):
             yield again
@@ -456,5 +456,5 @@ class Scavenge:
     def _live_pairs(self) -> Iterator[str]:
         for item in self._claims.waiting(remember=False):
             # A file that is still open is not asked for: its pair ends with it.
-            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
+            if isinstance(item, LeftAlone) and item.code != "file-open":
                 yield item.pair
