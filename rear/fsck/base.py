@@ -56,7 +56,7 @@ from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.salvage.scan import Found, scan
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.leader import Leadership, is_led
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.report import Report, report_refused
 from rear.scavenger.scavenge import Scavenge, options_for
 from rear.zip.archive import Archive
@@ -148,7 +148,7 @@ class _Check:
         self._executor = executor
         self._parallel = Parallel(executor, storage=storage)
         self._storage = storage
-        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._lost_and_found = lost_and_found_of(layout, storage=storage)
 
     @property
     def _outcome(self) -> Outcome:

@@ -17,9 +17,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from rear.core.layout import Layout
 from rear.core.liveness import Process, decode_process
 from rear.core.names import check_archive
-from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
+from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath, opened
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal.codec import decode_line, encode_line
 from rear.journal.reader import read_lines
@@ -165,6 +166,17 @@ def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
             yield encode_line({"kind": "moves", "pair": pair, "members": members[start : start + at_once]})
 
 
+def intents_of(layout: Layout, archive: str, *, storage: Storage = LOCAL) -> list[Path]:
+    """Return the intents that there are of merges into a final archive, by whomever.
+
+    Raises:
+        PathError: ``archive`` is no path of a final archive.
+    """
+    stem = layout.intent(archive).stem
+    names = storage.names(layout.intents)
+    return [layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
+
+
 def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
     """Read an intent; one that was not finished has ``planned`` false, and its archive is untouched.
 
@@ -174,8 +186,7 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         FutureVersionError: a newer rear wrote it.
         OSError: it cannot be read.
     """
-    descriptor = storage.open(path)
-    try:
+    with opened(path, storage) as descriptor:
         intent = read_begin(descriptor, storage=storage)
         for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
             if not complete or not _take(intent, line):
@@ -183,8 +194,6 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         if intent.planned:
             _check_tail(descriptor, intent, storage)
         return intent
-    finally:
-        storage.close(descriptor)
 
 
 def read_begin(descriptor: int, *, storage: Storage = LOCAL) -> Intent:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, opened
 from rear.errors import JournalError, NotLeaderError
 from rear.journal.codec import decode_line, encode_line
 
@@ -138,11 +138,8 @@ class Leadership:
         try:
             return self._owner()
         except OSError:
-            descriptor = self._storage.open(self._layout.lock)
-            try:
+            with opened(self._layout.lock, self._storage) as descriptor:
                 return _decode_owner(self._storage.read(descriptor, _RECORD_BYTES, 0))
-            finally:
-                self._storage.close(descriptor)
 
     def _owner(self) -> dict[str, Any] | None:
         return _decode_owner(self._storage.read(self._descriptor, _RECORD_BYTES, 0))
@@ -239,13 +236,10 @@ def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
         OSError: the lock cannot be read.
     """
     try:
-        descriptor = storage.open(layout.lock)
+        with opened(layout.lock, storage) as descriptor:
+            record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
     except FileNotFoundError:
         return None
-    try:
-        record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
-    finally:
-        storage.close(descriptor)
     if record is None:
         return None
     terms = sorted((int(name) for name in storage.names(layout.terms) if name.isdecimal()), reverse=True)

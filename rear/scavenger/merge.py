@@ -27,7 +27,7 @@ from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Copied, Event, IndexFault, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
-from rear.journal.intent import commit_intent, read_begin, write_intent
+from rear.journal.intent import commit_intent, intents_of, read_begin, write_intent
 from rear.journal.manyheaders import central_entries, columns_of
 from rear.journal.writer import JournalWriter
 from rear.scavenger.check_tasks import changed_members
@@ -257,7 +257,7 @@ class Merger:
         A leader that comes later finds the intent, and gives the archive a new inode before it touches it.
         """
         self._leadership.prove()
-        if self._recovery.intents_of(plan.archive) != [intent_path]:
+        if intents_of(self._layout, plan.archive, storage=self._storage) != [intent_path]:
             raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(target.path))
         if target.descriptor is None:
             return

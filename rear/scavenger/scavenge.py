@@ -40,13 +40,14 @@ from rear.events import (
     RoundStarted,
     Started,
 )
+from rear.journal.intent import intents_of
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.dry_run import preview
 from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.flushed_files import PartialPolicy
 from rear.scavenger.gc_pause import seldom_collected
 from rear.scavenger.leader import Leadership
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
 from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
@@ -248,7 +249,7 @@ class Scavenge:
         self._storage = storage
         self._claims = Claims(layout, leadership.name, liveness=liveness, prove=leadership.prove, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
-        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
@@ -431,7 +432,7 @@ class Scavenge:
 
     def _has_unfinished_merge(self, archive: str) -> bool:
         try:
-            return bool(self._recovery.intents_of(archive))
+            return bool(intents_of(self._layout, archive, storage=self._storage))
         except PathError:
             return False
 
