@@ -57,8 +57,9 @@ from rear.salvage.scan import Found, scan
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import lost_and_found_of
+from rear.scavenger.options import options_for
 from rear.scavenger.report import Report, report_refused
-from rear.scavenger.scavenge import Scavenge, options_for
+from rear.scavenger.scavenge import Scavenge
 from rear.zip.archive import Archive
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from rear.ingest.committed import CommittedArchives, Held, Members
 from rear.ingest.merging import Merging
 from rear.ingest.zip_payload import OpenZip, mode_of, payload_of_member
 from rear.salvage.rebuild import rebuild
+from rear.scavenger.options import options_for
 from rear.scavenger.rollover import rolled_over_from
-from rear.scavenger.scavenge import options_for
 from rear.worker.worker import Worker, WorkerOptions
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry

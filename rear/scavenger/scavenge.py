@@ -11,11 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rear.core.config import load
 from rear.core.layout import Layout, is_directory, layout_of
 from rear.core.liveness import Liveness
 from rear.core.log import Pace
@@ -23,7 +21,7 @@ from rear.core.names import is_safe_component
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError, UsageError
+from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError
 from rear.events import (
     Advanced,
     Cleared,
@@ -49,6 +47,7 @@ from rear.scavenger.gc_pause import seldom_collected
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
+from rear.scavenger.options import ScavengeOptions, options_for
 from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
@@ -62,29 +61,6 @@ if TYPE_CHECKING:
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
 _FLUSH_POLL_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class ScavengeOptions:
-    """How to scavenge; see `scavenge` for the meaning of each."""
-
-    verify: bool = False
-    dry_run: bool = False
-    flush: bool = False
-    flush_wait_seconds: float = 30.0
-    on_conflict: Conflict = "rename"
-    max_size: int | None = None
-    max_members: int | None = None
-    assume_dead: Sequence[str] = ()
-    executor: Executor | None = None
-    partial: PartialPolicy = "keep"
-
-    def __post_init__(self) -> None:
-        if self.on_conflict not in ("rename", "first", "last"):
-            raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
-        if self.partial not in ("keep", "drop"):
-            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
-        Cap(self.max_size, self.max_members)
 
 
 def scavenge(
@@ -139,31 +115,6 @@ def scavenge(
         executor=executor, partial=partial, storage=storage,
     )  # fmt: skip
     return _run(layout, options, storage)
-
-
-def options_for(
-    layout: Layout,
-    *,
-    verify: bool | None = None,
-    on_conflict: Conflict | None = None,
-    partial: PartialPolicy | None = None,
-    max_size: int | None = None,
-    max_members: int | None = None,
-    storage: Storage = LOCAL,
-    **others: Any,
-) -> ScavengeOptions:
-    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
-
-    Raises:
-        UsageError: an option has a value that cannot be used.
-        OSError: the base's configuration is there and cannot be read.
-    """
-    given = {
-        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
-        "max_members": max_members,
-    }  # fmt: skip
-    settings = load(layout, "scavenger", given, storage=storage)
-    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
@@ -368,8 +319,7 @@ class Scavenge:
             self._claims,
             self._lost_and_found,
             batch,
-            read_all=self._options.verify,
-            partial=self._options.partial,
+            options=self._options,
             parallel=self._parallel,
             storage=self._storage,
         )
@@ -398,7 +348,7 @@ class Scavenge:
                 yield Refused(
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )
-        salvage.settle_second_copies()
+        salvage.second_copies.settle()
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
