@@ -293,8 +293,12 @@ def copy_pieces(pieces: Iterable[Piece], target: int, *, storage: Storage) -> in
     Raises:
         OSError: that failed; doing it again is possible.
     """
-    copied = 0
-    opened: str | None = None
+    return sum(copying(pieces, target, storage=storage))
+
+
+def copying(pieces: Iterable[Piece], target: int, *, storage: Storage) -> Iterator[int]:
+    """Copy pieces to an open file, and yield the length of each; errors are those of `copy_pieces`."""
+    path: str | None = None
     source = -1
     try:
         for piece in pieces:
@@ -302,18 +306,20 @@ def copy_pieces(pieces: Iterable[Piece], target: int, *, storage: Storage) -> in
                 end = piece.source_start + piece.length
                 storage.write(target, [piece.source[piece.source_start : end]], piece.target_start)
             else:
-                if piece.source != opened:
-                    if opened is not None:
+                if piece.source != path:
+                    if path is not None:
                         storage.close(source)
-                        opened = None
+                        path = None
                     source = storage.open(piece.source)
-                    opened = piece.source
+                    path = piece.source
                 storage.copy_range(
-                    source, target,
-                    source_start=piece.source_start, target_start=piece.target_start, length=piece.length,
-                )  # fmt: skip
-            copied += piece.length
+                    source,
+                    target,
+                    source_start=piece.source_start,
+                    target_start=piece.target_start,
+                    length=piece.length,
+                )
+            yield piece.length
     finally:
-        if opened is not None:
+        if path is not None:
             storage.close(source)
-    return copied

@@ -40,6 +40,7 @@ class Leadership:
         storage: the file system.
 
     Attributes:
+        layout: of the base.
         name: of this leader, unique for ever; its claim folder has this name.
         process: in which it runs.
 
@@ -49,7 +50,7 @@ class Leadership:
     """
 
     def __init__(self, layout: Layout, *, liveness: Liveness | None = None, storage: Storage = LOCAL) -> None:
-        self._layout = layout
+        self.layout = layout
         self._liveness = liveness or Liveness()
         self._storage = storage
         self.process = this_process()
@@ -76,11 +77,11 @@ class Leadership:
         self._thread.start()
 
     def _open(self) -> int:
-        self._storage.make_directories(self._layout.state)
+        self._storage.make_directories(self.layout.state)
         try:
-            return self._storage.create(self._layout.lock)
+            return self._storage.create(self.layout.lock)
         except FileExistsError:
-            return self._storage.open(self._layout.lock, write=True)
+            return self._storage.open(self.layout.lock, write=True)
 
     def _take(self) -> None:
         got_lock = self._storage.try_lock(self._descriptor)
@@ -100,11 +101,11 @@ class Leadership:
         self._write()
 
     def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
-        return NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)
+        return NotLeaderError(f"{self.layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)
 
     def _begin_term(self) -> None:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
-        folder = self._layout.terms
+        folder = self.layout.terms
         self._storage.make_directories(folder)
         terms = self._terms()
         self._term = terms[-1] + 1 if terms else 1
@@ -112,7 +113,7 @@ class Leadership:
             self._storage.close(self._storage.create(folder / str(self._term)))
         except FileExistsError:
             raise NotLeaderError(
-                f"another process has just begun to scavenge {self._layout.base}", _NOTHING_TO_DO
+                f"another process has just begun to scavenge {self.layout.base}", _NOTHING_TO_DO
             ) from None
         for earlier in terms:
             # The newest stays for ever, so that no number is used twice.
@@ -120,16 +121,16 @@ class Leadership:
                 self._storage.unlink(folder / str(earlier))
 
     def _terms(self) -> list[int]:
-        return sorted(int(name) for name in self._storage.names(self._layout.terms) if name.isdecimal())
+        return sorted(int(name) for name in self._storage.names(self.layout.terms) if name.isdecimal())
 
     def _wait_for_lease(self, owner: dict[str, Any]) -> None:
-        observations = Observations(self._layout, storage=self._storage, topic="leader")
+        observations = Observations(self.layout, storage=self._storage, topic="leader")
         unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
         observations.save()
         lease = _lease_seconds(owner)
         if unchanged < lease:
             raise NotLeaderError(
-                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
+                f"{self.layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
                 f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
             )
 
@@ -138,7 +139,7 @@ class Leadership:
         try:
             return self._owner()
         except OSError:
-            with opened(self._layout.lock, self._storage) as descriptor:
+            with opened(self.layout.lock, self._storage) as descriptor:
                 return _decode_owner(self._storage.read(descriptor, _RECORD_BYTES, 0))
 
     def _owner(self) -> dict[str, Any] | None:
@@ -183,13 +184,13 @@ class Leadership:
         """
         begun = self._storage.uptime()
         if self._terms()[-1:] != [self._term]:
-            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}", "nothing more to do here")
+            raise NotLeaderError(f"another scavenger has taken over {self.layout.base}", "nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
         owner = self._owner_by_name()
-        claims = self._storage.names(self._layout.claims)
+        claims = self._storage.names(self.layout.claims)
         if owner is None or owner.get("leader") != self.name or self.name not in claims:
-            raise NotLeaderError(f"{_describe(owner)} has taken over {self._layout.base} while this process was paused")
+            raise NotLeaderError(f"{_describe(owner)} has taken over {self.layout.base} while this process was paused")
         self._confirmed = begun
 
     def release(self) -> None:

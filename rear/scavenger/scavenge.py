@@ -205,9 +205,14 @@ class Scavenge:
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
         self._merger = Merger(
-            layout, leadership, self._claims, self._recovery, self._lost_and_found,
-            on_conflict=options.on_conflict, verify=options.verify, parallel=self._parallel, storage=storage,
-        )  # fmt: skip
+            leadership,
+            self._claims,
+            self._recovery,
+            self._lost_and_found,
+            options=options,
+            parallel=self._parallel,
+            storage=storage,
+        )
 
     def events(self) -> Iterator[Event]:
         """Scavenge, and yield what happens; neither the last event, `Finished`, nor the report is of this."""
