@@ -104,11 +104,16 @@ def write_intent(
         )
         writer = JournalWriter(descriptor, storage=storage)
         begin = {
-            "kind": "begin", "format_version": 1 if permit is None else 2, "archive": archive, "leader": leader,
+            "kind": "begin",
+            "format_version": 1 if permit is None else 2,
+            "archive": archive,
+            "leader": leader,
             "process": None if process is None else process._asdict(),
-            "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
+            "old": _encode_directory(old),
+            "tail_length": tail_length,
+            "tail_crc": tail_crc,
             **({} if permit is None else {"permit": permit}),
-        }  # fmt: skip
+        }
         writer.write(encode_line(begin))
         if old is not None and archive_descriptor is not None:
             storage.copy_range(
@@ -151,9 +156,13 @@ def _encode_directory(directory: Directory | None) -> dict[str, Any] | None:
     if directory is None:
         return None
     return {
-        "archive_length": directory.archive_length, "offset": directory.offset, "length": directory.length,
-        "entries": directory.entries, "prefix": directory.prefix, "comment": directory.comment.hex(),
-    }  # fmt: skip
+        "archive_length": directory.archive_length,
+        "offset": directory.offset,
+        "length": directory.length,
+        "entries": directory.entries,
+        "prefix": directory.prefix,
+        "comment": directory.comment.hex(),
+    }
 
 
 def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
@@ -242,9 +251,14 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
         raise JournalError("the lengths in an intent contradict each other")
     process = payload.get("process")
     return Intent(
-        archive, str(leader), directory, tail_start, tail_length, tail_crc,
+        archive,
+        str(leader),
+        directory,
+        tail_start,
+        tail_length,
+        tail_crc,
         process=decode_process(process) if isinstance(process, dict) else None,
-    )  # fmt: skip
+    )
 
 
 def _check_tail(descriptor: int, intent: Intent, storage: Storage) -> None:

@@ -147,9 +147,12 @@ class Leadership:
 
     def _write(self) -> None:
         record = {
-            "kind": "leader", "leader": self.name, "beat": self._beat, "lease_seconds": LEASE_SECONDS,
+            "kind": "leader",
+            "leader": self.name,
+            "beat": self._beat,
+            "lease_seconds": LEASE_SECONDS,
             **self.process._asdict(),
-        }  # fmt: skip
+        }
         # One length for all, so that a shorter record never leaves the end of a longer one behind.
         self._storage.write(self._descriptor, [encode_line(record).ljust(_RECORD_BYTES)], 0)
         self._storage.sync(self._descriptor)

@@ -59,8 +59,11 @@ def options_for(
         OSError: the base's configuration is there and cannot be read.
     """
     given = {
-        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
+        "verify": verify,
+        "on_conflict": on_conflict,
+        "partial": partial,
+        "max_size": max_size,
         "max_members": max_members,
-    }  # fmt: skip
+    }
     settings = load(layout, "scavenger", given, storage=storage)
     return ScavengeOptions(**{name: settings[name] for name in given}, **others)

@@ -98,8 +98,8 @@ class PairCheck:
         except NotLeaderError:
             raise
         except (OSError, RearError) as error:
-            self._failed.add(str(claimed.pair))
-            yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
+            self._failed.add(claimed.name)
+            yield Refused(claimed.name, f"its temp archive cannot be checked: {error}; it stays in the inbox")
 
     def _open(self, claimed: ClaimedPair, stack: ExitStack) -> int | None:
         """Open the temp archive of a pair; return ``None`` when it is missing."""
@@ -117,7 +117,7 @@ class PairCheck:
 
     def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[list[Candidate] | Event]:
         pending = claimed.journal.pending()
-        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
+        yield Claimed(claimed.name, claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
         good, bad = yield from self._divide(claimed, self.second_copies.without(claimed, pending), descriptor)
@@ -126,7 +126,7 @@ class PairCheck:
         for append in good:
             if append.sequence in given_up:
                 reason = "it was told of as lost; its worker came back and wrote it again"
-                yield Recovered(append.archive, append.name, str(claimed.pair), reason)
+                yield Recovered(append.archive, append.name, claimed.name, reason)
         if not bad:
             return
         # To be taken over makes the temp archive go missing as well.
@@ -153,7 +153,7 @@ class PairCheck:
         pace = Pace()
         for number, append in enumerate(suspects):
             if pace.is_due():
-                yield Advanced("checking", str(claimed.pair), number, len(suspects))
+                yield Advanced("checking", claimed.name, number, len(suspects))
             reason = self._why_bad(claimed, append, descriptor, window)
             if reason is not None:
                 bad[append.sequence] = append, reason
@@ -173,9 +173,9 @@ class PairCheck:
             claimed.journal.appends[item.sequence] = item
             if item.sequence not in claimed.journal.merged:
                 yield Recovered(
-                    item.archive, item.name, str(claimed.pair), "no journal record; placed by its own extra field"
+                    item.archive, item.name, claimed.name, "no journal record; placed by its own extra field"
                 )
-        self._remains[str(claimed.pair)] = remains
+        self._remains[claimed.name] = remains
 
     def _rescue_or_put_away(
         self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
@@ -202,7 +202,7 @@ class PairCheck:
         self.second_copies.take(claimed, [append])
         yield [rescued]
         told = f"{reason}; archived anew from {saved_from}"
-        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
+        yield Recovered(append.archive, append.name, claimed.name, told, source)
 
     def _join(
         self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
@@ -239,7 +239,7 @@ class PairCheck:
         # Of a process that died on a host that lives, only the last member can be unfinished, and it was not
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
-        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
+        note = {"reason": reason, "pair": claimed.name, **append._asdict()}
         name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
@@ -249,7 +249,7 @@ class PairCheck:
         item = self._lost_and_found.put_bytes(name, descriptor, append.offset, append.length, note)
         self._claims.note(claimed, [append.sequence], target=item, intent="")
         return kind(
-            append.archive, append.name, str(claimed.pair), append.source, append.offset, append.length, reason, item
+            append.archive, append.name, claimed.name, append.source, append.offset, append.length, reason, item
         )
 
     def _partly_decodable(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> Found | None:
@@ -270,21 +270,21 @@ class PairCheck:
 
     def has_failed(self, claimed: ClaimedPair) -> bool:
         """Whether a pair could not be checked to its end."""
-        return str(claimed.pair) in self._failed
+        return claimed.name in self._failed
 
     def has_remains(self, claimed: ClaimedPair) -> bool:
         """Whether a checked pair holds, or its journal held, what is accounted for nowhere."""
         journal = claimed.journal
-        return bool(self._remains.get(str(claimed.pair)) or (journal.damage and not _is_accounted_for(journal)))
+        return bool(self._remains.get(claimed.name) or (journal.damage and not _is_accounted_for(journal)))
 
     def put_away_remains(self, claimed: ClaimedPair) -> Iterator[Event]:
         """Keep the whole pair, because it holds what cannot be placed, and say what."""
-        remains = self._remains.get(str(claimed.pair), []) + [
+        remains = self._remains.get(claimed.name, []) + [
             Unplaced(damage.start, damage.length, f"of the journal: {damage.reason}")
             for damage in claimed.journal.damage
         ]
         reasons = [{"start": one.start, "length": one.length, "reason": one.reason} for one in remains[:_NOTED_REMAINS]]
-        note = {"pair": str(claimed.pair), "remains": reasons}
+        note = {"pair": claimed.name, "remains": reasons}
         said = []
         for one in remains:
             reason = one.reason
@@ -297,12 +297,10 @@ class PairCheck:
         for one, reason in zip(remains, said, strict=True):
             origin = one.found.origin if one.found is not None else None
             if one.found is not None and origin is not None:
-                yield Lost(
-                    origin.archive, one.found.name, str(claimed.pair), origin.source, one.start, one.length, reason,
-                    item,
-                )  # fmt: skip
+                name, source = one.found.name, origin.source
+                yield Lost(origin.archive, name, claimed.name, source, one.start, one.length, reason, item)
             else:
-                yield Damaged(str(claimed.pair), one.start, one.length, reason, item)
+                yield Damaged(claimed.name, one.start, one.length, reason, item)
 
 
 def _is_accounted_for(journal: Journal) -> bool:

@@ -144,9 +144,12 @@ class Recovery:
         if self._storage.size(descriptor) < intent.old.offset:
             raise JournalError(f"{intent.archive} is shorter than it was before the merge")
         self._storage.copy_range(
-            source, descriptor,
-            source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
-        )  # fmt: skip
+            source,
+            descriptor,
+            source_start=intent.tail_start,
+            target_start=intent.old.offset,
+            length=intent.tail_length,
+        )
         self._storage.truncate(descriptor, intent.old.archive_length)
         self._storage.sync(descriptor)
 

@@ -48,9 +48,14 @@ class Report:
             return None
         path = layout.reports / f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
         report = {
-            "version": VERSION, "leader": leader, "started_ns": self._started_ns, "finished_ns": time.time_ns(),
-            "summary": summary, "archives": sorted(self._archives), "findings": self._findings,
-        }  # fmt: skip
+            "version": VERSION,
+            "leader": leader,
+            "started_ns": self._started_ns,
+            "finished_ns": time.time_ns(),
+            "summary": summary,
+            "archives": sorted(self._archives),
+            "findings": self._findings,
+        }
         storage.make_directories(layout.reports)
         storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
         return path.relative_to(layout.base).as_posix()

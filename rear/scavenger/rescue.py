@@ -148,9 +148,12 @@ class Rescue:
         if position != self._length + len(header) + member.compressed_size:
             raise FormatError(f"{append.name} changed while it was written anew")
         rescued = append._replace(
-            offset=self._length, length=position - self._length, method=member.method, crc=crc,
+            offset=self._length,
+            length=position - self._length,
+            method=member.method,
+            crc=crc,
             compressed_size=member.compressed_size,
-        )  # fmt: skip
+        )
         self._length = position
         return Candidate(self._claimed, rescued)
 

@@ -110,10 +110,19 @@ def scavenge(
     """
     layout = layout_of(base)
     options = options_for(
-        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
-        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
-        executor=executor, partial=partial, storage=storage,
-    )  # fmt: skip
+        layout,
+        verify=verify,
+        on_conflict=on_conflict,
+        max_size=max_size,
+        max_members=max_members,
+        dry_run=dry_run,
+        flush=flush,
+        flush_wait_seconds=flush_wait_seconds,
+        assume_dead=assume_dead,
+        executor=executor,
+        partial=partial,
+        storage=storage,
+    )
     return _run(layout, options, storage)
 
 
@@ -174,9 +183,17 @@ class _Totals:
         """Return the totals so far."""
         counts = self._counts
         return Finished(
-            self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
-            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], report,
-        )  # fmt: skip
+            members=self._members,
+            size_bytes=self._size_bytes,
+            archives=len(self._archives),
+            renamed=counts["renamed"],
+            duplicates=self._duplicates,
+            torn=counts["torn"],
+            lost=counts["lost"] + counts["damaged"],
+            refused=counts["refused"],
+            left_alone=counts["left_alone"],
+            report=report,
+        )
 
 
 class Scavenge:
@@ -234,7 +251,7 @@ class Scavenge:
                     adopted.append(outcome)
                 else:
                     yield outcome
-        yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
+        yield from self._recovery.recover({claimed.name: claimed for claimed in adopted})
         self._adopted = adopted
 
     def merge(self) -> Iterator[Event]:
@@ -382,8 +399,8 @@ class Scavenge:
         self._claims.clear(claimed)
         if damage and claimed.state != "stale":
             length = sum(one.length for one in damage)
-            yield JournalDamaged(str(claimed.pair), length, f"{damage[0].reason}; no member is missing")
-        yield Cleared(str(claimed.pair))
+            yield JournalDamaged(claimed.name, length, f"{damage[0].reason}; no member is missing")
+        yield Cleared(claimed.name)
 
     def _has_unfinished_merge(self, archive: str) -> bool:
         try:
