@@ -197,7 +197,7 @@ def local_pool(jobs: int, warm_up: Sequence[str] = ()) -> Executor:
     return ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin_process, initargs=(tuple(warm_up),))
 
 
-def _begin_process(warm_up: Sequence[str]) -> None:
+def _begin_process(warm_up: Sequence[str] = ()) -> None:
     # Ctrl-C reaches all processes of a terminal; what becomes of the tasks is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -54,7 +54,8 @@ from rear.fsck.strays import find_strays
 from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.salvage.scan import Found, scan
-from rear.scavenger.claims import ClaimedPair, Claims, Orphan
+from rear.scavenger.claims import ClaimedPair, Orphan
+from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.options import options_for
@@ -198,9 +199,9 @@ class _Check:
     # What there is to do, when nothing is to be changed.
 
     def _look_at_pairs(self) -> Iterator[Event]:
-        claims = Claims(self._layout, "", liveness=self._liveness, storage=self._storage)
-        for item in claims.waiting(remember=False):
-            found = claims.peek(item) if not isinstance(item, (Event, Orphan)) else item
+        inbox = Inbox(self._layout, liveness=self._liveness, storage=self._storage)
+        for item in inbox.waiting(remember=False):
+            found = inbox.peek(item) if not isinstance(item, (Event, Orphan)) else item
             if isinstance(found, Orphan):
                 code = "journal-missing" if found.code == "missing" else "journal-damaged"
                 yield Problem(code, f"{STATE}/inbox/{found.pair}", found.reason, "would repair")

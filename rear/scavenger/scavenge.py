@@ -6,8 +6,6 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 from __future__ import annotations
 
 import itertools
-import secrets
-import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING
 from rear.core.layout import Layout, is_directory, layout_of
 from rear.core.liveness import Liveness
 from rear.core.log import Pace
-from rear.core.names import is_safe_component
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
@@ -30,7 +27,6 @@ from rear.events import (
     Finished,
     JournalDamaged,
     JournalRebuilt,
-    LeftAlone,
     Merged,
     NothingYet,
     Planned,
@@ -44,6 +40,7 @@ from rear.scavenger.dry_run import preview
 from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.flushed_files import PartialPolicy
 from rear.scavenger.gc_pause import seldom_collected
+from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
@@ -60,7 +57,6 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
-_FLUSH_POLL_SECONDS = 0.25
 
 
 def scavenge(
@@ -215,7 +211,8 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, liveness=liveness, prove=leadership.prove, storage=storage)
+        self._claims = Claims(layout, leadership.name, prove=leadership.prove, storage=storage)
+        self._inbox = Inbox(layout, liveness=liveness, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
@@ -241,7 +238,7 @@ class Scavenge:
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
             yield Advanced("flushing")
-            self._ask_for_flush()
+            self._inbox.ask_for_flush(self._options.flush_wait_seconds)
         yield Advanced("recovering")
         self._claims.adopt()
         adopted: list[ClaimedPair] = []
@@ -256,18 +253,12 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        waiting = len(self._adopted) + self._count_waiting()
-        items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
+        waiting = len(self._adopted) + self._inbox.count()
+        items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
         yield from seldom_collected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
-
-    def _count_waiting(self) -> int:
-        """Count the journals in the inbox, those of live workers too."""
-        inbox = self._layout.inbox
-        hosts = filter(is_safe_component, self._storage.names(inbox))
-        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
 
     def _work_off(
         self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
@@ -407,27 +398,3 @@ class Scavenge:
             return bool(intents_of(self._layout, archive, storage=self._storage))
         except PathError:
             return False
-
-    def _ask_for_flush(self) -> None:
-        """Leave a request that live workers see with their next beat, and wait until they have answered."""
-        folder = self._layout.flush_requests
-        self._storage.make_directories(folder)
-        for name in self._storage.names(folder):
-            # Requests of scavengers that died while waiting.
-            self._storage.unlink(folder / name)
-        request = folder / secrets.token_hex(8)
-        self._storage.close(self._storage.create(request))
-        try:
-            deadline = self._storage.uptime() + self._options.flush_wait_seconds
-            asked = set(self._live_pairs())
-            while asked and self._storage.uptime() < deadline:
-                time.sleep(_FLUSH_POLL_SECONDS)
-                asked &= set(self._live_pairs())
-        finally:
-            self._storage.unlink(request)
-
-    def _live_pairs(self) -> Iterator[str]:
-        for item in self._claims.waiting(remember=False):
-            # A file that is still open is not asked for: its pair ends with it.
-            if isinstance(item, LeftAlone) and item.code != "file-open":
-                yield item.pair
