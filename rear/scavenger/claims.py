@@ -1,9 +1,9 @@
-"""Pairs on their way through a scavenge: claimed, released, buried, by renames of single files.
+"""Claims of a leader: pairs that it has taken from the inbox, until it releases, buries or removes them.
 
-A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying
-rename it last. Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is
-removed in the order temp archive, journal, notes: without its notes a journal would tell of members that nobody has
-seen.
+All moves are renames of single files. A pair belongs to whoever has its journal in his folder: claiming renames the
+journal first, releasing and burying rename it last. Whatever a crash leaves apart, the next leader brings together
+again in its own folder. A pair is removed in the order temp archive, journal, notes: without its notes a journal would
+tell of members that nobody has seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a scavenge would merge now, found out without changing anything: ``rear scavenge --dry-run``."""
+"""A dry run: what a scavenge would merge now, found out without changing anything (``rear scavenge --dry-run``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that were flushed, and whose writers died: which of their pairs count, and how far.
+"""Flushed files whose writers died before they closed them: which of their pairs count, and how far.
 
 The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about, ``rear.journal.flushed_parts`` for
 what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is merged.

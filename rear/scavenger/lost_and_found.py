@@ -1,5 +1,5 @@
-"""Where bytes go that cannot be placed: nothing is ever deleted instead. Each item has a JSON note that says what it
-is.
+"""A lost+found: where bytes go that cannot be placed, instead of being deleted. Each item has a JSON note that says
+what it is.
 
 An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash
 replaces it.

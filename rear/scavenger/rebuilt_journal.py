@@ -1,4 +1,4 @@
-"""What a temp archive says without its journal: each member's own extra field tells where it came from and belongs.
+"""A journal made anew from the temp archive: each member's own extra field tells where it came from and belongs.
 
 A journal that is missing, or unreadable from its first record on, is written anew; members that a damaged one does not
 name are found in the bytes that none of its records covers. Only members that are whole, and whose extra field passes

@@ -1,4 +1,4 @@
-"""Members whose bytes in the temp archive are no good, written anew from where the same bytes still are.
+"""Rescue of members whose bytes in the temp archive are no good: written anew from where the same bytes still are.
 
 That is the data of the temp archive itself where only the local header is damaged, nothing at all where the journal
 says that the member is empty, or the source of a pickup that is still there. Size and CRC-32 in the journal decide
