@@ -32,7 +32,7 @@ from rear.worker.pools import begin, end
 try:
     from distributed import Client, Security, WorkerPlugin, rpc
 except ImportError as error:
-    raise UnsupportedError(f"Dask is not usable here ({error}): pip install 'rear[dask]'") from None
+    raise UnsupportedError(f"Dask is not usable here ({error}): pip install 'rear[dask]'", "program") from None
 
 CONNECT_SECONDS: Final = 10.0
 

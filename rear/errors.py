@@ -27,6 +27,10 @@ something as it is, with 1.
 
 from __future__ import annotations
 
+from typing import Literal
+
+Lack = Literal["volumes", "encryption", "codec", "program"]
+
 
 class RearError(Exception):
     """Base of every error that rear raises on purpose; ``exit_status`` is what the command line ends with."""
@@ -89,9 +93,13 @@ class IndexFormatError(FormatError):
 
 
 class UnsupportedError(RearError):
-    """The data is well formed, but needs a codec or a feature that is not there."""
+    """The data is well formed, but needs a codec or a feature that is not there; ``code`` says what is lacking."""
 
     exit_status = 5
+
+    def __init__(self, message: str, code: Lack = "codec") -> None:
+        super().__init__(message)
+        self.code: Lack = code
 
 
 class MemberNotFoundError(RearError, KeyError):
@@ -117,9 +125,13 @@ class ExtractionError(RearError):
 
 
 class NotLeaderError(RearError):
-    """Another scavenger leads this base."""
+    """Another scavenger leads this base; ``situation`` is the message without the advice at its end."""
 
     exit_status = 0
+
+    def __init__(self, situation: str, advice: str = "") -> None:
+        super().__init__(f"{situation}: {advice}" if advice else situation)
+        self.situation = situation
 
 
 class NotArchivedError(RearError):

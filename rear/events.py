@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, dataclass_transform
 
 Severity = Literal["info", "warning", "loss"]
 Phase = Literal[
@@ -16,16 +16,26 @@ Phase = Literal[
     "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
+WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
+JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged"]
+IndexFault = Literal["missing", "outdated", "unreadable"]
+
 SCHEMA_VERSION: Final = 1
 """Of what ``--json`` prints. Kinds and fields are added without a new number; one that is removed, or means something
 else, needs one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
+@dataclass(frozen=True)
 class Event:
-    """Base of all events."""
+    """Base of all events: each class is a frozen dataclass, and says how severe what it tells of is."""
 
     severity: ClassVar[Severity] = "info"
+
+    def __init_subclass__(cls, *, severity: Severity | None = None) -> None:
+        if severity is not None:
+            cls.severity = severity
+        dataclass(frozen=True)(cls)
 
     @property
     def kind(self) -> str:
@@ -41,7 +51,6 @@ class Event:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
 class Started(Event):
     """A scavenge has begun: this process leads the base."""
 
@@ -49,14 +58,12 @@ class Started(Event):
     leader: str
 
 
-@dataclass(frozen=True, slots=True)
 class NothingYet(Event):
     """No worker has ever written to this base."""
 
     base: str
 
 
-@dataclass(frozen=True, slots=True)
 class Advanced(Event):
     """Where the work is: at the begin of each phase, and a few times a second while it lasts.
 
@@ -70,7 +77,6 @@ class Advanced(Event):
     total: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class RoundStarted(Event):
     """So many pairs, with so much to merge, are claimed, and are checked and merged now; then come the next ones."""
 
@@ -79,7 +85,6 @@ class RoundStarted(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class Claimed(Event):
     """A temp archive was taken: ``state`` is ``closed``, ``crashed`` or ``stale``."""
 
@@ -89,24 +94,21 @@ class Claimed(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class LeftAlone(Event):
     """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead."""
 
     pair: str
     reason: str
+    code: WhyLeft
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Event):
+class Refused(Event, severity="warning"):
     """Something cannot be worked on and was left as it is: ``subject`` names it, ``reason`` says why."""
 
-    severity: ClassVar[Severity] = "warning"
     subject: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class Planned(Event):
     """What a merge into one final archive will do (all that ``--dry-run`` does)."""
 
@@ -118,7 +120,6 @@ class Planned(Event):
     ranges: int
 
 
-@dataclass(frozen=True, slots=True)
 class Copied(Event):
     """Progress of one merge: bytes copied so far, of how many."""
 
@@ -127,7 +128,6 @@ class Copied(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class Merged(Event):
     """A merge is committed: the final archive has ``members`` more."""
 
@@ -137,22 +137,18 @@ class Merged(Event):
     archive_size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Renamed(Event):
+class Renamed(Event, severity="warning"):
     """A member met another one of the same name and other content; both are kept."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     new_name: str
     pair: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside(Event):
+class SetAside(Event, severity="warning"):
     """A member was not merged, or was replaced, by the conflict policy; its bytes are in lost+found."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     pair: str
@@ -160,11 +156,9 @@ class SetAside(Event):
     lost_and_found: str
 
 
-@dataclass(frozen=True, slots=True)
-class Torn(Event):
+class Torn(Event, severity="warning"):
     """The last member of a crashed worker was being written when it died; it had not been acknowledged."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     pair: str
@@ -175,11 +169,9 @@ class Torn(Event):
     lost_and_found: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lost(Event):
+class Lost(Event, severity="loss"):
     """A journaled member has no good bytes; what there is of it is in lost+found."""
 
-    severity: ClassVar[Severity] = "loss"
     archive: str
     name: str
     pair: str
@@ -190,11 +182,9 @@ class Lost(Event):
     lost_and_found: str
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged(Event):
+class Damaged(Event, severity="loss"):
     """Part of a journal is unreadable; members recorded there alone are not known by name."""
 
-    severity: ClassVar[Severity] = "loss"
     pair: str
     start: int
     length: int
@@ -202,31 +192,26 @@ class Damaged(Event):
     lost_and_found: str
 
 
-@dataclass(frozen=True, slots=True)
-class JournalDamaged(Event):
+class JournalDamaged(Event, severity="warning"):
     """Part of a journal is unreadable, yet all members of its temp archive are accounted for."""
 
-    severity: ClassVar[Severity] = "warning"
     pair: str
     length: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class JournalRebuilt(Event):
+class JournalRebuilt(Event, severity="warning"):
     """A journal was missing or unusable; what it said was read from the members' own extra fields."""
 
-    severity: ClassVar[Severity] = "warning"
     pair: str
     members: int
     reason: str
+    code: JournalFault
 
 
-@dataclass(frozen=True, slots=True)
-class Partial(Event):
+class Partial(Event, severity="warning"):
     """A file whose writer died before it closed it: what was flushed is a member, or, by policy, in lost+found."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     pair: str
@@ -235,14 +220,12 @@ class Partial(Event):
     lost_and_found: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered(Event):
+class Recovered(Event, severity="warning"):
     """A member that journal or temp archive alone would have lost was saved; ``reason`` says from what.
 
     ``source`` is the file that it was archived anew from, if it was.
     """
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
     name: str
     pair: str
@@ -250,23 +233,18 @@ class Recovered(Event):
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RolledBack(Event):
+class RolledBack(Event, severity="warning"):
     """A merge that had died before its commit was undone: the old archive is back, its members will be merged again."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
 
 
-@dataclass(frozen=True, slots=True)
-class RolledForward(Event):
+class RolledForward(Event, severity="warning"):
     """A merge that had died after its commit was completed."""
 
-    severity: ClassVar[Severity] = "warning"
     archive: str
 
 
-@dataclass(frozen=True, slots=True)
 class RolledOver(Event):
     """A final archive had reached its cap and was renamed; a new one begins."""
 
@@ -274,23 +252,21 @@ class RolledOver(Event):
     renamed_to: str
 
 
-@dataclass(frozen=True, slots=True)
 class IndexRebuilt(Event):
     """The index of a final archive was missing or did not match it, and was made again from the archive."""
 
     archive: str
     members: int
     reason: str
+    code: IndexFault
 
 
-@dataclass(frozen=True, slots=True)
 class Cleared(Event):
     """A pair whose members are all accounted for was removed."""
 
     pair: str
 
 
-@dataclass(frozen=True, slots=True)
 class Checked(Event):
     """A check is over: how many final archives, with how many members, were looked at."""
 
@@ -300,7 +276,6 @@ class Checked(Event):
     report: str | None
 
 
-@dataclass(frozen=True, slots=True)
 class Finished(Event):
     """The scavenge is over: the totals."""
 
@@ -316,7 +291,6 @@ class Finished(Event):
     report: str | None
 
 
-@dataclass(frozen=True, slots=True)
 class SweepStarted(Event):
     """A sweep of a folder has begun: what it finds goes below ``prefix`` in a final archive."""
 
@@ -326,7 +300,6 @@ class SweepStarted(Event):
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
 class Collected(Event):
     """A sweep has copied a file to a temp archive (with ``--dry-run``: would do so); ``name`` is the member's."""
 
@@ -336,7 +309,6 @@ class Collected(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class SourceLeft(Event):
     """A sweep does not take a file or a folder, and that is as it should be; ``reason`` says why."""
 
@@ -344,7 +316,6 @@ class SourceLeft(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class SourceDeleted(Event):
     """A sweep has removed a file, after its bytes were found committed in the member ``name``."""
 
@@ -354,7 +325,6 @@ class SourceDeleted(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class Waiting(Event):
     """A sweep waits until others have merged, for ``wait_seconds`` at most; ``reason`` says for what."""
 
@@ -362,7 +332,6 @@ class Waiting(Event):
     wait_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class Swept(Event):
     """A sweep is over: the totals."""
 
@@ -378,7 +347,6 @@ class Swept(Event):
     refused: int
 
 
-@dataclass(frozen=True, slots=True)
 class Adopted(Event):
     """All that there is to say of one Zip that was to be adopted; ``is_salvaged``: it had no directory."""
 

@@ -128,7 +128,7 @@ def _pipes(text: str) -> str:
 def problems_page() -> str:
     """Return problems.md: every code of `rear.core.problems.CATALOG`."""
     lines = [
-        _NOTE.format("rear/problems.py"), "# Problems\n",
+        _NOTE.format("rear/core/problems.py"), "# Problems\n",
         "What `rear fsck` finds has a code that stays the same from version to version; with `--json` it is the field "
         "`code`. Beside it stands what became of it, the `outcome`:\n",
         "| outcome | meaning | exit status |", "|---|---|---|",
@@ -204,7 +204,7 @@ def _kind_name(kind: type[events.Event]) -> str:
 
 _JSON_TYPES: Final = {
     "str": "text", "Phase": "text", "int": "integer", "float": "number", "bool": "boolean", "None": "null",
-    "dict[str, int]": "object",
+    "dict[str, int]": "object", "WhyLeft": "text", "JournalFault": "text", "IndexFault": "text",
 }  # fmt: skip
 
 

@@ -154,7 +154,9 @@ class Executors:
             elif self._jobs is not None and self._jobs > 1:
                 from rear.core.parallel import local_pool
 
-                yield stack.enter_context(local_pool(self._jobs))
+                yield stack.enter_context(
+                    local_pool(self._jobs, warm_up=("rear.scavenger.check_tasks", "rear.scavenger.copy_tasks"))
+                )
             else:
                 yield None
 

@@ -7,6 +7,7 @@ observations are kept in a file, so that a scavenger started by cron needs no me
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import re
@@ -16,8 +17,7 @@ from typing import Any, Final, NamedTuple
 from rear.core.layout import Layout
 from rear.core.names import host_folder
 from rear.core.records import Open
-from rear.core.storage import LOCAL, Storage
-from rear.zip.codecs import crc32
+from rear.core.storage import LOCAL, Storage, opened
 
 _OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
 _WORKER_NAME: Final = re.compile(r"(?P<pid>[0-9]{1,10})-(?P<start>[0-9a-f]{1,16})-(?P<place>[0-9a-f]{8})-[0-9a-f]+\Z")
@@ -49,7 +49,7 @@ def worker_name(process: Process, random: str) -> str:
 
 def _place(process: Process) -> str:
     """Eight digits for the boot and pid namespace in which the number of a process means something."""
-    return f"{crc32(f'{process.boot_id} {process.pid_namespace}'.encode()):08x}"
+    return f"{binascii.crc32(f'{process.boot_id} {process.pid_namespace}'.encode()):08x}"
 
 
 def process_of_worker(host: str, worker: str) -> Process | None:
@@ -188,19 +188,14 @@ class Observations:
 
     def _load(self) -> dict[str, tuple[str, float]]:
         try:
-            descriptor = self._storage.open(self._path)
-        except OSError:
-            return {}
-        try:
-            data = json.loads(self._storage.read(descriptor, _OBSERVATIONS_LIMIT_BYTES, 0))
+            with opened(self._path, self._storage) as descriptor:
+                data = json.loads(self._storage.read(descriptor, _OBSERVATIONS_LIMIT_BYTES, 0))
             if data["boot_id"] != self._boot_id:
                 return {}
             return {str(name): (str(beat), float(since)) for name, (beat, since) in data["seen"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, OSError):
             # Seen by nobody means alive: losing this file costs a lease of patience, nothing else.
             return {}
-        finally:
-            self._storage.close(descriptor)
 
     def unchanged_seconds(self, name: str, beat: str) -> float:
         """Note that ``name`` shows ``beat`` now, and return for how long this host has seen it unchanged."""

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -36,8 +36,6 @@ TASK_MEMBERS: Final = 5_000
 _FEWEST_IN_FLIGHT: Final = 4
 _MOST_IN_FLIGHT: Final = 64
 _WORKERS_ASSUMED: Final = 16
-#: What tasks need is imported while a process starts, and while the leader still plans.
-_TASK_MODULES: Final = ("rear.scavenger.check_tasks", "rear.scavenger.copy_tasks")
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -182,7 +180,7 @@ def attempt(
         return Failed(f"{type(error).__name__}: {error}")
 
 
-def local_pool(jobs: int) -> Executor:
+def local_pool(jobs: int, warm_up: Sequence[str] = ()) -> Executor:
     """Return a pool of processes on this host; they start when there is work, and end with this process.
 
     They are started anew, not forked: a fork would inherit threads, locks and open files. Programs that call this need
@@ -190,18 +188,20 @@ def local_pool(jobs: int) -> Executor:
 
     Args:
         jobs: how many processes.
+        warm_up: modules that tasks need: imported while a process starts, and while the leader still plans.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin_process, initargs=(tuple(warm_up),))
 
 
-def _begin_process() -> None:
+def _begin_process(warm_up: Sequence[str] = ()) -> None:
     # Ctrl-C reaches all processes of a terminal; what becomes of the tasks is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for module in _TASK_MODULES:
+    for module in warm_up:
         importlib.import_module(module)
 
 

@@ -226,7 +226,6 @@ _REBUILT: Final = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
 class Problem(Event):
     """One finding of a check, and what became of it.
 

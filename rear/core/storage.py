@@ -282,7 +282,7 @@ LOCAL: Final = Storage()
 
 
 @contextmanager
-def opened(path: Path, storage: Storage, *, write: bool = False) -> Iterator[int]:
+def opened(path: StrPath, storage: Storage, *, write: bool = False) -> Iterator[int]:
     """Open a file and close it at the end of the block."""
     descriptor = storage.open(path, write=write)
     try:

@@ -27,7 +27,7 @@ from rear.core.layout import find_base
 from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
 from rear.events import Advanced
 from rear.fsck.inspection import inspect, inspect_steps
@@ -109,15 +109,13 @@ def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Stor
         directory_of(path, storage=storage)
     except NotAZipError as error:
         with _Held() as held:
-            descriptor = storage.open(path)
             try:
-                scanned = rebuild(descriptor, target=None, keep_aside=None, subject=given, storage=storage)
-                rebuilt = held.take(scanned)
+                with opened(path, storage) as descriptor:
+                    scanned = rebuild(descriptor, target=None, keep_aside=None, subject=given, storage=storage)
+                    rebuilt = held.take(scanned)
             except UnsupportedError as volume:
                 yield Problem("archive-split", given, str(volume), "left")
                 return
-            finally:
-                storage.close(descriptor)
             yield _no_directory(given, path, error, rebuilt)
             yield from held.problems()
     except UnsupportedError:
@@ -202,7 +200,8 @@ class _Repair:
         self._deep = deep
         self._parallel = parallel
         self._storage = storage
-        self._aside = _AsideFolder(target, storage)
+        folder = Path(_free_name(f"{target}.lost+found", storage))
+        self._aside = LostAndFound(folder, folder.parent, storage=storage)
         #: What is wrong with the new archive.
         self._wrong: str | None = None
 
@@ -295,11 +294,8 @@ class _Repair:
         if fixed is None:
             return rebuilt, "zip -FF made nothing of it"
         try:
-            descriptor = self._storage.open(fixed)
-            try:
+            with opened(fixed, self._storage) as descriptor:
                 rebuilt = self._rebuild_from(descriptor, target, fresh, held)
-            finally:
-                self._storage.close(descriptor)
         finally:
             self._storage.unlink(fixed)
         return rebuilt, "zip -FF found members" if rebuilt.members else "zip -FF found none either"
@@ -365,17 +361,3 @@ def _free_name(path: str, storage: Storage) -> str:
     taken = set(storage.names(os.path.dirname(path)))
     names = chain([path], (f"{path}-{number}" for number in count(1)))
     return next(name for name in names if os.path.basename(name) not in taken)
-
-
-class _AsideFolder(LostAndFound):
-    """A lost+found beside one archive, made when something is put there.
-
-    Args:
-        target: path of the new archive.
-        storage: the file system.
-    """
-
-    def __init__(self, target: str, storage: Storage) -> None:
-        self._storage = storage
-        self._folder = Path(_free_name(f"{target}.lost+found", storage))
-        self._base = self._folder.parent

@@ -55,11 +55,13 @@ from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.read.view import open_committed
 from rear.salvage.scan import Found, scan
-from rear.scavenger.claims import ClaimedPair, Claims, Orphan
+from rear.scavenger.claims import ClaimedPair, Orphan
+from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership, is_led
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import lost_and_found_of
+from rear.scavenger.options import options_for
 from rear.scavenger.report import Report, report_refused
-from rear.scavenger.scavenge import Scavenge, options_for
+from rear.scavenger.scavenge import Scavenge
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -148,7 +150,7 @@ class _Check:
         self._executor = executor
         self._parallel = Parallel(executor, storage=storage)
         self._storage = storage
-        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._lost_and_found = lost_and_found_of(layout, storage=storage)
 
     @property
     def _outcome(self) -> Outcome:
@@ -197,11 +199,11 @@ class _Check:
     # What there is to do, when nothing is to be changed.
 
     def _look_at_pairs(self) -> Iterator[Event]:
-        claims = Claims(self._layout, "", liveness=self._liveness, storage=self._storage)
-        for item in claims.waiting(remember=False):
-            found = claims.peek(item) if not isinstance(item, (Event, Orphan)) else item
+        inbox = Inbox(self._layout, liveness=self._liveness, storage=self._storage)
+        for item in inbox.waiting(remember=False):
+            found = inbox.peek(item) if not isinstance(item, (Event, Orphan)) else item
             if isinstance(found, Orphan):
-                code = "journal-missing" if found.is_missing else "journal-damaged"
+                code = "journal-missing" if found.code == "missing" else "journal-damaged"
                 yield Problem(code, f"{STATE}/inbox/{found.pair}", found.reason, "would repair")
             elif isinstance(found, ClaimedPair):
                 yield from self._look_at_pair(found)
@@ -385,7 +387,7 @@ def problem_of(event: Event) -> Problem | None:
             detail = f"its worker is gone; {event.members:,} members were checked one by one"
             return Problem("worker-crashed", event.pair, detail, "repaired")
         case JournalRebuilt():
-            code = "journal-missing" if "missing" in event.reason else "journal-damaged"
+            code = "journal-missing" if event.code == "missing" else "journal-damaged"
             detail = f"{event.reason}; {event.members:,} members are named by the temp archive itself"
             return Problem(code, event.pair, detail, "repaired")
         case JournalDamaged():
@@ -398,7 +400,7 @@ def problem_of(event: Event) -> Problem | None:
                 name=event.name, lost_and_found=event.lost_and_found,
             )  # fmt: skip
         case IndexRebuilt():
-            code = "index-missing" if event.reason == "there was none" else "index-outdated"
+            code = "index-missing" if event.code == "missing" else "index-outdated"
             return Problem(code, event.archive, f"made again of {event.members:,} members", "repaired")
         case Torn() | Lost():
             return Problem(

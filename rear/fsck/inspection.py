@@ -81,7 +81,7 @@ def inspect_steps(
     except NotAZipError as error:
         yield Problem("archive-directory-damaged", subject, _without(str(error), ": "), "would repair")
     except UnsupportedError as error:
-        code = "archive-split" if "volume" in str(error) else "archive-unsupported"
+        code = "archive-split" if error.code == "volumes" else "archive-unsupported"
         yield Problem(code, subject, _without(str(error), ": "), "left")
     else:
         with archive:

@@ -20,6 +20,7 @@ from rear.core.problems import Problem
 from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, rows_of
+from rear.journal.intent import intents_of
 from rear.read.view import open_committed
 from rear.salvage.info_zip import fix
 from rear.salvage.read_back import Written, why_wrong
@@ -87,10 +88,8 @@ class Restoration:
 
     def _check_no_intent(self, archive: str) -> None:
         """Refuse while a merge waits to be undone: its undo would write the old end into the new archive."""
-        stem = self._layout.intent(archive).stem
-        for name in self._storage.names(self._layout.intents):
-            if name.startswith(stem) and name.endswith(".intent"):
-                raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
+        if intents_of(self._layout, archive, storage=self._storage):
+            raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
 
     def _unlink(self, fresh: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -183,18 +183,22 @@ def _need_no_conversion(columns: Sequence[Sequence[Any]]) -> bool:
     return all("".join(filter(None, set(columns[position]))).isascii() for position in _TEXT if position != _METADATA)
 
 
+class _RowError(IndexFormatError):
+    """A row is damaged; it does not know of which segment it is."""
+
+
 def _row(values: Sequence[Any]) -> IndexRow:
     """Return a row from what SQLite gave; a forged segment may hold anything.
 
     Raises:
-        IndexFormatError: a value has another type than its column.
+        _RowError: a value has another type than its column.
     """
     kinds = tuple(map(type, values))
     if kinds in _PLAIN:
         return IndexRow._make(values)
     for position, (kind, accepted) in enumerate(zip(kinds, _ACCEPTED, strict=True)):
         if kind not in accepted:
-            raise IndexFormatError(f"{IndexRow._fields[position]} is {kind.__name__}")
+            raise _RowError(f"{IndexRow._fields[position]} is {kind.__name__}")
     changed = list(values)
     for position in _TEXT:
         if kinds[position] is bytes:
@@ -206,9 +210,9 @@ def _row(values: Sequence[Any]) -> IndexRow:
     try:
         changed[_METADATA] = json.loads(changed[_METADATA])
     except (ValueError, RecursionError) as error:
-        raise IndexFormatError(f"metadata is no JSON: {error}") from None
+        raise _RowError(f"metadata is no JSON: {error}") from None
     if not isinstance(changed[_METADATA], dict):
-        raise IndexFormatError("metadata is not a JSON object")
+        raise _RowError("metadata is not a JSON object")
     return IndexRow._make(changed)
 
 
@@ -392,9 +396,7 @@ class SegmentReader:
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[IndexRow]:
         try:
             yield from map(_row, self._execute(sql, parameters, limit=self._segment.members))
-        except IndexFormatError as error:
-            if os.fspath(self._segment.path) in str(error):
-                raise
+        except _RowError as error:
             raise IndexFormatError(f"{self._segment.path}: {error}") from None
 
     def rows(self) -> Iterator[IndexRow]:

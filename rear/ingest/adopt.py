@@ -32,8 +32,8 @@ from rear.ingest.merging import Merging
 from rear.ingest.zip_payload import OpenZip, mode_of, payload_of_member
 from rear.read.view import open_committed
 from rear.salvage.rebuild import rebuild
+from rear.scavenger.options import options_for
 from rear.scavenger.rollover import rolled_over_from
-from rear.scavenger.scavenge import options_for
 from rear.worker.worker import Worker, WorkerOptions
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
@@ -344,7 +344,7 @@ class _Adoption:
             try:
                 yield from self._merging.events()
             except NotLeaderError as error:
-                reason = str(error).removesuffix(": nothing to do here")
+                reason = error.situation
             held = self._find(members)
             if len(held) == len(set(members)) or not reason or self._wait_left <= 0:
                 break

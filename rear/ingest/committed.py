@@ -19,6 +19,7 @@ from rear.core.storage import Storage
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
 from rear.ingest.source_tree import Source, SourceTree
+from rear.journal.intent import intents_of
 from rear.journal.reader import read_journal, read_notes
 from rear.read.view import open_committed
 from rear.scavenger.rollover import rolled_over_from
@@ -146,9 +147,7 @@ class CommittedArchives:
             self._storage.close(descriptor)
 
     def _has_intent(self, archive: str) -> bool:
-        stem = self._layout.intent(archive).stem
-        names = self._storage.names(self._layout.intents)
-        return any(name.startswith(stem) and name.endswith(".intent") for name in names)
+        return bool(intents_of(self._layout, archive, storage=self._storage))
 
 
 class SourceIndex(CommittedArchives):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rear.core.layout import Layout
 from rear.core.storage import Storage
 from rear.events import Event, Finished, LeftAlone, NothingYet, Refused, Started
-from rear.scavenger.scavenge import ScavengeOptions, scavenge
+from rear.scavenger.options import ScavengeOptions
+from rear.scavenger.scavenge import scavenge
 
 
 class Merging:

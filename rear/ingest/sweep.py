@@ -33,7 +33,7 @@ from rear.ingest.committed import Held, SourceIndex, key_of
 from rear.ingest.merging import Merging
 from rear.ingest.source_removal import CHANGED, remove
 from rear.ingest.source_tree import Source, SourceTree
-from rear.scavenger.scavenge import ScavengeOptions, options_for
+from rear.scavenger.options import ScavengeOptions, options_for
 from rear.worker.worker import Worker, WorkerOptions
 from rear.zip.codecs import method_of
 from rear.zip.payload import payload_of_source
@@ -284,7 +284,7 @@ class _Sweep:
             try:
                 yield from self._merging.events()
             except NotLeaderError as error:
-                reason, has_led = str(error).removesuffix(": nothing to do here"), False
+                reason, has_led = error.situation, False
             merged.update(self._index.find(sources, tree))
             sources = [source for source in sources if source not in merged]
             waiting = self._on_their_way(sources, tree)

@@ -17,9 +17,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from rear.core.layout import Layout
 from rear.core.liveness import Process, decode_process
 from rear.core.names import check_archive
-from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath
+from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath, opened
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal.codec import decode_line, encode_line
 from rear.journal.reader import read_lines
@@ -103,11 +104,16 @@ def write_intent(
         )
         writer = JournalWriter(descriptor, storage=storage)
         begin = {
-            "kind": "begin", "format_version": 1 if permit is None else 2, "archive": archive, "leader": leader,
+            "kind": "begin",
+            "format_version": 1 if permit is None else 2,
+            "archive": archive,
+            "leader": leader,
             "process": None if process is None else process._asdict(),
-            "old": _encode_directory(old), "tail_length": tail_length, "tail_crc": tail_crc,
+            "old": _encode_directory(old),
+            "tail_length": tail_length,
+            "tail_crc": tail_crc,
             **({} if permit is None else {"permit": permit}),
-        }  # fmt: skip
+        }
         writer.write(encode_line(begin))
         if old is not None and archive_descriptor is not None:
             storage.copy_range(
@@ -150,9 +156,13 @@ def _encode_directory(directory: Directory | None) -> dict[str, Any] | None:
     if directory is None:
         return None
     return {
-        "archive_length": directory.archive_length, "offset": directory.offset, "length": directory.length,
-        "entries": directory.entries, "prefix": directory.prefix, "comment": directory.comment.hex(),
-    }  # fmt: skip
+        "archive_length": directory.archive_length,
+        "offset": directory.offset,
+        "length": directory.length,
+        "entries": directory.entries,
+        "prefix": directory.prefix,
+        "comment": directory.comment.hex(),
+    }
 
 
 def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
@@ -165,6 +175,17 @@ def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
             yield encode_line({"kind": "moves", "pair": pair, "members": members[start : start + at_once]})
 
 
+def intents_of(layout: Layout, archive: str, *, storage: Storage = LOCAL) -> list[Path]:
+    """Return the intents that there are of merges into a final archive, by whomever.
+
+    Raises:
+        PathError: ``archive`` is no path of a final archive.
+    """
+    stem = layout.intent(archive).stem
+    names = storage.names(layout.intents)
+    return [layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
+
+
 def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
     """Read an intent; one that was not finished has ``planned`` false, and its archive is untouched.
 
@@ -174,8 +195,7 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         FutureVersionError: a newer rear wrote it.
         OSError: it cannot be read.
     """
-    descriptor = storage.open(path)
-    try:
+    with opened(path, storage) as descriptor:
         intent = read_begin(descriptor, storage=storage)
         for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
             if not complete or not _take(intent, line):
@@ -183,8 +203,6 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         if intent.planned:
             _check_tail(descriptor, intent, storage)
         return intent
-    finally:
-        storage.close(descriptor)
 
 
 def read_begin(descriptor: int, *, storage: Storage = LOCAL) -> Intent:
@@ -233,9 +251,14 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
         raise JournalError("the lengths in an intent contradict each other")
     process = payload.get("process")
     return Intent(
-        archive, str(leader), directory, tail_start, tail_length, tail_crc,
+        archive,
+        str(leader),
+        directory,
+        tail_start,
+        tail_length,
+        tail_crc,
         process=decode_process(process) if isinstance(process, dict) else None,
-    )  # fmt: skip
+    )
 
 
 def _check_tail(descriptor: int, intent: Intent, storage: Storage) -> None:

@@ -298,7 +298,7 @@ def _range_of(archive: Archive, entry: CentralEntry) -> _Range:
     if entry.is_directory:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), f"{archive.path}/{entry.name}")
     if entry.is_encrypted:
-        raise UnsupportedError(f"{label} is encrypted")
+        raise UnsupportedError(f"{label} is encrypted", "encryption")
     start = archive.directory.prefix + entry.offset + archive.local_header(entry).length
     if start + entry.compressed_size > archive.directory.offset:
         raise ZipFormatError(f"{label}: its data would end behind the begin of the directory")

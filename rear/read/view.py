@@ -128,7 +128,7 @@ def _try_view(
     except ZipFormatError as error:
         return None, NotAZipError(f"{path}: {error}")
     except UnsupportedError as error:
-        return None, UnsupportedError(f"{path}: {error}")
+        return None, UnsupportedError(f"{path}: {error}", error.code)
     except OSError as error:
         error.filename = error.filename or path
         if error.errno not in _CHANGED_ERRORS:

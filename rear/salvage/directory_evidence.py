@@ -192,7 +192,8 @@ def _refuse_first_volume(window: Window) -> None:
     # The first volume begins with the signature of a descriptor (8.5.4).
     if window.read(0, 8) == DESCRIPTOR_SIGNATURE + LOCAL_SIGNATURE:
         raise UnsupportedError(
-            "the first volume of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)"
+            "the first volume of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)",
+            "volumes",
         )
 
 
@@ -215,5 +216,6 @@ def _refuse_last_volume(window: Window) -> None:
         if there is not None and there[0].name == first.name_bytes:
             return
     raise UnsupportedError(
-        f"volume {disk + 1} of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)"
+        f"volume {disk + 1} of a split archive; join its volumes first (zip -s 0 SPLIT.zip --out WHOLE.zip)",
+        "volumes",
     )

@@ -65,7 +65,7 @@ def fix(
         limit = int(_copy(path, workspace / "damaged.zip", storage) * _OUTPUT_FACTOR) + _OUTPUT_EXTRA_BYTES
         status = _run([_PROGRAM, "-FF", "damaged.zip", "--out", "fixed.zip"], workspace, limit, seconds)
         if status == _NOT_FOUND:
-            raise UnsupportedError("zip is not installed, so zip -FF could not be tried")
+            raise UnsupportedError("zip is not installed, so zip -FF could not be tried", "program")
         if "fixed.zip" not in storage.names(workspace):
             return None
         result = workspace.with_suffix(".zip")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rear.core.parallel import _TRAVELLING_BYTES, TASK_BYTES, TASK_MEMBERS, Parallel, cut, is_much, open_same
 from rear.core.records import Append, Open
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import FormatError, UnsupportedError
 from rear.journal.check import why_bad
 from rear.scavenger.claims import ClaimedPair
@@ -51,8 +51,7 @@ def find_bad(parts: tuple[JournaledMembers, ...], storage: Storage) -> list[list
 
 
 def _find_bad(part: JournaledMembers, storage: Storage) -> list[int]:
-    descriptor = storage.open(part.path)
-    try:
+    with opened(part.path, storage) as descriptor:
         window = Window(descriptor, 0, storage.size(descriptor), storage=storage)
 
         def is_whole(append: Append) -> bool:
@@ -62,8 +61,6 @@ def _find_bad(part: JournaledMembers, storage: Storage) -> list[int]:
                 return False
 
         return [append.sequence for append in part.appends if not is_whole(append)]
-    finally:
-        storage.close(descriptor)
 
 
 class CheckedAhead:
@@ -115,18 +112,18 @@ def _batches(all_members: list[JournaledMembers]) -> Iterator[tuple[JournaledMem
     """Put members together to tasks, across temp archives, and cut where one would become too large."""
     batch: list[JournaledMembers] = []
     count = length = travelling = 0
-    for path, opened, appends in all_members:
+    for members in all_members:
         begin = 0
-        for number, append in enumerate(appends):
+        for number, append in enumerate(members.appends):
             count, length = count + 1, length + append.length
             # A local header holds what the record does.
             travelling += append.length - append.compressed_size
             if count >= TASK_MEMBERS or length >= TASK_BYTES or travelling >= _TRAVELLING_BYTES:
-                yield (*batch, JournaledMembers(path, opened, appends[begin : number + 1]))
+                yield (*batch, members._replace(appends=members.appends[begin : number + 1]))
                 batch, begin = [], number + 1
                 count = length = travelling = 0
-        if begin < len(appends):
-            batch.append(JournaledMembers(path, opened, appends[begin:]))
+        if begin < len(members.appends):
+            batch.append(members._replace(appends=members.appends[begin:]))
     if batch:
         yield tuple(batch)
 

@@ -1,9 +1,9 @@
-"""Pairs on their way through a scavenge: claimed, released, buried, by renames of single files.
+"""Claims of a leader: pairs that it has taken from the inbox, until it releases, buries or removes them.
 
-A pair belongs to whoever has its journal in his folder: claiming renames the journal first, releasing and burying
-rename it last. Whatever a crash leaves apart, the next leader brings together again in its own folder. A pair is
-removed in the order temp archive, journal, notes: without its notes a journal would tell of members that nobody has
-seen.
+All moves are renames of single files. A pair belongs to whoever has its journal in his folder: claiming renames the
+journal first, releasing and burying rename it last. Whatever a crash leaves apart, the next leader brings together
+again in its own folder. A pair is removed in the order temp archive, journal, notes: without its notes a journal would
+tell of members that nobody has seen.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
-from rear.core.liveness import Liveness, Observations, Process, is_running, process_of, process_of_worker
+from rear.core.liveness import Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import Merged, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
-from rear.events import Cleared, Event, LeftAlone, Refused
-from rear.journal.reader import Journal, read_journal, read_notes, skim_journal
+from rear.events import Event, JournalFault, LeftAlone, Refused
+from rear.journal.reader import Journal, read_journal, read_notes
 from rear.journal.writer import JournalWriter
 
 RESCUE_SUFFIX = ".rescue"
-FILE_IS_OPEN = "its worker lives, and has not closed the file that it flushes"
-"""Why a pair is left alone that no request ends."""
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
-_MISSING = "its journal is missing"
-_FIRST_RECORD_DAMAGED = "the first record of its journal is damaged"
-_FILE_RECORD_DAMAGED = "its journal does not say of which file its parts are"
-_NO_FIRST_RECORD = "its journal has no first record"
-_GRAVEYARD_SECONDS = 600.0
+GRAVEYARD_SECONDS = 600.0
+_FAULTS: dict[JournalFault, str] = {
+    "missing": "its journal is missing",
+    "no-first-record": "its journal has no first record",
+    "first-record-damaged": "the first record of its journal is damaged",
+    "file-record-damaged": "its journal does not say of which file its parts are",
+}
 
 
 @dataclass(slots=True)
@@ -80,12 +80,12 @@ class Orphan(NamedTuple):
     """A temp archive whose worker has ended, and whose journal is missing or does not even tell who wrote it."""
 
     pair: Pair
-    reason: str
+    code: JournalFault
 
     @property
-    def is_missing(self) -> bool:
-        """Whether there is no journal at all."""
-        return self.reason == _MISSING
+    def reason(self) -> str:
+        """What is wrong with its journal, in words."""
+        return _FAULTS[self.code]
 
 
 class Claims:
@@ -94,7 +94,6 @@ class Claims:
     Args:
         layout: the base.
         leader: its name.
-        liveness: says which workers have ended.
         prove: raises `NotLeaderError` when another one leads by now.
         storage: the file system.
     """
@@ -104,17 +103,14 @@ class Claims:
         layout: Layout,
         leader: str,
         *,
-        liveness: Liveness,
-        prove: Callable[[], None] = lambda: None,
+        prove: Callable[[], None],
         storage: Storage,
     ) -> None:
         self._layout = layout
         self._leader = leader
         self._prove = prove
         self._leaders_before: list[str] = []
-        self._liveness = liveness
         self._storage = storage
-        self._observations = Observations(layout, topic="workers", storage=storage)
         self._buried = Observations(layout, topic="graveyard", storage=storage)
 
     def adopt(self) -> None:
@@ -139,7 +135,7 @@ class Claims:
         for pair in whole:
             folder = self._layout.claim_folder(self._leader, pair)
             self._gather(pair, folder)
-            yield self._read(pair, folder)
+            yield read_pair(pair, folder, storage=self._storage)
         for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
             if pair not in whole:
                 yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
@@ -163,37 +159,10 @@ class Claims:
 
     def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan]:
         if f"{pair.stem}.zip" in self._storage.names(folder):
-            yield Orphan(pair, _MISSING)
+            yield Orphan(pair, "missing")
         else:
             # The last file of a pair that was being removed.
             self._storage.unlink(folder / f"{pair.stem}.merged")
-
-    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
-        """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
-
-        Args:
-            remember: write down which beats were seen, for the next scavenge on this host.
-        """
-        for host in self._storage.names(self._layout.inbox):
-            if not is_safe_component(host):
-                yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
-                continue
-            names = self._storage.names(self._layout.inbox / host)
-            present = set(names)
-            for name in names:
-                pair = parse_pair(host, name)
-                if pair is None:
-                    yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
-                elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                    yield self._orphan(pair, _MISSING)
-                elif name.endswith(".journal"):
-                    reason = self._why_not(pair)
-                    if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
-                        self._remove(pair, self._layout.inbox_folder(pair))
-                        reason = Cleared(str(pair))
-                    yield pair if reason is None else reason
-        if remember:
-            self._observations.save()
 
     def later_journals(self, pair: Pair, *, besides: Container[Pair] = ()) -> Iterator[Journal]:
         """Yield the journals that the worker of ``pair`` began after it, wherever they wait: in the inbox, claimed for
@@ -204,79 +173,20 @@ class Claims:
                 other = parse_pair(pair.host, name) if name.endswith(".journal") else None
                 if other is None or other.worker != pair.worker or other.rotation <= pair.rotation or other in besides:
                     continue
-                journal = self._load(other, folder)
+                journal = load_journal(other, folder, storage=self._storage)
                 if isinstance(journal, Journal):
                     yield journal
-
-    def _orphan(self, pair: Pair, reason: str) -> Orphan | LeftAlone:
-        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
-        process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
-        running = self._liveness.is_running(process, pair.worker)
-        if running is False:
-            return Orphan(pair, reason)
-        if running is True:
-            return LeftAlone(str(pair), f"its worker lives, but {reason}")
-        path = self._layout.temp_archive(pair)
-        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
-        unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
-        if unchanged >= _GRAVEYARD_SECONDS:
-            return Orphan(pair, reason)
-        return LeftAlone(
-            str(pair),
-            f"{reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
-            f"{_GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
-        )
-
-    def _why_not(self, pair: Pair) -> Orphan | Event | None:
-        journal = self._load(pair, self._layout.inbox_folder(pair), read=skim_journal)
-        if journal is None or isinstance(journal, Event):
-            return journal or LeftAlone(str(pair), "taken by somebody else")
-        opened = journal.opened
-        if opened is None:
-            return self._orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
-        if journal.closed is not None:
-            return None
-        running = self._liveness.is_running(process_of(opened), opened.worker)
-        if running is True:
-            return LeftAlone(str(pair), "its worker lives" if journal.file is None else FILE_IS_OPEN)
-        if running is False:
-            return None
-        unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
-        if unchanged >= opened.lease_seconds:
-            return None
-        return LeftAlone(
-            str(pair),
-            f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
-            f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
-        )
-
-    def _is_unborn(self, pair: Pair) -> bool:
-        """Whether a worker of this host died before its first record: then it wrote no member at all."""
-        process = process_of_worker(pair.host, pair.worker)
-        if process is None or is_running(process) is not False:
-            return False
-        journal = self._load(pair, self._layout.inbox_folder(pair))
-        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
-            return False
-        path = self._layout.temp_archive(pair)
-        if path.name not in self._storage.names(path.parent):
-            return True
-        return self._storage.size_of(path) == 0
 
     def claim(self, waiting: Pair | Orphan) -> ClaimedPair | Orphan | Event:
         """Take a pair from the inbox, or say why that is not possible."""
         pair = waiting.pair if isinstance(waiting, Orphan) else waiting
         folder = self._layout.claim_folder(self._leader, pair)
         self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=isinstance(waiting, Pair))
-        return self._read(pair, folder)
-
-    def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
-        """Read a pair where it is, without taking it."""
-        return self._read(pair, self._layout.inbox_folder(pair))
+        return read_pair(pair, folder, storage=self._storage)
 
     def read(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair in the claim folder again."""
-        return self._read(pair, self.folder(pair))
+        return read_pair(pair, self.folder(pair), storage=self._storage)
 
     def folder(self, pair: Pair) -> Path:
         """Folder of a pair that this leader has claimed."""
@@ -325,19 +235,14 @@ class Claims:
             NotLeaderError: another leader has taken it.
         """
         if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
-            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
+            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger", "nothing more to do here")
 
     def clear(self, claimed: ClaimedPair) -> None:
         """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""
         if claimed.state == "stale":
             self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
         else:
-            self._remove(claimed.pair, claimed.folder)
-
-    def _remove(self, pair: Pair, folder: Path) -> None:
-        for suffix in ("zip", "journal", "merged"):
-            with contextlib.suppress(FileNotFoundError):
-                self._storage.unlink(folder / f"{pair.stem}.{suffix}")
+            remove_pair(claimed.pair, claimed.folder, storage=self._storage)
 
     def exhumed(self) -> Iterator[ClaimedPair]:
         """Claim buried pairs in which late members were found, and those to which no worker can write any more.
@@ -347,7 +252,7 @@ class Claims:
         """
         ready: dict[Pair, bool] = {}
         for pair in self._pairs(self._layout.graveyard):
-            journal = self._load(pair, self._layout.graveyard_folder(pair))
+            journal = load_journal(pair, self._layout.graveyard_folder(pair), storage=self._storage)
             if isinstance(journal, Journal):
                 is_over = self._is_over(pair, journal)
                 if journal.pending() or is_over:
@@ -357,7 +262,7 @@ class Claims:
         for pair, is_over in ready.items():
             folder = self._layout.claim_folder(self._leader, pair)
             self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
-            claimed = self._read(pair, folder)
+            claimed = read_pair(pair, folder, storage=self._storage)
             if isinstance(claimed, ClaimedPair):
                 if is_over:
                     claimed.state = "crashed"
@@ -379,7 +284,7 @@ class Claims:
         if journal.closed is not None or journal.opened is None or is_running(process_of(journal.opened)) is False:
             return True
         seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
-        return seen >= max(_GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
+        return seen >= max(GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
 
     def finish(self) -> None:
         """Remove the claim folder, which is empty after a scavenge that ended well."""
@@ -408,42 +313,6 @@ class Claims:
                 if needs_journal and suffix == "journal" and name not in self._storage.names(target):
                     return
 
-    def _load(self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal) -> Journal | Event | None:
-        """Read a journal with what was noted about it; ``None`` when it has gone."""
-        try:
-            journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
-            journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=self._storage).merged)
-        except FileNotFoundError:
-            return None
-        except (FutureVersionError, JournalError, OSError) as error:
-            return Refused(str(pair), f"its journal cannot be used: {error}; left as it is")
-        opened = journal.opened
-        if opened is not None and (opened.host, opened.worker, opened.rotation) != (
-            pair.host,
-            pair.worker,
-            pair.rotation,
-        ):
-            return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
-        return journal
-
-    def _read(self, pair: Pair, folder: Path) -> ClaimedPair | Orphan | Event:
-        journal = self._load(pair, folder)
-        if journal is None:
-            if f"{pair.stem}.zip" in self._storage.names(folder):
-                return Orphan(pair, _MISSING)
-            return LeftAlone(str(pair), "taken by somebody else")
-        if isinstance(journal, Event):
-            return journal
-        if journal.opened is None:
-            return Orphan(pair, _FIRST_RECORD_DAMAGED if journal.damage else _NO_FIRST_RECORD)
-        if journal.lacks_file:
-            return Orphan(pair, _FILE_RECORD_DAMAGED)
-        if journal.closed is not None:
-            state = "closed"
-        else:
-            state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
-        return ClaimedPair(pair, folder, journal, state)
-
     def _remove_unfinished(self, folder: Path) -> None:
         for host in filter(is_safe_component, self._storage.names(folder)):
             for name in self._storage.names(folder / host):
@@ -457,6 +326,60 @@ class Claims:
                 self._storage.remove_directory(folder / host)
         with contextlib.suppress(OSError):
             self._storage.remove_directory(folder)
+
+
+def load_journal(
+    pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal, *, storage: Storage
+) -> Journal | Event | None:
+    """Read a journal with what was noted about it; ``None`` when it has gone."""
+    try:
+        journal = read(folder / f"{pair.stem}.journal", storage=storage)
+        journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=storage).merged)
+    except FileNotFoundError:
+        return None
+    except (FutureVersionError, JournalError, OSError) as error:
+        return Refused(str(pair), f"its journal cannot be used: {error}; left as it is")
+    opened = journal.opened
+    if opened is not None and Pair(opened.host, opened.worker, opened.rotation) != pair:
+        return Refused(str(pair), "its journal says that it belongs to another temp archive; left as it is")
+    return journal
+
+
+def read_pair(pair: Pair, folder: Path, *, storage: Storage) -> ClaimedPair | Orphan | Event:
+    """Read a pair where it is, or say why that is not possible."""
+    journal = load_journal(pair, folder, storage=storage)
+    if journal is None:
+        if f"{pair.stem}.zip" in storage.names(folder):
+            return Orphan(pair, "missing")
+        return taken(pair)
+    if isinstance(journal, Event):
+        return journal
+    if journal.opened is None:
+        return without_first_record(pair, journal)
+    if journal.lacks_file:
+        return Orphan(pair, "file-record-damaged")
+    if journal.closed is not None:
+        state = "closed"
+    else:
+        state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
+    return ClaimedPair(pair, folder, journal, state)
+
+
+def remove_pair(pair: Pair, folder: Path, *, storage: Storage) -> None:
+    """Remove the files of a pair, its notes last."""
+    for suffix in ("zip", "journal", "merged"):
+        with contextlib.suppress(FileNotFoundError):
+            storage.unlink(folder / f"{pair.stem}.{suffix}")
+
+
+def without_first_record(pair: Pair, journal: Journal) -> Orphan:
+    """Return a pair whose journal does not say who wrote it."""
+    return Orphan(pair, "first-record-damaged" if journal.damage else "no-first-record")
+
+
+def taken(pair: Pair) -> LeftAlone:
+    """Return the event that tells of a pair that has gone."""
+    return LeftAlone(str(pair), "taken by somebody else", "taken")
 
 
 def owner_of(claimed: ClaimedPair) -> int:

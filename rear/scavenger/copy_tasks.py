@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from rear.core.liveness import Process, decode_process, is_running, this_process
 from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import JournalError
 from rear.journal.codec import decode_line, encode_line
 
@@ -219,15 +219,11 @@ def _may_write(path: Path, storage: Storage) -> bool:
 def _registered(path: Path, storage: Storage) -> Process | None:
     """Return the process that a registration names; ``None`` when that cannot be read."""
     try:
-        descriptor = storage.open(path)
-    except OSError:
-        return None
-    try:
-        return decode_process(decode_line(storage.read(descriptor, _RECORD_LIMIT_BYTES, 0).removesuffix(b"\n")))
+        with opened(path, storage) as descriptor:
+            record = storage.read(descriptor, _RECORD_LIMIT_BYTES, 0)
+        return decode_process(decode_line(record.removesuffix(b"\n")))
     except (JournalError, OSError):
         return None
-    finally:
-        storage.close(descriptor)
 
 
 # ---- the task's side
@@ -245,8 +241,7 @@ def copy_for_leader(task: CopyTask, storage: Storage) -> int:
     _register(registration, storage)
     is_settled = True
     try:
-        target = storage.open(task.target, write=True)
-        try:
+        with opened(task.target, storage, write=True) as target:
             if os.fstat(target).st_ino != task.inode:
                 raise OSError(errno.ECANCELED, "another file than the one that is merged into", task.target)
             try:
@@ -260,8 +255,6 @@ def copy_for_leader(task: CopyTask, storage: Storage) -> int:
                 if not is_settled:
                     storage.sync(target)
                     is_settled = True
-        finally:
-            storage.close(target)
     finally:
         # Of what was not synced nobody knows when it reaches the file: then the registration stays.
         if is_settled:
@@ -300,8 +293,12 @@ def copy_pieces(pieces: Iterable[Piece], target: int, *, storage: Storage) -> in
     Raises:
         OSError: that failed; doing it again is possible.
     """
-    copied = 0
-    opened: str | None = None
+    return sum(copying(pieces, target, storage=storage))
+
+
+def copying(pieces: Iterable[Piece], target: int, *, storage: Storage) -> Iterator[int]:
+    """Copy pieces to an open file, and yield the length of each; errors are those of `copy_pieces`."""
+    path: str | None = None
     source = -1
     try:
         for piece in pieces:
@@ -309,18 +306,20 @@ def copy_pieces(pieces: Iterable[Piece], target: int, *, storage: Storage) -> in
                 end = piece.source_start + piece.length
                 storage.write(target, [piece.source[piece.source_start : end]], piece.target_start)
             else:
-                if piece.source != opened:
-                    if opened is not None:
+                if piece.source != path:
+                    if path is not None:
                         storage.close(source)
-                        opened = None
+                        path = None
                     source = storage.open(piece.source)
-                    opened = piece.source
+                    path = piece.source
                 storage.copy_range(
-                    source, target,
-                    source_start=piece.source_start, target_start=piece.target_start, length=piece.length,
-                )  # fmt: skip
-            copied += piece.length
+                    source,
+                    target,
+                    source_start=piece.source_start,
+                    target_start=piece.target_start,
+                    length=piece.length,
+                )
+            yield piece.length
     finally:
-        if opened is not None:
+        if path is not None:
             storage.close(source)
-    return copied

@@ -60,9 +60,12 @@ class scavengerd:
         if verify is not None:
             self._options.append("--verify" if verify else "--no-verify")
         for option, value in (
-            ("--on-conflict", on_conflict), ("--max-size", max_size), ("--max-members", max_members),
-            ("--jobs", jobs), ("--dask", dask),
-        ):  # fmt: skip
+            ("--on-conflict", on_conflict),
+            ("--max-size", max_size),
+            ("--max-members", max_members),
+            ("--jobs", jobs),
+            ("--dask", dask),
+        ):
             self._options += [] if value is None else [option, str(value)]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[bytes] = []
@@ -78,8 +81,11 @@ class scavengerd:
             raise BaseError(f"{self._base} is not a directory: it cannot be a base") from None
         self._process = subprocess.Popen(
             self._command("--every", f"{self._every}", "--until-eof"),
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         self._reader = threading.Thread(target=self._read_errors, args=(self._process,), daemon=True)
         self._reader.start()
         return self

@@ -1,4 +1,4 @@
-"""What a scavenge would merge now, found out without changing anything: ``rear scavenge --dry-run``."""
+"""A dry run: what a scavenge would merge now, found out without changing anything (``rear scavenge --dry-run``)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import Claimed, Event, Planned, Refused
 from rear.index.index import Index
-from rear.scavenger.claims import Claims, Orphan
+from rear.scavenger.claims import Orphan
 from rear.scavenger.final_archive import Comparison, DirectoryNames, IndexedNames, NoNames, open_final_archive
+from rear.scavenger.inbox import Inbox
 from rear.scavenger.plan import Candidate, Conflict, make_plan, planned
 
 
@@ -25,10 +26,10 @@ def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storag
         liveness: says which workers have ended.
         storage: the file system; only read.
     """
-    claims = Claims(layout, "", liveness=liveness, storage=storage)
+    inbox = Inbox(layout, liveness=liveness, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
-    for item in claims.waiting(remember=False):
-        peeked = claims.peek(item) if isinstance(item, Pair) else item
+    for item in inbox.waiting(remember=False):
+        peeked = inbox.peek(item) if isinstance(item, Pair) else item
         if isinstance(peeked, Orphan):
             reason = f"{peeked.reason}; a scavenge would look for its members in the temp archive itself"
             peeked = Refused(str(peeked.pair), reason)

@@ -1,4 +1,4 @@
-"""Files that were flushed, and whose writers died: which of their pairs count, and how far.
+"""Flushed files whose writers died before they closed them: which of their pairs count, and how far.
 
 The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about, ``rear.journal.flushed_parts`` for
 what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is merged.
@@ -87,13 +87,13 @@ class FlushedFiles:
         item = None
         if self._partial == "drop":
             base_name = host_folder(joined.name.rstrip("/").rpartition("/")[2])
-            note = {"reason": told, "pair": str(claimed.pair), **joined._asdict()}
+            note = {"reason": told, "pair": claimed.name, **joined._asdict()}
             content = _content_of(joined, descriptor, self._storage)
             item = self._lost_and_found.put_content(f"{_item_name(claimed, joined)}-{base_name}", content, note)
             self._claims.note(claimed, [joined.sequence], target=item, intent="")
         else:
             yield rescue.from_parts(joined, descriptor)
-        yield Partial(joined.archive, joined.name, str(claimed.pair), joined.size, told, item)
+        yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
 
     def _put_bad_parts(
         self, claimed: ClaimedPair, flushed: Append, joined: Append | None, bad_parts: int, descriptor: int | None
@@ -106,12 +106,12 @@ class FlushedFiles:
         reason = f"{bad_parts:,} of the parts that were flushed, from byte {size:,} of it on, are not whole"
         if claimed.state == "stale":
             reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
-        note = {"reason": reason, "pair": str(claimed.pair), **flushed._asdict()}
+        note = {"reason": reason, "pair": claimed.name, **flushed._asdict()}
         item = self._lost_and_found.put_bytes(_item_name(claimed, flushed), descriptor, start, length, note)
         if joined is None:
             self._claims.note(claimed, [flushed.sequence], target=item, intent="")
         return (Torn if is_torn else Lost)(
-            flushed.archive, flushed.name, str(claimed.pair), None, start, length, reason, item
+            flushed.archive, flushed.name, claimed.name, None, start, length, reason, item
         )
 
     def _join(self, claimed: ClaimedPair, descriptor: int | None) -> Joined:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, opened
 from rear.errors import JournalError, NotLeaderError
 from rear.journal.codec import decode_line, encode_line
 
@@ -24,6 +24,7 @@ LEASE_SECONDS: Final = 60.0
 _LEASE_LIMIT_SECONDS: Final = 86_400.0
 _RECORD_BYTES: Final = 1024
 _BEATS_A_LEASE: Final = 4
+_NOTHING_TO_DO: Final = "nothing to do here"
 
 # POSIX locks do not exclude threads of one process from each other.
 _led_here: set[str] = set()
@@ -39,6 +40,7 @@ class Leadership:
         storage: the file system.
 
     Attributes:
+        layout: of the base.
         name: of this leader, unique for ever; its claim folder has this name.
         process: in which it runs.
 
@@ -48,7 +50,7 @@ class Leadership:
     """
 
     def __init__(self, layout: Layout, *, liveness: Liveness | None = None, storage: Storage = LOCAL) -> None:
-        self._layout = layout
+        self.layout = layout
         self._liveness = liveness or Liveness()
         self._storage = storage
         self.process = this_process()
@@ -75,34 +77,35 @@ class Leadership:
         self._thread.start()
 
     def _open(self) -> int:
-        self._storage.make_directories(self._layout.state)
+        self._storage.make_directories(self.layout.state)
         try:
-            return self._storage.create(self._layout.lock)
+            return self._storage.create(self.layout.lock)
         except FileExistsError:
-            return self._storage.open(self._layout.lock, write=True)
+            return self._storage.open(self.layout.lock, write=True)
 
     def _take(self) -> None:
         got_lock = self._storage.try_lock(self._descriptor)
         owner = self._owner()
         if not got_lock:
-            raise NotLeaderError(f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here")
+            raise self._not_leader(owner)
         process = decode_process(owner) if owner is not None else self.process
         # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
         if owner is not None and process != self.process:
             running = self._liveness.is_running(process, str(owner.get("leader")))
             if running is True:
-                raise NotLeaderError(
-                    f"{self._layout.base} is being scavenged by {_describe(owner)}: nothing to do here"
-                )
+                raise self._not_leader(owner)
             if running is None:
                 self._wait_for_lease(owner)
         self._begin_term()
         self._confirmed = self._storage.uptime()
         self._write()
 
+    def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
+        return NotLeaderError(f"{self.layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)
+
     def _begin_term(self) -> None:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
-        folder = self._layout.terms
+        folder = self.layout.terms
         self._storage.make_directories(folder)
         terms = self._terms()
         self._term = terms[-1] + 1 if terms else 1
@@ -110,7 +113,7 @@ class Leadership:
             self._storage.close(self._storage.create(folder / str(self._term)))
         except FileExistsError:
             raise NotLeaderError(
-                f"another process has just begun to scavenge {self._layout.base}: nothing to do here"
+                f"another process has just begun to scavenge {self.layout.base}", _NOTHING_TO_DO
             ) from None
         for earlier in terms:
             # The newest stays for ever, so that no number is used twice.
@@ -118,16 +121,16 @@ class Leadership:
                 self._storage.unlink(folder / str(earlier))
 
     def _terms(self) -> list[int]:
-        return sorted(int(name) for name in self._storage.names(self._layout.terms) if name.isdecimal())
+        return sorted(int(name) for name in self._storage.names(self.layout.terms) if name.isdecimal())
 
     def _wait_for_lease(self, owner: dict[str, Any]) -> None:
-        observations = Observations(self._layout, storage=self._storage, topic="leader")
+        observations = Observations(self.layout, storage=self._storage, topic="leader")
         unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
         observations.save()
         lease = _lease_seconds(owner)
         if unchanged < lease:
             raise NotLeaderError(
-                f"{self._layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
+                f"{self.layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
                 f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
             )
 
@@ -136,20 +139,20 @@ class Leadership:
         try:
             return self._owner()
         except OSError:
-            descriptor = self._storage.open(self._layout.lock)
-            try:
+            with opened(self.layout.lock, self._storage) as descriptor:
                 return _decode_owner(self._storage.read(descriptor, _RECORD_BYTES, 0))
-            finally:
-                self._storage.close(descriptor)
 
     def _owner(self) -> dict[str, Any] | None:
         return _decode_owner(self._storage.read(self._descriptor, _RECORD_BYTES, 0))
 
     def _write(self) -> None:
         record = {
-            "kind": "leader", "leader": self.name, "beat": self._beat, "lease_seconds": LEASE_SECONDS,
+            "kind": "leader",
+            "leader": self.name,
+            "beat": self._beat,
+            "lease_seconds": LEASE_SECONDS,
             **self.process._asdict(),
-        }  # fmt: skip
+        }
         # One length for all, so that a shorter record never leaves the end of a longer one behind.
         self._storage.write(self._descriptor, [encode_line(record).ljust(_RECORD_BYTES)], 0)
         self._storage.sync(self._descriptor)
@@ -184,13 +187,13 @@ class Leadership:
         """
         begun = self._storage.uptime()
         if self._terms()[-1:] != [self._term]:
-            raise NotLeaderError(f"another scavenger has taken over {self._layout.base}: nothing more to do here")
+            raise NotLeaderError(f"another scavenger has taken over {self.layout.base}", "nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
         owner = self._owner_by_name()
-        claims = self._storage.names(self._layout.claims)
+        claims = self._storage.names(self.layout.claims)
         if owner is None or owner.get("leader") != self.name or self.name not in claims:
-            raise NotLeaderError(f"{_describe(owner)} has taken over {self._layout.base} while this process was paused")
+            raise NotLeaderError(f"{_describe(owner)} has taken over {self.layout.base} while this process was paused")
         self._confirmed = begun
 
     def release(self) -> None:
@@ -237,13 +240,10 @@ def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
         OSError: the lock cannot be read.
     """
     try:
-        descriptor = storage.open(layout.lock)
+        with opened(layout.lock, storage) as descriptor:
+            record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
     except FileNotFoundError:
         return None
-    try:
-        record = _decode_owner(storage.read(descriptor, _RECORD_BYTES, 0))
-    finally:
-        storage.close(descriptor)
     if record is None:
         return None
     terms = sorted((int(name) for name in storage.names(layout.terms) if name.isdecimal()), reverse=True)

@@ -1,5 +1,5 @@
-"""Where bytes go that cannot be placed: nothing is ever deleted instead. Each item has a JSON note that says what it
-is.
+"""A lost+found: where bytes go that cannot be placed, instead of being deleted. Each item has a JSON note that says
+what it is.
 
 An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash
 replaces it.
@@ -18,23 +18,23 @@ from typing import Any
 
 from rear.core.layout import Layout
 from rear.core.records import Pair
-from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.core.storage import FRESH_SUFFIX, Storage, opened
 from rear.zip.headers import Member, encode_central_entry, encode_end
 
 
 class LostAndFound:
-    """The lost+found of one base, for one scavenge.
+    """A folder for bytes and notes, made when something is put there.
 
     Args:
-        layout: the base.
+        folder: of a base that of the day, see `lost_and_found_of`.
+        base: where the paths of items are counted from.
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, *, storage: Storage) -> None:
+    def __init__(self, folder: Path, base: Path, *, storage: Storage) -> None:
+        self._folder = folder
+        self._base = base
         self._storage = storage
-        self._base = layout.base
-        # The date is for people; nothing is decided by it.
-        self._folder = layout.lost_and_found / time.strftime("%Y-%m-%d")
 
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note.
@@ -107,11 +107,8 @@ class LostAndFound:
         if self._storage.link(path, item):
             self._storage.sync_directory(self._folder)
         else:
-            descriptor = self._storage.open(path)
-            try:
+            with opened(path, self._storage) as descriptor:
                 self._copy(item, descriptor, 0, self._storage.size(descriptor), b"")
-            finally:
-                self._storage.close(descriptor)
         return item.relative_to(self._base).as_posix()
 
     def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
@@ -151,3 +148,9 @@ class LostAndFound:
             self._storage.close(target)
         self._storage.rename(fresh, path)
         self._storage.sync_directory(self._folder)
+
+
+def lost_and_found_of(layout: Layout, *, storage: Storage) -> LostAndFound:
+    """Return the lost+found of one base, for one scavenge."""
+    # The date is for people; nothing is decided by it.
+    return LostAndFound(layout.lost_and_found / time.strftime("%Y-%m-%d"), layout.base, storage=storage)

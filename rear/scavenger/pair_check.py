@@ -16,24 +16,24 @@ from typing import Any, Final
 from rear.core.layout import Layout
 from rear.core.liveness import is_running, process_of
 from rear.core.log import Pace
-from rear.core.names import STATE, check_archive, check_name, host_folder
+from rear.core.names import check_archive, check_name, host_folder
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
-from rear.index.index import Index, OriginKey
 from rear.journal.check import find_suspects, why_bad
 from rear.journal.reader import Journal
 from rear.salvage.scan import Found, recovered_content, scan
 from rear.scavenger.check_tasks import CheckedAhead
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
-from rear.scavenger.flushed_files import FlushedFiles, PartialPolicy
+from rear.scavenger.flushed_files import FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, find_unjournaled
 from rear.scavenger.rescue import Rescue
-from rear.scavenger.rollover import rolled_over_from
+from rear.scavenger.second_copies import SecondCopies
 from rear.zip.window import Window
 
 _NOTED_REMAINS: Final = 1000
@@ -48,10 +48,13 @@ class PairCheck:
         claims: notes what became of members.
         lost_and_found: takes what is left of those that are not whole.
         batch: all pairs of the round; a member that two of them hold is merged once.
-        read_all: read the data of every member, not only of those whose worker did not end in good order.
-        partial: what becomes of a file that was flushed and not closed: a member, or ``"drop"``: to lost+found.
+        options: whether the data of every member is read, not only of those whose worker did not end in good order;
+            and what becomes of a file that was flushed and not closed.
         parallel: the executor that reads it.
         storage: the file system.
+
+    Attributes:
+        second_copies: which members count by way of another pair.
     """
 
     def __init__(
@@ -61,30 +64,18 @@ class PairCheck:
         lost_and_found: LostAndFound,
         batch: list[ClaimedPair],
         *,
-        read_all: bool,
-        partial: PartialPolicy = "keep",
+        options: ScavengeOptions,
         parallel: Parallel,
         storage: Storage,
     ) -> None:
-        self._layout = layout
+        self.second_copies = SecondCopies(layout, claims, batch, storage=storage)
         self._claims = claims
         self._lost_and_found = lost_and_found
-        self._batch = batch
-        self._by_worker: dict[tuple[str, str], list[ClaimedPair]] = {}
-        for claimed in batch:
-            self._by_worker.setdefault((claimed.pair.host, claimed.pair.worker), []).append(claimed)
-        self._read_all = read_all
-        self._joining = FlushedFiles(batch, claims, lost_and_found, partial=partial, storage=storage)
+        self._read_all = options.verify
+        self._joining = FlushedFiles(batch, claims, lost_and_found, partial=options.partial, storage=storage)
         self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
-        #: By host and worker, and by sequence number.
-        self._candidates: dict[tuple[str, str], dict[int, ClaimedPair]] = {}
-        self._second_copies: list[tuple[ClaimedPair, int]] = []
-        #: Of members, by archive and origin: looked for, still to be looked for, and found in an index.
-        self._looked_up: set[tuple[str, OriginKey]] = set()
-        self._to_ask: dict[str, set[OriginKey]] = {}
-        self._merged: set[tuple[str, OriginKey]] = set()
         self._rescues: list[Rescue] = []
         self._remains: dict[str, list[Unplaced]] = {}
         self._failed: set[str] = set()
@@ -107,8 +98,8 @@ class PairCheck:
         except NotLeaderError:
             raise
         except (OSError, RearError) as error:
-            self._failed.add(str(claimed.pair))
-            yield Refused(str(claimed.pair), f"its temp archive cannot be checked: {error}; it stays in the inbox")
+            self._failed.add(claimed.name)
+            yield Refused(claimed.name, f"its temp archive cannot be checked: {error}; it stays in the inbox")
 
     def _open(self, claimed: ClaimedPair, stack: ExitStack) -> int | None:
         """Open the temp archive of a pair; return ``None`` when it is missing."""
@@ -126,21 +117,21 @@ class PairCheck:
 
     def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[list[Candidate] | Event]:
         pending = claimed.journal.pending()
-        yield Claimed(str(claimed.pair), claimed.state, len(pending), sum(append.length for append in pending))
+        yield Claimed(claimed.name, claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
         given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
-        good, bad = yield from self._divide(claimed, self._without_second_copies(claimed, pending), descriptor)
-        self._take(claimed, good)
+        good, bad = yield from self._divide(claimed, self.second_copies.without(claimed, pending), descriptor)
+        self.second_copies.take(claimed, good)
         yield candidates_of(claimed, good)
         for append in good:
             if append.sequence in given_up:
                 reason = "it was told of as lost; its worker came back and wrote it again"
-                yield Recovered(append.archive, append.name, str(claimed.pair), reason)
+                yield Recovered(append.archive, append.name, claimed.name, reason)
         if not bad:
             return
         # To be taken over makes the temp archive go missing as well.
         self._claims.check_kept(claimed)
-        elsewhere = self._written_later(claimed, [append for append, _ in bad])
+        elsewhere = self.second_copies.written_later(claimed, [append for append, _ in bad])
         self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
         rescue = Rescue(claimed, storage=self._storage)
         self._rescues.append(rescue)
@@ -162,20 +153,12 @@ class PairCheck:
         pace = Pace()
         for number, append in enumerate(suspects):
             if pace.is_due():
-                yield Advanced("checking", str(claimed.pair), number, len(suspects))
+                yield Advanced("checking", claimed.name, number, len(suspects))
             reason = self._why_bad(claimed, append, descriptor, window)
             if reason is not None:
                 bad[append.sequence] = append, reason
         good = [append for append in appends if append.sequence not in bad] if bad else appends
         return good, list(bad.values())
-
-    def _take(self, claimed: ClaimedPair, appends: list[Append]) -> None:
-        known = self._candidates.setdefault((claimed.pair.host, claimed.pair.worker), {})
-        known.update(dict.fromkeys([append.sequence for append in appends], claimed))
-
-    def _candidate(self, claimed: ClaimedPair, sequence: int) -> ClaimedPair | None:
-        """Return the pair that a member with the sequence number, of the worker of a pair, is to be merged from."""
-        return self._candidates.get((claimed.pair.host, claimed.pair.worker), {}).get(sequence)
 
     def _add_unjournaled(self, claimed: ClaimedPair, descriptor: int) -> Iterator[Event]:
         """Add the members that the journal does not name to what it says, and note what else there is."""
@@ -190,9 +173,9 @@ class PairCheck:
             claimed.journal.appends[item.sequence] = item
             if item.sequence not in claimed.journal.merged:
                 yield Recovered(
-                    item.archive, item.name, str(claimed.pair), "no journal record; placed by its own extra field"
+                    item.archive, item.name, claimed.name, "no journal record; placed by its own extra field"
                 )
-        self._remains[str(claimed.pair)] = remains
+        self._remains[claimed.name] = remains
 
     def _rescue_or_put_away(
         self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
@@ -216,17 +199,17 @@ class PairCheck:
                 return
             rescued, source = from_source, append.source
             saved_from = f"its source {source}"
-        self._take(claimed, [append])
+        self.second_copies.take(claimed, [append])
         yield [rescued]
         told = f"{reason}; archived anew from {saved_from}"
-        yield Recovered(append.archive, append.name, str(claimed.pair), told, source)
+        yield Recovered(append.archive, append.name, claimed.name, told, source)
 
     def _join(
         self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
     ) -> Iterator[list[Candidate] | Event]:
         for item in self._joining.settle(claimed, flushed, reason, descriptor, rescue):
             if isinstance(item, Candidate):
-                self._take(claimed, [flushed])
+                self.second_copies.take(claimed, [flushed])
                 yield [item]
             else:
                 yield item
@@ -236,41 +219,11 @@ class PairCheck:
             return _NOT_CLOSED
         if self._whole.get(append.sequence) is append:
             return None
-        return why_bad(
-            descriptor,
-            append,
-            claimed.opened,
-            window=window,
-            read_data=self._reads_data(claimed),
-            storage=self._storage,
-        )
+        reads_data = self._reads_data(claimed)
+        return why_bad(descriptor, append, claimed.opened, window=window, read_data=reads_data, storage=self._storage)
 
     def _reads_data(self, claimed: ClaimedPair) -> bool:
         return self._read_all or not claimed.is_trusted
-
-    def _without_second_copies(self, claimed: ClaimedPair, pending: list[Append]) -> list[Append]:
-        """Return the members that are not merged, nor candidates, by way of another pair of their worker.
-
-        Only a pair that failed, or that repeats what one had that failed, can hold a second copy.
-        """
-        suspects = _perhaps_second_copies(claimed, pending)
-        if not suspects:
-            return pending
-        seconds = {append.sequence for append in suspects if self._candidate(claimed, append.sequence)}
-        self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
-        merged = self._merged_already(claimed, suspects) - seconds
-        self._claims.note(claimed, sorted(merged), target="by way of another temp archive", intent="")
-        return [append for append in pending if append.sequence not in merged and append.sequence not in seconds]
-
-    def settle_second_copies(self) -> None:
-        """After the merges of the round: note those second copies whose first copy has arrived; the others stay."""
-        arrived: dict[int, tuple[ClaimedPair, list[int]]] = {}
-        for claimed, sequence in self._second_copies:
-            first = self._candidate(claimed, sequence)
-            if first is not None and sequence in first.journal.merged:
-                arrived.setdefault(id(claimed), (claimed, []))[1].append(sequence)
-        for claimed, sequences in arrived.values():
-            self._claims.note(claimed, sequences, target="by way of another temp archive", intent="")
 
     def _check_owner(self, claimed: ClaimedPair, descriptor: int) -> None:
         """Refuse a temp archive that is a link to another user's file: what is in it is not this journal's to tell.
@@ -281,51 +234,12 @@ class PairCheck:
         if os.fstat(descriptor).st_uid != owner_of(claimed):
             raise RearError("it belongs to another user than its journal")
 
-    def _written_later(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
-        """Return those members that the worker wrote again, and that wait in a later pair."""
-        if not appends:
-            return set()
-        pair = claimed.pair
-        others = {other.pair: other.journal for other in self._by_worker[pair.host, pair.worker]}
-        later = [journal for other, journal in others.items() if other.rotation > pair.rotation]
-        later += self._claims.later_journals(pair, besides=others)
-        return {append.sequence for append in appends if any(_counts_in(journal, append.sequence) for journal in later)}
-
-    def _merged_already(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
-        """Return those members that are in their final archive, or in one that was rolled over from it."""
-        if not self._looked_up:
-            # All of the round at once: an index knows origins by reading all of its rows.
-            for other in self._batch:
-                self._look_up(other, _perhaps_second_copies(other, other.journal.pending()))
-            self._ask_indexes()
-        self._look_up(claimed, appends)
-        self._ask_indexes()
-        return {append.sequence for append in appends if (append.archive, _key(claimed, append)) in self._merged}
-
-    def _look_up(self, claimed: ClaimedPair, appends: list[Append]) -> None:
-        for append in appends:
-            key = _key(claimed, append)
-            if (append.archive, key) not in self._looked_up:
-                self._looked_up.add((append.archive, key))
-                self._to_ask.setdefault(append.archive, set()).add(key)
-
-    def _ask_indexes(self) -> None:
-        asked, self._to_ask = self._to_ask, {}
-        for archive, keys in asked.items():
-            try:
-                for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
-                    index = Index.open(self._layout, name, storage=self._storage)
-                    self._merged.update((archive, key) for key in index.find_origins(keys))
-            except (RearError, OSError):
-                # A forged path, or no usable index: a second copy meets the first one by name and content then.
-                continue
-
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:
         is_last = claimed.journal.closed is None and append.sequence == next(reversed(claimed.journal.appends))
         # Of a process that died on a host that lives, only the last member can be unfinished, and it was not
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
-        note = {"reason": reason, "pair": str(claimed.pair), **append._asdict()}
+        note = {"reason": reason, "pair": claimed.name, **append._asdict()}
         name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
@@ -335,7 +249,7 @@ class PairCheck:
         item = self._lost_and_found.put_bytes(name, descriptor, append.offset, append.length, note)
         self._claims.note(claimed, [append.sequence], target=item, intent="")
         return kind(
-            append.archive, append.name, str(claimed.pair), append.source, append.offset, append.length, reason, item
+            append.archive, append.name, claimed.name, append.source, append.offset, append.length, reason, item
         )
 
     def _partly_decodable(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> Found | None:
@@ -356,21 +270,21 @@ class PairCheck:
 
     def has_failed(self, claimed: ClaimedPair) -> bool:
         """Whether a pair could not be checked to its end."""
-        return str(claimed.pair) in self._failed
+        return claimed.name in self._failed
 
     def has_remains(self, claimed: ClaimedPair) -> bool:
         """Whether a checked pair holds, or its journal held, what is accounted for nowhere."""
         journal = claimed.journal
-        return bool(self._remains.get(str(claimed.pair)) or (journal.damage and not _is_accounted_for(journal)))
+        return bool(self._remains.get(claimed.name) or (journal.damage and not _is_accounted_for(journal)))
 
     def put_away_remains(self, claimed: ClaimedPair) -> Iterator[Event]:
         """Keep the whole pair, because it holds what cannot be placed, and say what."""
-        remains = self._remains.get(str(claimed.pair), []) + [
+        remains = self._remains.get(claimed.name, []) + [
             Unplaced(damage.start, damage.length, f"of the journal: {damage.reason}")
             for damage in claimed.journal.damage
         ]
         reasons = [{"start": one.start, "length": one.length, "reason": one.reason} for one in remains[:_NOTED_REMAINS]]
-        note = {"pair": str(claimed.pair), "remains": reasons}
+        note = {"pair": claimed.name, "remains": reasons}
         said = []
         for one in remains:
             reason = one.reason
@@ -383,12 +297,10 @@ class PairCheck:
         for one, reason in zip(remains, said, strict=True):
             origin = one.found.origin if one.found is not None else None
             if one.found is not None and origin is not None:
-                yield Lost(
-                    origin.archive, one.found.name, str(claimed.pair), origin.source, one.start, one.length, reason,
-                    item,
-                )  # fmt: skip
+                name, source = one.found.name, origin.source
+                yield Lost(origin.archive, name, claimed.name, source, one.start, one.length, reason, item)
             else:
-                yield Damaged(str(claimed.pair), one.start, one.length, reason, item)
+                yield Damaged(claimed.name, one.start, one.length, reason, item)
 
 
 def _is_accounted_for(journal: Journal) -> bool:
@@ -402,23 +314,3 @@ def _is_accounted_for(journal: Journal) -> bool:
     if journal.closed is not None:
         return journal.closed.members == len(journal.appends.keys() - journal.aborted)
     return all(damage.start + damage.length < journal.length for damage in journal.damage)
-
-
-def _counts_in(journal: Journal, sequence: int) -> bool:
-    """Whether a pair holds a member, or held it, and it did not go from there to lost+found."""
-    if sequence not in journal.appends or sequence in journal.aborted:
-        return False
-    noted = journal.merged.get(sequence)
-    return noted is None or not noted.target.startswith(f"{STATE}/")
-
-
-def _perhaps_second_copies(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
-    """Return those members of a pair that another one of its worker may hold, too."""
-    first = claimed.opened.repeats_from
-    if not claimed.is_trusted:
-        return appends
-    return [] if first is None else [append for append in appends if append.sequence >= first]
-
-
-def _key(claimed: ClaimedPair, append: Append) -> OriginKey:
-    return claimed.pair.host, claimed.pair.worker, append.sequence

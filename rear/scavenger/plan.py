@@ -268,9 +268,14 @@ class _Resolver:
             return existing
         append = existing.append
         return Existing(
-            append.crc, append.size, stat.S_ISREG(append.mode), append.offset, append.offset + append.length,
-            existing.key, existing,
-        )  # fmt: skip
+            append.crc,
+            append.size,
+            stat.S_ISREG(append.mode),
+            append.offset,
+            append.offset + append.length,
+            existing.key,
+            existing,
+        )
 
     def _accept(self, candidate: Candidate, name: str) -> None:
         self.accepted[name] = self.known[name] = candidate

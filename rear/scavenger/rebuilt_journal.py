@@ -1,4 +1,4 @@
-"""What a temp archive says without its journal: each member's own extra field tells where it came from and belongs.
+"""A journal made anew from the temp archive: each member's own extra field tells where it came from and belongs.
 
 A journal that is missing, or unreadable from its first record on, is written anew; members that a damaged one does not
 name are found in the bytes that none of its records covers. Only members that are whole, and whose extra field passes
@@ -110,12 +110,21 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         return 0
     process = process_of_worker(pair.host, pair.worker)
     opened_record = Open(
-        FORMAT_VERSION, pair.host, pair.worker, pair.rotation, cookie,
-        pid=process.pid if process else 0, process_start=process.process_start if process else None,
-        boot_id=process.boot_id if process else None, pid_namespace=process.pid_namespace if process else None,
+        FORMAT_VERSION,
+        pair.host,
+        pair.worker,
+        pair.rotation,
+        cookie,
+        pid=process.pid if process else 0,
+        process_start=process.process_start if process else None,
+        boot_id=process.boot_id if process else None,
+        pid_namespace=process.pid_namespace if process else None,
         # Members of an earlier pair that had failed may be here again: they are looked up one by one.
-        uid=owner, lease_seconds=_LEASE_SECONDS, created_ns=0, repeats_from=0,
-    )  # fmt: skip
+        uid=owner,
+        lease_seconds=_LEASE_SECONDS,
+        created_ns=0,
+        repeats_from=0,
+    )
     lines = [encode_record(opened_record), *map(encode_record, records)]
     storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
     return len(appends) or 1

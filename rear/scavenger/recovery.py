@@ -63,16 +63,6 @@ class Recovery:
                 with contextlib.suppress(FileNotFoundError):
                     self._storage.unlink(folder / name)
 
-    def intents_of(self, archive: str) -> list[Path]:
-        """Return the intents that there are of merges into an archive.
-
-        Raises:
-            PathError: ``archive`` is no path of a final archive.
-        """
-        stem = self._layout.intent(archive).stem
-        names = self._storage.names(self._layout.intents)
-        return [self._layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
-
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         intent = read_intent_or_none(path, self._storage)
         if intent is not None and not path.name.startswith(self._layout.intent(intent.archive).stem):
@@ -154,9 +144,12 @@ class Recovery:
         if self._storage.size(descriptor) < intent.old.offset:
             raise JournalError(f"{intent.archive} is shorter than it was before the merge")
         self._storage.copy_range(
-            source, descriptor,
-            source_start=intent.tail_start, target_start=intent.old.offset, length=intent.tail_length,
-        )  # fmt: skip
+            source,
+            descriptor,
+            source_start=intent.tail_start,
+            target_start=intent.old.offset,
+            length=intent.tail_length,
+        )
         self._storage.truncate(descriptor, intent.old.archive_length)
         self._storage.sync(descriptor)
 

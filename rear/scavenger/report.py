@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.events import Event, Merged, Refused
 
 VERSION: Final = 1
@@ -48,9 +48,14 @@ class Report:
             return None
         path = layout.reports / f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
         report = {
-            "version": VERSION, "leader": leader, "started_ns": self._started_ns, "finished_ns": time.time_ns(),
-            "summary": summary, "archives": sorted(self._archives), "findings": self._findings,
-        }  # fmt: skip
+            "version": VERSION,
+            "leader": leader,
+            "started_ns": self._started_ns,
+            "finished_ns": time.time_ns(),
+            "summary": summary,
+            "archives": sorted(self._archives),
+            "findings": self._findings,
+        }
         storage.make_directories(layout.reports)
         storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
         return path.relative_to(layout.base).as_posix()
@@ -81,13 +86,10 @@ def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[
 
 def _read_summary(layout: Layout, name: str, storage: Storage) -> ReportSummary | None:
     try:
-        descriptor = storage.open(layout.reports / name)
+        with opened(layout.reports / name, storage) as descriptor:
+            head = storage.read(descriptor, _HEAD_BYTES, 0)
     except OSError:
         return None
-    try:
-        head = storage.read(descriptor, _HEAD_BYTES, 0)
-    finally:
-        storage.close(descriptor)
     try:
         # The findings behind it may be many; no string holds a newline that is not escaped.
         report = json.loads(head.partition(_AFTER_SUMMARY)[0] + b"}")

@@ -1,4 +1,4 @@
-"""Members whose bytes in the temp archive are no good, written anew from where the same bytes still are.
+"""Rescue of members whose bytes in the temp archive are no good: written anew from where the same bytes still are.
 
 That is the data of the temp archive itself where only the local header is damaged, nothing at all where the journal
 says that the member is empty, or the source of a pickup that is still there. Size and CRC-32 in the journal decide
@@ -148,9 +148,12 @@ class Rescue:
         if position != self._length + len(header) + member.compressed_size:
             raise FormatError(f"{append.name} changed while it was written anew")
         rescued = append._replace(
-            offset=self._length, length=position - self._length, method=member.method, crc=crc,
+            offset=self._length,
+            length=position - self._length,
+            method=member.method,
+            crc=crc,
             compressed_size=member.compressed_size,
-        )  # fmt: skip
+        )
         self._length = position
         return Candidate(self._claimed, rescued)
 

@@ -6,24 +6,19 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 from __future__ import annotations
 
 import itertools
-import secrets
-import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rear.core.config import load
 from rear.core.layout import Layout, is_directory, layout_of
 from rear.core.liveness import Liveness
 from rear.core.log import Pace
-from rear.core.names import is_safe_component
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError, UsageError
+from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError
 from rear.events import (
     Advanced,
     Cleared,
@@ -32,7 +27,6 @@ from rear.events import (
     Finished,
     JournalDamaged,
     JournalRebuilt,
-    LeftAlone,
     Merged,
     NothingYet,
     Planned,
@@ -40,14 +34,17 @@ from rear.events import (
     RoundStarted,
     Started,
 )
-from rear.scavenger.claims import FILE_IS_OPEN, ClaimedPair, Claims, Orphan
+from rear.journal.intent import intents_of
+from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.dry_run import preview
 from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.flushed_files import PartialPolicy
 from rear.scavenger.gc_pause import seldom_collected
+from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
+from rear.scavenger.options import ScavengeOptions, options_for
 from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
@@ -60,30 +57,6 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
-_FLUSH_POLL_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class ScavengeOptions:
-    """How to scavenge; see `scavenge` for the meaning of each."""
-
-    verify: bool = False
-    dry_run: bool = False
-    flush: bool = False
-    flush_wait_seconds: float = 30.0
-    on_conflict: Conflict = "rename"
-    max_size: int | None = None
-    max_members: int | None = None
-    assume_dead: Sequence[str] = ()
-    executor: Executor | None = None
-    partial: PartialPolicy = "keep"
-
-    def __post_init__(self) -> None:
-        if self.on_conflict not in ("rename", "first", "last"):
-            raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
-        if self.partial not in ("keep", "drop"):
-            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
-        Cap(self.max_size, self.max_members)
 
 
 def scavenge(
@@ -133,36 +106,20 @@ def scavenge(
     """
     layout = layout_of(base)
     options = options_for(
-        layout, verify=verify, on_conflict=on_conflict, max_size=max_size, max_members=max_members,
-        dry_run=dry_run, flush=flush, flush_wait_seconds=flush_wait_seconds, assume_dead=assume_dead,
-        executor=executor, partial=partial, storage=storage,
-    )  # fmt: skip
+        layout,
+        verify=verify,
+        on_conflict=on_conflict,
+        max_size=max_size,
+        max_members=max_members,
+        dry_run=dry_run,
+        flush=flush,
+        flush_wait_seconds=flush_wait_seconds,
+        assume_dead=assume_dead,
+        executor=executor,
+        partial=partial,
+        storage=storage,
+    )
     return _run(layout, options, storage)
-
-
-def options_for(
-    layout: Layout,
-    *,
-    verify: bool | None = None,
-    on_conflict: Conflict | None = None,
-    partial: PartialPolicy | None = None,
-    max_size: int | None = None,
-    max_members: int | None = None,
-    storage: Storage = LOCAL,
-    **others: Any,
-) -> ScavengeOptions:
-    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
-
-    Raises:
-        UsageError: an option has a value that cannot be used.
-        OSError: the base's configuration is there and cannot be read.
-    """
-    given = {
-        "verify": verify, "on_conflict": on_conflict, "partial": partial, "max_size": max_size,
-        "max_members": max_members,
-    }  # fmt: skip
-    settings = load(layout, "scavenger", given, storage=storage)
-    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
@@ -222,9 +179,17 @@ class _Totals:
         """Return the totals so far."""
         counts = self._counts
         return Finished(
-            self._members, self._size_bytes, len(self._archives), counts["renamed"], self._duplicates, counts["torn"],
-            counts["lost"] + counts["damaged"], counts["refused"], counts["left_alone"], report,
-        )  # fmt: skip
+            members=self._members,
+            size_bytes=self._size_bytes,
+            archives=len(self._archives),
+            renamed=counts["renamed"],
+            duplicates=self._duplicates,
+            torn=counts["torn"],
+            lost=counts["lost"] + counts["damaged"],
+            refused=counts["refused"],
+            left_alone=counts["left_alone"],
+            report=report,
+        )
 
 
 class Scavenge:
@@ -246,16 +211,22 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, liveness=liveness, prove=leadership.prove, storage=storage)
+        self._claims = Claims(layout, leadership.name, prove=leadership.prove, storage=storage)
+        self._inbox = Inbox(layout, liveness=liveness, storage=storage)
         self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
-        self._lost_and_found = LostAndFound(layout, storage=storage)
+        self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
         self._merger = Merger(
-            layout, leadership, self._claims, self._recovery, self._lost_and_found,
-            on_conflict=options.on_conflict, verify=options.verify, parallel=self._parallel, storage=storage,
-        )  # fmt: skip
+            leadership,
+            self._claims,
+            self._recovery,
+            self._lost_and_found,
+            options=options,
+            parallel=self._parallel,
+            storage=storage,
+        )
 
     def events(self) -> Iterator[Event]:
         """Scavenge, and yield what happens; neither the last event, `Finished`, nor the report is of this."""
@@ -267,7 +238,7 @@ class Scavenge:
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
             yield Advanced("flushing")
-            self._ask_for_flush()
+            self._inbox.ask_for_flush(self._options.flush_wait_seconds)
         yield Advanced("recovering")
         self._claims.adopt()
         adopted: list[ClaimedPair] = []
@@ -277,23 +248,17 @@ class Scavenge:
                     adopted.append(outcome)
                 else:
                     yield outcome
-        yield from self._recovery.recover({str(claimed.pair): claimed for claimed in adopted})
+        yield from self._recovery.recover({claimed.name: claimed for claimed in adopted})
         self._adopted = adopted
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        waiting = len(self._adopted) + self._count_waiting()
-        items = itertools.chain(self._adopted, self._claims.exhumed(), self._claims.waiting())
+        waiting = len(self._adopted) + self._inbox.count()
+        items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
         yield from seldom_collected(self._work_off(items, waiting))
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
-
-    def _count_waiting(self) -> int:
-        """Count the journals in the inbox, those of live workers too."""
-        inbox = self._layout.inbox
-        hosts = filter(is_safe_component, self._storage.names(inbox))
-        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
 
     def _work_off(
         self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
@@ -343,7 +308,7 @@ class Scavenge:
                 str(pair), f"{item.reason}, and it cannot be made anew: {error}; the next scavenge tries again"
             )
             return
-        yield JournalRebuilt(str(pair), members, item.reason)
+        yield JournalRebuilt(str(pair), members, item.reason, item.code)
         again = self._claims.read(pair)
         if not isinstance(again, Orphan):
             yield again
@@ -367,8 +332,7 @@ class Scavenge:
             self._claims,
             self._lost_and_found,
             batch,
-            read_all=self._options.verify,
-            partial=self._options.partial,
+            options=self._options,
             parallel=self._parallel,
             storage=self._storage,
         )
@@ -397,7 +361,7 @@ class Scavenge:
                 yield Refused(
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )
-        salvage.settle_second_copies()
+        salvage.second_copies.settle()
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
@@ -426,35 +390,11 @@ class Scavenge:
         self._claims.clear(claimed)
         if damage and claimed.state != "stale":
             length = sum(one.length for one in damage)
-            yield JournalDamaged(str(claimed.pair), length, f"{damage[0].reason}; no member is missing")
-        yield Cleared(str(claimed.pair))
+            yield JournalDamaged(claimed.name, length, f"{damage[0].reason}; no member is missing")
+        yield Cleared(claimed.name)
 
     def _has_unfinished_merge(self, archive: str) -> bool:
         try:
-            return bool(self._recovery.intents_of(archive))
+            return bool(intents_of(self._layout, archive, storage=self._storage))
         except PathError:
             return False
-
-    def _ask_for_flush(self) -> None:
-        """Leave a request that live workers see with their next beat, and wait until they have answered."""
-        folder = self._layout.flush_requests
-        self._storage.make_directories(folder)
-        for name in self._storage.names(folder):
-            # Requests of scavengers that died while waiting.
-            self._storage.unlink(folder / name)
-        request = folder / secrets.token_hex(8)
-        self._storage.close(self._storage.create(request))
-        try:
-            deadline = self._storage.uptime() + self._options.flush_wait_seconds
-            asked = set(self._live_pairs())
-            while asked and self._storage.uptime() < deadline:
-                time.sleep(_FLUSH_POLL_SECONDS)
-                asked &= set(self._live_pairs())
-        finally:
-            self._storage.unlink(request)
-
-    def _live_pairs(self) -> Iterator[str]:
-        for item in self._claims.waiting(remember=False):
-            # A file that is still open is not asked for: its pair ends with it.
-            if isinstance(item, LeftAlone) and item.reason != FILE_IS_OPEN:
-                yield item.pair

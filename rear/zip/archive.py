@@ -198,7 +198,7 @@ class Archive:
             UnsupportedError: the member is encrypted, or its compression method has no codec here.
         """
         if entry.is_encrypted:
-            raise UnsupportedError(f"{self.path}: member {entry.name!r:.300} is encrypted")
+            raise UnsupportedError(f"{self.path}: member {entry.name!r:.300} is encrypted", "encryption")
         start = self.directory.prefix + entry.offset + self.local_header(entry).length
         end = start + entry.compressed_size
         if end > self.directory.offset:
@@ -214,7 +214,7 @@ class Archive:
         except ZipFormatError as error:
             self._fail(entry, str(error))
         except UnsupportedError as error:
-            raise UnsupportedError(f"{self.path}: member {entry.name!r:.300}: {error}") from None
+            raise UnsupportedError(f"{self.path}: member {entry.name!r:.300}: {error}", error.code) from None
         if size != entry.size:
             more = "or more " if size > entry.size else ""
             self._fail(entry, f"{size:,} bytes {more}instead of {entry.size:,}")

@@ -130,7 +130,7 @@ def _check(descriptor: int, size: int, position: int, record: bytes, storage: St
         return directory
     first = _first_entry(descriptor, directory, storage)
     if first.flags & FLAG_MASKED:
-        raise UnsupportedError("the central directory is encrypted")
+        raise UnsupportedError("the central directory is encrypted", "encryption")
     if prefix:
         _check_prefix(descriptor, directory, first, storage)
     if not end.zip64 and end.length >= CENTRAL.size << 16:
@@ -154,7 +154,7 @@ def _read_end(descriptor: int, position: int, record: bytes, storage: Storage) -
         return zip64
     # Without a Zip64 record the limits are values like others.
     if disk or directory_disk or here != entries:
-        raise UnsupportedError(f"volume {disk + 1} of a split archive; rear reads archives of one file")
+        raise UnsupportedError(f"volume {disk + 1} of a split archive; rear reads archives of one file", "volumes")
     return end
 
 
@@ -170,7 +170,9 @@ def _read_zip64_end(descriptor: int, position: int, storage: Storage) -> _End | 
         return None
     _, _, recorded, volumes = ZIP64_LOCATOR.unpack_from(locator)
     if volumes > 1:
-        raise UnsupportedError(f"the archive is split into {volumes:,} volumes; rear reads archives of one file")
+        raise UnsupportedError(
+            f"the archive is split into {volumes:,} volumes; rear reads archives of one file", "volumes"
+        )
     found = data.rfind(ZIP64_END_SIGNATURE, 0, locator_position - start)
     while found >= 0:
         if locator_position - start - found >= ZIP64_END.size:
@@ -183,11 +185,11 @@ def _read_zip64_end(descriptor: int, position: int, storage: Storage) -> _End | 
             f"no Zip64 end record ends at {locator_position:,}, where its locator stands; that says {recorded:,}"
         )
     if disk or directory_disk or here != entries:
-        raise UnsupportedError("the archive is split into volumes; rear reads archives of one file")
+        raise UnsupportedError("the archive is split into volumes; rear reads archives of one file", "volumes")
     if needed >= _VERSION_MASKED and size >= ZIP64_END.size - 12 + _ZIP64_END_2.size:
         method, _, _, algorithm = _ZIP64_END_2.unpack_from(data, found + ZIP64_END.size)
         if method or algorithm:
-            raise UnsupportedError("the central directory is encrypted or compressed")
+            raise UnsupportedError("the central directory is encrypted or compressed", "encryption")
     if recorded + (start + found - length - offset) != start + found and recorded != start + found:
         raise NotAZipError(f"the Zip64 end record is at {start + found:,}, its locator says {recorded:,}")
     return _End(start + found, entries, length, offset, True)

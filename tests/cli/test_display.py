@@ -112,7 +112,11 @@ def test_time_left_follows_from_what_each_step_took() -> None:
 
 def test_pairs_that_are_still_to_come_count_as_much_as_those_before() -> None:
     progress = fed(
-        [Advanced("claiming", None, 0, 100), RoundStarted(25, 250, 5000), LeftAlone("h/w-0", "its worker lives")]
+        [
+            Advanced("claiming", None, 0, 100),
+            RoundStarted(25, 250, 5000),
+            LeftAlone("h/w-0", "its worker lives", "worker-lives"),
+        ]
     )
     assert progress.is_guess
     assert (progress.expected_pairs, progress.expected_bytes) == (99, 19_800)
@@ -161,7 +165,7 @@ def test_memory_is_bounded_however_much_there_is(state: str) -> None:
     progress.take(RoundStarted(count, count, count), 1.0)
     for number in range(count):
         progress.take(Claimed(f"h/{number}-0", state, 1, number), 1.0)
-        progress.take(LeftAlone(f"live/{number}-0", "its worker lives"), 1.0)
+        progress.take(LeftAlone(f"live/{number}-0", "its worker lives", "worker-lives"), 1.0)
         progress.take(Planned(f"{number}.zip", 1, 1, 0, 0, 1), 1.0)
         progress.take(Merged(f"{number}.zip", 1, 1, 1), 1.0)
         progress.take(LOST, 1.0)
@@ -195,6 +199,7 @@ def _seconds_of(happened: list[Event]) -> float:
 def test_every_event_is_taken_and_shown_by_all_views(capsys: pytest.CaptureFixture[str]) -> None:
     values = {
         "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5, "Phase": "claiming",
+        "WhyLeft": "taken", "JournalFault": "missing", "IndexFault": "missing",
     }  # fmt: skip
     kinds = {kind.__name__: kind for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
     happened = [
@@ -334,7 +339,7 @@ def test_normal_work_is_counted_after_some_lines_and_findings_are_never_silent()
 
 
 def test_the_summary_reads_well() -> None:
-    happened = [*list(scavenge_of(20, archives=2))[:-1], LOST, LeftAlone("h/x-0", "its worker lives")]
+    happened = [*list(scavenge_of(20, archives=2))[:-1], LOST, LeftAlone("h/x-0", "its worker lives", "worker-lives")]
     progress = fed([*happened, Finished(200, 20_000, 2, 0, 0, 0, 1, 0, 1, ".rear/reports/r.json")])
     lines = [(line.head, line.text) for line in summary_lines(progress, lists_all=False)]
     assert lines == [

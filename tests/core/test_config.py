@@ -66,7 +66,7 @@ def test_an_argument_beats_a_variable_beats_the_file_beats_the_default(
 
 
 def test_the_defaults_are_those_of_the_worker_and_the_scavenger() -> None:
-    from rear.scavenger.scavenge import ScavengeOptions
+    from rear.scavenger.options import ScavengeOptions
     from rear.worker.worker import WorkerOptions
 
     worker, scavenger = WorkerOptions(), ScavengeOptions()

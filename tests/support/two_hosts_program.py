@@ -28,6 +28,7 @@ import rear.core.parallel
 import rear.scavenger.check_tasks
 import rear.scavenger.claims
 import rear.scavenger.copy_tasks
+import rear.scavenger.inbox
 import rear.scavenger.leader
 import rear.scavenger.merge
 from rear.cli.signals import StopRequest
@@ -191,7 +192,7 @@ def scavenge(arguments: argparse.Namespace, log: Log, stopped: StopRequest) -> i
         share_small_work(arguments.patience)
         executor = FolderExecutor(Path(arguments.executor))
     rear.scavenger.leader.LEASE_SECONDS = arguments.lease  # type: ignore[misc]
-    rear.scavenger.claims._GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
+    rear.scavenger.claims.GRAVEYARD_SECONDS = rear.scavenger.inbox.GRAVEYARD_SECONDS = GRAVEYARD_SECONDS  # type: ignore[misc]
     rear.scavenger.claims._GRAVEYARD_LEASES = 0  # type: ignore[misc]
     storage = pausing(arguments.pause_at, log) if arguments.pause_at else LOCAL
     deadline = LOCAL.uptime() + arguments.seconds

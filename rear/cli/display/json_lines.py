@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rear.cli.display.progress import Progress
@@ -13,7 +12,6 @@ from rear.core.version import __version__
 from rear.events import SCHEMA_VERSION, Event, Severity
 
 
-@dataclass(frozen=True, slots=True)
 class Schema(Event):
     """The first object of ``--json``: what follows, and in which version.
 
@@ -30,7 +28,6 @@ class Schema(Event):
     command: str
 
 
-@dataclass(frozen=True, slots=True)
 class Warned(Event):
     """The library told its log of something that it could do without.
 

@@ -230,7 +230,7 @@ class Progress:
             line.checked = line.members
 
     def _on_left_alone(self, event: LeftAlone) -> None:
-        lives = event.reason.startswith("its worker lives")
+        lives = event.code in ("worker-lives", "file-open")
         common = event.reason.partition("; ")[0]
         self.left_alone[common] += 1
         self.reasons[common] = event.reason

@@ -187,7 +187,6 @@ def _advice(progress: Progress) -> Iterator[str]:
         yield "look at .rear/lost+found: what there is of them is kept there; rear fsck checks the whole base"
 
 
-@dataclass(frozen=True, slots=True)
 class Summary(Event):
     """The last object of ``--json``, also after an error or Ctrl-C: what all events add up to.
 

@@ -1,0 +1,169 @@
+"""The inbox of a base: which pairs wait there for a scavenge, because their worker has ended, and which are left alone.
+
+A worker of this host is seen to be gone, or to live. One of another host counts as gone when its journal has not
+changed over a whole lease of this host's clock: what was seen is written down for the next scavenge.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+
+from rear.core.layout import Layout, parse_pair
+from rear.core.liveness import Liveness, Observations, Process, is_running, process_of, process_of_worker
+from rear.core.names import is_safe_component
+from rear.core.records import Pair
+from rear.core.storage import Storage
+from rear.events import Cleared, Event, LeftAlone, Refused
+from rear.journal.reader import Journal, skim_journal
+from rear.scavenger.claims import (
+    GRAVEYARD_SECONDS,
+    ClaimedPair,
+    Orphan,
+    load_journal,
+    read_pair,
+    remove_pair,
+    taken,
+    without_first_record,
+)
+
+_FLUSH_POLL_SECONDS = 0.25
+
+
+class Inbox:
+    """The inbox of one base.
+
+    Args:
+        layout: the base.
+        liveness: says which workers have ended.
+        storage: the file system.
+    """
+
+    def __init__(self, layout: Layout, *, liveness: Liveness, storage: Storage) -> None:
+        self._layout = layout
+        self._liveness = liveness
+        self._storage = storage
+        self._observations = Observations(layout, topic="workers", storage=storage)
+
+    def count(self) -> int:
+        """Count the journals in the inbox, those of live workers too."""
+        inbox = self._layout.inbox
+        hosts = filter(is_safe_component, self._storage.names(inbox))
+        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
+
+    def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
+        """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
+
+        Args:
+            remember: write down which beats were seen, for the next scavenge on this host.
+        """
+        for host in self._storage.names(self._layout.inbox):
+            if not is_safe_component(host):
+                yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
+                continue
+            names = self._storage.names(self._layout.inbox / host)
+            present = set(names)
+            for name in names:
+                pair = parse_pair(host, name)
+                if pair is None:
+                    yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
+                elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
+                    yield self._orphan(Orphan(pair, "missing"))
+                elif name.endswith(".journal"):
+                    reason = self._why_not(pair)
+                    if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
+                        remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+                        reason = Cleared(str(pair))
+                    yield pair if reason is None else reason
+        if remember:
+            self._observations.save()
+
+    def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
+        """Read a pair where it is, without taking it."""
+        return read_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+
+    def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
+        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+        pair = orphan.pair
+        process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
+        running = self._liveness.is_running(process, pair.worker)
+        if running is False:
+            return orphan
+        if running is True:
+            return LeftAlone(str(pair), f"its worker lives, but {orphan.reason}", "worker-lives")
+        path = self._layout.temp_archive(pair)
+        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
+        unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
+        if unchanged >= GRAVEYARD_SECONDS:
+            return orphan
+        return LeftAlone(
+            str(pair),
+            f"{orphan.reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
+            f"{GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
+            "worker-unseen",
+        )
+
+    def _why_not(self, pair: Pair) -> Orphan | Event | None:
+        journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
+        if journal is None or isinstance(journal, Event):
+            return journal or taken(pair)
+        opened = journal.opened
+        if opened is None:
+            return self._orphan(without_first_record(pair, journal))
+        if journal.closed is not None:
+            return None
+        running = self._liveness.is_running(process_of(opened), opened.worker)
+        if running is True:
+            if journal.file is None:
+                return LeftAlone(str(pair), "its worker lives", "worker-lives")
+            # No request ends it.
+            return LeftAlone(str(pair), "its worker lives, and has not closed the file that it flushes", "file-open")
+        if running is False:
+            return None
+        unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
+        if unchanged >= opened.lease_seconds:
+            return None
+        return LeftAlone(
+            str(pair),
+            f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
+            f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
+            "worker-unseen",
+        )
+
+    def _is_unborn(self, pair: Pair) -> bool:
+        """Whether a worker of this host died before its first record: then it wrote no member at all."""
+        process = process_of_worker(pair.host, pair.worker)
+        if process is None or is_running(process) is not False:
+            return False
+        journal = load_journal(pair, self._layout.inbox_folder(pair), storage=self._storage)
+        if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
+            return False
+        path = self._layout.temp_archive(pair)
+        if path.name not in self._storage.names(path.parent):
+            return True
+        return self._storage.size_of(path) == 0
+
+    def ask_for_flush(self, wait_seconds: float) -> None:
+        """Leave a request that live workers see with their next beat, and wait until they have answered."""
+        folder = self._layout.flush_requests
+        self._storage.make_directories(folder)
+        for name in self._storage.names(folder):
+            # Requests of scavengers that died while waiting.
+            self._storage.unlink(folder / name)
+        request = folder / secrets.token_hex(8)
+        self._storage.close(self._storage.create(request))
+        try:
+            deadline = self._storage.uptime() + wait_seconds
+            asked = set(self._live_pairs())
+            while asked and self._storage.uptime() < deadline:
+                time.sleep(_FLUSH_POLL_SECONDS)
+                asked &= set(self._live_pairs())
+        finally:
+            self._storage.unlink(request)
+
+    def _live_pairs(self) -> Iterator[str]:
+        for item in self.waiting(remember=False):
+            # A file that is still open is not asked for: its pair ends with it.
+            if isinstance(item, LeftAlone) and item.code != "file-open":
+                yield item.pair

@@ -1,0 +1,69 @@
+"""Options of a scavenge: as given, and otherwise as the environment or the base's configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rear.core.config import load
+from rear.core.layout import Layout
+from rear.core.storage import LOCAL, Storage
+from rear.errors import UsageError
+from rear.scavenger.flushed_files import PartialPolicy
+from rear.scavenger.plan import Conflict
+from rear.scavenger.rollover import Cap
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class ScavengeOptions:
+    """How to scavenge; see `scavenge` for the meaning of each."""
+
+    verify: bool = False
+    dry_run: bool = False
+    flush: bool = False
+    flush_wait_seconds: float = 30.0
+    on_conflict: Conflict = "rename"
+    max_size: int | None = None
+    max_members: int | None = None
+    assume_dead: Sequence[str] = ()
+    executor: Executor | None = None
+    partial: PartialPolicy = "keep"
+
+    def __post_init__(self) -> None:
+        if self.on_conflict not in ("rename", "first", "last"):
+            raise UsageError(f"on_conflict is {self.on_conflict!r}: it has to be 'rename', 'first' or 'last'")
+        if self.partial not in ("keep", "drop"):
+            raise UsageError(f"partial is {self.partial!r}: it has to be 'keep' or 'drop'")
+        Cap(self.max_size, self.max_members)
+
+
+def options_for(
+    layout: Layout,
+    *,
+    verify: bool | None = None,
+    on_conflict: Conflict | None = None,
+    partial: PartialPolicy | None = None,
+    max_size: int | None = None,
+    max_members: int | None = None,
+    storage: Storage = LOCAL,
+    **others: Any,
+) -> ScavengeOptions:
+    """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
+
+    Raises:
+        UsageError: an option has a value that cannot be used.
+        OSError: the base's configuration is there and cannot be read.
+    """
+    given = {
+        "verify": verify,
+        "on_conflict": on_conflict,
+        "partial": partial,
+        "max_size": max_size,
+        "max_members": max_members,
+    }
+    settings = load(layout, "scavenger", given, storage=storage)
+    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
