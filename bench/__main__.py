@@ -36,6 +36,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: all rows in under 2 minutes")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of all contenders (default: 3 to 5, quick: 1)")
     parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="let the rear of another checkout take part, in turns with this one: what has a change cost?",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=ROOT / "build" / "bench",
@@ -81,6 +87,7 @@ def measure(options: argparse.Namespace) -> Run:
             scratch,
             is_quick=options.quick,
             rounds=options.rounds,
+            before=options.before and options.before.absolute(),
             tell=lambda line: print(line, flush=True),
         )
         with bench:
@@ -136,7 +143,9 @@ def report(arguments: Sequence[str]) -> int:
     """Show a run again; with ``--write`` put it into docs/explanation/performance.md."""
     parser = argparse.ArgumentParser(prog="python -m bench report", description="Shows what a run has left.")
     parser.add_argument("file", type=Path, metavar="FILE", help="results.json of a run")
-    parser.add_argument("--write", action="store_true", help="renew tables and plots of docs/explanation/performance.md")
+    parser.add_argument(
+        "--write", action="store_true", help="renew tables and plots of docs/explanation/performance.md"
+    )
     options = parser.parse_args(arguments)
     try:
         run = read(options.file)

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,6 +82,7 @@ class Contender:
         prepare: makes in the folder what the step needs; not measured.
         after: looks at what the step left, raises if it is wrong, and returns more values; not measured.
         needs: name of the peer that has to be there, or names.
+        root: the checkout whose rear and whose jobs are run.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Contender:
     prepare: Callable[[Path], None] | None = None
     after: Callable[[Path], Mapping[str, float] | None] | None = None
     needs: str | tuple[str, ...] = ()
+    root: Path = ROOT
 
 
 class ContenderError(Exception):
@@ -105,6 +107,7 @@ class Bench:
         scratch: existing folder on the filesystem to measure; all that is put there is removed.
         is_quick: small sizes and one round.
         rounds: how often each contender runs, if it is to be the same for all rows.
+        before: another checkout, whose rear runs as a peer right after the one of this project.
         tell: called with a line of progress.
     """
 
@@ -116,6 +119,7 @@ class Bench:
         *,
         is_quick: bool,
         rounds: int | None,
+        before: Path | None = None,
         tell: Callable[[str], None],
     ) -> None:
         self.run = run
@@ -123,6 +127,7 @@ class Bench:
         self.is_quick = is_quick
         self.row = ""
         self._rounds = rounds
+        self._before = before
         self._scratch = scratch
         self._tell = tell
         self._shared: dict[str, Path] = {}
@@ -224,7 +229,7 @@ class Bench:
             x: how large the job is, where the row shows how cost grows.
         """
         results: list[tuple[Contender, Result]] = []
-        for contender in contenders:
+        for contender in self._with_before(contenders):
             if self._is_there(contender):
                 result = Result(self.row, case, contender.name, contender.role, quantity, unit, scale, x)
                 results.append((contender, result))
@@ -239,6 +244,12 @@ class Bench:
 
     # ---- one contender
 
+    def _with_before(self, contenders: Sequence[Contender]) -> Iterator[Contender]:
+        for contender in contenders:
+            yield contender
+            if contender.role == "rear" and self._before is not None:
+                yield replace(contender, name=f"{contender.name}, before", role="peer", root=self._before)
+
     def _is_there(self, contender: Contender) -> bool:
         needs = (contender.needs,) if isinstance(contender.needs, str) else contender.needs
         return all(map(self.has, needs))
@@ -250,7 +261,7 @@ class Bench:
                 contender.prepare(folder)
             # Nobody pays for what the one before left unwritten.
             os.sync()
-            sample = self._execute(contender.step(folder), folder)
+            sample = self._execute(contender.step(folder), folder, contender.root)
             if contender.after is not None:
                 sample |= contender.after(folder) or {}
             result.samples.append(sample)
@@ -266,7 +277,7 @@ class Bench:
         folder.mkdir()
         return folder
 
-    def _execute(self, step: Step, folder: Path) -> dict[str, float]:
+    def _execute(self, step: Step, folder: Path, root: Path = ROOT) -> dict[str, float]:
         values_path, errors = self._scratch / "values.json", self._scratch / "stderr"
         values_path.unlink(missing_ok=True)
         order: dict[str, Any] = {
@@ -275,12 +286,15 @@ class Bench:
         }  # fmt: skip
         if isinstance(step, Command):
             statuses = step.statuses
-            order |= {"argv": list(step.argv), "environment": environment(step.environment)}
+            more = dict(step.environment)
+            if "PYTHONPATH" in more:
+                more["PYTHONPATH"] = str(root)
+            order |= {"argv": list(step.argv), "environment": environment(more)}
             if step.stdin is not None:
                 order["stdin"] = str(step.stdin)
         else:
             statuses = (0,)
-            order |= self._order_of_job(step, values_path)
+            order |= self._order_of_job(step, values_path, root)
         answer = self._order(order)
         if answer["is_timed_out"]:
             raise ContenderError(f"did not end within {TIMEOUT_SECONDS} s")
@@ -293,9 +307,9 @@ class Bench:
             sample |= json.loads(values_path.read_text())
         return sample
 
-    def _order_of_job(self, job: Job, values_path: Path) -> dict[str, Any]:
+    def _order_of_job(self, job: Job, values_path: Path, root: Path) -> dict[str, Any]:
         is_original = ORIGINAL in self.peers.found and job.python == self.peers.found[ORIGINAL].path
-        path = self._scratch / "modules" if is_original else ROOT
+        path = self._scratch / "modules" if is_original else root
         argv = [*job.prefix, job.python, "-P", "-m", "bench.job", job.function, str(values_path)]
         more = {**job.environment, "PYTHONPATH": str(path)}
         return {"argv": [*argv, json.dumps(dict(job.arguments))], "environment": environment(more)}
