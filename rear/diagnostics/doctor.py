@@ -171,11 +171,8 @@ def _run(name: str, context: ProbeContext) -> list[Finding]:
         context.renew_processes()
         where = f" at {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         seen = f"{error_name(error.errno)}{where}: {error.strerror}"
-        return [
-            Judge(name).broken(
-                seen, "rear meets this error here too: close() raises it, a merge is undone and refused."
-            )
-        ]
+        effect = "rear meets this error here too: close() raises it, a merge is undone and refused."
+        return [Judge(name).broken(seen, effect)]
     except NoAnswerError as error:
         context.renew_processes()
         return [Judge(name).broken(str(error), "rear would hang like this here.")]
