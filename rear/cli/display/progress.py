@@ -1,4 +1,4 @@
-"""Where a scavenge, a check or a sweep is: state made of events alone, in bounded memory, for whoever shows it.
+"""The progress of a scavenge, a check or a sweep: state made of events alone, in bounded memory, for whoever shows it.
 
 No terminal and no clock of its own: `Progress.take` is given each event and the time at which it came.
 """

@@ -1,4 +1,4 @@
-"""What has a line of its own on a screen: a finding, a final archive, a temp archive."""
+"""Rows of the live screen: findings, final archives and temp archives, in bounded memory."""
 
 from __future__ import annotations
 
