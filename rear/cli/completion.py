@@ -25,7 +25,7 @@ _SAFE_NAME: Final = re.compile(r"[\w .,:@%+=/^-]*\Z")
 _NAMES_BETWEEN_LOOKS: Final = 50_000
 
 
-class Item(NamedTuple):
+class Answer(NamedTuple):
     """One answer, with the attributes that Typer's completion wants."""
 
     value: str
@@ -46,7 +46,7 @@ def offer_members(name: str, command: Any) -> None:
                 parameter.shell_complete = partial(_complete, name, parameter.name)
 
 
-def _complete(command: str, argument: str, ctx: Any, incomplete: str) -> list[Item]:
+def _complete(command: str, argument: str, ctx: Any, incomplete: str) -> list[Answer]:
     try:
         archive, typed = _inside(incomplete, opens_archive=command == "cat")
         if archive is None and argument == "patterns":
@@ -61,7 +61,7 @@ def _complete(command: str, argument: str, ctx: Any, incomplete: str) -> list[It
     except (RearError, OSError, ValueError):
         # What is wrong, the command will say.
         return []
-    return [Item(_for_shell(shown + name)) for name in found]
+    return [Answer(_for_shell(shown + name)) for name in found]
 
 
 def _inside(incomplete: str, *, opens_archive: bool) -> tuple[str | None, str]:

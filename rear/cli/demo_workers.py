@@ -21,23 +21,7 @@ from rear.read.view import open_committed
 from rear.worker.fs import rear_fs, rear_open, rear_pickup
 
 ARCHIVES = ("results.zip", "logs/2026.zip")
-_WORDS = [
-    "merge",
-    "claim",
-    "sweep",
-    "node",
-    "rank",
-    "epoch",
-    "loss",
-    "step",
-    "write",
-    "sync",
-    "journal",
-    "cluster",
-    "Größe",
-    "naïve",
-    "測定",
-]
+_WORDS = "merge claim sweep node rank epoch loss step write sync journal cluster Größe naïve 測定"
 
 
 def write_files(base: str, number: int, files: int) -> None:
@@ -64,7 +48,8 @@ def _acknowledge(path: str, content: bytes) -> None:
 
 
 def _write_text(path: str, choose: random.Random) -> None:
-    text = "".join(f"{' '.join(choose.choices(_WORDS, k=9))}\n" for _ in range(choose.randrange(1, 60)))
+    words = _WORDS.split()
+    text = "".join(f"{' '.join(choose.choices(words, k=9))}\n" for _ in range(choose.randrange(1, 60)))
     with rear_open(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
     _acknowledge(path, text.encode())

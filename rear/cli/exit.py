@@ -48,6 +48,11 @@ def note(text: str) -> None:
     outlet.flush()
 
 
+def say(line: str) -> None:
+    """Print one line about what goes well on standard error."""
+    typer.echo(shown(line), err=True)
+
+
 def reported(command: Callable[P, None]) -> Callable[P, None]:
     """Make a command end as it should whatever is foreseeable: no traceback, and a status that says what it was."""
 

@@ -1,4 +1,4 @@
-"""The commands of ``rear`` as one: its page of help, and what a shell completes."""
+"""The page of help of ``rear``: its commands in groups."""
 
 from __future__ import annotations
 

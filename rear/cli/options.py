@@ -42,8 +42,7 @@ Meta = Annotated[
     list[str] | None, typer.Option("--meta", metavar="KEY=VALUE", help="Metadata of each member. Repeatable.")
 ]
 Compression = Annotated[
-    str | None,
-    typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate"),
+    str | None, typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate")
 ]
 
 # ---- how it is shown

@@ -1,4 +1,4 @@
-"""Where words for people go: a stream that may be closed, a terminal that may disappear, and no harm to the work."""
+"""Standard output and standard error for people: when one is closed or its terminal gone, the work goes on."""
 
 from __future__ import annotations
 

@@ -216,3 +216,14 @@ def probe_clock(context: ProbeContext) -> Finding:
     if abs(offset) > CLOCK_SECONDS:
         return judge.degraded(seen, effect, offset)
     return judge.ok(seen, offset)
+
+
+DATA_PROBES: Final = (
+    probe_append_and_read_back,
+    probe_copy_file_range,
+    probe_reflink,
+    probe_fsync,
+    probe_directory_fsync,
+    probe_clock,
+)
+"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

@@ -19,58 +19,21 @@ from typing import Final
 from rear.core.layout import Layout
 from rear.core.liveness import is_running, process_of_worker, this_process, worker_name
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.diagnostics.data_probes import (
-    probe_append_and_read_back,
-    probe_clock,
-    probe_copy_file_range,
-    probe_directory_fsync,
-    probe_fsync,
-    probe_reflink,
-)
+from rear.diagnostics.data_probes import DATA_PROBES
 from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.mounts import mount_of
-from rear.diagnostics.place_probes import (
-    probe_filesystem,
-    probe_free_inodes,
-    probe_free_space,
-    probe_name_case,
-    probe_name_length,
-    probe_names,
-    probe_one_filesystem,
-)
+from rear.diagnostics.place_probes import PLACE_PROBES
 from rear.diagnostics.probe_context import ProbeContext, error_name
 from rear.diagnostics.probe_process import NoAnswerError, ProbeProcess
-from rear.diagnostics.race_probes import (
-    probe_exclusive_create,
-    probe_locks,
-    probe_rename,
-    probe_rename_over,
-)
-from rear.diagnostics.visibility_probes import probe_visibility, probe_visibility_claim
+from rear.diagnostics.race_probes import RACE_PROBES
+from rear.diagnostics.visibility_probes import VISIBILITY_PROBES
 from rear.errors import BaseError, UsageError
 
 Probe = Callable[[ProbeContext], Finding | list[Finding]]
 
 PROBES: Final[dict[str, Probe]] = {
-    "filesystem": probe_filesystem,
-    "free_space": probe_free_space,
-    "free_inodes": probe_free_inodes,
-    "one_filesystem": probe_one_filesystem,
-    "name_length": probe_name_length,
-    "names": probe_names,
-    "name_case": probe_name_case,
-    "exclusive_create": probe_exclusive_create,
-    "rename": probe_rename,
-    "rename_over": probe_rename_over,
-    "locks": probe_locks,
-    "append_and_read_back": probe_append_and_read_back,
-    "copy_file_range": probe_copy_file_range,
-    "reflink": probe_reflink,
-    "fsync": probe_fsync,
-    "directory_fsync": probe_directory_fsync,
-    "clock": probe_clock,
-    "visibility_claim": probe_visibility_claim,
-    "visibility": probe_visibility,
+    probe.__name__.removeprefix("probe_"): probe
+    for probe in (*PLACE_PROBES, *RACE_PROBES, *DATA_PROBES, *VISIBILITY_PROBES)
 }
 """By name, in the order in which they run. ``visibility`` has several findings; ``leftovers`` and ``peer`` come before
 them all where there is something to say."""
@@ -171,11 +134,8 @@ def _run(name: str, context: ProbeContext) -> list[Finding]:
         context.renew_processes()
         where = f" at {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         seen = f"{error_name(error.errno)}{where}: {error.strerror}"
-        return [
-            Judge(name).broken(
-                seen, "rear meets this error here too: close() raises it, a merge is undone and refused."
-            )
-        ]
+        effect = "rear meets this error here too: close() raises it, a merge is undone and refused."
+        return [Judge(name).broken(seen, effect)]
     except NoAnswerError as error:
         context.renew_processes()
         return [Judge(name).broken(str(error), "rear would hang like this here.")]

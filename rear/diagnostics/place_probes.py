@@ -200,3 +200,15 @@ def probe_name_case(context: ProbeContext) -> Finding:
         "Two archives whose paths differ in no more than that are one file, and rear does not know: give archives "
         "names that differ in more.",
     )
+
+
+PLACE_PROBES: Final = (
+    probe_filesystem,
+    probe_free_space,
+    probe_free_inodes,
+    probe_one_filesystem,
+    probe_name_length,
+    probe_names,
+    probe_name_case,
+)
+"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

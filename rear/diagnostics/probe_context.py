@@ -1,4 +1,4 @@
-"""Where the probes of the doctor work: a folder of its own, and the processes in it."""
+"""The place in which the probes of the doctor work: a folder of its own, and second processes in it."""
 
 from __future__ import annotations
 

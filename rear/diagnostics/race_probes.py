@@ -211,3 +211,7 @@ def _stuck(judge: Judge, whose: str) -> Finding:
         "on, nothing is lost.",
         DEAD_LOCK_SECONDS,
     )
+
+
+RACE_PROBES: Final = (probe_exclusive_create, probe_rename, probe_rename_over, probe_locks)
+"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

@@ -340,8 +340,7 @@ def _attention(status: BaseStatus) -> Iterator[Attention]:
     if gone:
         members = status.backlog["crashed"].members + status.backlog["stale"].members
         yield Attention(
-            "crashed_workers",
-            f"{counted(gone, 'crashed worker')} left {counted(members, 'member')}: run rear scavenge",
+            "crashed_workers", f"{counted(gone, 'crashed worker')} left {counted(members, 'member')}: run rear scavenge"
         )
     leader = status.leader
     is_led = leader is not None and leader.state in ("live", "unconfirmed")

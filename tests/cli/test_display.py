@@ -19,8 +19,9 @@ from rear import events
 from rear.cli.display.cells import Column, aligned, row, shortened
 from rear.cli.display.follow import follow, show
 from rear.cli.display.lines import REMINDER_SECONDS, Lines, progress_line
-from rear.cli.display.progress import ARCHIVE_LIMIT, FINDINGS_KEPT, PAIR_LIMIT, Progress
+from rear.cli.display.progress import FINDINGS_KEPT, Progress
 from rear.cli.display.screen_parts import clock_text, frame, share
+from rear.cli.display.screen_rows import ARCHIVE_LIMIT, PAIR_LIMIT
 from rear.cli.display.summary import summary_lines, summary_of
 from rear.cli.display.wording import describe
 from rear.cli.outlet import Outlet
@@ -172,8 +173,8 @@ def test_memory_is_bounded_however_much_there_is(state: str) -> None:
     assert len(progress.pairs) <= PAIR_LIMIT
     assert len(progress.archives) <= ARCHIVE_LIMIT
     assert len(progress.findings) == FINDINGS_KEPT
-    assert len(progress.pairs) + sum(progress.more_pairs.values()) == 2 * count, "the rest is counted"
-    assert len(progress.archives) + progress.more_archives == count
+    assert len(progress.pairs) + sum(progress.pairs.more.values()) == 2 * count, "the rest is counted"
+    assert len(progress.archives) + progress.archives.more == count
     assert progress.merged_archives == count
     shown_text = text_of(progress, 100, 40)
     assert "h/9999-0".partition("/")[2] in shown_text, "the busiest one comes first"

@@ -245,4 +245,5 @@ def test_the_version_comes_with_the_versions_that_matter() -> None:
 def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from rear.cli.commands import version
 
-    assert version._installed("no-such-package-at-all", "zstd") == "not installed: pip install 'rear[zstd]'"
+    monkeypatch.setitem(version._EXTRAS, "no-such-package-at-all", "zstd")
+    assert version._installed("no-such-package-at-all") == "not installed: pip install 'rear[zstd]'"

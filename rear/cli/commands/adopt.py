@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.exit import ATTENTION, say
 from rear.cli.options import Quiet, seconds
-from rear.core.text import BINARY, shown, size_text
+from rear.core.text import BINARY, size_text
 
 if TYPE_CHECKING:
     from rear.events import Adopted, Event
@@ -67,9 +67,9 @@ def _told(events: Iterator[Event], *, quiet: bool) -> Iterator[Event]:
     for event in events:
         match event:
             case Waiting() if not quiet:
-                _say(f"waiting for {event.wait_seconds:.0f} s at most: {event.reason}")
+                say(f"waiting for {event.wait_seconds:.0f} s at most: {event.reason}")
             case Adopted() if not quiet:
-                _say(_summary(event))
+                say(_summary(event))
         yield event
 
 
@@ -83,7 +83,3 @@ def _summary(event: Adopted) -> str:
     parts += [f"{count:,} {what}" for what, count in counts.items() if count]
     parts += ["salvaged"] * event.is_salvaged + ["deleted"] * event.is_deleted
     return ", ".join(parts)
-
-
-def _say(line: str) -> None:
-    typer.echo(shown(line), err=True)

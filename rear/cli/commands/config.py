@@ -14,10 +14,7 @@ from rear.core.text import shown
 JSON_VERSION: Final = 1
 
 
-def config(
-    base: Annotated[str, base_argument("The base.")] = ".",
-    as_json: JsonObject = False,
-) -> None:
+def config(base: Annotated[str, base_argument("The base.")] = ".", as_json: JsonObject = False) -> None:
     """Show the settings of a base, and where each comes from.
 
     An option of a command or an argument in Python comes first; then an environment variable (REAR_SYNC for sync);

@@ -11,7 +11,7 @@ import typer
 
 from rear.cli.exit import note, report
 from rear.cli.listing.member_lines import iso_time_ns, long_line, method_name
-from rear.cli.listing.selection import Lines
+from rear.cli.listing.selection import LineWriter
 from rear.cli.options import JsonLines, moment, size_bytes
 from rear.core.text import shown
 from rear.errors import UsageError
@@ -92,9 +92,9 @@ def find(
     )
     view = _json if as_json else _long_line if long else _line
     if null:
-        Lines().write_exact(member.path for member in found)
+        LineWriter().write_exact(member.path for member in found)
     else:
-        with Lines() as lines:
+        with LineWriter() as lines:
             lines.write_all(map(view, found))
     status = _tell_problems(found)
     if status:

@@ -26,8 +26,7 @@ def fsck(
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Read every member, and check its size and CRC-32.")] = False,
     output: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="One archive: write it anew as FILE, which must not exist."),
+        str | None, typer.Option(metavar="FILE", help="One archive: write it anew as FILE, which must not exist.")
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")

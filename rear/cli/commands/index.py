@@ -13,7 +13,7 @@ import typer
 
 from rear.cli.exit import ATTENTION, note
 from rear.cli.listing.member_lines import iso_time_ns
-from rear.cli.listing.selection import Lines, split
+from rear.cli.listing.selection import LineWriter, split
 from rear.cli.options import JsonObject
 from rear.core.text import BINARY, shown, size_text
 from rear.errors import NotLeaderError, UsageError
@@ -76,7 +76,7 @@ def _show(path: str, *, as_json: bool) -> None:
     from rear.fsck.reindex import index_state
 
     state = index_state(path)
-    with Lines() as lines:
+    with LineWriter() as lines:
         if as_json:
             lines.write(json.dumps(_as_json(state)))
         else:

@@ -27,7 +27,7 @@ from rear.cli.listing.levels import (
 )
 from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
 from rear.cli.listing.pending import list_pending
-from rear.cli.listing.selection import PATTERN_HELP, Lines, positions, split
+from rear.cli.listing.selection import PATTERN_HELP, LineWriter, positions, split
 from rear.cli.listing.tree import write_tree
 from rear.cli.options import JsonLines
 from rear.core.text import BINARY, shown, size_text
@@ -142,7 +142,7 @@ def ls(
         by_size=by_size,
         reverse=reverse,
     )
-    with Lines() as lines:
+    with LineWriter() as lines:
         if pending:
             status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
@@ -163,7 +163,7 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
         raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
 
 
-def _list_members(lines: Lines, path: str, given: list[str], options: ListingOptions) -> int:
+def _list_members(lines: LineWriter, path: str, given: list[str], options: ListingOptions) -> int:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
     with open_committed(selection.archive) as archive:
@@ -190,7 +190,7 @@ def _list_members(lines: Lines, path: str, given: list[str], options: ListingOpt
     return 0
 
 
-def _stream_members(lines: Lines, archive: Archive, patterns: Patterns, options: ListingOptions) -> None:
+def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, options: ListingOptions) -> None:
     """Write members as they come, a million of them in little memory."""
     if not (options.long or options.as_json or options.by_time or options.by_size):
         names: Iterable[str] = map(itemgetter(1), archive.names())
@@ -222,7 +222,9 @@ def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions)
     return _item_line(item_of(entry, about=about_of(archive, entry) if options.metadata else ""), options)
 
 
-def _write_sorted(lines: Lines, archive: Archive, entries: Iterable[CentralEntry], options: ListingOptions) -> None:
+def _write_sorted(
+    lines: LineWriter, archive: Archive, entries: Iterable[CentralEntry], options: ListingOptions
+) -> None:
     # The lines and an array of keys: of a million members, entries would take four times the memory.
     keys, texts = array("q"), []
     for position, entry in enumerate(entries):
@@ -250,7 +252,7 @@ def _in_order(found: Iterable[Item], options: ListingOptions) -> list[Item]:
     return items
 
 
-def _write_items(lines: Lines, found: Iterable[Item], options: ListingOptions) -> None:
+def _write_items(lines: LineWriter, found: Iterable[Item], options: ListingOptions) -> None:
     """Write a list in order, in columns where they are wanted."""
     items = _in_order(found, options)
     if options.null:
@@ -267,7 +269,7 @@ def _write_items(lines: Lines, found: Iterable[Item], options: ListingOptions) -
     lines.flush()
 
 
-def _list_archives(lines: Lines, folder: str, patterns: Patterns, options: ListingOptions) -> int:
+def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: ListingOptions) -> int:
     is_level = options.depth is not None and not patterns
     is_names = options.tree or options.null or (not options.long and (is_level or options.columns))
     found = ArchiveItems(folder, patterns, counted=not is_names)

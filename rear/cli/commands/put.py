@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from rear.cli.exit import report
+from rear.cli.exit import report, say
 from rear.cli.options import Compression, Meta, Quiet
 from rear.cli.targets import metadata_of, place_of
 from rear.core.names import split_into
-from rear.core.text import counted, shown
+from rear.core.text import counted
 from rear.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ _NAMED_LIMIT: Final = 20
 
 def put(
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="Files, and directories with -r; '-' is standard input."),
+        list[str], typer.Argument(metavar="SOURCE...", help="Files, and directories with -r; '-' is standard input.")
     ],
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="BASE/ar.zip/NAME, or BASE/ar.zip/FOLDER/, or BASE/ar.zip.")
@@ -44,8 +43,7 @@ def put(
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too, with all below them.")] = False,
     move: Annotated[
-        bool,
-        typer.Option("--move", help="Remove each source once its bytes are on stable storage and were read back."),
+        bool, typer.Option("--move", help="Remove each source once its bytes are on stable storage and were read back.")
     ] = False,
     meta: Meta = None,
     compression: Compression = None,
@@ -83,7 +81,7 @@ def put(
         _tell(acknowledged)
         raise typer.Exit(status)
     if not quiet:
-        _say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
+        say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
 
 
 def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
@@ -143,12 +141,8 @@ def _is_of(error: OSError, source: str) -> bool:
 
 def _tell(acknowledged: list[str]) -> None:
     """Say what is safe when not all is."""
-    _say(f"{counted(len(acknowledged), 'file')} archived before that" + (", and safe:" if acknowledged else ""))
+    say(f"{counted(len(acknowledged), 'file')} archived before that" + (", and safe:" if acknowledged else ""))
     for path in acknowledged[:_NAMED_LIMIT]:
-        _say(f"  {path}")
+        say(f"  {path}")
     if len(acknowledged) > _NAMED_LIMIT:
-        _say(f"  … and {len(acknowledged) - _NAMED_LIMIT:,} more, in the order of their names")
-
-
-def _say(line: str) -> None:
-    typer.echo(shown(line), err=True)
+        say(f"  … and {len(acknowledged) - _NAMED_LIMIT:,} more, in the order of their names")

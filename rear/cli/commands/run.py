@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rear.cli.exit import report
+from rear.cli.exit import report, say
 from rear.cli.options import BaseOption, Compression, Meta
 from rear.cli.targets import metadata_of
-from rear.core.text import shown
 
 
 def run(
@@ -66,6 +65,6 @@ def run(
     for failure in ended.failures:
         status = report(failure) or status
     if ended.kept is not None:
-        typer.echo(shown(f"rear: what could not be archived is in {ended.kept}: put it there by hand"), err=True)
+        say(f"rear: what could not be archived is in {ended.kept}: put it there by hand")
     if ended.exit_status or status:
         raise typer.Exit(ended.exit_status or status)

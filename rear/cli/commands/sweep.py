@@ -30,8 +30,7 @@ def sweep(
         ),
     ] = None,
     delete: Annotated[
-        bool,
-        typer.Option("--delete", help="Remove each file once its bytes are read back from the committed archive."),
+        bool, typer.Option("--delete", help="Remove each file once its bytes are read back from the committed archive.")
     ] = False,
     include: Annotated[
         list[str] | None,

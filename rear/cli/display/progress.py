@@ -1,4 +1,4 @@
-"""Where a scavenge, a check or a sweep is: state made of events alone, in bounded memory, for whoever shows it.
+"""The progress of a scavenge, a check or a sweep: state made of events alone, in bounded memory, for whoever shows it.
 
 No terminal and no clock of its own: `Progress.take` is given each event and the time at which it came.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rear.cli.display.estimate import STEP_OF, Estimate
-from rear.cli.display.screen_rows import ArchiveLine, FindingRow, PairLine
+from rear.cli.display.screen_rows import ArchiveRows, FindingRow, PairLine, PairRows
 from rear.cli.display.wording import describe, label_of, style_of
 from rear.core.problems import Outcome, Problem, outcome_of
 from rear.events import (
@@ -33,16 +33,12 @@ from rear.events import (
     RolledForward,
     RolledOver,
     RoundStarted,
-    SourceDeleted,
     SourceLeft,
     Started,
     Swept,
     Torn,
 )
 
-PAIR_LIMIT: Final = 1_000
-ARCHIVE_LIMIT: Final = 1_000
-"""So many lines are kept at most; of more, the least busy ones are only counted."""
 FINDINGS_KEPT: Final = 200
 FINDINGS_LISTED: Final = 10
 """Of each label so many are kept for the summary, the first ones."""
@@ -79,14 +75,11 @@ class Progress:
         self.known_members = self.known_bytes = self.checked_members = 0
         self.merged_members = self.merged_bytes = self.merged_archives = 0
         self.planned_members = self.planned_bytes = 0
-        self.duplicates = self.set_aside = 0
-        self.collected_files = self.collected_bytes = self.deleted_files = 0
+        self.duplicates = self.collected_files = self.collected_bytes = 0
         #: Pairs, and their members, by how their workers ended.
         self.ended: dict[str, tuple[int, int]] = {}
-        self.archives: dict[str, ArchiveLine] = {}
-        self.pairs: dict[str, PairLine] = {}
-        self.more_pairs: Counter[str] = Counter()
-        self.more_archives = 0
+        self.archives = ArchiveRows()
+        self.pairs = PairRows()
         #: By what is common to their reasons; and the last reason of each in full.
         self.left_alone: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
@@ -99,9 +92,7 @@ class Progress:
         self._estimate = Estimate()
         #: Bytes of rounds before, and of this round: handled by merges that have ended, and by the one at work.
         self._settled_bytes = self._round_bytes = self._at_work_bytes = 0
-        self._round_end_bytes = self._round_end_members = 0
-        self._archive: ArchiveLine | None = None
-        self._pair: PairLine | None = None
+        self._round_end_bytes = 0
 
     # ---- events
 
@@ -155,49 +146,16 @@ class Progress:
             self._end_round()
         elif subject is not None and phase not in ("reading", "tidying"):
             self._end_check()
-            line = self._at(subject)
+            line = self.archives.at(subject)
             if phase != "comparing" or line.state in ("", "checked"):
                 line.state = phase
 
-    def _at(self, archive: str) -> ArchiveLine:
-        """Return the line of the archive that is at work now."""
-        if self._archive is None or self._archive.archive != archive:
-            self._end_archive()
-            line = self.archives.get(archive)
-            if line is None:
-                line = self.archives[archive] = ArchiveLine(archive, "")
-                self._forget_archives()
-            self._archive = line
-            line.is_busy = True
-        return self._archive
-
-    def _end_archive(self) -> None:
-        line, self._archive = self._archive, None
-        if line is not None:
-            line.is_busy = False
-            if line.state in ("planning", "indexing"):
-                line.state = "merged" if line.members else "nothing new"
-            elif line.state in ("inspecting", "comparing", "rebuilding"):
-                line.state = {"inspecting": "checked", "comparing": "whole", "rebuilding": "rebuilt"}[line.state]
-
-    def _forget_archives(self) -> None:
-        if len(self.archives) <= ARCHIVE_LIMIT:
-            return
-        quiet = [line for line in self.archives.values() if not line.is_busy and line.state != "refused"]
-        quiet.sort(key=lambda line: line.size_bytes)
-        for line in quiet[: ARCHIVE_LIMIT // 2]:
-            del self.archives[line.archive]
-            self.more_archives += 1
-
     def _on_round_started(self, event: RoundStarted) -> None:
-        for pair in [line.pair for line in self.pairs.values() if line.state in ("closed", "crashed", "stale")]:
-            # What could not be merged has gone back to the inbox.
-            del self.pairs[pair]
-        self.more_pairs = Counter({"live": self.more_pairs["live"], "waits": self.more_pairs["waits"]})
+        self.pairs.begin_round()
         self.claimed_pairs += event.pairs
         self.known_members += event.members
         self.known_bytes += event.size_bytes
-        self._round_end_bytes, self._round_end_members = self.known_bytes, self.known_members
+        self._round_end_bytes = self.known_bytes
         self._round_bytes = self._at_work_bytes = 0
 
     def _on_claimed(self, event: Claimed) -> None:
@@ -205,42 +163,25 @@ class Progress:
         if self.phase != "checking":
             self.phase, self.phase_started = "checking", self.last
         self.phase_subject, self.phase_done, self.phase_total = event.pair, 0, event.members
-        line = PairLine(event.pair, event.state, event.members, event.size_bytes, is_busy=True)
-        self._pair = self._add_pair(line)
+        self.pairs.begin(PairLine(event.pair, event.state, event.members, event.size_bytes, is_busy=True))
         pairs, members = self.ended.get(event.state, (0, 0))
         self.ended[event.state] = pairs + 1, members + event.members
         if self.is_dry_run:
             self.known_members += event.members
             self.known_bytes += event.size_bytes
 
-    def _add_pair(self, line: PairLine) -> PairLine:
-        self.pairs[line.pair] = line
-        if len(self.pairs) > PAIR_LIMIT:
-            ranked = sorted(self.pairs.values(), key=lambda line: line.rank)
-            for least in ranked[PAIR_LIMIT // 2 :]:
-                self.more_pairs[least.state] += 1
-                del self.pairs[least.pair]
-        return line
-
     def _end_check(self) -> None:
-        line, self._pair = self._pair, None
-        if line is not None:
-            line.is_busy = False
-            self.checked_members += line.members - line.checked
-            line.checked = line.members
+        self.checked_members += self.pairs.end()
 
     def _on_left_alone(self, event: LeftAlone) -> None:
         lives = event.code in ("worker-lives", "file-open")
         common = event.reason.partition("; ")[0]
         self.left_alone[common] += 1
         self.reasons[common] = event.reason
-        if len(self.pairs) < PAIR_LIMIT // 2:
-            self.pairs[event.pair] = PairLine(event.pair, "live" if lives else "waits")
-        else:
-            self.more_pairs["live" if lives else "waits"] += 1
+        self.pairs.add_waiting(event.pair, "live" if lives else "waits")
 
     def _on_planned(self, event: Planned) -> None:
-        line = self._at(event.archive)
+        line = self.archives.at(event.archive)
         line.coming_members, line.coming_bytes, line.copied_bytes = event.members, event.size_bytes, 0
         self.duplicates += event.duplicates
         self.planned_members += event.members
@@ -249,14 +190,14 @@ class Progress:
             line.state = "would be merged"
 
     def _on_copied(self, event: Copied) -> None:
-        line = self._at(event.archive)
+        line = self.archives.at(event.archive)
         line.copied_bytes, line.coming_bytes = event.copied_bytes, event.size_bytes
         self.phase_done, self.phase_total = event.copied_bytes, event.size_bytes
         self._at_work_bytes = event.copied_bytes
         self._estimate.sample(self.last, self.done_bytes)
 
     def _on_merged(self, event: Merged) -> None:
-        line = self._at(event.archive)
+        line = self.archives.at(event.archive)
         self.merged_archives += not line.members
         line.members += event.members
         line.size_bytes += event.size_bytes
@@ -270,17 +211,14 @@ class Progress:
         self._estimate.sample(self.last, self.done_bytes)
 
     def _end_round(self) -> None:
-        self._end_archive()
+        self.archives.end()
         # Of what was claimed, some was there already or had to be set aside: it is done with, too.
         self._settled_bytes, self._round_bytes, self._at_work_bytes = self._round_end_bytes, 0, 0
 
     def _on_cleared(self, event: Cleared) -> None:
         self.cleared_pairs += 1
         self.phase_done += self.phase == "clearing"
-        line = self.pairs.pop(event.pair, None)
-        if line is None:
-            state = "closed" if self.more_pairs["closed"] else "crashed"
-            self.more_pairs[state] = max(self.more_pairs[state] - 1, 0)
+        self.pairs.remove(event.pair)
 
     def _on_bad_member(self, event: Lost | Torn) -> None:
         line = self.pairs.get(event.pair)
@@ -288,29 +226,21 @@ class Progress:
             line.bad += 1
 
     def _on_damaged(self, event: Damaged) -> None:
-        line = self.pairs.get(event.pair) or self._add_pair(PairLine(event.pair, "quarantined"))
+        line = self.pairs.get(event.pair) or self.pairs.add(PairLine(event.pair, "quarantined"))
         line.state = "quarantined"
 
     def _on_refused(self, event: Refused) -> None:
         if event.subject in self.pairs:
             self.pairs[event.subject].state = "refused"
         elif event.subject in self.archives:
-            line = self.archives[event.subject]
-            line.state, line.is_busy = "refused", False
-            line.coming_members = line.coming_bytes = line.copied_bytes = 0
+            self.archives.refuse(event.subject)
             self._at_work_bytes = 0
-            if self._archive is line:
-                self._archive = None
 
     def _on_rolled(self, event: RolledBack | RolledForward) -> None:
-        self._at(event.archive).state = "undone" if isinstance(event, RolledBack) else "completed"
+        self.archives.at(event.archive).state = "undone" if isinstance(event, RolledBack) else "completed"
 
     def _on_rolled_over(self, event: RolledOver) -> None:
-        line = self.archives.pop(event.archive, None)
-        if line is not None:
-            line.archive, line.state, line.is_busy = event.renamed_to, "full", False
-            self.archives[event.renamed_to] = line
-        self._archive = None
+        self.archives.rename(event.archive, event.renamed_to)
 
     def _on_problem(self, event: Problem) -> None:
         line = self.archives.get(event.subject)
@@ -321,16 +251,13 @@ class Progress:
         self.collected_files += 1
         self.collected_bytes += event.size_bytes
 
-    def _on_source_deleted(self, event: SourceDeleted) -> None:
-        self.deleted_files += 1
-
     def _on_source_left(self, event: SourceLeft) -> None:
         self.left_alone[event.reason] += 1
         self.reasons[event.reason] = event.reason
 
     def _on_end(self, event: Finished | Checked | Swept) -> None:
         self._end_check()
-        self._end_archive()
+        self.archives.end()
         self.end = event
 
     # ---- what follows from them
@@ -414,7 +341,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {
     RolledOver: Progress._on_rolled_over,
     Problem: Progress._on_problem,
     Collected: Progress._on_collected,
-    SourceDeleted: Progress._on_source_deleted,
     SourceLeft: Progress._on_source_left,
     Finished: Progress._on_end,
     Checked: Progress._on_end,

@@ -103,11 +103,7 @@ class Screen:
         try:
             width, height = self._console.size = self._size()
             lines = frame(
-                self._progress,
-                time.monotonic(),
-                width=width,
-                height=height,
-                is_ascii=self._console.options.ascii_only,
+                self._progress, time.monotonic(), width=width, height=height, is_ascii=self._console.options.ascii_only
             )
         finally:
             self.lock.release()

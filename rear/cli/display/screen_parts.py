@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from rear.cli.display.cells import Column, row, shortened
 from rear.cli.display.progress import Progress
@@ -48,6 +47,8 @@ _PAIR_STYLES: Final = {
 _BUSY: Final = "bold cyan"
 
 Section = Callable[[Progress, int, int], "list[Text]"]
+Cells = list[tuple[str, str]]
+Line = TypeVar("Line", ArchiveLine, PairLine)
 
 
 def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: bool = False) -> list[Text]:
@@ -63,9 +64,9 @@ def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: 
     head = _head(progress, now, width)[: max(height, 0)]
     sections: list[tuple[int, Section]] = []
     if progress.archives:
-        sections.append((len(progress.archives) + progress.more_archives, _archives))
+        sections.append((len(progress.archives) + progress.archives.more, _archives))
     if progress.pairs:
-        sections.append((len(progress.pairs) + sum(progress.more_pairs.values()), _pairs))
+        sections.append((len(progress.pairs) + sum(progress.pairs.more.values()), _pairs))
     if progress.findings:
         sections.append((sum(progress.found.values()), _findings))
     lines = head
@@ -178,35 +179,27 @@ def _amounts(progress: Progress, width: int) -> str:
 
 
 def _archives(progress: Progress, width: int, rows: int) -> list[Text]:
+    is_wide = width >= _WIDE
     columns = [Column("FINAL ARCHIVE", 0), Column("MEMBERS", 11, True)]
-    if width >= _WIDE:
-        columns += [Column("BYTES IN", 9, True), Column("SIZE", 9, True)]
-    columns.append(Column("STATE", 14 if width >= _WIDE else 12))
-    lines = [_titles(columns, width)]
-    ordered = sorted(progress.archives.values(), key=lambda line: (not line.is_busy, line.state != "refused"))
-    total = len(ordered) + progress.more_archives
-    shown = _shown(total, rows)
-    for line in _latest(ordered, shown):
-        size = "" if line.archive_size_bytes is None else size_text(line.archive_size_bytes)
-        members = f"{line.members or line.coming_members:,}" if line.members or line.coming_members else ""
+    columns += [Column("BYTES IN", 9, True), Column("SIZE", 9, True)] * is_wide
+    columns.append(Column("STATE", 14 if is_wide else 12))
+
+    def cells(line: ArchiveLine) -> Cells:
+        members = line.members or line.coming_members
         amount = line.size_bytes + (line.copied_bytes or line.coming_bytes * progress.is_dry_run)
-        cells = [(line.archive, ""), (members, "")]
-        if width >= _WIDE:
-            cells += [(size_text(amount) if amount else "", ""), (size, "")]
-        cells.append((_archive_state(line), _archive_style(line)))
-        lines.append(row(cells, columns, width))
-    if rows > 1 and total > shown:
-        states = Counter(line.state for line in _latest(ordered, len(ordered))[shown:])
-        states["merged"] += progress.more_archives
-        lines.append(_more(total - shown, states, width))
-    return lines
+        size = "" if line.archive_size_bytes is None else size_text(line.archive_size_bytes)
+        numbers = [f"{members:,}" if members else ""] + [size_text(amount) if amount else "", size] * is_wide
+        state = (_archive_state(line), _archive_style(line))
+        return [(line.archive, ""), *((number, "") for number in numbers), state]
 
+    def is_first(line: ArchiveLine) -> bool:
+        return line.is_busy or line.state == "refused"
 
-def _latest(ordered: list[ArchiveLine], count: int) -> list[ArchiveLine]:
-    """Return those at work and refused, then the ones that were at work last."""
-    first = [line for line in ordered if line.is_busy or line.state == "refused"][:count]
-    rest = [line for line in ordered if not (line.is_busy or line.state == "refused")]
-    return first + rest[::-1][: max(count - len(first), 0)]
+    # Those at work and refused, then the ones that were at work last.
+    lines = list(progress.archives.values())
+    first = sorted(filter(is_first, lines), key=lambda line: (not line.is_busy, line.state != "refused"))
+    rest = [line for line in reversed(lines) if not is_first(line)]
+    return _Table(columns, width, rows).lines(first + rest, cells, Counter(merged=progress.archives.more))
 
 
 def _archive_state(line: ArchiveLine) -> str:
@@ -227,21 +220,42 @@ def _pairs(progress: Progress, width: int, rows: int) -> list[Text]:
     free = width - state - sum(column.width + 2 for column in numbers) - 4
     columns = [Column("HOST", max(free // 3, 4)), Column("TEMP ARCHIVE", max(free - free // 3, 4))]
     columns += [*numbers, Column("STATE", 0)]
-    lines = [_titles(columns, width)]
-    ordered = sorted(progress.pairs.values(), key=lambda line: line.rank)
-    total = len(ordered) + sum(progress.more_pairs.values())
-    shown = _shown(total, rows)
-    for line in islice(ordered, shown):
+
+    def cells(line: PairLine) -> Cells:
         host, _, worker = line.pair.rpartition("/")
-        cells = [(host, ""), (worker, "")]
         amounts = (f"{line.members:,}" if line.members else "", size_text(line.size_bytes) if line.size_bytes else "")
-        cells += [(amount, "") for amount in amounts[: len(numbers)]]
-        cells.append((pair_state(line), _BUSY if line.is_busy else _PAIR_STYLES[line.state]))
-        lines.append(row(cells, columns, width))
-    if rows > 1 and total > shown:
-        states = Counter(line.state for line in ordered[shown:]) + progress.more_pairs
-        lines.append(_more(total - shown, states, width))
-    return lines
+        state = (pair_state(line), _BUSY if line.is_busy else _PAIR_STYLES[line.state])
+        return [(host, ""), (worker, ""), *((amount, "") for amount in amounts[: len(numbers)]), state]
+
+    ordered = sorted(progress.pairs.values(), key=lambda line: line.rank)
+    return _Table(columns, width, rows).lines(ordered, cells, progress.pairs.more)
+
+
+class _Table(NamedTuple):
+    """A table of at most so many rows below its titles, the last of which counts the others."""
+
+    columns: Sequence[Column]
+    width: int
+    rows: int
+
+    def lines(self, ordered: Sequence[Line], cells: Callable[[Line], Cells], more: Counter[str]) -> list[Text]:
+        """Return the lines of a table.
+
+        Args:
+            ordered: what has a row each, the most important first.
+            cells: text and style of each cell in the row of one of them.
+            more: how many there are beside them, by state.
+        """
+        total = len(ordered) + sum(more.values())
+        shown = _shown(total, self.rows)
+        lines = [row([(column.title, "dim") for column in self.columns], self.columns, self.width)]
+        lines += [row(cells(line), self.columns, self.width) for line in ordered[:shown]]
+        if self.rows > 1 and total > shown:
+            states = Counter(line.state for line in ordered[shown:]) + more
+            words = ", ".join(f"{number:,} {state}" for state, number in states.most_common() if state)
+            text = f"… and {total - shown:,} more" + (f": {words}" if words else "")
+            lines.append(_text(text, self.width, "dim"))
+        return lines
 
 
 def pair_state(line: PairLine) -> str:
@@ -270,12 +284,3 @@ def _findings(progress: Progress, width: int, rows: int) -> list[Text]:
 def _shown(total: int, rows: int) -> int:
     """Return how many rows are shown; the last one counts the others, where there are more rows than one."""
     return rows if total <= rows or rows <= 1 else rows - 1
-
-
-def _titles(columns: Sequence[Column], width: int) -> Text:
-    return row([(column.title, "dim") for column in columns], columns, width)
-
-
-def _more(count: int, states: Counter[str], width: int) -> Text:
-    words = ", ".join(f"{number:,} {state}" for state, number in states.most_common() if state and number)
-    return _text(f"… and {count:,} more" + (f": {words}" if words else ""), width, "dim")

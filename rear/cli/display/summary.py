@@ -132,7 +132,7 @@ def _merged(progress: Progress) -> str:
 
 
 def _planned(progress: Progress) -> str:
-    count = sum(line.state == "would be merged" for line in progress.archives.values()) + progress.more_archives
+    count = sum(line.state == "would be merged" for line in progress.archives.values()) + progress.archives.more
     if not count:
         return "nothing: no temp archive of an ended worker waits"
     size = size_text(progress.planned_bytes)
@@ -142,7 +142,7 @@ def _planned(progress: Progress) -> str:
 def _archives(progress: Progress) -> Iterator[Line]:
     """Yield the archives that got most, as an aligned table."""
     lines = [line for line in progress.archives.values() if line.members or line.state == "would be merged"]
-    if len(lines) + progress.more_archives < 2:
+    if len(lines) + progress.archives.more < 2:
         return
     lines.sort(key=lambda line: -(line.size_bytes or line.coming_bytes))
     rows = []
@@ -153,7 +153,7 @@ def _archives(progress: Progress) -> Iterator[Line]:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for name, members, size, now in rows:
         yield Line("", f"{name:{widths[0]}}  {members:>{widths[1]}}  {size:>{widths[2]}}  {now}".rstrip())
-    more = len(lines) - len(rows) + progress.more_archives
+    more = len(lines) - len(rows) + progress.archives.more
     if more:
         yield Line("", f"… and {counted(more, 'more archive')}")
 

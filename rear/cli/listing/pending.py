@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from rear.cli.exit import report
 from rear.cli.listing.member_lines import iso_time_ns
-from rear.cli.listing.selection import Lines
+from rear.cli.listing.selection import LineWriter
 from rear.core.layout import Layout, find_base, parse_pair
 from rear.core.names import STATE
 from rear.core.records import Pair
@@ -50,7 +50,7 @@ def _scope(path: str) -> _Scope:
     return _Scope(found[0], found[1], "", member)
 
 
-def list_pending(lines: Lines, path: str, patterns: list[str], *, as_json: bool) -> int:
+def list_pending(lines: LineWriter, path: str, patterns: list[str], *, as_json: bool) -> int:
     """Write the members that wait for a scavenger, of a base or a part of it; return the exit status."""
     scope = _scope(path)
     wanted = Patterns([*filter(None, [scope.member]), *patterns])
@@ -77,7 +77,7 @@ def list_pending(lines: Lines, path: str, patterns: list[str], *, as_json: bool)
 
 
 def _write_pending(
-    lines: Lines, scope: _Scope, wanted: Patterns, pair: Pair, journal: Journal, state: str, *, as_json: bool
+    lines: LineWriter, scope: _Scope, wanted: Patterns, pair: Pair, journal: Journal, state: str, *, as_json: bool
 ) -> None:
     for member in journal.pending():
         if not scope.contains(member.archive) or not wanted.matches(member.name):

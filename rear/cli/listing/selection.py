@@ -61,7 +61,7 @@ def positions(archive: Archive, patterns: Patterns) -> Iterator[int]:
     return (position for position, name in archive.names() if matches(name))
 
 
-class Lines:
+class LineWriter:
     """Writes lines to standard output, many at a time; what its encoding lacks is escaped. Use it as a context."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Lines:
         self._lines: list[str] = []
         self._length = 0
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> LineWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

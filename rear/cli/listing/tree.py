@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from rear.cli.listing.selection import Lines
+from rear.cli.listing.selection import LineWriter
 from rear.core.text import shown
 
 #: Deeper parts of a name share a line: a forged name can have 32,768.
 _DEPTH_LIMIT: Final = 64
 
 
-def write_tree(lines: Lines, root: str, names: Iterable[str]) -> None:
+def write_tree(lines: LineWriter, root: str, names: Iterable[str]) -> None:
     """Write a tree of names below ``root``."""
     top: dict[str, Any] = {}
     for name in names:
