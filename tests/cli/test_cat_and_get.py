@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import stat
@@ -12,12 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
 from listings import Result, info, write_zip
+from programs import run_rear, start_rear
 from terminal import on_terminal
 
 REAR = [sys.executable, "-m", "rear"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -54,15 +52,13 @@ def test_cat_of_several_patterns_and_archives(ar: Path) -> None:
 
 
 def test_cat_of_standard_input(ar: Path) -> None:
-    done = subprocess.run(
-        [*REAR, "cat", f"{ar}/README", "-", f"{ar}/logs/a.txt"], input=b"\xff between \n", capture_output=True,
-        env=ENVIRONMENT, check=True,
-    )  # fmt: skip
+    arguments = [f"{ar}/README", "-", f"{ar}/logs/a.txt"]
+    done = run_rear("cat", *arguments, input=b"\xff between \n", text=False, check=True)
     assert done.stdout == b"content of README\xff between \ncontent of logs/a.txt"
 
 
 def test_cat_passes_on_what_comes_at_once() -> None:
-    process = subprocess.Popen([*REAR, "cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    process = start_rear("cat", "-", stdin=subprocess.PIPE, stderr=None, text=False)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"a line\n")
@@ -91,7 +87,7 @@ def test_cat_of_many_members_reads_the_directory_once(tmp_path: Path, monkeypatc
 
 def test_cat_into_a_closed_pipe(large: Path) -> None:
     command = f"{sys.executable} -m rear cat {large}/zeros-0 {large}/zeros-1 | head -c 10; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=ENVIRONMENT, check=True)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"\0" * 10 + b"141\n", b"")
 
 
@@ -114,7 +110,7 @@ def test_get_is_quiet_elsewhere(large: Path, tmp_path: Path) -> None:
     shown = on_terminal("rear", "get", f"{large}/zeros-[01]", "-C", tmp_path / "1", environment={"TERM": "dumb"})
     assert (shown.status, shown.screen) == (0, "")
     command = [*REAR, "get", f"{large}/zeros-[01]", "-C", tmp_path / "2"]
-    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True)
+    done = subprocess.run(command, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
     small = write_zip(tmp_path / "small.zip", "x")
     assert on_terminal("rear", "get", small, "-C", tmp_path / "3").screen == ""
@@ -146,7 +142,7 @@ def test_modes_and_the_umask(tmp_path: Path) -> None:
         (info("d/set", stat.S_IFREG | 0o6751), b""), "made/x",
     )  # fmt: skip
     command = f"umask 027; {sys.executable} -m rear get {path} -C {tmp_path}/out"
-    subprocess.run(["sh", "-c", command], env=ENVIRONMENT, check=True)
+    subprocess.run(["sh", "-c", command], check=True)
     found = {
         name: oct(stat.S_IMODE((tmp_path / "out" / name).stat().st_mode)) for name in ("d", "d/open", "d/set", "made")
     }
@@ -176,6 +172,6 @@ def test_what_find_finds_get_takes(tmp_path: Path) -> None:
     (tmp_path / "base/.rear").mkdir(parents=True)
     write_zip(tmp_path / "base/ar.zip", *names)
     command = f"{' '.join(REAR)} find -0 {tmp_path}/base '3/*' | xargs -0 {' '.join(REAR)} get -C {tmp_path}/out"
-    subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, env=ENVIRONMENT, check=True)
+    subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, check=True)
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.txt"))
     assert found == sorted(name for name in names if name.startswith("3/"))

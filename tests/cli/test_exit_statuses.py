@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from programs import run_code, run_rear
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -225,14 +226,14 @@ def test_help_and_version_load_neither_rich_nor_the_library_of_merges() -> None:
         "try: main()\nexcept SystemExit: pass\n"
         "print([name for name in ('rich', 'sqlite3', 'rear.scavenger.merge') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = run_code(code, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_version_comes_with_the_versions_that_matter() -> None:
     from importlib.metadata import version
 
-    done = subprocess.run([sys.executable, "-m", "rear", "--version"], capture_output=True, text=True, timeout=60)
+    done = run_rear("--version")
     first, *others = done.stdout.splitlines()
     assert (done.returncode, first) == (0, f"rear {rear.__version__}")
     found = {line[:17].strip(): line[17:].strip() for line in others}

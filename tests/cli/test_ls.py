@@ -15,8 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, SUPPORT
+from checkout import SUPPORT
 from listings import Result, info, write_zip
+from programs import start_rear
 from terminal import on_terminal
 
 import rear
@@ -272,10 +273,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_reader_that_leaves(many: Path) -> None:
     for arguments in (["ls"], ["ls", "-0"], ["find"], ["index", "--csv"]):
         command = f"{sys.executable} -m rear {' '.join(arguments)} {many} | head -c 100 >&2; echo ${{PIPESTATUS[0]}}"
-        done = subprocess.run(
-            ["bash", "-c", command], capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert done.stdout == "141\n", arguments
         assert "Traceback" not in done.stderr
         assert "BrokenPipe" not in done.stderr
@@ -300,19 +298,14 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
 
 def test_closed_streams(archive: Path) -> None:
     for closed, is_shown in ((">&-", False), ("2>&-", True), (">&- 2>&-", False), ("<&-", True)):
-        done = subprocess.run(
-            ["sh", "-c", f"{sys.executable} -m rear ls {archive} {closed}"], capture_output=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        command = f"{sys.executable} -m rear ls {archive} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
         assert (done.returncode, done.stderr, bool(done.stdout)) == (0, b"", is_shown)
 
 
 def test_a_terminal_that_disappears(many: Path) -> None:
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "ls", "-lR", many], stdin=slave, stdout=slave, stderr=slave,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
+    process = start_rear("ls", "-lR", many, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     assert os.read(master, 100).startswith(b"-rw")
     os.close(master)
@@ -334,12 +327,9 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
             # Root, but without the right to overrule modes.
             command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
         results = [
-            subprocess.run(
-                [*command, *arguments], capture_output=True, text=True, check=False,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
+            subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
             for arguments in (["ls", base], ["find", base], ["ls", f"{base}/closed.zip"])
-        ]  # fmt: skip
+        ]
     finally:
         (base / "shut").chmod(0o755)
         (base / ".rear").chmod(0o755)

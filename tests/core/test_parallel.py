@@ -14,7 +14,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import SUPPORT
+from bases import check_base, contents, files_below, of_kind, scavenge
 from children import _note_pid, open_and_write, write_from_pool
 from executors import (
     BLOCK,
@@ -35,11 +34,11 @@ from executors import (
     Substituting,
     check,
     content,
-    make_base,
     make_small,
     renew,
 )
-from faults import Failing, check_base, contents, files_below, in_child, scavenge, scratch_folder
+from faults import Failing, in_child
+from programs import run_code, start_rear
 
 import rear
 from rear.core import parallel
@@ -59,20 +58,10 @@ from rear.scavenger.check_tasks import JournaledMembers
 from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
 from rear.worker.pools import open_in_process
 
-SOURCE = Path(rear.__file__).parent.parent
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        make_base(folder / "template")
-        make_base(folder / "crashed", crash=True)
-        yield folder
 
 
 @pytest.fixture
@@ -298,7 +287,7 @@ def test_a_worker_that_cannot_write_is_replaced_by_the_leader(base: Path) -> Non
         executor = Here(lambda arguments, broken=broken: (*arguments[:-1], broken))
         events = scavenge(base, executor=executor, verify=True)
         assert broken.failed
-        assert not [event for event in events if isinstance(event, (Lost, Refused))]
+        assert not of_kind(events, Lost, Refused)
         check(base)
 
 
@@ -344,7 +333,7 @@ def test_bytes_that_a_worker_copied_wrong_do_not_pass_verify(base: Path) -> None
     before = (base / "ar.zip").read_bytes()
     corrupting = Corrupting()
     executor = Here(lambda arguments: (*arguments[:-1], corrupting))
-    [refused] = [event for event in scavenge(base, executor=executor, verify=True) if isinstance(event, Refused)]
+    [refused] = of_kind(scavenge(base, executor=executor, verify=True), Refused)
     assert corrupting.is_done
     assert refused.subject == "ar.zip"
     assert "is not the same after the merge as before it" in refused.reason
@@ -363,7 +352,7 @@ def test_a_process_of_the_pool_is_killed_in_the_middle(
     with Substituting(Killing(tmp_path / "killed", operation)) as executor:
         events = scavenge(base, executor=executor, verify=True)
     assert (tmp_path / "killed").exists()
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
     assert {name: (base / name).read_bytes() for name in plain} == plain
 
@@ -386,7 +375,7 @@ def test_pool_processes_end_with_a_leader_that_is_killed(base: Path, plain: dict
         assert time.monotonic() < deadline, "a process of the pool has outlived the leader"
         time.sleep(0.02)
     events = scavenge(base)
-    assert [event for event in events if isinstance(event, RolledBack)]
+    assert of_kind(events, RolledBack)
     check(base)
 
 
@@ -416,8 +405,8 @@ def test_what_a_crashed_worker_left_is_checked_the_same(base: Path, kind: Callab
             file.truncate(os.path.getsize(temp_archive) - 5_000)
         events = scavenge(base, executor=executor)
         kinds = (Lost, Torn, Recovered, Renamed, Merged)
-        said.append([event for event in events if isinstance(event, kinds)])
-        assert len([event for event in events if isinstance(event, (Lost, Torn))]) >= 3
+        said.append(of_kind(events, kinds))
+        assert len(of_kind(events, Lost, Torn)) >= 3
     assert [str(event) for event in said[0]] == [str(event) for event in said[1]]
 
 
@@ -426,7 +415,7 @@ def test_members_of_many_small_pairs_are_checked_together(base: Path) -> None:
         assert in_child(functools.partial(write_and_die, base, number)) == -signal.SIGKILL
     with Here() as executor:
         events = scavenge(base, executor=executor)
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     asked = [task for task in executor.tasks if isinstance(task, tuple) and isinstance(task[0], JournaledMembers)]
     assert any(len(parts) > 1 for parts in asked)
     assert {part.path for parts in asked for part in parts} != set()
@@ -452,7 +441,7 @@ def test_an_executor_without_a_codec_or_with_an_old_view_loses_nothing(base: Pat
     executor = Here(lambda arguments: (*arguments[:-1], Blind()))
     events = scavenge(base, executor=executor, verify=True)
     assert executor.submitted > 3
-    assert not [event for event in events if isinstance(event, (Lost, Torn, Refused))]
+    assert not of_kind(events, Lost, Torn, Refused)
     check(base)
 
 
@@ -477,7 +466,7 @@ def test_a_deep_check_finds_the_same_on_any_executor(damaged: Path, kind: Callab
         assert list(inspect(damaged, deep=True, parallel=Parallel(executor))) == alone
         assert list(check_archive_file(damaged, deep=True, executor=executor)) == alone
     if isinstance(executor, Here):
-        parts = [task for task in executor.tasks if isinstance(task, ListedMembers)]
+        parts = of_kind(executor.tasks, ListedMembers)
         assert len(parts) > 4, "one archive is checked by several"
         assert max(len(pickle.dumps(part)) for part in parts) < 64 << 10
 
@@ -548,7 +537,7 @@ def test_a_deep_check_of_odd_archives_is_the_same(tmp_path: Path, make: Callable
     with Here() as executor:
         assert list(inspect(path, deep=True, parallel=Parallel(executor))) == alone
     assert executor.submitted
-    asked = [task for task in executor.tasks if isinstance(task, ListedMembers)]
+    asked = of_kind(executor.tasks, ListedMembers)
     assert sum(entry.compressed_size for task in asked for entry in task.entries) <= path.stat().st_size
     assert list(inspect(path, deep=True, parallel=Parallel(Hopeless(CancelledError())))) == alone
 
@@ -588,7 +577,7 @@ def test_a_deep_check_whose_process_is_killed(damaged: Path, tmp_path: Path) -> 
 def test_a_check_of_a_base_on_an_executor(base: Path) -> None:
     renew(base, "crashed")
     with ThreadPoolExecutor(2) as executor:
-        problems = [event for event in fsck(base, deep=True, executor=executor) if isinstance(event, Problem)]
+        problems = of_kind(fsck(base, deep=True, executor=executor), Problem)
     assert {problem.outcome for problem in problems} <= {"repaired", "noted"}
     check(base)
     archive = base / "ar.zip"
@@ -597,20 +586,12 @@ def test_a_check_of_a_base_on_an_executor(base: Path) -> None:
     data[at] ^= 1
     archive.write_bytes(data)
     with Here() as counted:
-        found = [event for event in fsck(base, deep=True, executor=counted) if isinstance(event, Problem)]
+        found = of_kind(fsck(base, deep=True, executor=counted), Problem)
     assert [(problem.code, problem.name) for problem in found] == [("member-data-damaged", "one/7.bin")]
     assert counted.submitted
 
 
 # ---- the command line
-
-
-def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "rear", *map(str, arguments)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -641,19 +622,19 @@ def large_content(number: int) -> bytes:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_jobs(large: Path, jobs: int) -> None:
     base = renew(large.with_name("base"), "large")
-    status, said = ended(command("scavenge", base, "--verify", "--jobs", jobs))
+    status, said = ended(start_rear("scavenge", base, "--verify", "--jobs", jobs))
     assert status == 0, said
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert len(archive.namelist()) == 75
         for number in range(75):
             assert archive.read(f"{number}.bin") == large_content(number)
     assert files_below(Layout(base).intents) == []
-    assert ended(command("fsck", "--deep", "--jobs", jobs, base))[0] == 0
-    assert ended(command("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))[0] == 0
+    assert ended(start_rear("fsck", "--deep", "--jobs", jobs, base))[0] == 0
+    assert ended(start_rear("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))[0] == 0
     with open(base / "ar.zip", "r+b") as file:
         file.seek(100 << 20)
         file.write(b"damage")
-    status, said = ended(command("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))
+    status, said = ended(start_rear("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))
     assert status == 4
     assert "member-data-damaged" in said
     shutil.rmtree(base)
@@ -662,7 +643,7 @@ def test_jobs(large: Path, jobs: int) -> None:
 def test_ctrl_c_ends_everything_at_once(large: Path) -> None:
     """All processes of the terminal get the signal."""
     base = renew(large.with_name("base"), "large")
-    process = command("scavenge", base, "--verify", "--jobs", 2, start_new_session=True)
+    process = start_rear("scavenge", base, "--verify", "--jobs", 2, start_new_session=True)
     deadline = time.monotonic() + 30
     # In the middle of a merge: a copy is registered.
     while not list(Layout(base).intents.glob("*.copying")):
@@ -676,7 +657,7 @@ def test_ctrl_c_ends_everything_at_once(large: Path) -> None:
     assert not _group_lives(process.pid)
     assert not (base / "ar.zip").exists()
     assert files_below(Layout(base).intents) == []
-    assert ended(command("scavenge", base))[0] == 0
+    assert ended(start_rear("scavenge", base))[0] == 0
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 75
@@ -703,7 +684,7 @@ def _group_lives(group: int) -> bool:
 )
 @pytest.mark.parametrize("name", ["scavenge", "fsck"])
 def test_options_that_cannot_be(base: Path, name: str, arguments: list[str], said: str) -> None:
-    status, output = ended(command(name, base, *arguments))
+    status, output = ended(start_rear(name, base, *arguments))
     assert status in (2, 8)
     assert said in output
     assert "Traceback" not in output
@@ -717,11 +698,7 @@ def test_little_work_starts_no_process(base: Path) -> None:
         "    for event in rear.scavenge(sys.argv[1], executor=pool): pass\n"
         "    print(len(pool._processes))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(base)], env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "0"
+    assert run_code(code, base, check=True).stdout.strip() == "0"
     check(base)
 
 
@@ -800,18 +777,13 @@ def test_joblib(tmp_path: Path) -> None:
     base = tmp_path / "base"
     code = (
         "import sys, joblib\n"
-        "sys.path.insert(0, sys.argv[2])\n"
         "from children import write_from_pool\n"
         "from rear.worker.pools import open_in_process\n"
         "if __name__ == '__main__':\n"
         "    with joblib.parallel_config('loky', n_jobs=2, initializer=open_in_process, initargs=(sys.argv[1],)):\n"
         "        joblib.Parallel()(joblib.delayed(write_from_pool)(number) for number in range(20))\n"
     )
-    path = os.pathsep.join([str(SOURCE), str(SUPPORT)])
-    subprocess.run(
-        [sys.executable, "-c", code, str(base), str(SUPPORT)],
-        env={**os.environ, "PYTHONPATH": path}, timeout=60, check=True,
-    )  # fmt: skip
+    run_code(code, base, check=True)
     assert joblib.__version__
     deadline = time.monotonic() + 30
     while any(read_journal(path).closed is None for path in Layout(base).inbox.glob("*/*.journal")):

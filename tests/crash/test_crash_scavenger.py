@@ -12,39 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crash_scavenger import EXPECTED, check, make_base, renew
+from bases import check_base, contents, of_kind, renew, scavenge
+from crash_scavenger import EXPECTED, check, make_base
 from faults import (
     Point,
     RecordProperty,
     Tampered,
-    check_base,
-    contents,
+    after,
     dying_at,
     in_child,
     killed_at,
     needs_strace,
-    scavenge,
-    scratch_folder,
     some,
     traced_calls,
 )
 
-import rear
 from rear.events import Lost
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 @pytest.fixture
@@ -70,11 +60,9 @@ def test_killed_at_every_operation(base: Path, template: Path, record_property: 
         renew(base, template)
         assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
         events = scavenge(base)
-        try:
-            assert not [event for event in events if isinstance(event, Lost)]
+        with after(f"killed at {point}"):
+            assert not of_kind(events, Lost)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     record_property("crash_points", len(points))
     print(f"{len(points)} crash points")
 
@@ -86,25 +74,20 @@ def test_recovery_is_killed_four_times(base: Path, template: Path, record_proper
     for point in points:
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
-        state = base.parent / "state"
-        shutil.rmtree(state, ignore_errors=True)
-        shutil.copytree(base, state)
+        state = renew(base.parent / "state", base)
         recovery = Tampered()
         scavenge(base, storage=recovery)
         for number in range(4):
-            shutil.rmtree(base)
-            shutil.copytree(state, base)
+            renew(base, state)
             # Each of the four dies later than the one before it, all within what one recovery does.
             for later in range(4):
                 died_at = len(recovery.points) * (4 * later + number) // 16
                 in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
                 count += 1
             events = scavenge(base)
-            try:
-                assert not [event for event in events if isinstance(event, Lost)]
+            with after(f"killed at {point}, recovery {number}"):
+                assert not of_kind(events, Lost)
                 check(base)
-            except AssertionError as error:
-                raise AssertionError(f"killed at {point}, recovery {number}: {error}") from error
     record_property("crash_points", count)
     print(f"{count} recoveries killed")
 
@@ -130,10 +113,8 @@ def test_killed_under_other_policies(base: Path, template: Path, policy: str, ex
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), on_conflict=policy))
         scavenge(base, on_conflict=policy)
-        try:
+        with after(f"killed at {point}"):
             check_base(base, expected, lost_and_found=True)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
 
 
 @pytest.mark.crash
@@ -145,18 +126,14 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
         scavenge(base, max_members=6)
-        found: list[tuple[str, bytes]] = []
-        for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")]:
-            found += contents(path)
-        try:
+        found = [member for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")] for member in contents(path)]
+        with after(f"killed at {point}"):
             assert sorted(name for name, _ in found if name != "same.txt") == sorted(
                 # The name is free again in a new archive, so ours need not give way.
                 target.partition(".zip/")[2].replace("~1", "")
                 for target in EXPECTED
                 if not target.endswith("same.txt")
             )
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
 
 
 @pytest.mark.crash
@@ -165,7 +142,6 @@ def test_killed_by_strace_at_system_calls(
     base: Path, template: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_strace()
-    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
     # Calls are counted from the start of Python: each run has to find the same compiled modules.
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(base.parent / "compiled"))
     renew(base, template)
@@ -179,10 +155,8 @@ def test_killed_by_strace_at_system_calls(
         # strace ends as its child did.
         assert killed_at(call, [*SCAVENGE, str(base)]) == -signal.SIGKILL, call
         scavenge(base)
-        try:
+        with after(f"killed at {call}"):
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {call}: {error}") from error
     record_property("crash_points", len(calls))
     print(f"{len(calls)} system calls")
 
@@ -209,11 +183,9 @@ def test_a_commit_that_fails_is_taken_back_before_the_archive_is(base: Path, tem
 
             assert in_child(lambda act=act: scavenge(base, storage=Tampered(act))) == -signal.SIGKILL
             events = scavenge(base)
-            try:
-                assert not [event for event in events if isinstance(event, Lost)]
+            with after(f"{failing} failed, killed {later} later"):
+                assert not of_kind(events, Lost)
                 check(base)
-            except AssertionError as error:
-                raise AssertionError(f"{failing} failed, killed {later} later: {error}") from error
 
 
 def is_commit(point: Point, path: str) -> bool:

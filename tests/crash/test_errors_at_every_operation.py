@@ -15,23 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_scavenger import FOREIGN, check, make_base, renew
+from bases import check_base, of_kind, renew, scavenge
+from crash_scavenger import FOREIGN, check, make_base
 from crash_worker import only_empty_pairs_are_left
-from faults import (
-    ERRORS,
-    SEED,
-    Failing,
-    Point,
-    Tampered,
-    check_base,
-    in_child,
-    is_anything,
-    is_growing,
-    refused,
-    scavenge,
-    scratch_folder,
-    some,
-)
+from faults import ERRORS, SEED, Failing, Point, Tampered, in_child, is_anything, is_growing, refused, some
 
 import rear
 import rear.errors
@@ -39,12 +26,6 @@ from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.zip.archive import Archive
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -59,8 +40,7 @@ def base(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 def is_no_worse(base: Path) -> None:
@@ -78,7 +58,7 @@ def scavenge_in_trouble(base: Path, storage: Failing) -> None:
     except RearError:
         pass
     else:
-        assert not [event for event in events if isinstance(event, Lost)], (storage.failed, events)
+        assert not of_kind(events, Lost), (storage.failed, events)
 
 
 @pytest.mark.crash
@@ -94,7 +74,7 @@ def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -
             assert failing.failed
             is_no_worse(base)
             events = scavenge(base)
-            assert not [event for event in events if isinstance(event, Lost)]
+            assert not of_kind(events, Lost)
             check(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} at {failing.failed}: {problem}") from problem
@@ -119,7 +99,7 @@ def test_a_scavenger_is_in_trouble_from_some_operation_on(
             scavenge_in_trouble(base, failing)
             is_no_worse(base)
             events = scavenge(base)
-            assert not [event for event in events if isinstance(event, Lost)]
+            assert not of_kind(events, Lost)
             check(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
@@ -174,7 +154,7 @@ def write_all_in_child(base: Path, storage: Storage, **options: Any) -> tuple[di
 def settle(base: Path, acknowledged: dict[str, bytes], refused_ones: dict[str, bytes]) -> None:
     events = scavenge(base)
     left = [event for event in events if isinstance(event, LeftAlone) and "no first record" not in event.reason]
-    lost = [event for event in events if isinstance(event, Lost)]
+    lost = of_kind(events, Lost)
     assert not left, left
     assert not lost, lost
     check_base(base, acknowledged, perhaps=refused_ones, lost_and_found=True, leftovers=True)
@@ -268,7 +248,7 @@ def test_a_real_full_disk(tmp_path: Path, kind: str) -> None:
         if kind == "ext4":
             # Where blocks can be shared, the same members need no room a second time.
             assert [event for event in events if event.kind == "refused"], events
-        assert not [event for event in events if isinstance(event, Lost)]
+        assert not of_kind(events, Lost)
         shutil.copytree(base, tmp_path / "larger")
     settle(tmp_path / "larger", acknowledged, {})
 

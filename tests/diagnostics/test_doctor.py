@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from checkout import ROOT
 from faultfs import mounted, write_rules
+from programs import run_code, run_rear, start_rear
 
 from rear.core.liveness import this_process, worker_name
 from rear.diagnostics import doctor, race_probes, visibility_probes
@@ -89,15 +91,7 @@ def image(folder: Path, maker: str, *options: str, size_bytes: int = 12 << 20) -
         yield point
 
 
-def run_doctor(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rear", "doctor", *map(str, arguments)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=100, check=False,
-    )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+run_doctor = functools.partial(run_rear, "doctor", stdin=subprocess.DEVNULL, timeout=100)
 
 
 # All is well.
@@ -317,10 +311,8 @@ def test_copy_file_range_that_fails_or_lies(tmp_path: Path, injected: str, statu
         "doctor.PROBES = {name: doctor.PROBES[name]}\n"
         "print(*(json.dumps(finding.as_json()) for finding in doctor.examine(sys.argv[1])))"
     )
-    done = subprocess.run(
-        [*tracer, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment(),
-        timeout=60, check=False,
-    )  # fmt: skip
+    command = [*tracer, sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "PTRACE" in done.stderr:
         pytest.skip("this system lets no one trace")
     found = json.loads(done.stdout)
@@ -562,10 +554,7 @@ def test_a_base_that_may_not_be_written_to() -> None:
     )
     with tempfile.TemporaryDirectory() as base:
         os.chmod(base, 0o755)
-        done = subprocess.run(
-            [sys.executable, "-c", code, base], capture_output=True, text=True, env=environment(), timeout=60,
-            check=False,
-        )  # fmt: skip
+        done = run_code(code, base)
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1
     assert "Permission denied; check its owner and mode" in done.stderr
@@ -579,10 +568,7 @@ def test_closing_the_iterator_removes_the_folder(tmp_path: Path) -> None:
 
 
 def start_and_wait_for(base: Path, probe: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "doctor", "--json", str(base)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment(), start_new_session=True,
-    )  # fmt: skip
+    process = start_rear("doctor", "--json", base, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("probe") == probe:
@@ -703,11 +689,9 @@ def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path, columns: int) ->
     import pty
 
     reader, writer = pty.openpty()
-    environment_there = {**environment(), "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "doctor", str(tmp_path)], stdin=writer, stdout=writer, stderr=writer,
-        env=environment_there, start_new_session=True,
-    )  # fmt: skip
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    streams = {"stdin": writer, "stdout": writer, "stderr": writer}
+    process = start_rear("doctor", tmp_path, **streams, env=environment, start_new_session=True)
     os.close(writer)
     shown = b""
     try:

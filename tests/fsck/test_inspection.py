@@ -6,15 +6,15 @@ import ast
 import os
 import random
 import struct
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zoo
+from checkout import REAR
 from merges import Base
+from programs import run_code
 from zips import ORIGIN, build, directory_offset, member, overwrite, write_zip
 
 import rear
@@ -398,11 +398,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
         f"print(len(list(inspect({str(path)!r}, deep=True))))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent)},
-    )  # fmt: skip
-    problems, peak_kib = map(int, done.stdout.split())
+    problems, peak_kib = map(int, run_code(code, check=True, timeout=100).stdout.split())
     assert problems == 0
     # An interpreter takes 20 MB, the directory in memory 14, and three numbers a member 5.
     assert peak_kib < 70 << 10
@@ -412,7 +408,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 
 
 def sources() -> list[Path]:
-    return sorted(Path(rear.__file__).parent.rglob("*.py"))
+    return sorted(REAR.rglob("*.py"))
 
 
 def test_every_code_in_the_source_is_in_the_catalog() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_archive, contents, scavenge, scratch_folder
+from bases import check_archive, contents, scavenge, scratch_folder
 
 import rear
 from rear.core.layout import Layout

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from faults import check_base, scavenge
+from bases import check_base, scavenge
 
 import rear
 from rear.core.storage import LOCAL, Storage

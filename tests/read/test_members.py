@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 from faults import SEED
+from programs import start_code
 
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import MemberNotFoundError, UnsupportedError, UsageError, ZipFormatError
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rear.__file__).parent.parent)}
 RANDOM = random.Random(SEED)
 DATA = bytes(RANDOM.choices(b"abc \n", k=400_000))
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
 
 
 def write_zip(path: Path, method: int, data: bytes = DATA) -> Path:
@@ -166,9 +159,7 @@ def test_what_is_not_acknowledged_is_not_there(base: Path) -> None:
 def other_process(base: Path, code: str) -> subprocess.Popen[str]:
     script = f"import sys\nfrom rear import rear_fs, rear_open\nwith rear_fs({str(base)!r}):\n    {code}\n"
     script += "    print('ready', flush=True)\n    sys.stdin.read()\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    process = start_code(script, stdin=subprocess.PIPE, stderr=None)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

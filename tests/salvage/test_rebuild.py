@@ -17,18 +17,10 @@ from typing import Any
 
 import pytest
 import zoo
-from faults import (
-    Failing,
-    Point,
-    RecordProperty,
-    check_archive,
-    dying_at,
-    in_child,
-    scratch_folder,
-    some,
-)
+from bases import check_archive, scratch_folder
+from faults import Failing, Point, RecordProperty, dying_at, in_child, some
 from faults import Tampered as TamperedStorage
-from power_loss import OFF
+from power_loss import OFF, run_until
 from power_loss import Powered as PoweredStorage
 from zips import (
     ORIGIN,
@@ -860,26 +852,17 @@ def test_the_power_goes_at_any_point(record_property: RecordProperty) -> None:
             disk.mkdir()
             return damaged_archive(disk)
 
+        def repair(storage: Storage) -> None:
+            list(check_archive_file(disk / "a.zip", in_place=True, storage=storage))
+
         before = renew()
         storage = _Powered(disk)
-        list(check_archive_file(disk / "a.zip", in_place=True, storage=storage))
+        repair(storage)
         points = some(storage.points, 40)
         for point in points:
             for seed in range(4):
                 renew()
-
-                def child(point: Point = point, seed: int = seed) -> None:
-                    powered = _Powered(disk)
-
-                    def act(found: Point, path: str) -> None:
-                        if found[::2] == point[::2]:
-                            powered.lose_power(left, random.Random(f"{point} {seed}"))
-                            os._exit(OFF)
-
-                    powered.act = act
-                    list(check_archive_file(disk / "a.zip", in_place=True, storage=powered))
-
-                assert in_child(child) == OFF
+                assert run_until(point, disk, left, repair, seed, _Powered) == OFF
                 check_state(left, before)
         record_property("crash_points", len(points) * 4)
 

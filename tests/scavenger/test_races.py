@@ -12,22 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from crash_scavenger import check, make_base, renew
-from faults import (
-    FULL,
-    SEED,
-    Point,
-    RecordProperty,
-    Tampered,
-    check_base,
-    contents,
-    fork,
-    in_child,
-    scavenge,
-    scratch_folder,
-    some,
-    wait,
-)
+from bases import check_base, contents, of_kind, renew, scavenge
+from crash_scavenger import check, make_base
+from faults import FULL, SEED, Point, RecordProperty, Tampered, after, fork, in_child, some, wait
 
 import rear
 import rear.core.liveness
@@ -45,15 +32,8 @@ SEEING = (rear.core.liveness, rear.scavenger.claims, rear.scavenger.recovery, re
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 @pytest.fixture
@@ -137,11 +117,9 @@ def test_a_deposed_scavenger_comes_back(
             deposed = start_scavenger(base, point)
             assert start_scavenger(base, None) == 0
             resume(deposed)
-        try:
+        with after(f"stopped at {point}"):
             scavenge(base)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"stopped at {point}: {error}") from error
     record_property("crash_points", len(points))
 
 
@@ -164,11 +142,9 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
             successor = start_scavenger(base, two)
             resume(deposed)
             resume(successor)
-        try:
+        with after(f"stopped at {one}, then at {two}"):
             scavenge(base)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"stopped at {one}, then at {two}: {error}") from error
     record_property("crash_points", len(chosen))
 
 
@@ -234,7 +210,7 @@ def test_scavengers_are_killed_at_random_while_workers_write(base: Path) -> None
         assert wait(other) == 0
         running = {worker for worker in running if os.waitpid(worker, os.WNOHANG) == (0, 0)}
     events = scavenge(base)
-    assert not [event for event in events if isinstance(event, Lost)]
+    assert not of_kind(events, Lost)
     acknowledged = {}
     for number in range(4):
         for target in (base.parent / f"log{number}").read_text().splitlines():
@@ -401,13 +377,11 @@ def test_a_deposed_scavenger_does_not_take_claims_back(
             count += bool(deposed and successor)
             resume(deposed)
             resume(successor)
-        try:
+        with after(f"stopped at listing {listing}, then at file {taking}"):
             scavenge(base)
             check(base)
             # The template has a torn member; nothing else may have seemed to be lost meanwhile.
             notes = [path.read_text() for path in (base / ".rear" / "lost+found").rglob("*.json")]
             assert all("torn.txt" in note for note in notes), notes
-        except AssertionError as error:
-            raise AssertionError(f"stopped at listing {listing}, then at file {taking}: {error}") from error
     assert count > 20
     record_property("crash_points", count)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import zipfile
 from pathlib import Path
 
-from faults import Point, Tampered, check_base, in_child
+from bases import check_base, put
+from faults import Point, Tampered, in_child
 
 import rear
 
@@ -28,8 +28,7 @@ def write_one(base: Path) -> None:
     with rear.rear_fs(base) as fs:
         for target, data in EXPECTED.items():
             if "/one/" in target or target.endswith("same.txt"):
-                with fs.open(target, "wb") as file:
-                    file.write(data)
+                put(fs, target, data)
 
 
 def write_two(base: Path) -> None:
@@ -38,21 +37,18 @@ def write_two(base: Path) -> None:
     with rear.rear_fs(base, storage=storage) as fs:
         for target, data in EXPECTED.items():
             if "/two/" in target or target.endswith("same.txt"):
-                with fs.open(target, "wb") as file:
-                    file.write(data)
-        with fs.open("ar.zip/twice.txt", "wb") as file:
-            file.write(EXPECTED["ar.zip/twice~1.txt"])
+                put(fs, target, data)
+        put(fs, "ar.zip/twice.txt", EXPECTED["ar.zip/twice~1.txt"])
 
         def die(point: Point, path: str) -> None:
             if point.half and path.endswith(".zip"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         storage.act = die
-        with fs.open("ar.zip/torn.txt", "wb") as file:
-            file.write(os.urandom(3000))
+        put(fs, "ar.zip/torn.txt", os.urandom(3000))
 
 
-def make_base(base: Path) -> None:
+def make_base(base: Path) -> Path:
     base.mkdir()
     with zipfile.ZipFile(base / "ar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = COMMENT
@@ -60,11 +56,7 @@ def make_base(base: Path) -> None:
             archive.writestr(name, data)
     assert in_child(lambda: write_one(base)) == 0
     assert in_child(lambda: write_two(base)) == -signal.SIGKILL
-
-
-def renew(base: Path, template: Path) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(template, base)
+    return base
 
 
 def check(base: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import zipfile
 from collections.abc import Callable
@@ -13,8 +12,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bases
 import pytest
-from faults import check_base, in_child
+from bases import check_base, put
+from faults import in_child
 
 import rear
 from rear.core import parallel
@@ -144,8 +145,7 @@ def write(base: Path, *, crash: bool = False) -> None:
     with rear.rear_fs(base, compression="stored") as fs:
         for target, data in EXPECTED.items():
             if "theirs" not in target and target != "ar.zip/twice.txt":
-                with fs.open(target.replace("~1", ""), "wb") as file:
-                    file.write(data)
+                put(fs, target.replace("~1", ""), data)
         if crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -160,9 +160,11 @@ def make_base(base: Path, *, crash: bool = False) -> Path:
 
 
 def renew(base: Path, template: str = "template") -> Path:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(base.parent / template, base)
-    return base
+    """Make a base anew from the one beside it, which is made when it is needed first; in ``crashed`` a worker died."""
+    made = base.parent / template
+    if not made.exists():
+        make_base(made, crash=template == "crashed")
+    return bases.renew(base, made)
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:

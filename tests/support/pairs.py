@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from rear.core.liveness import Process, this_process, worker_name
 from rear.core.names import Target
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
-from rear.events import Event
 from rear.worker.pair_writer import Item, PairWriter, open_record
 from rear.zip.payload import payload_of_bytes
 
@@ -58,16 +56,6 @@ def write_pair(
     else:
         writer.close(close)
     return writer.path, writer.journal_path
-
-
-def of_kind(events: list[Event], kind: type[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        assert len(set(archive.namelist())) == len(archive.namelist())
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

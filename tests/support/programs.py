@@ -1,11 +1,44 @@
-"""Programs run in a process of their own."""
+"""Programs in a process of their own: `rear`, or some code. What `conftest.py` sets lets them find this checkout."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 from checkout import ROOT
+
+
+def rear_command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "rear", *map(str, arguments)]
+
+
+def run_rear(*arguments: object, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run ``rear``, however it ends, and return what it printed; options are those of `subprocess.run`."""
+    return _run(rear_command(*arguments), options)
+
+
+def run_code(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run a program in Python like `run_rear`."""
+    return _run([sys.executable, "-c", code, *map(str, arguments)], options)
+
+
+def _run(command: list[str], options: dict[str, Any]) -> subprocess.CompletedProcess[Any]:
+    usual: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
+    return subprocess.run(command, **(usual | options))
+
+
+def start_rear(*arguments: object, **options: Any) -> subprocess.Popen[Any]:
+    """Start ``rear`` with pipes for what it prints; options are those of `subprocess.Popen`."""
+    return start(rear_command(*arguments), **options)
+
+
+def start_code(code: str, *arguments: object, **options: Any) -> subprocess.Popen[Any]:
+    return start([sys.executable, "-c", code, *map(str, arguments)], **options)
+
+
+def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+    return subprocess.Popen(command, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options))
 
 
 def fresh(code: str) -> str:

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bases import check_archive, check_base
 from checkout import ROOT
-from faults import check_archive, check_base
 from two_hosts_program import content, read_log, target
 
 sys.path.insert(0, str(ROOT / "tools"))

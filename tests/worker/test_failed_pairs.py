@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_base, scavenge
-from pairs import of_kind, see_nobody, write_pair
+from bases import check_base, of_kind, scavenge
+from pairs import see_nobody, write_pair
 
 import rear
 from rear.core.storage import LOCAL, Storage
@@ -51,7 +51,7 @@ def write(fs: rear.worker.fs.RearFs, name: str, acknowledged: dict[str, bytes]) 
 
 
 def alarms(events: list[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, (Refused, Lost, Damaged))]
+    return of_kind(events, Refused, Lost, Damaged)
 
 
 @pytest.mark.parametrize("before", [0, 1, 5])

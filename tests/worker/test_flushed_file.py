@@ -21,27 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_archive, contents, files_below, of_kind, scavenge, scratch_folder
 from faults import (
     ERRORS,
     SEED,
     Failing,
     Point,
     Tampered,
-    check_archive,
-    contents,
+    after,
     dying_at,
-    files_below,
     fork,
     in_child,
     is_anything,
     is_growing,
     refused,
-    scavenge,
-    scratch_folder,
     some,
     wait,
 )
-from power_loss import OFF, Powered
+from power_loss import Powered, run_until
 
 import rear
 from rear.core.layout import Layout
@@ -160,7 +157,7 @@ def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None
         return
     events = scavenge(base)
     if not lost:
-        assert not [event for event in events if isinstance(event, Lost)], events
+        assert not of_kind(events, Lost), events
     left = [event for event in events if isinstance(event, LeftAlone) and "no first record" not in event.reason]
     assert not left
     found = found_in(base)
@@ -188,10 +185,8 @@ def test_a_writer_is_killed_at_every_operation(folder: Path, sync: str) -> None:
     for point in some(storage.points, 36):
         renew(folder)
         count += in_child(lambda point=point: work(folder, dying_at(point), sync=sync)) == -signal.SIGKILL
-        try:
+        with after(f"killed at {point}"):
             check(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     assert count > 25
 
 
@@ -207,24 +202,9 @@ def test_the_power_goes_at_every_operation(folder: Path) -> None:
         for seed in range(2):
             renew(folder)
             disk.mkdir()
-
-            def child(point: Point = point, seed: int = seed) -> None:
-                storage = Powered(disk)
-
-                def act(found: Point, path: str) -> None:
-                    if found[::2] == point[::2]:
-                        storage.lose_power(left, random.Random(f"{SEED} {point} {seed}"))
-                        os._exit(OFF)
-
-                storage.act = act
-                work(folder, storage, sync="file", base=disk / "base")
-                storage.lose_power(left, random.Random(seed))
-
-            assert in_child(child) in (0, OFF)
-            try:
+            run_until(point, disk, left, lambda storage: work(folder, storage, sync="file", base=disk / "base"), seed)
+            with after(f"power lost at {point}, seed {seed}"):
                 check(folder, left / "base", lost=True)
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
 
 
 def work_in_trouble(folder: Path, storage: Failing, sync: str) -> None:
@@ -271,11 +251,9 @@ def test_a_writer_fails_at_every_operation(
             return point.number <= found.number < point.number + length and kind(found, path)
 
         failing = Failing(error, when)
-        try:
+        with after(f"{errno.errorcode[error]} from {point} on"):
             assert in_child(lambda failing=failing: work_in_trouble(folder, failing, sync)) == 0
             check(folder)
-        except AssertionError as problem:
-            raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
 
 
 def leave_behind(base: Path, name: str = "growing.log", *, states: list[bytes] = GROWING, **options: Any) -> None:
@@ -321,7 +299,7 @@ def test_a_scavenger_is_killed_at_every_operation(folder: Path, base: Path, part
 
 
 def partials(base: Path, **options: Any) -> list[Partial]:
-    return [event for event in scavenge(base, **options) if isinstance(event, Partial)]
+    return of_kind(scavenge(base, **options), Partial)
 
 
 @pytest.mark.parametrize("compression", ["deflate", "stored", "zstd"])
@@ -396,7 +374,7 @@ def test_a_file_is_journaled_as_parts(base: Path) -> None:
         assert (pending.name, pending.size) == ("a.log", 14)
         # A live writer is left alone, also by who asks for temp archives to be ended.
         before = time.monotonic()
-        (left,) = [event for event in scavenge(base, flush=True) if isinstance(event, LeftAlone)]
+        (left,) = of_kind(scavenge(base, flush=True), LeftAlone)
         assert "has not closed the file" in left.reason
         assert time.monotonic() - before < 10
     assert not partials(base)
@@ -508,7 +486,7 @@ def test_what_follows_a_damaged_part_goes_to_lost_and_found(base: Path, compress
 
     damaged(base, damage)
     events = scavenge(base)
-    (finding,) = [event for event in events if isinstance(event, (Torn, Lost))]
+    (finding,) = of_kind(events, Torn, Lost)
     # The last flush of a process that died was not acknowledged; before it, something was.
     assert isinstance(finding, Torn if bad == 7 else Lost)
     assert (base / finding.lost_and_found).exists()
@@ -593,7 +571,7 @@ def test_the_temp_archive_of_a_flushed_file_is_gone(base: Path) -> None:
     leave_behind(base)
     (path,) = (base / ".rear" / "inbox").glob("*/*.zip")
     path.unlink()
-    (lost,) = [event for event in scavenge(base) if isinstance(event, Lost)]
+    (lost,) = of_kind(scavenge(base), Lost)
     assert lost.name == "growing.log"
     assert (base / lost.lost_and_found).exists()
     assert files_below(base / ".rear" / "inbox") == []
@@ -744,7 +722,7 @@ def test_ctrl_c_at_every_operation_of_a_flush(folder: Path, base: Path) -> None:
 
         assert in_child(lambda point=point, act=act: write(Tampered(act), point)) in (0, -signal.SIGKILL)
         events = scavenge(base)
-        assert not [event for event in events if isinstance(event, Lost)], point
+        assert not of_kind(events, Lost), point
         found = found_in(base)["ar.zip/growing.log"]
         last = acknowledged(folder)["ar.zip/growing.log"]
         assert GROWING[-1].startswith(found), point

@@ -23,6 +23,9 @@ from typing import Any
 
 import pytest
 import trio
+from bases import journals
+from checkout import ROOT
+from programs import run_code, start_code
 
 import rear
 from rear import rear_fs, rear_open, rear_pickup
@@ -30,22 +33,10 @@ from rear.core.layout import Layout
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NoContextError, NotArchivedError, PathError, RearError, SourceError, UsageError
 from rear.index.index import Index
-from rear.journal.reader import Journal, read_journal
 from rear.worker import written_names
 from rear.zip.headers import decode_local_header, local_header_length
 from rear.zip.origin import decode_origin
 from rear.zip.structures import LOCAL
-
-ROOT = Path(rear.__file__).parent.parent
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
-
-
-def journals(base: Path) -> list[Journal]:
-    return [read_journal(path) for path in sorted((base / ".rear" / "inbox").glob("*/*.journal"))]
 
 
 def pending(base: Path) -> list[str]:
@@ -66,8 +57,7 @@ def scavenge(base: Path) -> dict[str, bytes]:
 
 def run(code: str, *, status: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
-    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **options.get("env", {})}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
+    done = run_code(code, **options)
     assert status is None or done.returncode == status, done.stderr
     return done
 
@@ -524,10 +514,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     raise
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
+    with start_code(code) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)

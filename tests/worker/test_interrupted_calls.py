@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_base, scavenge, scratch_folder
 from damaged_bases import DAMAGE, check, expected_after, remove_directory, write_files
-from faults import SEED, check_base, needs_strace, scavenge, scratch_folder
+from faults import SEED, needs_strace
 from pairs import write_pair
 
 import rear
@@ -136,7 +137,7 @@ def test_interrupted(base: Path, calls: str) -> None:
         "-e", f"inject={calls}:error=EINTR:when={CALLS[calls]}+2",
         sys.executable, "-c", PROGRAM, str(base), str(acknowledged),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 or "InterruptedError" in done.stderr or "NotArchivedError" in done.stderr, done.stderr
     assert "INJECTED" in log.read_text()

@@ -13,7 +13,6 @@ import os
 import pickle
 import resource
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_code
 
 import rear
 from rear.core.storage import Storage
@@ -544,7 +544,7 @@ def test_interpreter_exit_with_an_open_file(hold: str, mode: str) -> None:
 
         {hold}open_member("a.zip/b", {mode!r}, spool_size=10, success_only=True, finish=finish)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    done = run_code(textwrap.dedent(program))
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout in ("archived 0\n", "")

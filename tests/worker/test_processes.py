@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import journals
 from children import (
     content,
     leave_process,
@@ -32,22 +32,15 @@ from children import (
     write_in_inherited,
     write_in_pool,
 )
+from programs import run_code, start_code
 
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import NotLeaderError, RearError
-from rear.journal.reader import Journal, read_journal
-
-
-def child_environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(),
-    )  # fmt: skip
+    return start_code(code, *arguments, stdin=subprocess.PIPE)
 
 
 def wait_for_output(process: subprocess.Popen[str], *, size_bytes: int) -> None:
@@ -108,10 +101,6 @@ def check_with_other_tools(path: Path) -> None:
             assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
 
 
-def journals(base: Path) -> list[Journal]:
-    return [read_journal(path) for path in sorted((base / ".rear" / "inbox").glob("*/*.journal"))]
-
-
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
     return [
@@ -120,11 +109,6 @@ def leftovers(base: Path) -> list[str]:
         for path in (base / ".rear" / folder).rglob("*")
         if path.is_file()
     ]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
 
 
 # -- many at once
@@ -613,8 +597,4 @@ print(count)
 
 def test_a_signal_that_meets_a_wait_does_not_wait_for_it() -> None:
     """With `threading.Event`, `set` may wait for ever for the wait that it has interrupted."""
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPING], capture_output=True, text=True, timeout=30, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent)},
-    )  # fmt: skip
-    assert int(done.stdout) > 100
+    assert int(run_code(STOPPING, timeout=30, check=True).stdout) > 100

@@ -25,11 +25,6 @@ from rear.worker import worker
 from rear.worker.fs import RearFs
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
-
-
 def journals(base: Path) -> list[Journal]:
     found = [read_journal(path) for path in (base / ".rear" / "inbox").glob("*/*.journal")]
     return sorted((journal for journal in found if journal.opened), key=lambda journal: journal.opened.rotation)  # type: ignore[union-attr]
