@@ -13,7 +13,7 @@ import crash_worker
 import pytest
 from bases import check_base, scavenge, scratch_folder
 from faults import RecordProperty, after, some
-from power_loss import Powered, lose_power_at_each, run_until
+from power_loss import Powered, lose_power_at_each, run_until, scavenge_on
 
 
 @pytest.fixture
@@ -63,7 +63,5 @@ def test_a_scavenger(folder: Path, record_property: RecordProperty) -> None:
         crash_scavenger.check(base)
 
     template = crash_scavenger.make_base(folder / "template")
-    count = lose_power_at_each(
-        template, lambda base, storage: scavenge(base, storage=storage), judge, points=90, seeds=3
-    )
+    count = lose_power_at_each(template, scavenge_on, judge, points=90, seeds=3)
     record_property("crash_points", count)

@@ -15,7 +15,7 @@ import pytest
 from bases import check_base, members, of_kind, renew, scavenge
 from faults import RecordProperty, Tampered, after, dying_at, fork, in_child, some, wait
 from pairs import MTIME_NS, dead_worker, flip, see_nobody, write_pair
-from power_loss import lose_power_at_each
+from power_loss import lose_power_at_each, scavenge_on
 
 import rear
 from rear.core.liveness import this_process
@@ -527,9 +527,7 @@ def test_salvage_loses_power(template: Path, record_property: RecordProperty) ->
         scavenge(base)
         check_base(base, SURVIVORS, lost_and_found=True)
 
-    count = lose_power_at_each(
-        template, lambda base, storage: scavenge(base, storage=storage), judge, points=40, seeds=2
-    )
+    count = lose_power_at_each(template, scavenge_on, judge, points=40, seeds=2)
     record_property("crash_points", count)
 
 
