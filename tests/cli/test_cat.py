@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from listings import Result, write_zip
 from programs import run_rear, start_rear
+from zips import flip
 
 
 @pytest.fixture
@@ -31,9 +32,7 @@ def test_cat_goes_on_after_an_error(ar: Path) -> None:
 
 
 def test_cat_reports_damage(ar: Path) -> None:
-    data = bytearray(ar.read_bytes())
-    data[40] ^= 0xFF
-    ar.write_bytes(data)
+    flip(ar, 40, 0xFF)
     result = Result("cat", f"{ar}/README")
     assert result.status == 4
     assert "README" in result.err

@@ -15,6 +15,7 @@ import pytest
 import zoo
 from listings import NOW, Result, info, write_zip
 from terminal import on_terminal
+from zips import flip
 
 from rear.errors import ExtractionError, ZipFormatError
 
@@ -172,9 +173,7 @@ def test_get_never_writes_through_links(tmp_path: Path) -> None:
 def test_get_reports_damage_and_goes_on(ar: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(ar) as archive:
         offset = archive.getinfo("logs/a.txt").header_offset
-    data = bytearray(ar.read_bytes())
-    data[offset + 30 + len("logs/a.txt") + 6] ^= 0xFF
-    ar.write_bytes(data)
+    flip(ar, offset + 30 + len("logs/a.txt") + 6, 0xFF)
     result = Result("get", ar, "-C", tmp_path / "out")
     assert result.status == ZipFormatError.exit_status
     assert "logs/a.txt" in result.err

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlite_utils.cli
+from bases import write
 from checkout import ROOT
 from click.testing import CliRunner
 from listings import Result, write_zip
@@ -90,8 +91,7 @@ def test_rebuild(damage: str, base: Path) -> None:
     again = Result("index", "--csv", base / ARCHIVE)
     assert (again.out, again.err) == (without.out, "")
     # And the next merge goes on from it.
-    with rear.rear_fs(base), rear.rear_open(f"{ARCHIVE}/new", "w") as file:
-        file.write("x")
+    write(base, {f"{ARCHIVE}/new": "x"})
     events = list(rear.scavenge(base))
     assert [event.kind for event in events if event.kind == "index_rebuilt"] == []
     assert json.loads(Result("index", "--json", base / ARCHIVE).out)["members"] == members + 1

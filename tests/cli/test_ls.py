@@ -33,7 +33,6 @@ from rear.journal.codec import encode_line
 from rear.read.patterns import Patterns
 
 PLAIN = {"NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-NOW = 1_700_000_000
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from bases import members, scavenge
-from programs import rear_command, run_rear, start_rear
+from programs import rear_command, run_rear, start_rear, wait_for
 
 import rear
 from rear.core.layout import Layout
@@ -189,9 +188,7 @@ def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path,
     with (files / "huge").open("wb") as huge:
         huge.truncate(200 << 30)  # nobody reads that in the time of this test
     process = start_rear("put", "a.txt", "huge", base / "ar.zip", cwd=files, text=False)
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")), 30)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)

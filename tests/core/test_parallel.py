@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_base, contents, files_below, of_kind, scavenge
+from bases import check_base, contents, files_below, journals, of_kind, put, scavenge
 from children import _note_pid, open_and_write, write_from_pool
 from executors import (
     BLOCK,
@@ -38,7 +38,8 @@ from executors import (
     renew,
 )
 from faults import Failing, in_child
-from programs import run_code, start_rear
+from programs import run_code, start_rear, wait_for
+from zips import flip
 
 import rear
 from rear.core import parallel
@@ -370,10 +371,7 @@ def test_pool_processes_end_with_a_leader_that_is_killed(base: Path, plain: dict
     assert in_child(lead) == -signal.SIGKILL
     workers = {int(line) for line in pids.read_text().split()}
     assert workers
-    deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a process of the pool has outlived the leader"
-        time.sleep(0.02)
+    wait_for(lambda: not any(map(_runs, workers)))
     events = scavenge(base)
     assert of_kind(events, RolledBack)
     check(base)
@@ -425,8 +423,7 @@ def test_members_of_many_small_pairs_are_checked_together(base: Path) -> None:
 def write_and_die(base: Path, number: int) -> None:
     with rear.rear_fs(base) as fs:
         for name in "ab":
-            with fs.open(f"many.zip/{number}{name}", "w") as file:
-                file.write(name * number)
+            put(fs, f"many.zip/{number}{name}", name * number)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -581,10 +578,7 @@ def test_a_check_of_a_base_on_an_executor(base: Path) -> None:
     assert {problem.outcome for problem in problems} <= {"repaired", "noted"}
     check(base)
     archive = base / "ar.zip"
-    data = bytearray(archive.read_bytes())
-    at = data.index(EXPECTED["ar.zip/one/7.bin"])
-    data[at] ^= 1
-    archive.write_bytes(data)
+    flip(archive, archive.read_bytes().index(EXPECTED["ar.zip/one/7.bin"]))
     with Here() as counted:
         found = of_kind(fsck(base, deep=True, executor=counted), Problem)
     assert [(problem.code, problem.name) for problem in found] == [("member-data-damaged", "one/7.bin")]
@@ -610,8 +604,7 @@ def large(folder: Path) -> Path:
 def write_large(base: Path) -> None:
     with rear.rear_fs(base, compression="stored", spool_size=1 << 30) as fs:
         for number in range(75):
-            with fs.open(f"ar.zip/{number}.bin", "wb") as file:
-                file.write(large_content(number))
+            put(fs, f"ar.zip/{number}.bin", large_content(number))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -785,9 +778,6 @@ def test_joblib(tmp_path: Path) -> None:
     )
     run_code(code, base, check=True)
     assert joblib.__version__
-    deadline = time.monotonic() + 30
-    while any(read_journal(path).closed is None for path in Layout(base).inbox.glob("*/*.journal")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: all(journal.closed for journal in journals(base)), 30)
     scavenge(base)
     assert len(contents(base / "pool.zip")) == 40

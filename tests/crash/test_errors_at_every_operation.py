@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_base, of_kind, renew, scavenge
+from bases import check_base, of_kind, put, renew, scavenge
 from crash_scavenger import FOREIGN, check, make_base
 from crash_worker import only_empty_pairs_are_left
 from faults import ERRORS, SEED, Failing, Point, Tampered, in_child, is_anything, is_growing, refused, some
@@ -119,8 +119,7 @@ def write_all(base: Path, storage: Storage, **options: Any) -> tuple[dict[str, b
     fs = rear.rear_fs(base, storage=storage, rotation_size=9_000, spool_size=10_000, **options)
     for target, data in FILES.items():
         try:
-            with fs.open(target, "wb") as file:
-                file.write(data)
+            put(fs, target, data)
         except OSError as error:
             assert refused(error), error  # noqa: PT017
             archive = target.partition(".zip/")[0] + ".zip"
@@ -130,8 +129,7 @@ def write_all(base: Path, storage: Storage, **options: Any) -> tuple[dict[str, b
             acknowledged[target] = data
     if isinstance(storage, Failing):
         storage.healthy = True
-    with fs.open("ar.zip/afterwards", "wb") as file:
-        file.write(AFTERWARDS)
+    put(fs, "ar.zip/afterwards", AFTERWARDS)
     acknowledged["ar.zip/afterwards"] = AFTERWARDS
     fs.close()
     return acknowledged, refused_ones
@@ -204,8 +202,7 @@ def test_a_full_disk_and_a_worker_that_ends_meanwhile(base: Path) -> None:
     failing = Failing(errno.ENOSPC, lambda point, path: point.operation in ("create", "sync", "write"))
     failing.healthy = True
     fs = rear.rear_fs(base, storage=failing, sync_interval=3600)
-    with fs.open("ar.zip/a", "wb") as file:
-        file.write(b"acknowledged")
+    put(fs, "ar.zip/a", b"acknowledged")
     failing.healthy = False
     with pytest.raises(rear.errors.NotArchivedError, match=r"ar\.zip/a"):
         fs.close()
@@ -233,8 +230,7 @@ def test_a_real_full_disk(tmp_path: Path, kind: str) -> None:
             failures = 0
             for number in range(30):
                 try:
-                    with fs.open(f"ar.zip/{number}", "wb") as file:
-                        file.write(data)
+                    put(fs, f"ar.zip/{number}", data)
                 except OSError as error:
                     assert error.errno == errno.ENOSPC  # noqa: PT017
                     failures += 1

@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import zoo
 from bases import check_archive
 from checkout import ROOT
 from merges import Base
-from programs import run_rear, start_rear
+from programs import run_rear, start_rear, wait_for
 from zips import build, contents, cut, directory_offset, member, members_of, offsets, overwrite, write_zip
 
 import rear
@@ -365,9 +364,7 @@ def test_an_interrupt(tmp_path: Path) -> None:
     cut(path, directory_offset(path))
     before = state(path)
     process = start_rear("fsck", "--in-place", path, env=ENVIRONMENT, stdout=None)
-    deadline = time.monotonic() + 30
-    while len(os.listdir(tmp_path)) == 1 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(lambda: len(os.listdir(tmp_path)) > 1, 30)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_base, contents, renew
+from bases import check_base, contents, put, renew
 from checkout import REAR
 from damaged_bases import (
     DAMAGE,
@@ -27,8 +27,9 @@ from damaged_bases import (
     write_files,
 )
 from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, fork, in_child, some
-from pairs import dead_worker, flip, write_pair
+from pairs import dead_worker, write_pair
 from power_loss import lose_power_at_each
+from zips import flip
 
 import rear
 from rear.core.problems import CATALOG, Problem, exit_status, outcome_of
@@ -249,14 +250,12 @@ def test_several_damages_at_once(base: Path) -> None:
 
 def test_what_a_live_worker_owns_is_not_touched(base: Path) -> None:
     with rear.rear_fs(base) as fs:
-        with fs.open("ar.zip/live", "w") as file:
-            file.write("alive")
+        put(fs, "ar.zip/live", "alive")
         (journal,) = (base / ".rear/inbox").rglob("*.journal")
         events = check(base)
         assert status(events) == 0
         assert journal.exists()
-        with fs.open("ar.zip/live too", "w") as file:
-            file.write("alive")
+        put(fs, "ar.zip/live too", "alive")
     for _ in rear.scavenge(base):
         pass
     check_base(base, EXPECTED | {"ar.zip/live": b"alive", "ar.zip/live too": b"alive"})

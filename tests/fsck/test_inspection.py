@@ -15,7 +15,7 @@ import zoo
 from checkout import REAR
 from merges import Base
 from programs import run_code
-from zips import ORIGIN, build, directory_offset, member, overwrite, write_zip
+from zips import ORIGIN, build, directory_offset, member, overwrite, write_overlapping, write_zip
 
 import rear
 from rear.core.problems import CATALOG, Outcome, Problem, exit_status, outcome_of
@@ -211,15 +211,9 @@ def test_a_member_that_reaches_into_the_directory(tmp_path: Path) -> None:
 
 
 def test_members_that_overlap(tmp_path: Path) -> None:
-    inner = encode_local_header(member("inner", b"data"), None) + b"data"
-    outer = member("outer", inner)
-    body = encode_local_header(outer, None) + inner
-    entries = encode_central_entry(outer, 0)
-    entries += encode_central_entry(member("inner", b"data"), len(body) - len(inner))
-    end = encode_end(entries=2, directory_length=len(entries), directory_offset=len(body))
-    (tmp_path / "a.zip").write_bytes(body + entries + end)
+    _, offset = write_overlapping(tmp_path / "a.zip")
     problem = only(tmp_path / "a.zip", deep=True)
-    assert (problem.code, problem.name, problem.offset) == ("member-overlap", "inner", len(body) - len(inner))
+    assert (problem.code, problem.name, problem.offset) == ("member-overlap", "inner", offset)
     assert "within the member at 0" in problem.detail
 
 

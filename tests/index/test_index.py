@@ -16,6 +16,7 @@ import pytest
 from checkout import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zips import overwrite, write_zip
 
 import rear.index.index
 import rear.index.segment
@@ -937,12 +938,7 @@ def test_rows_of_an_archive_of_rear(layout: Layout) -> None:
 def test_a_foreign_member_without_local_header_has_a_row(layout: Layout) -> None:
     path = layout.archive("b.zip")
     path.parent.mkdir(parents=True)
-    with zipfile.ZipFile(path, "w") as target:
-        target.writestr("a.txt", b"a" * 100)
-        target.writestr("b.txt", b"b" * 100)
-    data = bytearray(path.read_bytes())
-    data[0:4] = b"XXXX"
-    path.write_bytes(data)
+    overwrite(write_zip(path, {"a.txt": b"a" * 100, "b.txt": b"b" * 100}), 0, b"XXXX")
     with Archive.open(path) as archive:
         rows = list(rows_of(archive))
     assert [(row.name, row.target_end is None) for row in rows] == [("a.txt", True), ("b.txt", False)]

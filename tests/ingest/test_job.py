@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from bases import check_archive, contents
-from programs import rear_command, run_rear
+from programs import rear_command, run_rear, wait_for
 
 import rear
 from rear.core.layout import Layout
@@ -231,22 +231,15 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def wait_until_state(pid: int, wanted: str) -> None:
-    deadline = time.monotonic() + 20
-    while (state := state_of(pid)) not in wanted:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.01)
-
-
 def test_pausing_pauses_the_job(base: Path, local: Path) -> None:
     # Only builtins: a shell whose child is stopped between vfork and exec does not count as stopped.
     process = start(base, local, "echo ready; while [ ! -e $REAR_OUTPUT/end ]; do :; done")
     [child] = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     process.send_signal(signal.SIGTSTP)
-    wait_until_state(process.pid, "T")
-    wait_until_state(child, "T")
+    wait_for(lambda: state_of(process.pid) in "T")
+    wait_for(lambda: state_of(child) in "T")
     process.send_signal(signal.SIGCONT)
-    wait_until_state(child, "RS")
+    wait_for(lambda: state_of(child) in "RS")
     [output] = local.glob("rear-run-*/output")
     (output / "end").write_bytes(b"")
     process.communicate(timeout=30)

@@ -20,9 +20,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from bases import check_base, members, of_kind, scavenge
+from bases import check_base, members, of_kind, scavenge, write
 from faults import SEED, fork, wait
-from programs import rear_command, run_code, run_rear, start_rear
+from programs import rear_command, run_code, run_rear, start_rear, wait_for
+from zips import flip
 
 import rear
 from rear.core.layout import Layout
@@ -295,8 +296,7 @@ def test_young_files_are_left_for_later(spool: Path, base: Path) -> None:
 def test_a_base_below_the_folder_is_not_swept(spool: Path) -> None:
     mine, other = spool / "base", spool / "sub/others base"
     for base in (mine, other):
-        with rear.rear_fs(base) as fs, fs.open("kept.zip/a", "w") as file:
-            file.write("kept")
+        write(base, {"kept.zip/a": "kept"})
     scavenge(other)
     (mine / "plain.txt").write_text("in the base")
     before = files_in(other)
@@ -311,8 +311,7 @@ def test_a_base_below_the_folder_is_not_swept(spool: Path) -> None:
 
 def test_a_folder_in_the_base_is_swept_without_archives(base: Path) -> None:
     fill(base / "runs/7", {"a.txt": b"a", "old.ZIP": b"may be an archive"})
-    with rear.rear_fs(base) as fs, fs.open("runs/7/ar.zip/x", "w") as file:
-        file.write("x")
+    write(base, {"runs/7/ar.zip/x": "x"})
     scavenge(base)
     done = run(base / "runs", "--into", "runs/7/ar.zip", "--base", base, "--delete", "--json")
     assert done.returncode == 0, done.stderr
@@ -536,10 +535,8 @@ def test_a_folder_that_is_swapped_for_a_link_before_it_is_read_is_not_archived(
 
 def test_a_member_that_cannot_be_read_back_keeps_its_source(spool: Path, base: Path) -> None:
     sweep(spool, base)
-    data = bytearray((base / "ar.zip").read_bytes())
-    position = data.index(FILES["sub/random.bin"][:50])
-    data[position + 1_000] ^= 1
-    (base / "ar.zip").write_bytes(data)
+    position = (base / "ar.zip").read_bytes().index(FILES["sub/random.bin"][:50])
+    flip(base / "ar.zip", position + 1_000)
     done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete")
     assert done.returncode == 1
     assert "random.bin" in done.stderr
@@ -748,9 +745,7 @@ def test_an_interrupt_loses_nothing(spool: Path, base: Path) -> None:
             out.open("wb") as stream,
             subprocess.Popen(command, stdout=stream, stderr=subprocess.PIPE, text=True) as process,
         ):
-            deadline = time.monotonic() + 20
-            while not out.stat().st_size and time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.01)
+            wait_for(lambda out=out: out.stat().st_size or process.poll() is not None)
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)

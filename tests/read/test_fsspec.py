@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from bases import put
 from checkout import ROOT
 from programs import run_code
 
@@ -21,8 +22,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fsspec.register_implementation("rear", "rear.fsspec.RearFileSystem", clobber=True)
     with rear.rear_fs(tmp_path / "base") as fs:
         for name in ("a.csv", "deep/b.csv", "deep/er/c.txt"):
-            with fs.open(f"ar.zip/{name}", "w") as file:
-                file.write(CSV)
+            put(fs, f"ar.zip/{name}", CSV)
     list(rear.scavenge(tmp_path / "base"))
     return tmp_path / "base"
 

@@ -11,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from bases import put
 from faults import SEED
 from programs import start_code
+from zips import flip
 
 import rear
 from rear import rear_fs, rear_open
@@ -92,9 +94,7 @@ def _bytes_read() -> int:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damage_is_told_when_it_is_read_to_the_end(tmp_path: Path, method: int) -> None:
     path = write_zip(tmp_path / "x.zip", method, b"0123456789" * 10)
-    data = bytearray(path.read_bytes())
-    data[31 + 5 + 3] ^= 1
-    path.write_bytes(data)
+    flip(path, 31 + 5 + 3)
     with (
         rear.open_archive(path) as archive,
         archive.open("a.bin") as file,
@@ -206,8 +206,7 @@ def test_members_that_are_being_claimed_and_merged_are_found_all_the_time(base: 
     """A scavenger takes and merges while others read: no moment may come in which a member is nowhere."""
     with rear_fs(base) as fs:
         for number in range(30):
-            with fs.open(f"ar.zip/{number}", "w") as file:
-                file.write(str(number))
+            put(fs, f"ar.zip/{number}", str(number))
     stop = threading.Event()
     errors: list[BaseException] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zoo
-from zips import ORIGIN, directory_offset, stored
+from zips import ORIGIN, directory_offset, flip, stored, write_zip
 
 from rear.core.storage import Storage
 from rear.fsck.archive import check_archive_file
@@ -79,12 +79,9 @@ with zipfile.ZipFile(Out(), "w", zipfile.ZIP_DEFLATED) as archive:
 
 def with_directory(folder: Path) -> bytes:
     """Return an archive whose directory contradicts a header, which is made anew."""
-    with zipfile.ZipFile(folder / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(6):
-            archive.writestr(f"{number}.txt", b"line %d " % number * 20)
-    data = bytearray((folder / "w.zip").read_bytes())
-    data[14] ^= 0xFF
-    return bytes(data)
+    lines = {f"{number}.txt": b"line %d " % number * 20 for number in range(6)}
+    flip(write_zip(folder / "w.zip", lines, zipfile.ZIP_DEFLATED), 14, 0xFF)
+    return (folder / "w.zip").read_bytes()
 
 
 @pytest.mark.parametrize("make", [plain, ours, encrypted, with_descriptors, with_directory])

@@ -34,6 +34,7 @@ from zips import (
     offsets,
     overwrite,
     stored,
+    write_overlapping,
     write_zip,
 )
 
@@ -267,9 +268,7 @@ def test_a_hole_of_five_gigabytes(tmp_path: Path) -> None:
 def test_damaged_members_are_kept_aside(tmp_path: Path) -> None:
     content = {name: random.Random(name).randbytes(20_000) + b"text " * 5_000 for name in ("a", "dir/b", "c")}
     path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
+    write_zip(path, content, zipfile.ZIP_DEFLATED)
     second = offsets(path)["dir/b"]
     overwrite(path, second + 10_000, bytes(64))
     original = path.read_bytes()
@@ -360,13 +359,7 @@ def test_a_name_that_was_damaged_comes_from_the_index(tmp_path: Path) -> None:
 
 
 def test_overlapping_members(tmp_path: Path) -> None:
-    inner = encode_local_header(member("inner", b"data"), None) + b"data"
-    outer = member("outer", inner)
-    body = encode_local_header(outer, None) + inner
-    entries = encode_central_entry(outer, 0)
-    entries += encode_central_entry(member("inner", b"data"), len(body) - len(inner))
-    end = encode_end(entries=2, directory_length=len(entries), directory_offset=len(body))
-    (tmp_path / "a.zip").write_bytes(body + entries + end)
+    inner, _ = write_overlapping(tmp_path / "a.zip")
     outcome = Outcome(tmp_path / "a.zip", tmp_path / "new.zip")
     # Both are there, each with bytes of its own.
     assert outcome.contents() == {"outer": inner, "inner": b"data"}

@@ -19,7 +19,7 @@ from typing import Any
 
 import bases
 import pytest
-from bases import contents, files_below, of_kind, scavenge
+from bases import contents, files_below, of_kind, scavenge, write
 from executors import EXPECTED, Here, check, make_small, renew
 from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, in_child, some
 from power_loss import lose_power_at_each
@@ -91,8 +91,7 @@ def test_after_the_next_merges(base: Path) -> None:
     """The archive has grown over what was its directory, and its next merge is undone in place."""
     first = Here()
     scavenge(base, executor=first)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/more.txt", "wb") as file:
-        file.write(os.urandom(50_000))
+    write(base, {"ar.zip/more.txt": os.urandom(50_000)})
     storage = Failing(errno.ENOSPC, lambda point, path: point.operation == "truncate" and path.endswith("ar.zip"))
     second = Here()
     events = scavenge(base, executor=second, storage=storage)
@@ -109,8 +108,7 @@ def test_after_the_next_merges(base: Path) -> None:
 def test_after_roll_over(base: Path) -> None:
     executor = Here()
     scavenge(base, executor=executor)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/more.txt", "wb") as file:
-        file.write(b"more")
+    write(base, {"ar.zip/more.txt": b"more"})
     scavenge(base, max_members=3)
     assert (base / "ar-0.zip").exists()
     run_all_late(executor.copies, base)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bases import members, of_kind, scavenge
+from bases import members, of_kind, put, scavenge
 from pairs import GONE, see_nobody, write_pair
 from programs import run_code, run_rear, start_rear
 
@@ -247,8 +247,7 @@ def test_worker_that_somebody_knows_to_be_dead_is_not_waited_for(
 
 def test_worker_that_is_seen_to_live_is_not_taken_for_dead(tmp_path: Path) -> None:
     with rear.rear_fs(tmp_path) as fs:
-        with fs.open("ar.zip/a", "w") as file:
-            file.write("one")
+        put(fs, "ar.zip/a", "one")
         here = this_process().host
         assert "lives" in str(of_kind(scavenge(tmp_path, assume_dead=[here]), LeftAlone)[0])
         (refused,) = of_kind(scavenge(tmp_path, assume_dead=["nodw7"]), Refused)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from bases import check_base, contents, of_kind, renew, scavenge
+from bases import check_base, contents, of_kind, put, renew, scavenge
 from crash_scavenger import check, make_base
 from faults import FULL, SEED, Point, RecordProperty, Tampered, after, fork, in_child, some, wait
 
@@ -186,8 +186,7 @@ def write_many(base: Path, number: int, files: int) -> None:
     with rear.rear_fs(base, rotation_size=4_000, sync_interval=0.02) as fs:
         for count in range(files):
             target = f"{'abc'[count % 3]}.zip/{number}/{count}.txt"
-            with fs.open(target, "w") as file:
-                file.write(target * (count % 50))
+            put(fs, target, target * (count % 50))
             os.write(log, f"{target}\n".encode())
             time.sleep(0.004)
     if number % 2:
@@ -254,8 +253,7 @@ def test_a_worker_that_was_paused_loses_nothing(
     with rear.rear_fs(base, sync_interval=3600, storage=clock) as fs:
 
         def write(name: str) -> None:
-            with fs.open(f"ar.zip/{name}", "wb") as file:
-                file.write(name.encode() * 100)
+            put(fs, f"ar.zip/{name}", name.encode() * 100)
             expected[f"ar.zip/{name}"] = name.encode() * 100
 
         write("before")
@@ -281,8 +279,7 @@ def test_a_late_member_of_a_buried_pair_is_found(base: Path, monkeypatch: pytest
     """What a worker writes to a file that was taken and merged, in the moment before it notices."""
     fs = rear.rear_fs(base, sync_interval=3600)
     for name in ("before", "late"):
-        with fs.open(f"ar.zip/{name}", "wb") as file:
-            file.write(name.encode())
+        put(fs, f"ar.zip/{name}", name.encode())
         if name == "before":
             take_over(base, monkeypatch)
             assert list((base / ".rear" / "graveyard").rglob("*.zip"))
@@ -300,8 +297,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     """Writing to a file that another host has taken succeeds: a beat after a gap proves nothing."""
     clock = Clock()
     fs = rear.rear_fs(base, sync_interval=3600, storage=clock)
-    with fs.open("ar.zip/before", "wb") as file:
-        file.write(b"before")
+    put(fs, "ar.zip/before", b"before")
     pair = fs._worker._pair
     assert pair is not None
     assert pair.beat()
@@ -309,8 +305,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     clock.ahead = 61.0
     assert not pair.beat()
     assert not pair.beat()
-    with fs.open("ar.zip/after", "wb") as file:
-        file.write(b"after")
+    put(fs, "ar.zip/after", b"after")
     fs.close()
     scavenge(base)
     check_base(base, {"ar.zip/before": b"before", "ar.zip/after": b"after"})

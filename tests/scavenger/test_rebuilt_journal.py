@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from bases import check_base, members, of_kind, renew, scavenge
+from bases import check_base, members, of_kind, put, renew, scavenge
 from faults import RecordProperty, Tampered, after, dying_at, fork, in_child, some, wait
-from pairs import MTIME_NS, dead_worker, flip, see_nobody, write_pair
+from pairs import MTIME_NS, dead_worker, see_nobody, write_pair
 from power_loss import lose_power_at_each, scavenge_on
+from programs import wait_for
+from zips import flip
 
 import rear
 from rear.core.liveness import this_process
@@ -321,15 +323,12 @@ def test_a_journal_of_members_without_anything_else_is_told_of(tmp_path: Path, p
 def test_a_live_worker_without_journal_is_left_alone(tmp_path: Path) -> None:
     def work() -> None:
         with rear.rear_fs(tmp_path) as fs:
-            with fs.open("ar.zip/a", "w") as file:
-                file.write("one")
+            put(fs, "ar.zip/a", "one")
             time.sleep(60)
 
     worker = fork(work)
     try:
-        deadline = time.monotonic() + 20
-        while not list(tmp_path.rglob("*.zip")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: list(tmp_path.rglob("*.zip")))
         (journal,) = tmp_path.rglob("*.journal")
         time.sleep(0.3)
         journal.unlink()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from bases import check_base, members, of_kind, scavenge
 from pairs import GONE, MTIME_NS, see_nobody, write_pair
+from zips import flip
 
 import rear
 import rear.scavenger.scavenge
@@ -381,10 +382,7 @@ def test_bytes_that_can_be_saved_are_not_given_up_for_a_copy_that_was_lost(
     assert len(buried(tmp_path)) == 1
     # The pair before has all of its data, behind a local header that is damaged.
     temp, _ = write_pair(tmp_path, 0, {1: ("a", content("a")), 2: ("b", content("b"))}, close="poisoned")
-    data = bytearray(temp.read_bytes())
-    start = data.index(b"PK\3\4", 1)
-    data[start + 14] ^= 0xFF
-    temp.write_bytes(data)
+    flip(temp, temp.read_bytes().index(b"PK\3\4", 1) + 14, 0xFF)
     events = scavenge(tmp_path)
     assert alarms(events) == []
     assert "b" in [event.name for event in of_kind(events, Recovered)]  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bases import check_base, put
 from faults import Point, Tampered, in_child
+from zips import write_zip
 
 import rear
 
@@ -50,10 +51,7 @@ def write_two(base: Path) -> None:
 
 def make_base(base: Path) -> Path:
     base.mkdir()
-    with zipfile.ZipFile(base / "ar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = COMMENT
-        for name, data in FOREIGN.items():
-            archive.writestr(name, data)
+    write_zip(base / "ar.zip", FOREIGN, zipfile.ZIP_DEFLATED, comment=COMMENT)
     assert in_child(lambda: write_one(base)) == 0
     assert in_child(lambda: write_two(base)) == -signal.SIGKILL
     return base

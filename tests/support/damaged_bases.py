@@ -10,8 +10,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bases import write
 from faults import Point, Tampered, in_child
-from pairs import dead_worker, flip, write_pair
+from pairs import dead_worker, write_pair
+from zips import flip
 
 import rear
 from rear.events import Checked, Event
@@ -24,10 +26,7 @@ EXPECTED = {f"ar.zip/{name}": data for name, data in FILES.items()} | {"sub/othe
 
 
 def write_files(base: Path) -> None:
-    with rear.rear_fs(base) as fs:
-        for target, data in EXPECTED.items():
-            with fs.open(target, "wb") as file:
-                file.write(data)
+    write(base, EXPECTED)
 
 
 def check(base: Path, **options: object) -> list[Event]:

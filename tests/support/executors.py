@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import signal
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import bases
 import pytest
 from bases import check_base, put
 from faults import in_child
+from zips import write_zip
 
 import rear
 from rear.core import parallel
@@ -152,9 +152,7 @@ def write(base: Path, *, crash: bool = False) -> None:
 
 def make_base(base: Path, *, crash: bool = False) -> Path:
     base.mkdir()
-    with zipfile.ZipFile(base / "ar.zip", "w") as archive:
-        archive.writestr("theirs.txt", EXPECTED["ar.zip/theirs.txt"])
-        archive.writestr("twice.txt", EXPECTED["ar.zip/twice.txt"])
+    write_zip(base / "ar.zip", {name: EXPECTED[f"ar.zip/{name}"] for name in ("theirs.txt", "twice.txt")})
     assert in_child(lambda: write(base, crash=crash)) == (-signal.SIGKILL if crash else 0)
     return base
 

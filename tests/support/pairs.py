@@ -68,9 +68,3 @@ def dead_worker() -> str:
     """Return the name of a worker of this host that has ended."""
     here = this_process()
     return worker_name(Process(here.host, 1_999_999_999, 1, here.boot_id, here.pid_namespace), "abcdef")
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(data)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from checkout import ROOT
@@ -48,3 +51,20 @@ def fresh(code: str) -> str:
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Return when something has come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def in_threads(function: Callable[[Any], object], arguments: Iterable[object]) -> None:
+    """Call a function for each argument at once, in a thread of its own, and return when all have returned."""
+    threads = [threading.Thread(target=function, args=(argument,)) for argument in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

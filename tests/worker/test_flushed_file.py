@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, contents, files_below, of_kind, scavenge, scratch_folder
+from bases import check_archive, contents, files_below, of_kind, put, scavenge, scratch_folder, write
 from faults import (
     ERRORS,
     SEED,
@@ -39,6 +39,7 @@ from faults import (
     wait,
 )
 from power_loss import Powered, run_until
+from programs import in_threads, wait_for
 
 import rear
 from rear.core.layout import Layout
@@ -108,8 +109,7 @@ def work(folder: Path, storage: Storage = LOCAL, *, sync: str = "interval", base
 
 
 def write_plain(fs: rear.RearFs, target: str, note: Callable[[str, int], None]) -> None:
-    with fs.open(target, "wb") as file:
-        file.write(PLAIN[target])
+    put(fs, target, PLAIN[target])
     note(target, 0)
 
 
@@ -555,8 +555,7 @@ def test_marks_in_the_content_end_no_part(base: Path, verify: bool) -> None:
     (temp_archive,) = (base / ".rear/inbox").glob("*/*.zip")
     temp_archive.with_suffix(".journal").unlink()
     os.truncate(temp_archive, temp_archive.stat().st_size - 700)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/good.txt", "w") as file:
-        file.write("closed\n")
+    write(base, {"ar.zip/good.txt": "closed\n"})
     events = scavenge(base, verify=verify)
     found = found_in(base)
     assert found["ar.zip/good.txt"] == b"closed\n"
@@ -752,11 +751,8 @@ def test_a_live_writer_beats_and_syncs_in_the_background(base: Path) -> None:
         file.write(b"flushed")
         file.flush()
         begun = len(storage.points)
-        deadline = time.monotonic() + 10
         (path,) = (base / ".rear" / "inbox").glob("*/*.journal")
-        while read_journal(path).beats < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert read_journal(path).beats >= 3
+        wait_for(lambda: read_journal(path).beats >= 3)
         assert [point for point in storage.points[begun:] if point.operation == "sync"]
         fs.sync()
         file.close()
@@ -777,11 +773,7 @@ def test_threads_flush_one_file_and_a_child_of_fork_none(base: Path) -> None:
                 file.write(f"{number} {line}\n".encode())
                 file.flush()
 
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(write, range(4))
 
         def child() -> None:
             with pytest.raises(RearError, match="belongs to the parent"):
@@ -892,8 +884,7 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
         with rear.rear_fs(base, storage=failing, sync_interval=3600) as fs, fs.open("ar.zip/a", "wb") as file:
             file.write(b"flushed")
             file.flush()
-            with fs.open("ar.zip/b", "wb") as other:
-                other.write(b"closed")
+            put(fs, "ar.zip/b", b"closed")
             bad = {"sync": 2}
 
             def when(point: Point, path: str) -> bool:

@@ -25,7 +25,7 @@ import pytest
 import trio
 from bases import journals
 from checkout import ROOT
-from programs import run_code, start_code
+from programs import in_threads, run_code, start_code
 
 import rear
 from rear import rear_fs, rear_open, rear_pickup
@@ -287,11 +287,7 @@ def test_threads_started_inside(base: Path) -> None:
                 file.write(f"{number} {count} " * 20)
 
     with rear_fs(base, rotation_size=5_000):
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(work, range(8))
     assert len(journals(base)) > 3
     found = scavenge(base)
     assert found == {f"{n}/{c}": (f"{n} {c} " * 20).encode() for n in range(8) for c in range(50)}
@@ -391,11 +387,7 @@ def test_of_many_threads_one_gets_a_name(base: Path, monkeypatch: pytest.MonkeyP
                 won.append(name)
 
     with rear_fs(base):
-        threads = [threading.Thread(target=race) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(lambda _: race(), range(4))
     assert sorted(won) == list(range(50))
 
 

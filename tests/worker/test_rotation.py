@@ -9,11 +9,12 @@ import threading
 import time
 import weakref
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import put
+from programs import in_threads, wait_for
 
 import rear
 from rear import rear_fs
@@ -31,15 +32,7 @@ def journals(base: Path) -> list[Journal]:
 
 
 def write(fs: RearFs, name: str, data: bytes = b"x" * 100) -> None:
-    with fs.open(f"ar.zip/{name}", "wb") as file:
-        file.write(data)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+    put(fs, f"ar.zip/{name}", data)
 
 
 def merged_names(base: Path, **options: Any) -> list[str]:
@@ -359,11 +352,7 @@ def test_threads_share_a_sync(base: Path) -> None:
             write(fs, f"{number}/{count}")
 
     with rear_fs(base, storage=storage, sync="file", sync_interval=1000) as fs:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(work, range(16))
         assert storage.synced.count(".zip") < 60
         assert fs._worker._retained == []
     assert len(merged_names(base)) == 80
