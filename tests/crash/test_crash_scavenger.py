@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bases import check_base, contents, of_kind, renew, scavenge
-from crash_scavenger import EXPECTED, check, make_base
+from bases import check_base, contents, renew, scavenge
+from crash_scavenger import EXPECTED, check, make_base, recover
 from faults import (
     Point,
     RecordProperty,
@@ -26,8 +26,6 @@ from faults import (
     some,
     traced_calls,
 )
-
-from rear.events import Lost
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
@@ -59,10 +57,8 @@ def test_killed_at_every_operation(base: Path, template: Path, record_property: 
     for point in points:
         renew(base, template)
         assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
-        events = scavenge(base)
         with after(f"killed at {point}"):
-            assert not of_kind(events, Lost)
-            check(base)
+            recover(base)
     record_property("crash_points", len(points))
     print(f"{len(points)} crash points")
 
@@ -84,10 +80,8 @@ def test_recovery_is_killed_four_times(base: Path, template: Path, record_proper
                 died_at = len(recovery.points) * (4 * later + number) // 16
                 in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
                 count += 1
-            events = scavenge(base)
             with after(f"killed at {point}, recovery {number}"):
-                assert not of_kind(events, Lost)
-                check(base)
+                recover(base)
     record_property("crash_points", count)
     print(f"{count} recoveries killed")
 
@@ -182,10 +176,8 @@ def test_a_commit_that_fails_is_taken_back_before_the_archive_is(base: Path, tem
                     os.kill(os.getpid(), signal.SIGKILL)
 
             assert in_child(lambda act=act: scavenge(base, storage=Tampered(act))) == -signal.SIGKILL
-            events = scavenge(base)
             with after(f"{failing} failed, killed {later} later"):
-                assert not of_kind(events, Lost)
-                check(base)
+                recover(base)
 
 
 def is_commit(point: Point, path: str) -> bool:

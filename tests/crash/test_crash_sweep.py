@@ -25,6 +25,7 @@ from faults import (
     RecordProperty,
     Tampered,
     after,
+    at,
     in_child,
     is_anything,
     is_growing,
@@ -32,6 +33,7 @@ from faults import (
     needs_strace,
     some,
     traced_calls,
+    while_in_trouble,
 )
 from power_loss import Powered, run_until
 
@@ -283,7 +285,7 @@ def test_every_operation_fails_once(folder: Path, record_property: RecordPropert
     chosen = some(points, 40)
     for point, error in zip(chosen, itertools.cycle(ERRORS)):
         renew(folder)
-        in_trouble(folder, SweepFailing(error, lambda found, path, point=point: found[::2] == point[::2]))
+        in_trouble(folder, SweepFailing(error, at(point)))
         with after(f"{errno.errorcode[error]} at {point}"):
             recover(folder)
     record_property("crash_points", len(chosen))
@@ -296,10 +298,6 @@ def test_everything_fails_from_some_operation_on(folder: Path, kind: Callable[[P
     points = points_of(folder)
     for point, error in zip(some(points, 40), itertools.cycle(ERRORS)):
         renew(folder)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return found[::2] >= point[::2] and kind(found, path)
-
-        in_trouble(folder, SweepFailing(error, when))
+        in_trouble(folder, SweepFailing(error, while_in_trouble(point, kind)))
         with after(f"{errno.errorcode[error]} from {point} on"):
             recover(folder)

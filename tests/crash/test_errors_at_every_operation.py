@@ -16,9 +16,22 @@ from typing import Any
 
 import pytest
 from bases import check_base, of_kind, put, renew, scavenge
-from crash_scavenger import FOREIGN, check, make_base
+from crash_scavenger import FOREIGN, make_base, recover
 from crash_worker import only_empty_pairs_are_left
-from faults import ERRORS, SEED, Failing, Point, Tampered, in_child, is_anything, is_growing, refused, some
+from faults import (
+    ERRORS,
+    SEED,
+    Failing,
+    Point,
+    Tampered,
+    at,
+    in_child,
+    is_anything,
+    is_growing,
+    refused,
+    some,
+    while_in_trouble,
+)
 
 import rear
 import rear.errors
@@ -68,14 +81,12 @@ def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -
     scavenge(base, storage=storage)
     for point, error in zip(some(storage.points, 90), itertools.cycle(ERRORS)):
         renew(base, template)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             scavenge_in_trouble(base, failing)
             assert failing.failed
             is_no_worse(base)
-            events = scavenge(base)
-            assert not of_kind(events, Lost)
-            check(base)
+            recover(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} at {failing.failed}: {problem}") from problem
 
@@ -90,17 +101,11 @@ def test_a_scavenger_is_in_trouble_from_some_operation_on(
     scavenge(base, storage=storage)
     for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         renew(base, template)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return found[::2] >= point[::2] and kind(found, path)
-
-        failing = Failing(error, when)
+        failing = Failing(error, while_in_trouble(point, kind))
         try:
             scavenge_in_trouble(base, failing)
             is_no_worse(base)
-            events = scavenge(base)
-            assert not of_kind(events, Lost)
-            check(base)
+            recover(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
 
@@ -166,7 +171,7 @@ def test_a_worker_fails_once_at_every_operation(base: Path, sync: str) -> None:
     write_all(base, storage, sync=sync, sync_interval=0.01)
     for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         shutil.rmtree(base)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             acknowledged, refused_ones = write_all_in_child(base, failing, sync=sync, sync_interval=0.01)
             # One failure is survived by going to a new temp archive, unless that could not even be begun.
@@ -185,11 +190,7 @@ def test_a_worker_is_in_trouble_for_a_while(base: Path, sync: str, kind: Callabl
     for point, error in zip(some(storage.points, 22), itertools.cycle(ERRORS)):
         for length in (4, 40):
             shutil.rmtree(base, ignore_errors=True)
-
-            def when(found: Point, path: str, point: Point = point, length: int = length) -> bool:
-                return point.number <= found.number < point.number + length and kind(found, path)
-
-            failing = Failing(error, when)
+            failing = Failing(error, while_in_trouble(point, kind, length))
             try:
                 settle(base, *write_all_in_child(base, failing, sync=sync, sync_interval=0.01))
             except (AssertionError, OSError, RearError) as problem:

@@ -26,7 +26,7 @@ from damaged_bases import (
     remove_index,
     write_files,
 )
-from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, fork, in_child, some
+from faults import Failing, Point, RecordProperty, Tampered, after, at, dying_at, fork, in_child, some
 from pairs import dead_worker, write_pair
 from power_loss import lose_power_at_each
 from zips import flip
@@ -400,7 +400,7 @@ def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> Non
     points = some(storage.points, 25)
     for point in points:
         renew(base, damaged)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             check(base, storage=failing)
         except OSError as failure:

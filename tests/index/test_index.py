@@ -595,6 +595,18 @@ class Dead(BaseException):
     """The process was killed."""
 
 
+def each_stop(
+    folder: Path, before: Callable[[Layout], None], work: Callable[[Layout, Storage], object], *, at_least: int = 1
+) -> Iterator[tuple[int, Layout]]:
+    """Yield the number of each operation of some work, with a base to do it in that is as it was before."""
+    before(Layout(folder / "template"))
+    counter = Fragile()
+    work(Layout(shutil.copytree(folder / "template", folder / "counted")), counter)
+    assert counter.count >= at_least
+    for stop in range(1, counter.count + 1):
+        yield stop, Layout(shutil.copytree(folder / "template", folder / str(stop)))
+
+
 class Fragile(Storage):
     """Counts operations, and fails at one of them: before it, or for a copy in the middle of it."""
 
@@ -738,14 +750,7 @@ def test_a_crash_leaves_the_old_or_the_new_index(
     work: Callable[[Layout, Storage], None],
     failure: str,
 ) -> None:
-    before(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    work(Layout(tmp_path / "counted"), counter)
-    assert counter.count >= 6
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, before, work, at_least=6):
         storage = Fragile(stop, OSError(errno.EIO, "broken") if failure == "error" else Dead())
         try:
             work(layout, storage)
@@ -825,13 +830,7 @@ def prepare_both(layout: Layout) -> None:
 def test_rename_at_any_crash(
     tmp_path: Path, tiny: None, before: Callable[[Layout], None], failure: BaseException
 ) -> None:
-    before(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    roll_over(Layout(tmp_path / "counted"), counter)
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, before, roll_over):
         try:
             roll_over(layout, Fragile(stop, failure))
         except (Dead, OSError):
@@ -862,13 +861,7 @@ def test_rename_returns_the_index_of_the_new_name(layout: Layout) -> None:
 
 @pytest.mark.crash
 def test_remove_at_any_crash(tmp_path: Path, tiny: None) -> None:
-    prepare_damaged(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    remove(Layout(tmp_path / "counted"), counter)
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, prepare_damaged, remove):
         with pytest.raises(Dead):
             remove(layout, Fragile(stop))
         index = Index.open(layout, ARCHIVE)

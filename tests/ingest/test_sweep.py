@@ -70,6 +70,14 @@ def sweep(folder: Path, base: Path, into: str = "ar.zip/spool", **options: Any) 
     return list(rear.sweep(folder, into, base=base, **options))
 
 
+def sweep_what_is_known(folder: Path, base: Path) -> list[Event]:
+    """Sweep files that are all in the archive already: they go, and none is archived again."""
+    events = sweep(folder, base, delete=True)
+    assert of_kind(events, Collected) == []
+    assert files_in(folder) == {}
+    return events
+
+
 def run(*arguments: object, environment: dict[str, str] | None = None, **options: Any) -> CompletedProcess[str]:
     """Run the real command."""
     return run_rear("sweep", *arguments, env=os.environ | (environment or {}), **options)
@@ -161,9 +169,7 @@ def test_a_file_that_was_only_touched_is_not_archived_again(spool: Path, base: P
     sweep(spool, base)
     for path in (spool / "a.txt", spool / "empty", spool / "sub/b.txt"):
         os.utime(path, ns=(MTIME_NS + 5, MTIME_NS + 5))
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    events = sweep_what_is_known(spool, base)
     by_name = {Path(event.source).name: event.name for event in of_kind(events, SourceDeleted)}
     assert by_name["a.txt"] == "spool/a~1.txt"
 
@@ -556,9 +562,7 @@ def test_an_archive_that_is_gone_is_written_again(spool: Path, base: Path) -> No
 def test_a_lost_index_is_no_reason_to_archive_again(spool: Path, base: Path) -> None:
     sweep(spool, base)
     shutil.rmtree(base / ".rear/index")
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
 
 
 def test_a_commit_that_may_not_be_on_stable_storage_is_no_reason_to_delete(spool: Path, base: Path) -> None:
@@ -593,9 +597,7 @@ def test_files_in_rolled_over_archives_are_known(spool: Path, base: Path) -> Non
     sweep(spool, base, max_members=2)
     assert (base / "ar-1.zip").exists()
     shutil.rmtree(base / ".rear/index/ar-0.zip")
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     found: dict[str, bytes] = {}
     for path in sorted(base.glob("*.zip")):
         inside = members(base, path.name)
@@ -655,9 +657,7 @@ def test_what_is_in_a_temp_archive_is_not_archived_again(spool: Path, base: Path
     assert [event.subject for event in of_kind(events, Refused)] == ["ar.zip"]
     assert files_in(spool) == FILES
     worker.close()
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
 
 
@@ -667,9 +667,7 @@ def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, b
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert wait(fork(die)) == -signal.SIGKILL
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
 
 
@@ -716,9 +714,7 @@ def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: P
         assert "being scavenged by process" in done.stderr
         assert files_in(spool) == FILES
         assert not (base / "ar.zip").exists()
-    events = sweep(spool, base, delete=True)
-    assert of_kind(events, Collected) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     assert members(base) == expected()
 
 

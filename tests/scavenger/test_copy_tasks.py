@@ -20,7 +20,7 @@ from typing import Any
 import bases
 import pytest
 from bases import contents, files_below, of_kind, scavenge, write
-from executors import EXPECTED, Here, check, make_small, renew
+from executors import EXPECTED, Here, check, make_small, recover, renew
 from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, in_child, some
 from power_loss import lose_power_at_each
 
@@ -418,10 +418,8 @@ def test_killed_at_every_operation(base: Path, record_property: RecordProperty) 
     for point in points:
         renew(base)
         assert in_child(lambda point=point: lead(base, dying_at(point))) == -signal.SIGKILL, point
-        events = scavenge(base)
         with after(f"killed at {point}"):
-            assert not of_kind(events, Lost, Refused)
-            check(base)
+            recover(base)
     record_property("crash_points", len(points))
     print(f"{len(points)} of {len(counting.points)} crash points")
 
@@ -484,10 +482,6 @@ def test_power_is_lost(base: Path, record_property: RecordProperty) -> None:
     def work(base: Path, storage: Storage) -> None:
         scavenge(base, storage=storage, executor=Forgetful(), verify=True)
 
-    def judge(base: Path) -> None:
-        assert not of_kind(scavenge(base), Lost, Refused)
-        check(base)
-
-    count = lose_power_at_each(base.with_name("template"), work, judge, points=30, seeds=2)
+    count = lose_power_at_each(base.with_name("template"), work, recover, points=30, seeds=2)
     record_property("crash_points", count)
     print(f"{count} states after power loss")

@@ -15,6 +15,7 @@ import pytest
 from bases import check_base, contents, of_kind, put, renew, scavenge
 from crash_scavenger import check, make_base
 from faults import FULL, SEED, Point, RecordProperty, Tampered, after, fork, in_child, some, wait
+from pairs import see_nobody
 
 import rear
 import rear.core.liveness
@@ -22,13 +23,11 @@ import rear.scavenger.claims
 import rear.scavenger.leader
 import rear.scavenger.pair_check
 import rear.scavenger.recovery
-from rear.core.liveness import Process
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotLeaderError, RearError
 from rear.events import Event, Lost
 
 LEASE_SECONDS = 0.1
-SEEING = (rear.core.liveness, rear.scavenger.claims, rear.scavenger.recovery, rear.scavenger.pair_check)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +57,6 @@ class Unlocked(Tampered):
     def try_lock(self, descriptor: int) -> bool:
         self.number = 0
         return True
-
-
-def see_nobody(process: Process) -> None:
-    """Stands in for `is_running`: all other processes are on hosts that cannot be seen from here."""
-    return
 
 
 def start_scavenger(base: Path, stop_at: Point | Unlocked | None) -> int:
@@ -111,8 +105,7 @@ def test_a_deposed_scavenger_comes_back(
     for point in points:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, point)
             assert start_scavenger(base, None) == 0
@@ -135,8 +128,7 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
     for one, two in chosen:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, one)
             successor = start_scavenger(base, two)
@@ -236,8 +228,7 @@ def take_over(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """Scavenge as a host would that cannot see the worker, and that waits out its lease."""
     clock = Clock()
     with monkeypatch.context() as patch:
-        for module in SEEING:
-            patch.setattr(module, "is_running", see_nobody)
+        see_nobody(patch)
         scavenge(base, storage=clock)
         clock.ahead = 61.0
         return scavenge(base, storage=clock)
@@ -284,8 +275,7 @@ def test_a_late_member_of_a_buried_pair_is_found(base: Path, monkeypatch: pytest
             take_over(base, monkeypatch)
             assert list((base / ".rear" / "graveyard").rglob("*.zip"))
     with monkeypatch.context() as patch:
-        for module in SEEING:
-            patch.setattr(module, "is_running", see_nobody)
+        see_nobody(patch)
         scavenge(base)
     assert sorted(contents(base / "ar.zip")) == [("before", b"before"), ("late", b"late")]
     fs.close()
@@ -365,8 +355,7 @@ def test_a_deposed_scavenger_does_not_take_claims_back(
     for listing, taking in some(stops, 40):
         again()
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             deposed = start_scavenger(base, Looking(listing=listing))
             successor = start_scavenger(base, Looking(taking=taking))
             count += bool(deposed and successor)

@@ -96,6 +96,20 @@ def members(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
     return dict(found)
 
 
+def found_in(base: Path) -> dict[str, bytes]:
+    """Return all members of all final archives, which are sound; none may be there twice."""
+    found: dict[str, bytes] = {}
+    for path in sorted(base.rglob("*.zip")):
+        relative = path.relative_to(base)
+        if relative.parts[0] != ".rear":
+            check_archive(path)
+            for name, data in contents(path):
+                target = f"{relative.as_posix()}/{name}"
+                assert target not in found, f"{target} is there twice"
+                found[target] = data
+    return found
+
+
 def files_below(folder: Path) -> list[str]:
     """Return the relative paths of all files in a tree."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
@@ -119,15 +133,7 @@ def check_base(
         leftovers: files may be left in the inbox, for instance a journal whose worker died before it wrote a record.
     """
     perhaps = perhaps or {}
-    found: dict[str, bytes] = {}
-    for path in sorted(base.rglob("*.zip")):
-        relative = path.relative_to(base)
-        if relative.parts[0] != ".rear":
-            check_archive(path)
-            for name, data in contents(path):
-                target = f"{relative.as_posix()}/{name}"
-                assert target not in found, f"{target} is there twice"
-                found[target] = data
+    found = found_in(base)
     missing = acknowledged.keys() - found.keys()
     extra = found.keys() - acknowledged.keys() - perhaps.keys()
     assert not missing, f"lost: {sorted(missing)}"

@@ -7,11 +7,12 @@ import signal
 import zipfile
 from pathlib import Path
 
-from bases import check_base, put
+from bases import check_base, of_kind, put, scavenge
 from faults import Point, Tampered, in_child
 from zips import write_zip
 
 import rear
+from rear.events import Lost
 
 FOREIGN = {"theirs.txt": b"made by zipfile\n" * 50, "twice.txt": b"theirs came first", "stored.bin": bytes(range(256))}
 COMMENT = b"an archive comment, to be kept"
@@ -62,3 +63,9 @@ def check(base: Path) -> None:
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert archive.comment == COMMENT
         assert archive.namelist()[: len(FOREIGN)] == list(FOREIGN)
+
+
+def recover(base: Path) -> None:
+    """Scavenge once more: nothing is said to be lost, and all is there."""
+    assert not of_kind(scavenge(base), Lost)
+    check(base)

@@ -13,13 +13,14 @@ from typing import Any
 
 import bases
 import pytest
-from bases import check_base, put
+from bases import check_base, of_kind, put, scavenge
 from faults import in_child
 from zips import write_zip
 
 import rear
 from rear.core import parallel
 from rear.core.storage import Storage
+from rear.events import Lost, Refused
 from rear.scavenger import check_tasks, copy_tasks, merge
 from rear.scavenger.copy_tasks import CopyTask
 
@@ -178,3 +179,9 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(base: Path) -> None:
     check_base(base, EXPECTED)
+
+
+def recover(base: Path) -> None:
+    """Scavenge once more: nothing is said to be lost or refused, and all is there."""
+    assert not of_kind(scavenge(base), Lost, Refused)
+    check(base)

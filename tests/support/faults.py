@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import random
 import shutil
@@ -304,3 +305,15 @@ def is_growing(point: Point, path: str) -> bool:
 
 def is_anything(point: Point, path: str) -> bool:
     return True
+
+
+def while_in_trouble(
+    point: Point, kind: Callable[[Point, str], bool], length: float = math.inf
+) -> Callable[[Point, str], bool]:
+    """Return what holds for operations of one kind among so many from a point on."""
+    return lambda found, path: found[::2] >= point[::2] and found.number < point.number + length and kind(found, path)
+
+
+def at(point: Point) -> Callable[[Point, str], bool]:
+    """Return what holds at one point alone."""
+    return lambda found, path: found[::2] == point[::2]

@@ -60,8 +60,8 @@ def write_pair(
 
 def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """All workers are on hosts that cannot be seen from here."""
-    for module in ("lease", "claims", "salvage"):
-        monkeypatch.setattr(f"rear.{module}.is_running", lambda process: None)
+    for name in ("rear.core.liveness", "rear.scavenger.claims", "rear.scavenger.recovery", "rear.scavenger.pair_check"):
+        monkeypatch.setattr(f"{name}.is_running", lambda process: None)
 
 
 def dead_worker() -> str:

@@ -147,6 +147,12 @@ class Stage:
         scavenger.end(seconds + 20)
         return scavenger
 
+    def end_well(self, host: Host, *unwanted: str, seconds: float = 40.0) -> None:
+        """Settle on a host, and judge; events of these kinds may not have been."""
+        self.settle(host, seconds)
+        assert not self.events(*unwanted)
+        self.judge()
+
     def start_settling(self, host: Host, seconds: float = 40.0) -> Program:
         """Start a scavenger on a host that ends when nothing is left to do."""
         return self._start(host, "scavenge", "--pause", "0.5", "--settle", "--seconds", str(seconds))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, contents, files_below, of_kind, put, scavenge, scratch_folder, write
+from bases import check_archive, files_below, found_in, of_kind, put, scavenge, scratch_folder, write
 from faults import (
     ERRORS,
     SEED,
@@ -37,12 +37,14 @@ from faults import (
     refused,
     some,
     wait,
+    while_in_trouble,
 )
 from power_loss import Powered, run_until
 from programs import in_threads, wait_for
 
 import rear
 from rear.core.layout import Layout
+from rear.core.records import Origin
 from rear.core.storage import LOCAL, Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost, Partial, Torn
@@ -133,19 +135,6 @@ def acknowledged(folder: Path) -> dict[str, int]:
     log = folder / "acknowledged"
     lines = log.read_text().splitlines() if log.exists() else []
     return {line.split()[0]: int(line.split()[1]) for line in lines}
-
-
-def found_in(base: Path) -> dict[str, bytes]:
-    """Return all members of all final archives, which unzip and 7z find whole."""
-    found: dict[str, bytes] = {}
-    for path in sorted(base.rglob("*.zip")):
-        relative = path.relative_to(base)
-        if relative.parts[0] != ".rear":
-            check_archive(path)
-            for name, data in contents(path):
-                assert f"{relative}/{name}" not in found
-                found[f"{relative}/{name}"] = data
-    return found
 
 
 def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None:
@@ -246,11 +235,7 @@ def test_a_writer_fails_at_every_operation(
     work_in_trouble(folder, storage, sync)
     for point, error in zip(some(storage.points, 14), itertools.cycle(ERRORS)):
         renew(folder)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return point.number <= found.number < point.number + length and kind(found, path)
-
-        failing = Failing(error, when)
+        failing = Failing(error, while_in_trouble(point, kind, length))
         with after(f"{errno.errorcode[error]} from {point} on"):
             assert in_child(lambda failing=failing: work_in_trouble(folder, failing, sync)) == 0
             check(folder)
@@ -298,6 +283,14 @@ def test_a_scavenger_is_killed_at_every_operation(folder: Path, base: Path, part
         assert files_below(Layout(base).inbox) == files_below(Layout(base).claims) == []
 
 
+def only_origin(base: Path) -> Origin:
+    with Archive.open(base / "ar.zip") as archive:
+        (entry,) = archive.entries()
+        origin = archive.origin(entry)
+    assert origin is not None
+    return origin
+
+
 def partials(base: Path, **options: Any) -> list[Partial]:
     return of_kind(scavenge(base, **options), Partial)
 
@@ -307,10 +300,7 @@ def test_a_killed_writer_leaves_a_partial_member(base: Path, compression: str) -
     leave_behind(base, compression=compression)
     (event,) = partials(base)
     assert (event.archive, event.name, event.size_bytes) == ("ar.zip", "growing.log", len(GROWING[-1]))
-    with Archive.open(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7, "rear.partial": True}
     row = Index.open(Layout(base), "ar.zip").find(["growing.log"])["growing.log"]
     assert row.metadata == {"run": 7, "rear.partial": True}
@@ -344,10 +334,7 @@ def test_a_closed_file_is_a_member_like_others(base: Path, compression: str) -> 
             file.flush()
     events = scavenge(base, verify=True)
     assert {event.severity for event in events} == {"info"}
-    with Archive.open(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7}
     assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
 
@@ -536,10 +523,7 @@ def test_the_local_header_and_the_stream_tell_what_the_journal_does_not(
         whole = GROWING[-2] if is_told else whole[: len(GROWING[-2]) + last["length"] // 2]
     assert event.name == "growing.log"
     assert found_in(base) == {"ar.zip/growing.log": whole}
-    with Archive.open(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7, "rear.partial": True}
     assert abs(origin.mtime_ns / 1e9 - time.time()) < 100
     assert files_below(base / ".rear" / "inbox") == []

@@ -7,21 +7,18 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import termios
 import threading
 import time
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import journals
+from bases import check_archive, found_in, journals
 from children import (
     content,
     leave_process,
@@ -78,29 +75,6 @@ def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
     return events
 
 
-def read_all(base: Path) -> dict[str, bytes]:
-    """Every member of every final archive, after three independent readers have agreed that they are sound."""
-    found: dict[str, bytes] = {}
-    for path in base.rglob("*.zip"):
-        if ".rear" in path.parts:
-            continue
-        check_with_other_tools(path)
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None
-            counts = Counter(archive.namelist())
-            assert [name for name, count in counts.items() if count > 1] == []
-            archive_name = path.relative_to(base).as_posix()
-            found |= {f"{archive_name}/{name}": archive.read(name) for name in counts}
-    return found
-
-
-def check_with_other_tools(path: Path) -> None:
-    for command in (["unzip", "-tqq", str(path)], ["7z", "t", str(path)]):
-        if shutil.which(command[0]) is not None:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-            assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-
-
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
     return [
@@ -129,9 +103,9 @@ def test_sixteen_workers(base: Path) -> None:
     temp_archives = list((base / ".rear" / "inbox").glob("*/*.zip"))
     assert len(temp_archives) > 16
     for path in temp_archives[::5]:
-        check_with_other_tools(path)
+        check_archive(path)
     scavenge(base)
-    found = read_all(base)
+    found = found_in(base)
     assert found == {target(worker, number): content(worker, number) for worker in range(16) for number in range(500)}
     assert leftovers(base) == []
     before = {path: path.stat().st_mtime_ns for path in base.rglob("*.zip")}
@@ -186,7 +160,7 @@ print("led", led, flush=True)
         led += int(last.removeprefix("led "))
     assert led > 0
     scavenge(base, verify=True)
-    found = read_all(base)
+    found = found_in(base)
     expected = {
         target(worker, int(number)): content(worker, int(number))
         for worker, numbers in enumerate(acknowledged)
@@ -217,7 +191,7 @@ def test_two_workers_that_start_in_one_instant(base: Path) -> None:
     assert len({(one.worker, one.rotation) for one in opened if one is not None}) == count
     assert len({one.cookie for one in opened if one is not None}) == count
     scavenge(base)
-    assert read_all(base) == {target(number, 7): content(number, 7) for number in range(count)}
+    assert found_in(base) == {target(number, 7): content(number, 7) for number in range(count)}
 
 
 # -- forks
@@ -266,7 +240,7 @@ def test_a_child_of_fork_inherits_the_context(base: Path, leave: str) -> None:
     assert len({journal.opened.worker for journal in journals(base) if journal.opened}) == 2
     assert sum(journal.closed is None for journal in journals(base)) == (leave == "_exit")
     scavenge(base)
-    assert read_all(base) == {
+    assert found_in(base) == {
         **{target(0, number): content(0, number) for number in range(80)},
         **{target(1, number): content(1, number) for number in range(60)},
     }
@@ -290,7 +264,7 @@ def test_a_file_that_was_opened_before_the_fork_is_the_parents(base: Path, size:
         file.close()
         text.close()
     scavenge(base)
-    assert read_all(base) == {
+    assert found_in(base) == {
         "ar.zip/a": b"a" * size + b"c" * size,
         "ar.zip/b": b"b" * size + b"d" * size,
         **{target(1, number): content(1, number) for number in range(5)},
@@ -312,7 +286,7 @@ def test_the_background_thread_runs_on_both_sides_of_a_fork(base: Path) -> None:
     assert sum(journal.closed is None for journal in journals(base)) <= 1
     assert len(journals(base)) > 6
     scavenge(base)
-    assert len(read_all(base)) == 23
+    assert len(found_in(base)) == 23
 
 
 def test_forks_in_the_middle_of_anything(base: Path) -> None:
@@ -342,7 +316,7 @@ def test_forks_in_the_middle_of_anything(base: Path) -> None:
             thread.join()
     scavenge(base)
     counts |= {100 + child: 5 for child in range(children)}
-    assert read_all(base) == {
+    assert found_in(base) == {
         target(worker, number): content(worker, number) for worker, count in counts.items() for number in range(count)
     }
 
@@ -389,7 +363,7 @@ def test_a_pool_whose_workers_open_their_own(base: Path, method: str) -> None:
         pool.join()
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == expected_of_pool(40)
+    assert found_in(base) == expected_of_pool(40)
 
 
 @METHODS
@@ -400,7 +374,7 @@ def test_an_executor_whose_workers_never_leave_their_context(base: Path, method:
     assert {journal.opened.pid for journal in journals(base) if journal.opened} == processes
     assert all(journal.closed for journal in journals(base)), "the end of a child closes its temp archive"
     scavenge(base)
-    assert read_all(base) == expected_of_pool(30)
+    assert found_in(base) == expected_of_pool(30)
 
 
 def test_forked_pool_workers_use_the_context_of_their_parent(base: Path) -> None:
@@ -413,7 +387,7 @@ def test_forked_pool_workers_use_the_context_of_their_parent(base: Path) -> None
         write(0, range(103, 105))
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == expected_of_pool(20) | {target(0, n): content(0, n) for n in range(100, 105)}
+    assert found_in(base) == expected_of_pool(20) | {target(0, n): content(0, n) for n in range(100, 105)}
 
 
 def test_a_pool_that_is_terminated_loses_nothing_acknowledged(base: Path) -> None:
@@ -424,7 +398,7 @@ def test_a_pool_that_is_terminated_loses_nothing_acknowledged(base: Path) -> Non
         pool.terminate()
         pool.join()
     scavenge(base)
-    assert read_all(base) == expected_of_pool(20)
+    assert found_in(base) == expected_of_pool(20)
 
 
 @METHODS
@@ -442,7 +416,7 @@ def test_ends_of_a_process(base: Path, method: str, how: str) -> None:
         expected["one.zip/open"] = b"still open"
     assert all(journal.closed for journal in journals(base)) == (how != "os._exit")
     scavenge(base)
-    assert read_all(base) == expected
+    assert found_in(base) == expected
 
 
 @METHODS
@@ -453,7 +427,7 @@ def test_a_process_that_ends_before_its_first_file_is_closed(base: Path, method:
     child.join(60)
     assert child.exitcode == 0
     scavenge(base)
-    assert read_all(base) == {"one.zip/open": b"still open"}
+    assert found_in(base) == {"one.zip/open": b"still open"}
 
 
 # -- the end of an interpreter
@@ -510,7 +484,7 @@ def test_ends_of_an_interpreter(base: Path, end: str) -> None:
     assert "Exception ignored" not in errors
     assert all(journal.closed for journal in journals(base)), errors
     scavenge(base)
-    assert read_all(base) == {f"ar.zip/{name}": name.encode() for name in names}
+    assert found_in(base) == {f"ar.zip/{name}": name.encode() for name in names}
 
 
 def test_an_end_with_a_full_disk_is_told(base: Path) -> None:
@@ -531,7 +505,7 @@ write("a")
     assert "No space left" in errors
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == {"ar.zip/a": b"a"}
+    assert found_in(base) == {"ar.zip/a": b"a"}
 
 
 def test_a_worker_that_is_terminated_by_a_handler(base: Path) -> None:
@@ -561,7 +535,7 @@ while True:
         events = scavenge(folder)
         assert [event for event in events if event.severity != "info"] == []
         acknowledged = [line for line in output.splitlines() if line]
-        found = read_all(folder)
+        found = found_in(folder)
         assert {f"ar.zip/{name}": name.encode() for name in acknowledged}.items() <= found.items()
         assert len(found) <= len(acknowledged) + 1
 
@@ -575,7 +549,7 @@ def test_who_is_not_the_leader_says_so(base: Path) -> None:
     _, errors = done.communicate(timeout=60)
     assert NotLeaderError.__name__ in errors
     list(events)
-    assert read_all(base) == {target(0, number): content(0, number) for number in range(3)}
+    assert found_in(base) == {target(0, number): content(0, number) for number in range(3)}
 
 
 STOPPING = """
