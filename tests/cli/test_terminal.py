@@ -276,8 +276,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("options", "environment"),
-    [(["--plain"], {}), (["--plain"], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"})],
+    ("options", "environment"), [(["--plain"], {}), (["--plain"], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"})]
 )
 def test_plain_lines_on_a_terminal(base: Path, options: list[str], environment: dict[str, str]) -> None:
     terminal = Terminal(rear_command("scavenge", *options, base), columns=200, **environment)

@@ -25,18 +25,7 @@ from typing import Any
 import pytest
 from bases import check_base, contents, files_below, journals, of_kind, put, scavenge
 from children import _note_pid, open_and_write, write_from_pool
-from executors import (
-    BLOCK,
-    EXPECTED,
-    Here,
-    Hopeless,
-    Killing,
-    Substituting,
-    check,
-    content,
-    make_small,
-    renew,
-)
+from executors import BLOCK, EXPECTED, Here, Hopeless, Killing, Substituting, check, content, make_small, renew
 from faults import Failing, in_child
 from programs import run_code, start_rear, wait_for
 from zips import flip
@@ -670,10 +659,7 @@ def _group_lives(group: int) -> bool:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["--jobs", "0"], "0 is not in the range"),
-        (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "name one of them"),
-    ],
+    [(["--jobs", "0"], "0 is not in the range"), (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "name one of them")],
 )
 @pytest.mark.parametrize("name", ["scavenge", "fsck"])
 def test_options_that_cannot_be(base: Path, name: str, arguments: list[str], said: str) -> None:

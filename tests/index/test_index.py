@@ -744,11 +744,7 @@ def nothing(layout: Layout) -> None:
     ],
 )
 def test_a_crash_leaves_the_old_or_the_new_index(
-    tmp_path: Path,
-    tiny: None,
-    before: Callable[[Layout], None],
-    work: Callable[[Layout, Storage], None],
-    failure: str,
+    tmp_path: Path, tiny: None, before: Callable[[Layout], None], work: Callable[[Layout, Storage], None], failure: str
 ) -> None:
     for stop, layout in each_stop(tmp_path, before, work, at_least=6):
         storage = Fragile(stop, OSError(errno.EIO, "broken") if failure == "error" else Dead())

@@ -95,11 +95,7 @@ def _bytes_read() -> int:
 def test_damage_is_told_when_it_is_read_to_the_end(tmp_path: Path, method: int) -> None:
     path = write_zip(tmp_path / "x.zip", method, b"0123456789" * 10)
     flip(path, 31 + 5 + 3)
-    with (
-        rear.open_archive(path) as archive,
-        archive.open("a.bin") as file,
-        pytest.raises(ZipFormatError, match="bin"),
-    ):
+    with rear.open_archive(path) as archive, archive.open("a.bin") as file, pytest.raises(ZipFormatError, match="bin"):
         file.read()
 
 
