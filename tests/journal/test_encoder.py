@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
+from faults import CountsReads
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rear
 from rear.core.names import Target, are_plain_names, check_name
 from rear.core.records import Append, Metadata, Open, Origin
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL
 from rear.errors import PathError
 from rear.journal.check import find_suspects, why_bad
 from rear.journal.codec import encode_record
@@ -239,23 +240,17 @@ def test_forged_records_are_caught(pair: tuple[Journal, Path], changes: dict[str
 def test_many_small_members_are_read_at_once(pair: tuple[Journal, Path]) -> None:
     journal, path = pair
     assert journal.opened is not None
-    reads: list[int] = []
-
-    class Counting(Storage):
-        def read(self, descriptor: int, length: int, offset: int) -> bytes:
-            reads.append(length)
-            return super().read(descriptor, length, offset)
-
+    storage = CountsReads()
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert find_suspects(descriptor, journal.pending()[:500], journal.opened, storage=Counting()) == []
+        assert find_suspects(descriptor, journal.pending()[:500], journal.opened, storage=storage) == []
     finally:
         os.close(descriptor)
-    assert len(reads) == 1
+    assert len(storage.lengths) == 1
     # Of large members the headers alone.
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert find_suspects(descriptor, journal.pending()[600:], journal.opened, storage=Counting()) == []
+        assert find_suspects(descriptor, journal.pending()[600:], journal.opened, storage=storage) == []
     finally:
         os.close(descriptor)
-    assert sum(reads[1:]) < 100 * 200
+    assert sum(storage.lengths[1:]) < 100 * 200

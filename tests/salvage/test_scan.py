@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from faults import CountsReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import run_code
@@ -23,7 +24,6 @@ from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
 
 from rear import rear_fs, rear_open
 from rear.core.records import Origin
-from rear.core.storage import Storage
 from rear.errors import UnsupportedError
 from rear.salvage.local_headers import local_header
 from rear.salvage.scan import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
@@ -479,22 +479,8 @@ def test_a_self_extractor_is_not_nested(tmp_path: Path) -> None:
 # Hostile input
 
 
-class CountingStorage(Storage):
-    """Counts what is read."""
-
-    def __init__(self) -> None:
-        self.calls = self.bytes = self.longest = 0
-
-    def read(self, descriptor: int, length: int, offset: int) -> bytes:
-        data = super().read(descriptor, length, offset)
-        self.calls += 1
-        self.bytes += len(data)
-        self.longest = max(self.longest, len(data))
-        return data
-
-
-def counted(data: bytes, **options: Any) -> tuple[CountingStorage, Scanned]:
-    storage = CountingStorage()
+def counted(data: bytes, **options: Any) -> tuple[CountsReads, Scanned]:
+    storage = CountsReads()
     return storage, Scanned(data, storage=storage, **options)
 
 
@@ -695,8 +681,8 @@ def test_one_pass_in_large_pieces() -> None:
     storage, scanned = counted(data)
     assert len(scanned.found) == len(plain)
     # Recovering the content has read all once more, a call each.
-    assert storage.calls < len(data) // PIECE_BYTES * 2 + 10
-    assert storage.longest <= PIECE_BYTES
+    assert len(storage.lengths) < len(data) // PIECE_BYTES * 2 + 10
+    assert max(storage.lengths) <= PIECE_BYTES
 
 
 def fake_headers(count: int, size: int, method: int = STORED) -> bytes:
@@ -759,7 +745,7 @@ def test_a_hundred_thousand_fake_headers_in_a_payload() -> None:
     payload = fake_headers(100_000, 1000)
     storage, scanned = counted(member("a", payload)[0] + member("b", b"2")[0])
     assert scanned.whole() == {"a": payload, "b": b"2"}
-    assert storage.bytes < 4 * len(payload)
+    assert sum(storage.lengths) < 4 * len(payload)
 
 
 @pytest.mark.timeout(120)
@@ -769,7 +755,7 @@ def test_fake_headers_that_overlap_cost_linear_time(method: int, size: int) -> N
     data = fake_headers(30_000, size, method)
     storage, scanned = counted(b"garbage" + data + member("real", b"r" * 100)[0])
     assert not [one for one in scanned.found if one.state == "whole" and one.name != "real"]
-    assert storage.bytes < 200 << 20
+    assert sum(storage.lengths) < 200 << 20
 
 
 @pytest.mark.timeout(60)
@@ -807,11 +793,11 @@ def test_large_sparse_files_are_skipped(tmp_path: Path) -> None:
         file.seek(1 << 40)
         file.write(member("b", b"2")[0])
         file.flush()
-        storage = CountingStorage()
+        storage = CountsReads()
         events = list(scan(file.fileno(), storage=storage))
     assert [one.name for one in events if isinstance(one, Found)] == ["a", "b"]
     if os.stat(path).st_blocks < 1000:
-        assert storage.bytes < 64 << 20
+        assert sum(storage.lengths) < 64 << 20
 
 
 def test_members_larger_than_a_piece() -> None:

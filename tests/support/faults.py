@@ -134,6 +134,29 @@ class Tampered(Storage):
         super().make_directories(path, sync=sync)
 
 
+class CountsReads(Storage):
+    """Notes how many bytes each read gives."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        data = super().read(descriptor, length, offset)
+        self.lengths.append(len(data))
+        return data
+
+
+class FailsToSync(Storage):
+    """Syncs no file while it is ``broken``."""
+
+    broken = True
+
+    def sync(self, descriptor: int) -> None:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        super().sync(descriptor)
+
+
 def _path_of(descriptor: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")

@@ -25,6 +25,7 @@ import pytest
 import trio
 from bases import journals
 from checkout import ROOT
+from faults import FailsToSync
 from programs import in_threads, run_code, start_code
 
 import rear
@@ -699,15 +700,7 @@ def test_one_file_that_fails_keeps_nothing_else_from_being_closed(base: Path) ->
 
 
 def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class NoSync(Storage):
-        broken = True
-
-        def sync(self, descriptor: int) -> None:
-            if self.broken:
-                raise OSError(5, "Input/output error")
-            super().sync(descriptor)
-
-    storage = NoSync()
+    storage = FailsToSync()
     fs = rear_fs(base, storage=storage, sync_interval=60)
     with pytest.raises(NotArchivedError, match=r"ar\.zip/lost\?") as caught, fs:
         rear_open("ar.zip/lost?").close()
@@ -718,11 +711,7 @@ def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogC
 
 
 def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class NoSync(Storage):
-        def sync(self, descriptor: int) -> None:
-            raise OSError(5, "Input/output error")
-
-    fs = rear_fs(base, storage=NoSync(), sync_interval=60)
+    fs = rear_fs(base, storage=FailsToSync(), sync_interval=60)
     with pytest.raises(KeyboardInterrupt) as caught, fs:  # noqa: PT012
         rear_open("ar.zip/lost?").close()
         raise KeyboardInterrupt

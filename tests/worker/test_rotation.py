@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from bases import put
+from faults import FailsToSync
 from programs import in_threads, wait_for
 
 import rear
@@ -294,15 +295,7 @@ def test_the_background_thread_outlives_errors(base: Path, error: Exception, whe
 
 
 def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
-    class Broken(Storage):
-        broken = True
-
-        def sync(self, descriptor: int) -> None:
-            if self.broken:
-                raise OSError(5, "Input/output error")
-            super().sync(descriptor)
-
-    storage = Broken()
+    storage = FailsToSync()
     with rear_fs(base, storage=storage, sync_interval=0.02) as fs:
         write(fs, "a")
         time.sleep(0.2)
