@@ -40,3 +40,21 @@ def folder() -> Iterator[Path]:
 
     with scratch_folder() as folder:
         yield folder
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for one test that syncs thousands of times."""
+    from bases import scratch_folder
+
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def traceable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs can be run under strace, and find the same compiled modules each time."""
+    from faults import needs_strace
+
+    needs_strace()
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import of_kind
+from bases import of_kind, put, write
 from faults import needs_strace
 from pages import between, quoted, rows, text_of
 from programs import fresh, run_rear
@@ -34,9 +34,9 @@ def write_config(base: Path, text: str | bytes) -> Path:
     return path
 
 
-def write(base: Path, **options: Any) -> rear.RearFs:
-    with rear.rear_fs(base, **options) as fs, rear.rear_open("ar.zip/a", "w") as file:
-        file.write("x" * 5000)
+def write_one(base: Path, **options: Any) -> rear.RearFs:
+    with rear.rear_fs(base, **options) as fs:
+        put(fs, "ar.zip/a", "x" * 5000)
     return fs
 
 
@@ -82,7 +82,7 @@ def test_every_setting_of_the_file_reaches_the_worker(tmp_path: Path) -> None:
         "[worker]\nrotation_span = 20\nrotation_size = '5M'\ncompression = 'stored'\nsync = 'file'\n"
         "sync_interval = 0.5\nlease_seconds = 30\nspool_size = 0\n",
     )
-    fs = write(tmp_path)
+    fs = write_one(tmp_path)
     options = fs._worker.options
     assert (options.rotation_span, options.rotation_size, options.sync) == (20.0, 5 << 20, "file")
     assert (options.sync_interval, options.lease_seconds, fs._spool_size) == (0.5, 30.0, 0)
@@ -93,26 +93,22 @@ def test_every_setting_of_the_file_reaches_the_worker(tmp_path: Path) -> None:
 
 def test_scavengers_of_a_base_agree(tmp_path: Path) -> None:
     write_config(tmp_path, "[scavenger]\non_conflict = 'first'\nmax_members = 1\n")
-    write(tmp_path)
+    write_one(tmp_path)
     list(rear.scavenge(tmp_path))
-    with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/a", "w") as file:
-        file.write("other")
-    with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/b", "w") as file:
-        file.write("more")
+    write(tmp_path, {"ar.zip/a": "other"})
+    write(tmp_path, {"ar.zip/b": "more"})
     kinds = {type(event) for event in rear.scavenge(tmp_path)}
     assert RolledOver in kinds
     assert sorted(path.name for path in tmp_path.glob("*.zip")) != ["ar.zip"]
-    write(tmp_path / "second")
+    write_one(tmp_path / "second")
     write_config(tmp_path / "second", "[scavenger]\non_conflict = 'first'\n")
     list(rear.scavenge(tmp_path / "second"))
     for command in (["scavenge"], ["fsck"]):
-        with rear.rear_fs(tmp_path / "second"), rear.rear_open("ar.zip/a", "w") as file:
-            file.write(f"other, for {command[0]}")
+        write(tmp_path / "second", {"ar.zip/a": f"other, for {command[0]}"})
         done = run_rear(*command, tmp_path / "second")
         assert "a~1" not in done.stdout + done.stderr
         assert "lost+found" in done.stdout + done.stderr, command
-    with rear.rear_fs(tmp_path / "second"), rear.rear_open("ar.zip/a", "w") as file:
-        file.write("once more")
+    write(tmp_path / "second", {"ar.zip/a": "once more"})
     events = list(rear.scavenge(tmp_path / "second", on_conflict="rename"))
     assert not of_kind(events, SetAside, Refused)
 
@@ -206,7 +202,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_fsck_knows_the_file(tmp_path: Path) -> None:
-    write(tmp_path)
+    write_one(tmp_path)
     list(rear.scavenge(tmp_path))
     write_config(tmp_path, "[worker]\nsync = 'file'\n")
     done = run_rear("fsck", "--json", tmp_path)

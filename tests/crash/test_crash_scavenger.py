@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,8 @@ from faults import (
     after,
     dying_at,
     in_child,
-    killed_at,
-    needs_strace,
+    kill_at_system_calls,
     some,
-    traced_calls,
 )
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
@@ -133,26 +130,17 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_killed_by_strace_at_system_calls(
-    base: Path, template: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
+    base: Path, template: Path, traceable: None, record_property: RecordProperty
 ) -> None:
-    needs_strace()
-    # Calls are counted from the start of Python: each run has to find the same compiled modules.
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(base.parent / "compiled"))
-    renew(base, template)
-    subprocess.run([*SCAVENGE, str(base)], check=True)
-    renew(base, template)
-    calls = some(traced_calls([*SCAVENGE, str(base)], base), 16)
-    check(base)
-    assert {call.name for call in calls} >= {"fsync", "unlink"}
-    for call in calls:
-        renew(base, template)
-        # strace ends as its child did.
-        assert killed_at(call, [*SCAVENGE, str(base)]) == -signal.SIGKILL, call
+    def judge() -> None:
         scavenge(base)
-        with after(f"killed at {call}"):
-            check(base)
-    record_property("crash_points", len(calls))
-    print(f"{len(calls)} system calls")
+        check(base)
+
+    calls, count = kill_at_system_calls([*SCAVENGE, str(base)], base, 16, lambda: renew(base, template), judge)
+    assert {call.name for call in calls} >= {"fsync", "unlink"}
+    assert count == min(16, len(calls))
+    record_property("crash_points", count)
+    print(f"{count} system calls")
 
 
 @pytest.mark.crash

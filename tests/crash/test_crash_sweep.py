@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +28,8 @@ from faults import (
     in_child,
     is_anything,
     is_growing,
-    killed_at,
-    needs_strace,
+    kill_at_system_calls,
     some,
-    traced_calls,
     while_in_trouble,
 )
 from power_loss import Powered, run_until
@@ -217,26 +214,13 @@ def test_each_of_four_sweeps_is_killed(folder: Path, record_property: RecordProp
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_killed_by_strace_at_system_calls(
-    folder: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_strace()
-    # Calls are counted from the start of Python: each run has to find the same compiled modules.
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
-    subprocess.run([*SWEEP, str(folder)], check=True)
-    renew(folder)
-    calls = traced_calls([*SWEEP, str(folder)], folder)
-    assert {call.name for call in calls} >= {"fsync", "unlinkat", "rename"} or {"unlink"} < {
-        call.name for call in calls
-    }
-    count = 0
-    chosen = some(calls, 6)
-    for call in chosen:
-        renew(folder)
-        count += killed_at(call, [*SWEEP, str(folder)]) == -signal.SIGKILL
-        with after(f"killed at {call}"):
-            recover(folder)
-    assert count > len(chosen) // 2
+def test_killed_by_strace_at_system_calls(folder: Path, traceable: None, record_property: RecordProperty) -> None:
+    calls, count = kill_at_system_calls(
+        [*SWEEP, str(folder)], folder, 6, lambda: renew(folder), lambda: recover(folder)
+    )
+    names = {call.name for call in calls}
+    assert names >= {"fsync", "unlinkat", "rename"} or {"unlink"} < names
+    assert count > min(6, len(calls)) // 2
     record_property("crash_points", count)
 
 

@@ -314,6 +314,31 @@ def killed_at(call: Call, program: Sequence[str]) -> int:
     ).returncode
 
 
+def kill_at_system_calls(
+    command: Sequence[str], below: Path, count: int, renew: Callable[[], object], judge: Callable[[], object]
+) -> tuple[list[Call], int]:
+    """Kill a program when it enters some of its system calls that change something below a folder; judge each time.
+
+    Calls are counted from the start of Python, so each run has to find the same compiled modules.
+
+    Returns:
+        all such calls of a run that nobody kills, and how many times it was killed.
+    """
+    renew()
+    subprocess.run(command, check=True)
+    renew()
+    calls = traced_calls(command, below)
+    judge()
+    killed = 0
+    for call in some(calls, count):
+        renew()
+        # strace ends as its child did.
+        killed += killed_at(call, command) == -signal.SIGKILL
+        with after(f"killed at {call}"):
+            judge()
+    return calls, killed
+
+
 def refused(error: OSError) -> bool:
     """Whether an error is one of those that storage is made to raise here."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE, errno.EINTR)

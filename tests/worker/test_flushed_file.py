@@ -16,12 +16,12 @@ import subprocess
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, files_below, found_in, of_kind, put, scavenge, scratch_folder, write
+from bases import check_archive, files_below, found_in, of_kind, put, scavenge, write
 from faults import (
     ERRORS,
     SEED,
@@ -116,9 +116,8 @@ def write_plain(fs: rear.RearFs, target: str, note: Callable[[str, int], None]) 
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "work"
+def folder(scratch: Path) -> Path:
+    return scratch / "work"
 
 
 @pytest.fixture

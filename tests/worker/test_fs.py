@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import trio
-from bases import journals
+from bases import journals, members
 from checkout import ROOT
 from faults import FailsToSync
 from programs import in_threads, run_code, start_code
@@ -49,11 +49,7 @@ def scavenge(base: Path) -> dict[str, bytes]:
     """Merge, and return what is in ar.zip then."""
     events = list(rear.scavenge(base, verify=True))
     assert [event for event in events if event.severity != "info"] == []
-    with zipfile.ZipFile(base / "ar.zip") as archive:
-        assert archive.testzip() is None
-        names = archive.namelist()
-        assert len(names) == len(set(names))
-        return {name: archive.read(name) for name in names}
+    return members(base)
 
 
 def run(code: str, *, status: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, scavenge, scratch_folder
+from bases import check_archive, scavenge
 from faults import fork, in_child, wait
 from programs import run_code
 
@@ -26,9 +26,8 @@ from rear.logging import RearHandler
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "base"
+def base(scratch: Path) -> Path:
+    return scratch / "base"
 
 
 @pytest.fixture

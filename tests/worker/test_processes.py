@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, found_in, journals
+from bases import check_archive, files_below, found_in, journals
 from children import (
     content,
     leave_process,
@@ -77,12 +77,8 @@ def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
 
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
-    return [
-        path.relative_to(base).as_posix()
-        for folder in ("inbox", "claims", "graveyard", "intents", "lost+found")
-        for path in (base / ".rear" / folder).rglob("*")
-        if path.is_file()
-    ]
+    folders = ("inbox", "claims", "graveyard", "intents", "lost+found")
+    return [path for folder in folders for path in files_below(base / ".rear" / folder)]
 
 
 # -- many at once
