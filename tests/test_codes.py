@@ -22,7 +22,7 @@ SENTENCES = frozenset({"reason", "message", "detail", "strerror", "situation"})
 ERRORS = frozenset({"error", "exc", "exception", "failure", "cause"})
 READERS = frozenset({"startswith", "endswith", "removesuffix", "find", "index", "count", "split", "rsplit"})
 WORDS = {"closed.reason != 'poisoned'"}
-"""In the last record of a journal the reason is a word: see docs/format.md."""
+"""In the last record of a journal the reason is a word: see docs/reference/format.md."""
 
 
 def reads_sentence(node: ast.AST) -> bool:

@@ -45,9 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    # Absolute: the tests go elsewhere.
-    search = os.pathsep.join(map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))))
-    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": search, **more}
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", **more}
 
 
 BASH = r"""

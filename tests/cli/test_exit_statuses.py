@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bases import write
+from programs import run_code, run_rear
 from typer.main import get_command
 from typer.testing import CliRunner
+from zips import cut, directory_offset, flip, write_zip
 
 import rear
 from rear.cli import exit_statuses
@@ -22,8 +24,7 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 def used(tmp: Path) -> Path:
     base = tmp / "base"
-    with rear.rear_fs(base), rear.rear_open("ar.zip/a.txt", "w") as file:
-        file.write("hello")
+    write(base, {"ar.zip/a.txt": "hello"})
     return base
 
 
@@ -57,35 +58,25 @@ def no_zip(tmp: Path) -> Path:
 
 def damaged(tmp: Path) -> Path:
     path = archive(tmp)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"hello")] ^= 1
-    path.write_bytes(data)
+    flip(path, path.read_bytes().index(b"hello"))
     return path
 
 
 def no_directory(tmp: Path) -> Path:
     used(tmp)
-    with zipfile.ZipFile(tmp / "torn.zip", "w") as file:
-        file.writestr("a.txt", b"whole")
-    data = (tmp / "torn.zip").read_bytes()
-    (tmp / "torn.zip").write_bytes(data[: data.index(b"PK\x01\x02")])
-    return tmp / "torn.zip"
+    path = write_zip(tmp / "torn.zip", {"a.txt": b"whole"})
+    return cut(path, directory_offset(path))
 
 
 def encrypted(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "secret.zip", "w") as file:
-        file.writestr("a.txt", b"secret")
-    data = bytearray((tmp / "secret.zip").read_bytes())
-    data[6] |= 1
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    (tmp / "secret.zip").write_bytes(data)
-    return tmp / "secret.zip"
+    path = write_zip(tmp / "secret.zip", {"a.txt": b"secret"})
+    flip(path, 6, 1)
+    flip(path, directory_offset(path) + 8, 1)
+    return path
 
 
 def escaping(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "evil.zip", "w") as file:
-        file.writestr("../evil.txt", b"out")
-    return tmp / "evil.zip"
+    return write_zip(tmp / "evil.zip", {"../evil.txt": b"out"})
 
 
 def source(tmp: Path) -> Path:
@@ -173,9 +164,7 @@ def test_the_table_is_of_commands_that_there_are() -> None:
 
 
 def test_closed_output_and_interrupts(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "many.zip", "w") as file:
-        for number in range(20_000):
-            file.writestr(f"a-rather-long-name-of-a-member-{number}", b"")
+    write_zip(tmp_path / "many.zip", {f"a-rather-long-name-of-a-member-{number}": b"" for number in range(20_000)})
     command = f'"{sys.executable}" -m rear ls "{tmp_path}/many.zip" | head -1 >/dev/null; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (141, "")
@@ -225,14 +214,14 @@ def test_help_and_version_load_neither_rich_nor_the_library_of_merges() -> None:
         "try: main()\nexcept SystemExit: pass\n"
         "print([name for name in ('rich', 'sqlite3', 'rear.scavenger.merge') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = run_code(code, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_version_comes_with_the_versions_that_matter() -> None:
     from importlib.metadata import version
 
-    done = subprocess.run([sys.executable, "-m", "rear", "--version"], capture_output=True, text=True, timeout=60)
+    done = run_rear("--version")
     first, *others = done.stdout.splitlines()
     assert (done.returncode, first) == (0, f"rear {rear.__version__}")
     found = {line[:17].strip(): line[17:].strip() for line in others}

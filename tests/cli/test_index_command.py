@@ -10,14 +10,15 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sqlite_utils.cli
+from bases import write
 from checkout import ROOT
 from click.testing import CliRunner
 from listings import Result, write_zip
+from programs import run_code, run_rear
 
 import rear
 from rear.core.layout import Layout
@@ -90,8 +91,7 @@ def test_rebuild(damage: str, base: Path) -> None:
     again = Result("index", "--csv", base / ARCHIVE)
     assert (again.out, again.err) == (without.out, "")
     # And the next merge goes on from it.
-    with rear.rear_fs(base), rear.rear_open(f"{ARCHIVE}/new", "w") as file:
-        file.write("x")
+    write(base, {f"{ARCHIVE}/new": "x"})
     events = list(rear.scavenge(base))
     assert [event.kind for event in events if event.kind == "index_rebuilt"] == []
     assert json.loads(Result("index", "--json", base / ARCHIVE).out)["members"] == members + 1
@@ -100,11 +100,7 @@ def test_rebuild(damage: str, base: Path) -> None:
 def test_rebuild_beside_a_scavenger(base: Path) -> None:
     before = sorted(os.listdir(Layout(base).index(ARCHIVE)))
     with Leadership(Layout(base)):
-        done = subprocess.run(
-            [sys.executable, "-m", "rear", "index", "--rebuild", base / ARCHIVE],
-            capture_output=True, text=True, check=False, timeout=60,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = run_rear("index", "--rebuild", base / ARCHIVE)
     assert done.returncode == 1
     assert "is being scavenged by" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -163,17 +159,10 @@ def test_the_queries_of_the_documentation(base: Path, tmp_path: Path) -> None:
 
 def test_the_python_of_the_documentation(base: Path, tmp_path: Path) -> None:
     first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = first.replace('"e17"', '"e16"')
-    done = subprocess.run(
-        [sys.executable, "-c", first], capture_output=True, text=True, timeout=60, check=True,
-        cwd=Layout(base).index(ARCHIVE), env=environment,
-    )  # fmt: skip
+    done = run_code(first, check=True, cwd=Layout(base).index(ARCHIVE))
     assert "'members': 4" in done.stdout
     assert "logs/1.txt None" in done.stdout
-    done = subprocess.run(
-        [sys.executable, "-c", second.replace("/nfs/base", str(base))], capture_output=True, text=True, timeout=60,
-        check=True, env=environment,
-    )  # fmt: skip
+    done = run_code(second.replace("/nfs/base", str(base)), check=True)
     assert done.stdout.startswith("4 []\n")
     assert "result.h5" in done.stdout

@@ -1,4 +1,4 @@
-"""``rear ls`` beside the real ``ls``, on a terminal and in a pipe."""
+"""``rear ls``: in a pipe, and on a terminal beside the real ``ls``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, SUPPORT
-from listings import Result, info, write_zip
+from checkout import SUPPORT
+from listings import NOW, Result, append, info, write_journal, write_zip
+from programs import start_rear
 from terminal import on_terminal
 
 import rear
 from bench import archives
 from rear.cli.listing.columns import Colors, display_width, in_columns
 from rear.cli.listing.levels import cut
+from rear.cli.listing.selection import split
+from rear.core.layout import Layout
+from rear.core.records import Abort, Close, Pair
+from rear.core.text import shown
+from rear.errors import MemberNotFoundError, UsageError
+from rear.journal.codec import encode_line
+from rear.read.patterns import Patterns
 
 PLAIN = {"NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-NOW = 1_700_000_000
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +266,273 @@ def test_times_of_other_centuries(tmp_path: Path) -> None:
         assert Result("ls", *options, tmp_path / "bad.zip").status == 0
 
 
+#
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("*", ["a", "b.txt", "c/"], ["a/b", "c/d/"]),
+        ("**", ["a", "a/b/c"], []),
+        ("*.txt", ["a.txt", ".txt"], ["a.txtx", "d/a.txt"]),
+        ("**/*.txt", ["a.txt", "d/a.txt", "d/e/a.txt"], ["a.doc"]),
+        ("logs/**/x", ["logs/x", "logs/a/x", "logs/a/b/x"], ["logsx", "logs/ax", "x"]),
+        ("logs/**", ["logs/x", "logs/a/x"], ["logsx", "log"]),
+        ("a**z", ["az", "a/b/z"], ["a"]),
+        ("?", ["a", "ä"], ["", "ab", "/"]),
+        ("[ab]c", ["ac", "bc"], ["cc", "[ab]"]),
+        ("[!ab]c", ["cc"], ["ac", "/c"]),
+        ("[a-c]", ["b"], ["d", "-"]),
+        ("[]x]", ["]", "x"], ["a"]),
+        ("[!]]", ["x"], ["]"]),
+        ("[x", ["[x"], ["x"]),
+        ("[\\]", ["\\"], ["x"]),
+        ("a[b].txt", ["ab.txt", "a[b].txt"], ["a.txt"]),
+        ("logs", ["logs", "logs/", "logs/a", "logs/a/b"], ["logs2", "x/logs"]),
+        ("logs/", ["logs/", "logs/a", "logs/a/b"], ["logs2"]),
+        ("lo*/", ["logs/a", "lo/a/b"], ["logs"]),
+        ("a.b", ["a.b"], ["axb"]),
+        ("a\nb*", ["a\nbc"], ["a"]),
+    ],
+)
+def test_patterns(pattern: str, matching: list[str], others: list[str]) -> None:
+    patterns = Patterns([pattern])
+    assert [name for name in matching if not patterns.matches(name)] == []
+    assert [name for name in others if patterns.matches(name)] == []
+
+
+def test_patterns_that_meet_nothing() -> None:
+    patterns = Patterns(["a", "b*"])
+    assert patterns.matches("a")
+    with pytest.raises(MemberNotFoundError, match=r"x\.zip: no member matches 'b\*'"):
+        patterns.check("x.zip")
+    assert Patterns([]).matches("anything")
+    with pytest.raises(UsageError, match="pattern"):
+        Patterns(["[z-a]"])
+
+
+def test_split(ar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split(str(ar)) == (str(ar), "")
+    assert split(f"{ar}/logs/a.txt") == (str(ar), "logs/a.txt")
+    monkeypatch.chdir(ar.parent)
+    assert split("ar.zip/x.zip/y") == ("ar.zip", "x.zip/y")
+    assert split("./ar.zip/") == ("./ar.zip", "")
+    with pytest.raises(FileNotFoundError):
+        split("no.zip/x")
+    with pytest.raises(UsageError, match="directory"):
+        split(".")
+
+
+def test_shown() -> None:
+    assert shown("plain ä€ name") == "plain ä€ name"
+    assert shown("a\x1b[31m\n\x9b") == "a\\x1b[31m\\n\\x9b"
+    assert shown("a\\b") == "a\\\\b"
+    assert shown("bad\udcff") == "bad\\xff"
+    assert shown("\u202egpj") == "\\u202egpj"
+    assert shown("\ud800") == "\\ud800"
+
+
+# ---- in a pipe
+
+
+def test_ls_of_an_archive(ar: Path) -> None:
+    result = Result("ls", ar)
+    assert result.status == 0
+    assert result.lines == ["README", "logs/a.txt", "logs/b.txt", "logs/deep/c.txt", "other/a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["logs/*.txt"], ["logs/a.txt", "logs/b.txt"]),
+        (["README", "other/*"], ["README", "other/a.txt"]),
+        (["**/a.txt"], ["logs/a.txt", "other/a.txt"]),
+        (["logs/deep"], ["logs/deep/c.txt"]),
+    ],
+)
+def test_ls_with_patterns(arguments: list[str], expected: list[str], ar: Path) -> None:
+    assert Result("ls", ar, *arguments).lines == expected
+    assert [json.loads(line)["name"] for line in Result("ls", "--json", ar, *arguments).lines] == expected
+    assert Result("ls", f"{ar}/{arguments[0]}", *arguments[1:]).lines == expected
+
+
+def test_ls_of_a_folder_in_an_archive(ar: Path) -> None:
+    assert Result("ls", f"{ar}/logs/").lines == ["logs/a.txt", "logs/b.txt", "logs/deep/c.txt"]
+    result = Result("ls", ar, "logs/*", "nothing*")
+    assert result.lines == ["logs/a.txt", "logs/b.txt"]
+    assert result.status == 6
+    assert "no member matches 'nothing*'" in result.err
+
+
+def test_ls_long(tmp_path: Path) -> None:
+    path = write_zip(
+        tmp_path / "a.zip",
+        (info("d/", stat.S_IFDIR | 0o755), b""),
+        (info("d/f", stat.S_IFREG | 0o640), b"x" * 1234),
+        (info("l", stat.S_IFLNK | 0o777), b"d/f"),
+    )
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW))
+    assert Result("ls", "-l", path).lines == [
+        f"drwxr-xr-x               0 {when} d/",
+        f"-rw-r-----           1,234 {when} d/f",
+        f"lrwxrwxrwx               3 {when} l",
+    ]
+
+
+def test_ls_json(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", ("ä\x1b\n", b"data"))
+    (line,) = Result("ls", "--json", path).lines
+    assert line.isascii()
+    member = json.loads(line)
+    assert member["name"] == "ä\x1b\n"
+    assert (member["size"], member["crc"], member["mode"]) == (4, "adf3f363", "100644")
+    assert member["method"] == "stored"
+    assert member["mtime"].startswith(time.strftime("%Y-%m-%dT%H:%M", time.localtime(NOW)))
+
+
+def test_ls_tree(ar: Path) -> None:
+    assert Result("ls", "--tree", ar).lines[1:] == [
+        "├── README",
+        "├── logs/",
+        "│   ├── a.txt",
+        "│   ├── b.txt",
+        "│   └── deep/",
+        "│       └── c.txt",
+        "└── other/",
+        "    └── a.txt",
+    ]
+    deep = write_zip(ar.parent / "deep.zip", "a/" * 30_000 + "b")
+    assert len(Result("ls", "--tree", deep).lines) == 66
+    assert Result("ls", "--tree", "--json", ar).status == 2
+
+
+def test_ls_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", "a\x1b]0;title\x07", "b\nc", "ok")
+    for arguments in ([], ["-l"], ["--tree"]):
+        out = Result("ls", *arguments, path).out
+        assert "\x1b" not in out
+        assert "\x07" not in out
+        assert "a\\x1b]0;title\\x07" in out
+        assert "b\\nc" in out
+
+
+def test_ls_of_a_base(tmp_path: Path) -> None:
+    write_zip(tmp_path / "ar.zip", "a", "b")
+    write_zip(tmp_path / "runs/7/ar.ZIP", "c")
+    write_zip(tmp_path / ".rear/inbox/h/w-1-1.zip", "hidden")
+    (tmp_path / "readme.txt").write_text("no archive")
+    (tmp_path / "folder.zip").mkdir()
+    os.mkfifo(tmp_path / "pipe.zip")
+    result = Result("ls", tmp_path)
+    assert result.status == 0
+    assert [line.split() for line in result.lines] == [
+        ["2", "members", f"{(tmp_path / 'ar.zip').stat().st_size}", "B", "ar.zip"],
+        ["1", "members", f"{(tmp_path / 'runs/7/ar.ZIP').stat().st_size}", "B", "runs/7/ar.ZIP"],
+    ]
+    objects = [json.loads(line) for line in Result("ls", "--json", tmp_path).lines]
+    assert [(each["archive"], each["members"]) for each in objects] == [("ar.zip", 2), ("runs/7/ar.ZIP", 1)]
+    assert [line.split()[-1] for line in Result("ls", "-l", tmp_path, "runs/**").lines] == ["runs/7/ar.ZIP"]
+    assert Result("ls", "--tree", tmp_path).lines[1:] == ["├── ar.zip", "└── runs/", "    └── 7/", "        └── ar.ZIP"]
+    (tmp_path / "broken.zip").write_bytes(b"broken")
+    result = Result("ls", tmp_path)
+    assert result.status == 4
+    assert len(result.lines) == 2
+    assert "broken.zip" in result.err
+
+
+def test_ls_of_the_base_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zip(tmp_path / "ar.zip", "a")
+    monkeypatch.setenv("REAR_BASE", str(tmp_path))
+    assert Result("ls").lines[0].endswith("ar.zip")
+    monkeypatch.delenv("REAR_BASE")
+    monkeypatch.chdir(tmp_path)
+    assert Result("ls").lines[0].endswith("ar.zip")
+
+
+@pytest.fixture
+def busy_base(tmp_path: Path) -> Path:
+    layout = Layout(tmp_path)
+    write_journal(layout.journal(Pair("host", "w-1", 1)), append(1, "ar.zip", "a\x1b"), append(2, "r/b.zip", "b"))
+    write_journal(layout.journal(Pair("host", "w-1", 2)), append(3, "ar.zip", "c"), Abort(3), Close("exit", 1, 100))
+    write_journal(layout.journal(Pair("host", "w-1", 3)), append(4, "ar.zip", "logs/d"), Close("exit", 1, 100))
+    write_journal(layout.claim_folder("me", Pair("host", "w-2", 1)) / "w-2-1.journal", append(1, "ar.zip", "e"))
+    (layout.inbox / "host/readme.txt").write_text("not a journal")
+    return tmp_path
+
+
+def test_ls_pending(busy_base: Path) -> None:
+    result = Result("ls", "--pending", busy_base)
+    assert result.status == 0
+    assert [line.split() for line in result.lines] == [
+        ["open", "host", "w-1", "5", "ar.zip/a\\x1b"],
+        ["open", "host", "w-1", "5", "r/b.zip/b"],
+        ["closed", "host", "w-1", "5", "ar.zip/logs/d"],
+        ["claimed", "host", "w-2", "5", "ar.zip/e"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "patterns", "expected"),
+    [
+        ("", [], ["a\x1b", "b", "logs/d", "e"]),
+        ("ar.zip", [], ["a\x1b", "logs/d", "e"]),
+        ("r", [], ["b"]),
+        ("ar.zip", ["logs/*"], ["logs/d"]),
+        ("ar.zip/logs/", [], ["logs/d"]),
+        ("none.zip", [], []),
+    ],
+)
+def test_ls_pending_of_a_part(path: str, patterns: list[str], expected: list[str], busy_base: Path) -> None:
+    (busy_base / "r").mkdir()
+    result = Result("ls", "--pending", "--json", busy_base / path, *patterns)
+    assert [json.loads(line)["name"] for line in result.lines] == expected
+    if expected == ["b"]:
+        assert json.loads(result.lines[0]) == {
+            "archive": "r/b.zip", "name": "b", "size": 5, "mtime": json.loads(result.lines[0])["mtime"],
+            "host": "host", "worker": "w-1", "rotation": 1, "sequence": 2, "state": "open",
+        }  # fmt: skip
+
+
+def test_ls_pending_with_a_journal_from_the_future(busy_base: Path) -> None:
+    path = Layout(busy_base).journal(Pair("host", "w-9", 1))
+    path.write_bytes(encode_line({"kind": "open", "format_version": 99}))
+    result = Result("ls", "--pending", busy_base)
+    assert len(result.lines) == 4
+    assert result.status == 4
+    assert "w-9-1.journal" in result.err
+    assert "99" in result.err
+
+
+def test_ls_pending_outside_a_base(tmp_path: Path) -> None:
+    assert Result("ls", "--pending", tmp_path).status == 0
+    assert Result("ls", "--pending", tmp_path / "no.zip").status == 3
+    assert Result("ls", "--pending", write_zip(tmp_path / "a.zip", "m")).status == 2
+
+
+@pytest.mark.parametrize("command", ["ls", "cat", "get"])
+def test_bad_archives(command: str, tmp_path: Path) -> None:
+    target = ["-C", tmp_path / "out"] if command == "get" else []
+    result = Result(command, tmp_path / "no.zip/m", *target)
+    assert result.status == 3
+    assert "no.zip" in result.err
+    (tmp_path / "text.zip").write_bytes(b"just text")
+    result = Result(command, tmp_path / "text.zip/m", *target)
+    assert result.status == 4
+    assert "text.zip" in result.err
+    assert result.out == ""
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = write_zip(tmp_path / "a.zip", "m")
+    path.chmod(0)
+    for command in ("ls", "cat", "get"):
+        result = Result(command, f"{path}/m")
+        assert result.status == 3
+        assert "a.zip" in result.err
+
+
 # ---- bad luck
 
 
@@ -272,10 +546,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_reader_that_leaves(many: Path) -> None:
     for arguments in (["ls"], ["ls", "-0"], ["find"], ["index", "--csv"]):
         command = f"{sys.executable} -m rear {' '.join(arguments)} {many} | head -c 100 >&2; echo ${{PIPESTATUS[0]}}"
-        done = subprocess.run(
-            ["bash", "-c", command], capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert done.stdout == "141\n", arguments
         assert "Traceback" not in done.stderr
         assert "BrokenPipe" not in done.stderr
@@ -300,19 +571,14 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
 
 def test_closed_streams(archive: Path) -> None:
     for closed, is_shown in ((">&-", False), ("2>&-", True), (">&- 2>&-", False), ("<&-", True)):
-        done = subprocess.run(
-            ["sh", "-c", f"{sys.executable} -m rear ls {archive} {closed}"], capture_output=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        command = f"{sys.executable} -m rear ls {archive} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
         assert (done.returncode, done.stderr, bool(done.stdout)) == (0, b"", is_shown)
 
 
 def test_a_terminal_that_disappears(many: Path) -> None:
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "ls", "-lR", many], stdin=slave, stdout=slave, stderr=slave,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
+    process = start_rear("ls", "-lR", many, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     assert os.read(master, 100).startswith(b"-rw")
     os.close(master)
@@ -334,12 +600,9 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
             # Root, but without the right to overrule modes.
             command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
         results = [
-            subprocess.run(
-                [*command, *arguments], capture_output=True, text=True, check=False,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
+            subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
             for arguments in (["ls", base], ["find", base], ["ls", f"{base}/closed.zip"])
-        ]  # fmt: skip
+        ]
     finally:
         (base / "shut").chmod(0o755)
         (base / ".rear").chmod(0o755)

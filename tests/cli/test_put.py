@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
-from faults import check_archive, contents
+from bases import members, scavenge
+from programs import rear_command, run_rear, start_rear, wait_for
 
 import rear
 from rear.core.layout import Layout
 from rear.index.index import Index
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "REAR_BASE"} | {
-    "PYTHONPATH": str(Path(rear.__file__).parent.parent)
-}
 MTIME_NS = 1_700_000_000_000_000_000
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "rear", *map(str, arguments)]
+put = functools.partial(run_rear, "put")
 
 
-def put(*arguments: object, **options: Any) -> CompletedProcess[str]:
-    options = {"env": ENVIRONMENT, "timeout": 60} | options
-    return subprocess.run(command("put", *arguments), capture_output=True, text=True, check=False, **options)
-
-
-def members(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
-    list(rear.scavenge(base))
-    check_archive(base / archive)
-    subprocess.run(["unzip", "-tqq", base / archive], check=True, timeout=60)
-    return dict(contents(base / archive))
+def merged(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
+    scavenge(base)
+    return members(base, archive)
 
 
 @pytest.fixture
@@ -82,7 +70,7 @@ def test_names_are_those_that_cp_would_give(
 ) -> None:
     done = put(*sources, f"{base}/{target}", cwd=files)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    found = members(base)
+    found = merged(base)
     assert set(found) == names
     for name, data in found.items():
         last = name.rpartition("/")[2]
@@ -96,7 +84,7 @@ def test_names_are_those_that_cp_would_give(
 def test_times_modes_and_metadata_travel_along(files: Path, base: Path) -> None:
     (files / "a.txt").chmod(0o750)
     assert put(files / "a.txt", f"{base}/ar.zip/", "--meta", "run=7", "--meta", "what=a=b").returncode == 0
-    members(base)
+    merged(base)
     with zipfile.ZipFile(base / "ar.zip") as archive:
         info = archive.getinfo("a.txt")
     assert info.external_attr >> 16 == 0o100750
@@ -110,16 +98,16 @@ def test_a_new_base_has_to_be_named(files: Path, tmp_path: Path) -> None:
     assert (done.returncode, fresh.exists()) == (2, False)
     assert "--base" in done.stderr
     assert put(files / "a.txt", "ar.zip/a", "--base", fresh).returncode == 0
-    assert put(files / "b.txt", fresh / "ar.zip/b", env=ENVIRONMENT | {"REAR_BASE": str(fresh)}).returncode == 0
+    assert put(files / "b.txt", fresh / "ar.zip/b", env=os.environ | {"REAR_BASE": str(fresh)}).returncode == 0
     assert put(files / "b.txt", tmp_path / "ar.zip/b", "--base", fresh).returncode == 2
-    assert set(members(fresh)) == {"a", "b"}
+    assert set(merged(fresh)) == {"a", "b"}
 
 
 def test_a_base_below_a_folder_that_ends_in_zip(files: Path, tmp_path: Path) -> None:
     base = tmp_path / "all.zip/base"
     (base / ".rear").mkdir(parents=True)
     assert put(files / "a.txt", base / "runs/7/ar.zip/a").returncode == 0
-    assert set(members(base, "runs/7/ar.zip")) == {"a"}
+    assert set(merged(base, "runs/7/ar.zip")) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +138,7 @@ def test_what_cannot_be_read_costs_no_other_file_and_those_are_named(files: Path
     lines = done.stderr.splitlines()
     assert [line for line in lines if "a FIFO" in line]
     assert lines[-3:] == ["2 files archived before that, and safe:", "  ar.zip/a.txt", "  ar.zip/b.txt"]
-    assert set(members(base)) == {"a.txt", "b.txt"}
+    assert set(merged(base)) == {"a.txt", "b.txt"}
 
 
 def test_move_removes_what_is_safe(files: Path, base: Path) -> None:
@@ -158,7 +146,7 @@ def test_move_removes_what_is_safe(files: Path, base: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not (files / "out").exists()
     assert not (files / "a.txt").exists()
-    assert set(members(base)) == {"x/out/c.txt", "x/out/deep/d.txt", "x/out/link", "x/out/empty/", "x/a.txt"}
+    assert set(merged(base)) == {"x/out/c.txt", "x/out/deep/d.txt", "x/out/link", "x/out/empty/", "x/a.txt"}
 
 
 def test_a_stream_of_any_size_in_bounded_memory(base: Path) -> None:
@@ -169,8 +157,8 @@ def test_a_stream_of_any_size_in_bounded_memory(base: Path) -> None:
             "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
         )
-        put = [sys.executable, "-c", peak, *command("put", "-", base / "ar.zip/zeros")]
-        done = subprocess.run(put, stdin=source.stdout, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        put = [sys.executable, "-c", peak, *rear_command("put", "-", base / "ar.zip/zeros")]
+        done = subprocess.run(put, stdin=source.stdout, capture_output=True, text=True, check=True)
     assert int(done.stdout) < (140 << 10)
     list(rear.scavenge(base))
     with zipfile.ZipFile(base / "ar.zip") as archive:
@@ -181,10 +169,8 @@ def test_a_stream_of_any_size_in_bounded_memory(base: Path) -> None:
 def test_a_stream_that_is_interrupted_is_no_member(base: Path, tmp_path: Path, number: int) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
-    process = subprocess.Popen(
-        command("put", "-", base / "ar.zip/partial"), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False,
-        env=ENVIRONMENT | {"TMPDIR": str(spool)},
-    )  # fmt: skip
+    environment = os.environ | {"TMPDIR": str(spool)}
+    process = start_rear("put", "-", base / "ar.zip/partial", stdin=subprocess.PIPE, text=False, env=environment)
     assert process.stdin is not None
     process.stdin.write(os.urandom(9 << 20))  # more than fits into memory, so it is being read
     process.stdin.flush()
@@ -201,18 +187,14 @@ def test_a_stream_that_is_interrupted_is_no_member(base: Path, tmp_path: Path, n
 def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path, number: int) -> None:
     with (files / "huge").open("wb") as huge:
         huge.truncate(200 << 30)  # nobody reads that in the time of this test
-    process = subprocess.Popen(
-        command("put", "a.txt", "huge", base / "ar.zip"), cwd=files, env=ENVIRONMENT, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = start_rear("put", "a.txt", "huge", base / "ar.zip", cwd=files, text=False)
+    wait_for(lambda: any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")), 30)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
         assert b"  ar.zip/a.txt\n" in errors
-    assert set(members(base)) == {"a.txt"}
+    assert set(merged(base)) == {"a.txt"}
 
 
 def test_a_full_disk_ends_it_with_the_names_of_what_is_safe(base: Path, files: Path) -> None:
@@ -227,4 +209,4 @@ def test_a_full_disk_ends_it_with_the_names_of_what_is_safe(base: Path, files: P
     assert done.returncode == 3, done.stderr
     assert "ar.zip/a.txt" in done.stderr
     assert "ar.zip/b.txt" not in done.stderr
-    assert set(members(base)) == {"a.txt"}
+    assert set(merged(base)) == {"a.txt"}

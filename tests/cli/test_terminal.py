@@ -27,15 +27,17 @@ from typing import Any
 
 import pyte
 import pytest
+from checkout import ROOT
+from programs import rear_command, run_rear, start
 
 import rear
 from rear.read.view import open_committed
 
-ROOT = Path(rear.__file__).parent.parent
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")},
-    "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8",
-}  # fmt: skip
+    "TERM": "xterm-256color",
+    "LC_ALL": "C.UTF-8",
+}
 WORKER = """
 import os, signal, sys
 from rear import rear_fs, rear_open
@@ -169,10 +171,6 @@ def base(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "base")
 
 
-def rear_command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "rear", *map(str, arguments)]
-
-
 def slowly(seconds: float, *arguments: object) -> list[str]:
     return [sys.executable, "-c", SLOWLY, str(seconds), *map(str, arguments)]
 
@@ -278,8 +276,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("options", "environment"),
-    [(["--plain"], {}), (["--plain"], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"})],
+    ("options", "environment"), [(["--plain"], {}), (["--plain"], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"})]
 )
 def test_plain_lines_on_a_terminal(base: Path, options: list[str], environment: dict[str, str]) -> None:
     terminal = Terminal(rear_command("scavenge", *options, base), columns=200, **environment)
@@ -320,10 +317,7 @@ def test_names_are_shown_escaped_on_a_screen_made_smaller(tmp_path: Path) -> Non
 
 
 def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        rear_command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT,
-        timeout=60, check=False, **options,
-    )  # fmt: skip
+    return run_rear(*arguments, stdin=subprocess.DEVNULL, env=ENVIRONMENT, **options)
 
 
 def test_the_summary_is_the_result_and_the_rest_goes_to_standard_error(base: Path) -> None:
@@ -347,9 +341,7 @@ def test_closed_and_full_streams_cost_no_file(base: Path, redirection: str) -> N
 
 
 def test_who_stops_reading_json_stops_the_scavenge_safely(base: Path) -> None:
-    process = subprocess.Popen(
-        slowly(0.02, "scavenge", "--json", base), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
-    )
+    process = start(slowly(0.02, "scavenge", "--json", base), env=ENVIRONMENT, text=False)
     assert process.stdout is not None
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["kind"] == "schema"
@@ -426,10 +418,7 @@ def test_json_ends_with_a_summary_after_an_error_and_a_signal(base: Path, tmp_pa
     done = run("scavenge", "--json", tmp_path / "none")
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
-    process = subprocess.Popen(
-        slowly(0.05, "scavenge", "--json", base), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
-        text=True,
-    )  # fmt: skip
+    process = start(slowly(0.05, "scavenge", "--json", base), env=ENVIRONMENT)
     assert process.stdout is not None
     lines = list(read_until(process.stdout, "copying"))
     process.send_signal(signal.SIGTERM)

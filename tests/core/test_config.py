@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import of_kind, put, write
 from faults import needs_strace
 from pages import between, quoted, rows, text_of
-from programs import fresh
+from programs import fresh, run_rear
 
 import rear
 from rear.core import config
@@ -33,16 +34,9 @@ def write_config(base: Path, text: str | bytes) -> Path:
     return path
 
 
-def rear_command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rear", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
-    )  # fmt: skip
-
-
-def write(base: Path, **options: Any) -> rear.RearFs:
-    with rear.rear_fs(base, **options) as fs, rear.rear_open("ar.zip/a", "w") as file:
-        file.write("x" * 5000)
+def write_one(base: Path, **options: Any) -> rear.RearFs:
+    with rear.rear_fs(base, **options) as fs:
+        put(fs, "ar.zip/a", "x" * 5000)
     return fs
 
 
@@ -88,7 +82,7 @@ def test_every_setting_of_the_file_reaches_the_worker(tmp_path: Path) -> None:
         "[worker]\nrotation_span = 20\nrotation_size = '5M'\ncompression = 'stored'\nsync = 'file'\n"
         "sync_interval = 0.5\nlease_seconds = 30\nspool_size = 0\n",
     )
-    fs = write(tmp_path)
+    fs = write_one(tmp_path)
     options = fs._worker.options
     assert (options.rotation_span, options.rotation_size, options.sync) == (20.0, 5 << 20, "file")
     assert (options.sync_interval, options.lease_seconds, fs._spool_size) == (0.5, 30.0, 0)
@@ -99,28 +93,24 @@ def test_every_setting_of_the_file_reaches_the_worker(tmp_path: Path) -> None:
 
 def test_scavengers_of_a_base_agree(tmp_path: Path) -> None:
     write_config(tmp_path, "[scavenger]\non_conflict = 'first'\nmax_members = 1\n")
-    write(tmp_path)
+    write_one(tmp_path)
     list(rear.scavenge(tmp_path))
-    with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/a", "w") as file:
-        file.write("other")
-    with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/b", "w") as file:
-        file.write("more")
+    write(tmp_path, {"ar.zip/a": "other"})
+    write(tmp_path, {"ar.zip/b": "more"})
     kinds = {type(event) for event in rear.scavenge(tmp_path)}
     assert RolledOver in kinds
     assert sorted(path.name for path in tmp_path.glob("*.zip")) != ["ar.zip"]
-    write(tmp_path / "second")
+    write_one(tmp_path / "second")
     write_config(tmp_path / "second", "[scavenger]\non_conflict = 'first'\n")
     list(rear.scavenge(tmp_path / "second"))
     for command in (["scavenge"], ["fsck"]):
-        with rear.rear_fs(tmp_path / "second"), rear.rear_open("ar.zip/a", "w") as file:
-            file.write(f"other, for {command[0]}")
-        done = rear_command(*command, tmp_path / "second")
+        write(tmp_path / "second", {"ar.zip/a": f"other, for {command[0]}"})
+        done = run_rear(*command, tmp_path / "second")
         assert "a~1" not in done.stdout + done.stderr
         assert "lost+found" in done.stdout + done.stderr, command
-    with rear.rear_fs(tmp_path / "second"), rear.rear_open("ar.zip/a", "w") as file:
-        file.write("once more")
+    write(tmp_path / "second", {"ar.zip/a": "once more"})
     events = list(rear.scavenge(tmp_path / "second", on_conflict="rename"))
-    assert not [event for event in events if isinstance(event, (SetAside, Refused))]
+    assert not of_kind(events, SetAside, Refused)
 
 
 def test_an_option_can_say_no_to_the_file(tmp_path: Path) -> None:
@@ -128,7 +118,7 @@ def test_an_option_can_say_no_to_the_file(tmp_path: Path) -> None:
     found = Config(Layout(tmp_path))
     assert found.resolve("scavenger", {})["verify"] is True
     assert found.resolve("scavenger", {"verify": False})["verify"] is False
-    assert rear_command("scavenge", "--no-verify", tmp_path).returncode == 0
+    assert run_rear("scavenge", "--no-verify", tmp_path).returncode == 0
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------
@@ -167,11 +157,11 @@ def test_nonsense_is_refused_before_anything_is_written(text: str | bytes, messa
 def test_a_bad_file_is_one_line_and_status_2(tmp_path: Path) -> None:
     path = write_config(tmp_path, "[scavenger]\nmax_members = 0\n")
     for command in ("scavenge", "config"):
-        done = rear_command(command, tmp_path)
+        done = run_rear(command, tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"rear: {path}, line 2: max_members: 0 is no number, 1 or more\n"
     # What does not need it is not stopped by it.
-    assert rear_command("status", tmp_path).returncode == 0
+    assert run_rear("status", tmp_path).returncode == 0
     assert rear.rear_fs(tmp_path)._worker.options.sync == "interval"
 
 
@@ -193,7 +183,7 @@ def test_an_unknown_key_stops_no_worker(tmp_path: Path, caplog: pytest.LogCaptur
     assert any("scavenger.sync" in line for line in said)
     assert len(said) == 4
     assert "\x1b" not in "".join(said)
-    done = rear_command("config", tmp_path)
+    done = run_rear("config", tmp_path)
     assert done.returncode == 0
     assert f"rear: {path}, line 3: worker.shiny is no setting; it is ignored" in done.stderr.splitlines()
 
@@ -212,10 +202,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_fsck_knows_the_file(tmp_path: Path) -> None:
-    write(tmp_path)
+    write_one(tmp_path)
     list(rear.scavenge(tmp_path))
     write_config(tmp_path, "[worker]\nsync = 'file'\n")
-    done = rear_command("fsck", "--json", tmp_path)
+    done = run_rear("fsck", "--json", tmp_path)
     assert done.returncode == 0
     assert "config.toml" not in done.stdout
 
@@ -245,20 +235,20 @@ def test_a_worker_pays_one_open_and_no_toml(tmp_path: Path) -> None:
 
 def test_rear_config_shows_each_value_and_its_source(tmp_path: Path) -> None:
     path = write_config(tmp_path, "[worker]\nlease_seconds = 30\n\n[scavenger]\nmax_size = '2G'\n")
-    done = rear_command("config", tmp_path, REAR_JOBS="3")
+    done = run_rear("config", tmp_path, env=os.environ | {"REAR_JOBS": "3"})
     assert (done.returncode, done.stderr) == (0, "")
     lines = {words[0]: words[1:] for line in done.stdout.splitlines() if len(words := line.split(None, 2)) == 3}
     assert lines["lease_seconds"] == ["30.0", f"{path}, line 2"]
     assert lines["max_size"] == [str(2 << 30), f"{path}, line 5"]
     assert lines["jobs"] == ["3", "REAR_JOBS"]
     assert lines["sync"] == ['"interval"', "default"]
-    found = json.loads(rear_command("config", "--json", tmp_path, REAR_JOBS="3").stdout)
+    found = json.loads(run_rear("config", "--json", tmp_path, env=os.environ | {"REAR_JOBS": "3"}).stdout)
     assert (found["version"], found["kind"], found["file"]) == (1, "config", str(path))
     by_name = {setting["name"]: setting for setting in found["settings"]}
     assert by_name["jobs"] == {
         "table": "scavenger", "name": "jobs", "value": 3, "source": "REAR_JOBS", "default": 1, "variable": "REAR_JOBS"
     }  # fmt: skip
-    assert rear_command("config", tmp_path / "none").returncode == 3
+    assert run_rear("config", tmp_path / "none").returncode == 3
 
 
 def test_the_page_lists_all_settings() -> None:

@@ -14,7 +14,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,22 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import SUPPORT
+from bases import check_base, contents, files_below, journals, of_kind, put, scavenge
 from children import _note_pid, open_and_write, write_from_pool
-from executors import (
-    BLOCK,
-    EXPECTED,
-    Here,
-    Hopeless,
-    Killing,
-    Substituting,
-    check,
-    content,
-    make_base,
-    make_small,
-    renew,
-)
-from faults import Failing, check_base, contents, files_below, in_child, scavenge, scratch_folder
+from executors import BLOCK, EXPECTED, Here, Hopeless, Killing, Substituting, check, content, make_small, renew
+from faults import Failing, in_child
+from programs import run_code, start_rear, wait_for
+from zips import flip
 
 import rear
 from rear.core import parallel
@@ -60,20 +49,10 @@ from rear.scavenger.check_tasks import JournaledMembers
 from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
 from rear.worker.pools import open_in_process
 
-SOURCE = Path(rear.__file__).parent.parent
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        make_base(folder / "template")
-        make_base(folder / "crashed", crash=True)
-        yield folder
 
 
 @pytest.fixture
@@ -299,7 +278,7 @@ def test_a_worker_that_cannot_write_is_replaced_by_the_leader(base: Path) -> Non
         executor = Here(lambda arguments, broken=broken: (*arguments[:-1], broken))
         events = scavenge(base, executor=executor, verify=True)
         assert broken.failed
-        assert not [event for event in events if isinstance(event, (Lost, Refused))]
+        assert not of_kind(events, Lost, Refused)
         check(base)
 
 
@@ -345,7 +324,7 @@ def test_bytes_that_a_worker_copied_wrong_do_not_pass_verify(base: Path) -> None
     before = (base / "ar.zip").read_bytes()
     corrupting = Corrupting()
     executor = Here(lambda arguments: (*arguments[:-1], corrupting))
-    [refused] = [event for event in scavenge(base, executor=executor, verify=True) if isinstance(event, Refused)]
+    [refused] = of_kind(scavenge(base, executor=executor, verify=True), Refused)
     assert corrupting.is_done
     assert refused.subject == "ar.zip"
     assert "is not the same after the merge as before it" in refused.reason
@@ -364,7 +343,7 @@ def test_a_process_of_the_pool_is_killed_in_the_middle(
     with Substituting(Killing(tmp_path / "killed", operation)) as executor:
         events = scavenge(base, executor=executor, verify=True)
     assert (tmp_path / "killed").exists()
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
     assert {name: (base / name).read_bytes() for name in plain} == plain
 
@@ -382,12 +361,9 @@ def test_pool_processes_end_with_a_leader_that_is_killed(base: Path, plain: dict
     assert in_child(lead) == -signal.SIGKILL
     workers = {int(line) for line in pids.read_text().split()}
     assert workers
-    deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a process of the pool has outlived the leader"
-        time.sleep(0.02)
+    wait_for(lambda: not any(map(_runs, workers)))
     events = scavenge(base)
-    assert [event for event in events if isinstance(event, RolledBack)]
+    assert of_kind(events, RolledBack)
     check(base)
 
 
@@ -417,8 +393,8 @@ def test_what_a_crashed_worker_left_is_checked_the_same(base: Path, kind: Callab
             file.truncate(os.path.getsize(temp_archive) - 5_000)
         events = scavenge(base, executor=executor)
         kinds = (Lost, Torn, Recovered, Renamed, Merged)
-        said.append([event for event in events if isinstance(event, kinds)])
-        assert len([event for event in events if isinstance(event, (Lost, Torn))]) >= 3
+        said.append(of_kind(events, kinds))
+        assert len(of_kind(events, Lost, Torn)) >= 3
     assert [str(event) for event in said[0]] == [str(event) for event in said[1]]
 
 
@@ -427,7 +403,7 @@ def test_members_of_many_small_pairs_are_checked_together(base: Path) -> None:
         assert in_child(functools.partial(write_and_die, base, number)) == -signal.SIGKILL
     with Here() as executor:
         events = scavenge(base, executor=executor)
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     asked = [task for task in executor.tasks if isinstance(task, tuple) and isinstance(task[0], JournaledMembers)]
     assert any(len(parts) > 1 for parts in asked)
     assert {part.path for parts in asked for part in parts} != set()
@@ -437,8 +413,7 @@ def test_members_of_many_small_pairs_are_checked_together(base: Path) -> None:
 def write_and_die(base: Path, number: int) -> None:
     with rear.rear_fs(base) as fs:
         for name in "ab":
-            with fs.open(f"many.zip/{number}{name}", "w") as file:
-                file.write(name * number)
+            put(fs, f"many.zip/{number}{name}", name * number)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -453,7 +428,7 @@ def test_an_executor_without_a_codec_or_with_an_old_view_loses_nothing(base: Pat
     executor = Here(lambda arguments: (*arguments[:-1], Blind()))
     events = scavenge(base, executor=executor, verify=True)
     assert executor.submitted > 3
-    assert not [event for event in events if isinstance(event, (Lost, Torn, Refused))]
+    assert not of_kind(events, Lost, Torn, Refused)
     check(base)
 
 
@@ -478,7 +453,7 @@ def test_a_deep_check_finds_the_same_on_any_executor(damaged: Path, kind: Callab
         assert list(inspect(damaged, deep=True, parallel=Parallel(executor))) == alone
         assert list(check_archive_file(damaged, deep=True, executor=executor)) == alone
     if isinstance(executor, Here):
-        parts = [task for task in executor.tasks if isinstance(task, ListedMembers)]
+        parts = of_kind(executor.tasks, ListedMembers)
         assert len(parts) > 4, "one archive is checked by several"
         assert max(len(pickle.dumps(part)) for part in parts) < 64 << 10
 
@@ -549,7 +524,7 @@ def test_a_deep_check_of_odd_archives_is_the_same(tmp_path: Path, make: Callable
     with Here() as executor:
         assert list(inspect(path, deep=True, parallel=Parallel(executor))) == alone
     assert executor.submitted
-    asked = [task for task in executor.tasks if isinstance(task, ListedMembers)]
+    asked = of_kind(executor.tasks, ListedMembers)
     assert sum(entry.compressed_size for task in asked for entry in task.entries) <= path.stat().st_size
     assert list(inspect(path, deep=True, parallel=Parallel(Hopeless(CancelledError())))) == alone
 
@@ -589,29 +564,18 @@ def test_a_deep_check_whose_process_is_killed(damaged: Path, tmp_path: Path) -> 
 def test_a_check_of_a_base_on_an_executor(base: Path) -> None:
     renew(base, "crashed")
     with ThreadPoolExecutor(2) as executor:
-        problems = [event for event in fsck(base, deep=True, executor=executor) if isinstance(event, Problem)]
+        problems = of_kind(fsck(base, deep=True, executor=executor), Problem)
     assert {problem.outcome for problem in problems} <= {"repaired", "noted"}
     check(base)
     archive = base / "ar.zip"
-    data = bytearray(archive.read_bytes())
-    at = data.index(EXPECTED["ar.zip/one/7.bin"])
-    data[at] ^= 1
-    archive.write_bytes(data)
+    flip(archive, archive.read_bytes().index(EXPECTED["ar.zip/one/7.bin"]))
     with Here() as counted:
-        found = [event for event in fsck(base, deep=True, executor=counted) if isinstance(event, Problem)]
+        found = of_kind(fsck(base, deep=True, executor=counted), Problem)
     assert [(problem.code, problem.name) for problem in found] == [("member-data-damaged", "one/7.bin")]
     assert counted.submitted
 
 
 # ---- the command line
-
-
-def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "rear", *map(str, arguments)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -630,8 +594,7 @@ def large(folder: Path) -> Path:
 def write_large(base: Path) -> None:
     with rear.rear_fs(base, compression="stored", spool_size=1 << 30) as fs:
         for number in range(75):
-            with fs.open(f"ar.zip/{number}.bin", "wb") as file:
-                file.write(large_content(number))
+            put(fs, f"ar.zip/{number}.bin", large_content(number))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -642,19 +605,19 @@ def large_content(number: int) -> bytes:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_jobs(large: Path, jobs: int) -> None:
     base = renew(large.with_name("base"), "large")
-    status, said = ended(command("scavenge", base, "--verify", "--jobs", jobs))
+    status, said = ended(start_rear("scavenge", base, "--verify", "--jobs", jobs))
     assert status == 0, said
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert len(archive.namelist()) == 75
         for number in range(75):
             assert archive.read(f"{number}.bin") == large_content(number)
     assert files_below(Layout(base).intents) == []
-    assert ended(command("fsck", "--deep", "--jobs", jobs, base))[0] == 0
-    assert ended(command("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))[0] == 0
+    assert ended(start_rear("fsck", "--deep", "--jobs", jobs, base))[0] == 0
+    assert ended(start_rear("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))[0] == 0
     with open(base / "ar.zip", "r+b") as file:
         file.seek(100 << 20)
         file.write(b"damage")
-    status, said = ended(command("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))
+    status, said = ended(start_rear("fsck", "--deep", "--jobs", jobs, base / "ar.zip"))
     assert status == 4
     assert "member-data-damaged" in said
     shutil.rmtree(base)
@@ -663,7 +626,7 @@ def test_jobs(large: Path, jobs: int) -> None:
 def test_ctrl_c_ends_everything_at_once(large: Path) -> None:
     """All processes of the terminal get the signal."""
     base = renew(large.with_name("base"), "large")
-    process = command("scavenge", base, "--verify", "--jobs", 2, start_new_session=True)
+    process = start_rear("scavenge", base, "--verify", "--jobs", 2, start_new_session=True)
     deadline = time.monotonic() + 30
     # In the middle of a merge: a copy is registered.
     while not list(Layout(base).intents.glob("*.copying")):
@@ -677,7 +640,7 @@ def test_ctrl_c_ends_everything_at_once(large: Path) -> None:
     assert not _group_lives(process.pid)
     assert not (base / "ar.zip").exists()
     assert files_below(Layout(base).intents) == []
-    assert ended(command("scavenge", base))[0] == 0
+    assert ended(start_rear("scavenge", base))[0] == 0
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 75
@@ -697,14 +660,11 @@ def _group_lives(group: int) -> bool:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["--jobs", "0"], "0 is not in the range"),
-        (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "name one of them"),
-    ],
+    [(["--jobs", "0"], "0 is not in the range"), (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "name one of them")],
 )
 @pytest.mark.parametrize("name", ["scavenge", "fsck"])
 def test_options_that_cannot_be(base: Path, name: str, arguments: list[str], said: str) -> None:
-    status, output = ended(command(name, base, *arguments))
+    status, output = ended(start_rear(name, base, *arguments))
     assert status in (2, 8)
     assert said in output
     assert "Traceback" not in output
@@ -718,11 +678,7 @@ def test_little_work_starts_no_process(base: Path) -> None:
         "    for event in rear.scavenge(sys.argv[1], executor=pool): pass\n"
         "    print(len(pool._processes))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(base)], env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "0"
+    assert run_code(code, base, check=True).stdout.strip() == "0"
     check(base)
 
 
@@ -801,22 +757,14 @@ def test_joblib(tmp_path: Path) -> None:
     base = tmp_path / "base"
     code = (
         "import sys, joblib\n"
-        "sys.path.insert(0, sys.argv[2])\n"
         "from children import write_from_pool\n"
         "from rear.worker.pools import open_in_process\n"
         "if __name__ == '__main__':\n"
         "    with joblib.parallel_config('loky', n_jobs=2, initializer=open_in_process, initargs=(sys.argv[1],)):\n"
         "        joblib.Parallel()(joblib.delayed(write_from_pool)(number) for number in range(20))\n"
     )
-    path = os.pathsep.join([str(SOURCE), str(SUPPORT)])
-    subprocess.run(
-        [sys.executable, "-c", code, str(base), str(SUPPORT)],
-        env={**os.environ, "PYTHONPATH": path}, timeout=60, check=True,
-    )  # fmt: skip
+    run_code(code, base, check=True)
     assert joblib.__version__
-    deadline = time.monotonic() + 30
-    while any(read_journal(path).closed is None for path in Layout(base).inbox.glob("*/*.journal")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: all(journal.closed for journal in journals(base)), 30)
     scavenge(base)
     assert len(contents(base / "pool.zip")) == 40

@@ -6,45 +6,30 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crash_scavenger import EXPECTED, check, make_base, renew
+from bases import check_base, contents, renew, scavenge
+from crash_scavenger import EXPECTED, check, make_base, recover
 from faults import (
     Point,
     RecordProperty,
     Tampered,
-    check_base,
-    contents,
+    after,
     dying_at,
     in_child,
-    killed_at,
-    needs_strace,
-    scavenge,
-    scratch_folder,
+    kill_at_system_calls,
     some,
-    traced_calls,
 )
-
-import rear
-from rear.events import Lost
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 @pytest.fixture
@@ -69,12 +54,8 @@ def test_killed_at_every_operation(base: Path, template: Path, record_property: 
     for point in points:
         renew(base, template)
         assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
-        events = scavenge(base)
-        try:
-            assert not [event for event in events if isinstance(event, Lost)]
-            check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
+        with after(f"killed at {point}"):
+            recover(base)
     record_property("crash_points", len(points))
     print(f"{len(points)} crash points")
 
@@ -86,25 +67,18 @@ def test_recovery_is_killed_four_times(base: Path, template: Path, record_proper
     for point in points:
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
-        state = base.parent / "state"
-        shutil.rmtree(state, ignore_errors=True)
-        shutil.copytree(base, state)
+        state = renew(base.parent / "state", base)
         recovery = Tampered()
         scavenge(base, storage=recovery)
         for number in range(4):
-            shutil.rmtree(base)
-            shutil.copytree(state, base)
+            renew(base, state)
             # Each of the four dies later than the one before it, all within what one recovery does.
             for later in range(4):
                 died_at = len(recovery.points) * (4 * later + number) // 16
                 in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
                 count += 1
-            events = scavenge(base)
-            try:
-                assert not [event for event in events if isinstance(event, Lost)]
-                check(base)
-            except AssertionError as error:
-                raise AssertionError(f"killed at {point}, recovery {number}: {error}") from error
+            with after(f"killed at {point}, recovery {number}"):
+                recover(base)
     record_property("crash_points", count)
     print(f"{count} recoveries killed")
 
@@ -130,10 +104,8 @@ def test_killed_under_other_policies(base: Path, template: Path, policy: str, ex
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), on_conflict=policy))
         scavenge(base, on_conflict=policy)
-        try:
+        with after(f"killed at {point}"):
             check_base(base, expected, lost_and_found=True)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
 
 
 @pytest.mark.crash
@@ -145,46 +117,30 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
         scavenge(base, max_members=6)
-        found: list[tuple[str, bytes]] = []
-        for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")]:
-            found += contents(path)
-        try:
+        found = [member for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")] for member in contents(path)]
+        with after(f"killed at {point}"):
             assert sorted(name for name, _ in found if name != "same.txt") == sorted(
                 # The name is free again in a new archive, so ours need not give way.
                 target.partition(".zip/")[2].replace("~1", "")
                 for target in EXPECTED
                 if not target.endswith("same.txt")
             )
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
 def test_killed_by_strace_at_system_calls(
-    base: Path, template: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
+    base: Path, template: Path, traceable: None, record_property: RecordProperty
 ) -> None:
-    needs_strace()
-    monkeypatch.setenv("PYTHONPATH", str(Path(rear.__file__).parent.parent))
-    # Calls are counted from the start of Python: each run has to find the same compiled modules.
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(base.parent / "compiled"))
-    renew(base, template)
-    subprocess.run([*SCAVENGE, str(base)], check=True)
-    renew(base, template)
-    calls = some(traced_calls([*SCAVENGE, str(base)], base), 16)
-    check(base)
-    assert {call.name for call in calls} >= {"fsync", "unlink"}
-    for call in calls:
-        renew(base, template)
-        # strace ends as its child did.
-        assert killed_at(call, [*SCAVENGE, str(base)]) == -signal.SIGKILL, call
+    def judge() -> None:
         scavenge(base)
-        try:
-            check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {call}: {error}") from error
-    record_property("crash_points", len(calls))
-    print(f"{len(calls)} system calls")
+        check(base)
+
+    calls, count = kill_at_system_calls([*SCAVENGE, str(base)], base, 16, lambda: renew(base, template), judge)
+    assert {call.name for call in calls} >= {"fsync", "unlink"}
+    assert count == min(16, len(calls))
+    record_property("crash_points", count)
+    print(f"{count} system calls")
 
 
 @pytest.mark.crash
@@ -208,12 +164,8 @@ def test_a_commit_that_fails_is_taken_back_before_the_archive_is(base: Path, tem
                     os.kill(os.getpid(), signal.SIGKILL)
 
             assert in_child(lambda act=act: scavenge(base, storage=Tampered(act))) == -signal.SIGKILL
-            events = scavenge(base)
-            try:
-                assert not [event for event in events if isinstance(event, Lost)]
-                check(base)
-            except AssertionError as error:
-                raise AssertionError(f"{failing} failed, killed {later} later: {error}") from error
+            with after(f"{failing} failed, killed {later} later"):
+                recover(base)
 
 
 def is_commit(point: Point, path: str) -> bool:

@@ -11,12 +11,11 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkout import SUPPORT
+from bases import check_base, scratch_folder
 from crash_sweep import SWEEP, sweep
 from faults import (
     SEED,
@@ -24,15 +23,16 @@ from faults import (
     Point,
     RecordProperty,
     Tampered,
-    check_base,
+    after,
+    at,
     in_child,
-    killed_at,
-    needs_strace,
-    scratch_folder,
+    is_anything,
+    is_growing,
+    kill_at_system_calls,
     some,
-    traced_calls,
+    while_in_trouble,
 )
-from power_loss import OFF, Powered
+from power_loss import Powered, run_until
 
 import rear
 from rear.core.storage import Storage
@@ -185,10 +185,8 @@ def test_killed_at_every_operation(folder: Path, record_property: RecordProperty
     for point in chosen:
         renew(folder)
         count += in_child(lambda point=point: sweep(folder, dying_at(point))) == -signal.SIGKILL
-        try:
+        with after(f"killed at {point}"):
             recover(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     # The background thread of the worker makes the number of operations vary a little.
     assert count > 0.9 * len(chosen)
     record_property("crash_points", count)
@@ -206,44 +204,23 @@ def test_each_of_four_sweeps_is_killed(folder: Path, record_property: RecordProp
         chosen = [point, *(chance.choice(points[: len(points) // 2]) for _ in range(3))]
         for each in chosen:
             count += in_child(lambda each=each: sweep(folder, dying_at(each))) == -signal.SIGKILL
-            try:
+            with after(f"killed at {chosen}"):
                 no_source_went_too_early(folder)
-            except AssertionError as error:
-                raise AssertionError(f"killed at {chosen}: {error}") from error
-        try:
+        with after(f"killed at {chosen}"):
             recover(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {chosen}: {error}") from error
     assert count > 40
     record_property("crash_points", count)
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_killed_by_strace_at_system_calls(
-    folder: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_strace()
-    folders = Path(rear.__file__).parent.parent, SUPPORT
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-    # Calls are counted from the start of Python: each run has to find the same compiled modules.
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
-    subprocess.run([*SWEEP, str(folder)], check=True)
-    renew(folder)
-    calls = traced_calls([*SWEEP, str(folder)], folder)
-    assert {call.name for call in calls} >= {"fsync", "unlinkat", "rename"} or {"unlink"} < {
-        call.name for call in calls
-    }
-    count = 0
-    chosen = some(calls, 6)
-    for call in chosen:
-        renew(folder)
-        count += killed_at(call, [*SWEEP, str(folder)]) == -signal.SIGKILL
-        try:
-            recover(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {call}: {error}") from error
-    assert count > len(chosen) // 2
+def test_killed_by_strace_at_system_calls(folder: Path, traceable: None, record_property: RecordProperty) -> None:
+    calls, count = kill_at_system_calls(
+        [*SWEEP, str(folder)], folder, 6, lambda: renew(folder), lambda: recover(folder)
+    )
+    names = {call.name for call in calls}
+    assert names >= {"fsync", "unlinkat", "rename"} or {"unlink"} < names
+    assert count > min(6, len(calls)) // 2
     record_property("crash_points", count)
 
 
@@ -257,32 +234,14 @@ def test_the_power_goes(folder: Path, record_property: RecordProperty) -> None:
         for seed in range(3):
             renew(folder)
             shutil.rmtree(survivors, ignore_errors=True)
-            lose_power(folder, survivors, point, seed)
+            survivors.mkdir()
+            run_until(point, folder / "base", survivors, lambda storage: sweep(folder, storage), seed, SweepPowered)
             shutil.rmtree(folder / "base")
             survivors.rename(folder / "base")
-            try:
+            with after(f"power lost at {point}, seed {seed}"):
                 # A journal that has lost its first record stays in the inbox, and is reported each time.
                 recover(folder, leftovers=True)
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
     record_property("crash_points", len(chosen) * 3)
-
-
-def lose_power(folder: Path, survivors: Path, point: Point, seed: int) -> None:
-    def child() -> None:
-        storage = SweepPowered(folder / "base")
-
-        def act(found: Point, path: str) -> None:
-            if found[::2] == point[::2]:
-                storage.lose_power(survivors, random.Random(f"{SEED} {point} {seed}"))
-                os._exit(OFF)
-
-        storage.act = act
-        sweep(folder, storage)
-        storage.lose_power(survivors, random.Random(seed))
-
-    survivors.mkdir()
-    assert in_child(child) in (0, OFF)
 
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ESTALE)
@@ -310,20 +269,10 @@ def test_every_operation_fails_once(folder: Path, record_property: RecordPropert
     chosen = some(points, 40)
     for point, error in zip(chosen, itertools.cycle(ERRORS)):
         renew(folder)
-        in_trouble(folder, SweepFailing(error, lambda found, path, point=point: found[::2] == point[::2]))
-        try:
+        in_trouble(folder, SweepFailing(error, at(point)))
+        with after(f"{errno.errorcode[error]} at {point}"):
             recover(folder)
-        except AssertionError as problem:
-            raise AssertionError(f"{errno.errorcode[error]} at {point}: {problem}") from problem
     record_property("crash_points", len(chosen))
-
-
-def is_growing(point: Point, path: str) -> bool:
-    return point.operation in ("create", "write", "copy_range", "make_directories", "sync")
-
-
-def is_anything(point: Point, path: str) -> bool:
-    return True
 
 
 @pytest.mark.crash
@@ -333,12 +282,6 @@ def test_everything_fails_from_some_operation_on(folder: Path, kind: Callable[[P
     points = points_of(folder)
     for point, error in zip(some(points, 40), itertools.cycle(ERRORS)):
         renew(folder)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return found[::2] >= point[::2] and kind(found, path)
-
-        in_trouble(folder, SweepFailing(error, when))
-        try:
+        in_trouble(folder, SweepFailing(error, while_in_trouble(point, kind)))
+        with after(f"{errno.errorcode[error]} from {point} on"):
             recover(folder)
-        except AssertionError as problem:
-            raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import SUPPORT
 from crash_worker import WRITE, check, renew, work
 from faults import (
     RecordProperty,
     Tampered,
+    after,
     dying_at,
     in_child,
-    killed_at,
-    needs_strace,
-    scratch_folder,
+    kill_at_system_calls,
     some,
-    traced_calls,
 )
-
-import rear
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "work"
+def folder(scratch: Path) -> Path:
+    return scratch / "work"
 
 
 @pytest.mark.crash
@@ -47,10 +38,8 @@ def test_killed_at_every_operation(folder: Path, sync: str, record_property: Rec
         renew(folder)
         # The background thread of the interval makes the number of operations vary a little.
         count += in_child(lambda point=point: work(folder, sync, dying_at(point))) == -signal.SIGKILL
-        try:
+        with after(f"killed at {point}"):
             check(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     assert count > 50
     record_property("crash_points", count)
     print(f"{count} crash points of {len(points)}")
@@ -58,27 +47,11 @@ def test_killed_at_every_operation(folder: Path, sync: str, record_property: Rec
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_killed_by_strace_at_system_calls(
-    folder: Path, record_property: RecordProperty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_strace()
-    folders = Path(rear.__file__).parent.parent, SUPPORT
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-    # Calls are counted from the start of Python: each run has to find the same compiled modules.
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder.parent / "compiled"))
-    renew(folder)
-    subprocess.run([*WRITE, str(folder)], check=True)
-    renew(folder)
+def test_killed_by_strace_at_system_calls(folder: Path, traceable: None, record_property: RecordProperty) -> None:
     # With sync="file" the thread that writes does all but the last step itself, so calls can be counted.
-    calls = traced_calls([*WRITE, str(folder)], folder / "base")
-    count = 0
-    for call in some(calls, 8):
-        renew(folder)
-        count += killed_at(call, [*WRITE, str(folder)]) == -signal.SIGKILL
-        try:
-            check(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {call}: {error}") from error
+    calls, count = kill_at_system_calls(
+        [*WRITE, str(folder)], folder / "base", 8, lambda: renew(folder), lambda: check(folder)
+    )
     assert count > 5
     record_property("crash_points", count)
     print(f"{count} system calls of {len(calls)}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_scavenger import FOREIGN, check, make_base, renew
+from bases import check_base, of_kind, put, renew, scavenge
+from crash_scavenger import FOREIGN, make_base, recover
 from crash_worker import only_empty_pairs_are_left
 from faults import (
     ERRORS,
@@ -23,14 +24,13 @@ from faults import (
     Failing,
     Point,
     Tampered,
-    check_base,
+    at,
     in_child,
     is_anything,
     is_growing,
     refused,
-    scavenge,
-    scratch_folder,
     some,
+    while_in_trouble,
 )
 
 import rear
@@ -39,12 +39,6 @@ from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.read.view import open_committed
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -59,8 +53,7 @@ def base(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 def is_no_worse(base: Path) -> None:
@@ -78,7 +71,7 @@ def scavenge_in_trouble(base: Path, storage: Failing) -> None:
     except RearError:
         pass
     else:
-        assert not [event for event in events if isinstance(event, Lost)], (storage.failed, events)
+        assert not of_kind(events, Lost), (storage.failed, events)
 
 
 @pytest.mark.crash
@@ -88,14 +81,12 @@ def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -
     scavenge(base, storage=storage)
     for point, error in zip(some(storage.points, 90), itertools.cycle(ERRORS)):
         renew(base, template)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             scavenge_in_trouble(base, failing)
             assert failing.failed
             is_no_worse(base)
-            events = scavenge(base)
-            assert not [event for event in events if isinstance(event, Lost)]
-            check(base)
+            recover(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} at {failing.failed}: {problem}") from problem
 
@@ -110,17 +101,11 @@ def test_a_scavenger_is_in_trouble_from_some_operation_on(
     scavenge(base, storage=storage)
     for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         renew(base, template)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return found[::2] >= point[::2] and kind(found, path)
-
-        failing = Failing(error, when)
+        failing = Failing(error, while_in_trouble(point, kind))
         try:
             scavenge_in_trouble(base, failing)
             is_no_worse(base)
-            events = scavenge(base)
-            assert not [event for event in events if isinstance(event, Lost)]
-            check(base)
+            recover(base)
         except (AssertionError, OSError, RearError) as problem:
             raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
 
@@ -139,8 +124,7 @@ def write_all(base: Path, storage: Storage, **options: Any) -> tuple[dict[str, b
     fs = rear.rear_fs(base, storage=storage, rotation_size=9_000, spool_size=10_000, **options)
     for target, data in FILES.items():
         try:
-            with fs.open(target, "wb") as file:
-                file.write(data)
+            put(fs, target, data)
         except OSError as error:
             assert refused(error), error  # noqa: PT017
             archive = target.partition(".zip/")[0] + ".zip"
@@ -150,8 +134,7 @@ def write_all(base: Path, storage: Storage, **options: Any) -> tuple[dict[str, b
             acknowledged[target] = data
     if isinstance(storage, Failing):
         storage.healthy = True
-    with fs.open("ar.zip/afterwards", "wb") as file:
-        file.write(AFTERWARDS)
+    put(fs, "ar.zip/afterwards", AFTERWARDS)
     acknowledged["ar.zip/afterwards"] = AFTERWARDS
     fs.close()
     return acknowledged, refused_ones
@@ -174,7 +157,7 @@ def write_all_in_child(base: Path, storage: Storage, **options: Any) -> tuple[di
 def settle(base: Path, acknowledged: dict[str, bytes], refused_ones: dict[str, bytes]) -> None:
     events = scavenge(base)
     left = [event for event in events if isinstance(event, LeftAlone) and "no first record" not in event.reason]
-    lost = [event for event in events if isinstance(event, Lost)]
+    lost = of_kind(events, Lost)
     assert not left, left
     assert not lost, lost
     check_base(base, acknowledged, perhaps=refused_ones, lost_and_found=True, leftovers=True)
@@ -188,7 +171,7 @@ def test_a_worker_fails_once_at_every_operation(base: Path, sync: str) -> None:
     write_all(base, storage, sync=sync, sync_interval=0.01)
     for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
         shutil.rmtree(base)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             acknowledged, refused_ones = write_all_in_child(base, failing, sync=sync, sync_interval=0.01)
             # One failure is survived by going to a new temp archive, unless that could not even be begun.
@@ -207,11 +190,7 @@ def test_a_worker_is_in_trouble_for_a_while(base: Path, sync: str, kind: Callabl
     for point, error in zip(some(storage.points, 22), itertools.cycle(ERRORS)):
         for length in (4, 40):
             shutil.rmtree(base, ignore_errors=True)
-
-            def when(found: Point, path: str, point: Point = point, length: int = length) -> bool:
-                return point.number <= found.number < point.number + length and kind(found, path)
-
-            failing = Failing(error, when)
+            failing = Failing(error, while_in_trouble(point, kind, length))
             try:
                 settle(base, *write_all_in_child(base, failing, sync=sync, sync_interval=0.01))
             except (AssertionError, OSError, RearError) as problem:
@@ -224,8 +203,7 @@ def test_a_full_disk_and_a_worker_that_ends_meanwhile(base: Path) -> None:
     failing = Failing(errno.ENOSPC, lambda point, path: point.operation in ("create", "sync", "write"))
     failing.healthy = True
     fs = rear.rear_fs(base, storage=failing, sync_interval=3600)
-    with fs.open("ar.zip/a", "wb") as file:
-        file.write(b"acknowledged")
+    put(fs, "ar.zip/a", b"acknowledged")
     failing.healthy = False
     with pytest.raises(rear.errors.NotArchivedError, match=r"ar\.zip/a"):
         fs.close()
@@ -253,8 +231,7 @@ def test_a_real_full_disk(tmp_path: Path, kind: str) -> None:
             failures = 0
             for number in range(30):
                 try:
-                    with fs.open(f"ar.zip/{number}", "wb") as file:
-                        file.write(data)
+                    put(fs, f"ar.zip/{number}", data)
                 except OSError as error:
                     assert error.errno == errno.ENOSPC  # noqa: PT017
                     failures += 1
@@ -268,7 +245,7 @@ def test_a_real_full_disk(tmp_path: Path, kind: str) -> None:
         if kind == "ext4":
             # Where blocks can be shared, the same members need no room a second time.
             assert [event for event in events if event.kind == "refused"], events
-        assert not [event for event in events if isinstance(event, Lost)]
+        assert not of_kind(events, Lost)
         shutil.copytree(base, tmp_path / "larger")
     settle(tmp_path / "larger", acknowledged, {})
 

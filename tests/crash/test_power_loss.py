@@ -5,33 +5,26 @@ Changes of names reach the disk in their order, as journaling file systems and N
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import crash_scavenger
 import crash_worker
 import pytest
-from faults import RecordProperty, check_base, scavenge, scratch_folder, some
-from power_loss import Powered, run_until
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
+from bases import check_base, scavenge
+from faults import RecordProperty, after, some
+from power_loss import Powered, lose_power_at_each, run_until, scavenge_on
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_worker_that_syncs_every_file(folder: Path, record_property: RecordProperty) -> None:
-    disk, left = folder / "disk", folder / "left"
+def test_a_worker_that_syncs_every_file(scratch: Path, record_property: RecordProperty) -> None:
+    disk, left = scratch / "disk", scratch / "left"
 
     def work(storage: Powered) -> None:
-        crash_worker.work(folder, "file", storage, base=disk / "base")
+        crash_worker.work(scratch, "file", storage, base=disk / "base")
 
     def renew() -> None:
-        crash_worker.renew(folder)
+        crash_worker.renew(scratch)
         disk.mkdir()
 
     renew()
@@ -42,16 +35,14 @@ def test_a_worker_that_syncs_every_file(folder: Path, record_property: RecordPro
         for seed in range(4):
             renew()
             run_until(point, disk, left, work, seed)
-            acknowledged = (folder / "acknowledged").read_text().splitlines()
+            acknowledged = (scratch / "acknowledged").read_text().splitlines()
             if (left / "base" / ".rear").exists():
                 scavenge(left / "base")
-                try:
+                with after(f"power lost at {point}, seed {seed}"):
                     check_base(
                         left / "base", {target: crash_worker.ALL[target] for target in acknowledged},
                         perhaps=crash_worker.ALL, lost_and_found=True, leftovers=True,
                     )  # fmt: skip
-                except AssertionError as error:
-                    raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
             else:
                 assert acknowledged == []
     record_property("crash_points", len(points) * 4)
@@ -59,28 +50,11 @@ def test_a_worker_that_syncs_every_file(folder: Path, record_property: RecordPro
 
 @pytest.mark.crash
 @pytest.mark.timeout(1800)
-def test_a_scavenger(folder: Path, record_property: RecordProperty) -> None:
-    disk, left = folder / "disk", folder / "left"
-    template = folder / "template"
-    template.mkdir()
-    crash_scavenger.make_base(template / "base")
+def test_a_scavenger(scratch: Path, record_property: RecordProperty) -> None:
+    def judge(base: Path) -> None:
+        scavenge(base)
+        crash_scavenger.check(base)
 
-    def renew() -> None:
-        shutil.rmtree(disk, ignore_errors=True)
-        shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(template, disk)
-
-    renew()
-    storage = Powered(disk)
-    scavenge(disk / "base", storage=storage)
-    points = some(storage.points, 90)
-    for point in points:
-        for seed in range(3):
-            renew()
-            run_until(point, disk, left, lambda storage: scavenge(disk / "base", storage=storage), seed)
-            try:
-                scavenge(left / "base")
-                crash_scavenger.check(left / "base")
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
-    record_property("crash_points", len(points) * 3)
+    template = crash_scavenger.make_base(scratch / "template")
+    count = lose_power_at_each(template, scavenge_on, judge, points=90, seeds=3)
+    record_property("crash_points", count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from checkout import ROOT
 from faultfs import mounted, write_rules
+from programs import run_code, run_rear, start_rear, wait_for
 
 from rear.core.liveness import this_process, worker_name
 from rear.core.text import fine_seconds_text
@@ -90,15 +92,7 @@ def image(folder: Path, maker: str, *options: str, size_bytes: int = 12 << 20) -
         yield point
 
 
-def run_doctor(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rear", "doctor", *map(str, arguments)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=100, check=False,
-    )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+run_doctor = functools.partial(run_rear, "doctor", stdin=subprocess.DEVNULL, timeout=100)
 
 
 # All is well.
@@ -318,10 +312,8 @@ def test_copy_file_range_that_fails_or_lies(tmp_path: Path, injected: str, statu
         "doctor.PROBES = {name: doctor.PROBES[name]}\n"
         "print(*(json.dumps(finding.as_json()) for finding in doctor.examine(sys.argv[1])))"
     )
-    done = subprocess.run(
-        [*tracer, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment(),
-        timeout=60, check=False,
-    )  # fmt: skip
+    command = [*tracer, sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "PTRACE" in done.stderr:
         pytest.skip("this system lets no one trace")
     found = json.loads(done.stdout)
@@ -564,10 +556,7 @@ def test_a_base_that_may_not_be_written_to() -> None:
     )
     with tempfile.TemporaryDirectory() as base:
         os.chmod(base, 0o755)
-        done = subprocess.run(
-            [sys.executable, "-c", code, base], capture_output=True, text=True, env=environment(), timeout=60,
-            check=False,
-        )  # fmt: skip
+        done = run_code(code, base)
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1
     assert "Permission denied; check its owner and mode" in done.stderr
@@ -581,10 +570,7 @@ def test_closing_the_iterator_removes_the_folder(tmp_path: Path) -> None:
 
 
 def start_and_wait_for(base: Path, probe: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "doctor", "--json", str(base)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment(), start_new_session=True,
-    )  # fmt: skip
+    process = start_rear("doctor", "--json", base, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("probe") == probe:
@@ -636,10 +622,7 @@ def test_what_a_killed_doctor_leaves_the_next_one_removes(tmp_path: Path) -> Non
     assert len(seconds) == 4
     process.kill()
     process.communicate(timeout=30)
-    deadline = time.monotonic() + 20
-    while not all(map(is_gone, seconds)):
-        assert time.monotonic() < deadline, "second processes outlive the doctor"
-        time.sleep(0.05)
+    wait_for(lambda: all(map(is_gone, seconds)))
     (left,) = os.listdir(tmp_path)
     (tmp_path / left / "rename" / "link").symlink_to(tmp_path.parent)
     found = findings(tmp_path)
@@ -705,11 +688,9 @@ def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path, columns: int) ->
     import pty
 
     reader, writer = pty.openpty()
-    environment_there = {**environment(), "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "doctor", str(tmp_path)], stdin=writer, stdout=writer, stderr=writer,
-        env=environment_there, start_new_session=True,
-    )  # fmt: skip
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    streams = {"stdin": writer, "stdout": writer, "stderr": writer}
+    process = start_rear("doctor", tmp_path, **streams, env=environment, start_new_session=True)
     os.close(writer)
     shown = b""
     try:

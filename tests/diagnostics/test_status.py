@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pages import between, quoted, rows, text_of
+from programs import rear_command, run_code, run_rear, start_code, start_rear
 
 import rear
 from rear.cli.app import app
@@ -46,18 +46,10 @@ with rear.rear_fs(base):
 """
 
 
-def rear_command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rear", *map(str, arguments)], capture_output=True, text=True, timeout=60, **options
-    )
-
-
 @contextlib.contextmanager
 def worker(base: Path, name: str, count: int) -> Iterator[subprocess.Popen[str]]:
     """A worker that has written and goes on living until the block ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITE, str(base), name, str(count), "wait"], stdout=subprocess.PIPE, text=True
-    )
+    process = start_code(WRITE, base, name, count, "wait", stderr=None)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
@@ -102,9 +94,9 @@ def everything(base: Path) -> dict[str, tuple[int, int, int]]:
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with a merged archive, a crashed worker, an ended one."""
     base = tmp_path_factory.mktemp("status") / "base"
-    subprocess.run([sys.executable, "-c", WRITE, str(base), "merged", "4", "end"], check=True, stdout=subprocess.PIPE)
+    run_code(WRITE, base, "merged", 4, "end", check=True)
     list(rear.scavenge(base))
-    subprocess.run([sys.executable, "-c", WRITE, str(base), "ended", "5", "end"], check=True, stdout=subprocess.PIPE)
+    run_code(WRITE, base, "ended", 5, "end", check=True)
     with worker(base, "crashed", 7):
         pass
     return base
@@ -135,18 +127,18 @@ def test_it_tells_live_crashed_and_ended_workers_apart(used: Path) -> None:
 
 def test_it_changes_nothing_and_needs_no_right_to_write(used: Path) -> None:
     before = everything(used)
-    assert rear_command("status", used).returncode == 1
-    assert rear_command("status", used, "--json").returncode == 1
+    assert run_rear("status", used).returncode == 1
+    assert run_rear("status", used, "--json").returncode == 1
     assert everything(used) == before
 
 
 def test_what_a_base_that_is_missing_or_new_says(tmp_path: Path) -> None:
-    missing = rear_command("status", tmp_path / "none")
+    missing = run_rear("status", tmp_path / "none")
     assert (missing.returncode, missing.stdout) == (3, "")
     assert missing.stderr == f"rear: {tmp_path / 'none'} does not exist: name the base that the workers write to\n"
     (tmp_path / "file").touch()
-    assert rear_command("status", tmp_path / "file").returncode == 3
-    new = rear_command("status", tmp_path)
+    assert run_rear("status", tmp_path / "file").returncode == 3
+    new = run_rear("status", tmp_path)
     assert new.returncode == 0
     assert "none has written here yet" in new.stdout
     with pytest.raises(BaseError):
@@ -163,9 +155,7 @@ def test_a_base_that_may_not_be_read_is_one_clear_line(tmp_path: Path) -> None:
     reachable = subprocess.run([*drop, "ls", str(base)], capture_output=True, check=False).returncode == 0
     if not reachable:
         pytest.skip("the folder of the tests is closed to other users")
-    done = subprocess.run(
-        [*drop, sys.executable, "-m", "rear", "status", str(base)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([*drop, *rear_command("status", base)], capture_output=True, text=True, timeout=60)
     (base / ".rear/inbox").chmod(0o755)
     if "No module named" in done.stderr or "can't open" in done.stderr:
         pytest.skip("the program is closed to other users")
@@ -199,7 +189,7 @@ def test_what_a_scavenge_of_this_host_noted_makes_a_silent_worker_stale(tmp_path
 
 def test_a_leader_that_was_killed_and_its_intent_need_attention(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    subprocess.run([sys.executable, "-c", WRITE, str(base), "a", "5", "end"], check=True, stdout=subprocess.PIPE)
+    run_code(WRITE, base, "a", 5, "end", check=True)
     code = (
         "import os, signal, sys, rear\nfrom rear.core.storage import Storage\n"
         "class Dies(Storage):\n"
@@ -217,7 +207,7 @@ def test_a_leader_that_was_killed_and_its_intent_need_attention(tmp_path: Path) 
             assert seen.leader.since_ns is not None
             assert (seen.intents, seen.attention) == (("ar.zip",), ())
             assert (seen.backlog["claimed"].members, seen.backlog["closed"].members) == (5, 0)
-            shown = rear_command("status", base)
+            shown = run_rear("status", base)
             assert shown.returncode == 0
             assert f"process {process.pid} on {this_process().host}, since 2" in shown.stdout
         finally:
@@ -245,7 +235,7 @@ def test_files_that_are_no_pairs_and_lost_and_found_need_attention(tmp_path: Pat
     assert seen.unusable == 3
     assert [attention.code for attention in seen.attention] == ["unusable_files", "lost_and_found"]
     assert seen.lost_and_found == (1, 1002, True)
-    done = rear_command("status", tmp_path)
+    done = run_rear("status", tmp_path)
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
     assert "notes\\x1b[31m.txt" in done.stdout
@@ -282,7 +272,7 @@ def test_ten_thousand_temp_archives_take_little_time(tmp_path: Path) -> None:
     assert (seen.total.temp_archives, seen.total.members, len(seen.hosts)) == (2000, 40_000, 100)
     # A fifth of the number, ten times what it takes.
     assert used < 5
-    done = rear_command("status", tmp_path)
+    done = run_rear("status", tmp_path)
     assert len(done.stdout.splitlines()) < 30
     assert "… and 85 more hosts" in done.stdout
 
@@ -307,7 +297,7 @@ def test_reports_with_many_findings_are_read_from_their_beginning(tmp_path: Path
 
 
 def test_the_json_object_is_the_documented_one(used: Path) -> None:
-    done = rear_command("status", used, "--json")
+    done = run_rear("status", used, "--json")
     found = json.loads(done.stdout)
     section = between(text_of("docs/how-to/watch.md"), "<!-- status:", "<!-- end of status -->")
     documented = {name: row[2] for row in rows(section) for name in quoted(row[0])}
@@ -362,7 +352,7 @@ def parse_metrics(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], floa
 def test_metrics_are_written_at_once_for_all_to_read(used: Path, tmp_path: Path) -> None:
     target = tmp_path / "rear.prom"
     target.write_text("old")
-    done = rear_command("status", used, "--openmetrics", target, preexec_fn=lambda: os.umask(0o077))
+    done = run_rear("status", used, "--openmetrics", target, preexec_fn=lambda: os.umask(0o077))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
     assert os.listdir(tmp_path) == ["rear.prom"]
@@ -396,16 +386,15 @@ def test_a_metrics_file_that_cannot_be_written_leaves_nothing_behind(used: Path,
         write_file(target, "new", storage=Full())
     assert os.listdir(tmp_path) == ["rear.prom"]
     assert target.read_text() == "old"
-    assert rear_command("status", used, "--openmetrics", tmp_path).returncode == 2
-    assert rear_command("status", used, "--openmetrics", tmp_path / "none/rear.prom").returncode == 3
+    assert run_rear("status", used, "--openmetrics", tmp_path).returncode == 2
+    assert run_rear("status", used, "--openmetrics", tmp_path / "none/rear.prom").returncode == 3
 
 
 # --- watching -----------------------------------------------------------------------------------------------------
 
 
 def test_watching_into_a_pipe_prints_again_and_again_until_it_is_asked_to_stop(used: Path) -> None:
-    command = [sys.executable, "-m", "rear", "status", "--watch", "--every", "0.1s", "--json", str(used)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start_rear("status", "--watch", "--every", "0.1s", "--json", used) as process:
         assert process.stdout is not None
         first, second = json.loads(process.stdout.readline()), json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
@@ -415,8 +404,8 @@ def test_watching_into_a_pipe_prints_again_and_again_until_it_is_asked_to_stop(u
 
 
 def test_options_that_contradict_each_other(used: Path) -> None:
-    assert rear_command("status", used, "--json", "--openmetrics", "x").returncode == 2
-    assert rear_command("status", used, "--every", "1s").returncode == 2
+    assert run_rear("status", used, "--json", "--openmetrics", "x").returncode == 2
+    assert run_rear("status", used, "--every", "1s").returncode == 2
 
 
 def test_watching_on_a_terminal_leaves_it_clean_and_follows_its_size(used: Path) -> None:
@@ -433,8 +422,7 @@ def test_watching_on_a_terminal_leaves_it_clean_and_follows_its_size(used: Path)
     variables["TERM"] = "xterm-256color"
     child, terminal = pty.fork()
     if child == 0:
-        command = [sys.executable, "-m", "rear", "status", "--watch", "--every", "0.3s", str(used)]
-        os.execve(sys.executable, command, variables)
+        os.execve(sys.executable, rear_command("status", "--watch", "--every", "0.3s", used), variables)
 
     def resize(lines: int, columns: int) -> None:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -27,7 +27,7 @@ from bench.verdicts import judge
 def bench_command(tmp_path: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({} if path is None else {"PATH": path})}
+    environment = os.environ | ({} if path is None else {"PATH": path})
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments, "--quick", "--no-download", "--scratch", str(scratch),
          "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "output")],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from checkout import ROOT, SUPPORT
 from listings import Result, append, write_journal
+from programs import run_code
 
 import rear
 from rear.core.layout import Layout
@@ -76,7 +77,7 @@ def test_the_pipe_of_the_page(base: Path, tmp_path: Path) -> None:
     (command,) = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
     (tmp_path / "rear").write_text(f'#!/bin/sh\nexec {sys.executable} -m rear "$@"\n')
     (tmp_path / "rear").chmod(0o755)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = f"set -o pipefail; {command.replace('/nfs/base', str(base))}"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "all.csv").read_text() == "x1,2\n"
@@ -86,10 +87,7 @@ def test_the_python_of_the_page(base: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (host,) = {found.member.host for found in rear.find(base, "a.csv")}
     code = code.replace("/nfs/base", str(base)).replace("node1*", f"{str(host)[:2]}*")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_code(code, check=True)
     assert done.stdout.splitlines()[0] == f"{base}/ar.zip/a.csv 1 None"
     # `zip` added a member, so the index does not mirror the archive any more.
     assert done.stdout.splitlines()[-1] == f"['{base}/ar.zip'] []"

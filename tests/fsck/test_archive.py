@@ -7,16 +7,16 @@ import os
 import signal
 import stat
 import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zoo
-from faults import check_archive
+from bases import check_archive
+from checkout import ROOT
 from merges import Base
+from programs import run_rear, start_rear, wait_for
 from zips import build, contents, cut, directory_offset, member, members_of, offsets, overwrite, write_zip
 
 import rear
@@ -24,14 +24,11 @@ from rear.core.problems import CATALOG
 from rear.errors import UsageError
 from rear.fsck.archive import check_archive_file
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent), "COLUMNS": "200"}
+ENVIRONMENT = {**os.environ, "COLUMNS": "200"}
 
 
 def fsck(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rear", "fsck", *map(str, arguments)],
-        capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=100, check=False,
-    )  # fmt: skip
+    return run_rear("fsck", *arguments, env=ENVIRONMENT, cwd=cwd, timeout=100)
 
 
 def as_json(*arguments: object) -> tuple[int, list[dict[str, Any]]]:
@@ -366,13 +363,8 @@ def test_an_interrupt(tmp_path: Path) -> None:
             archive.writestr(f"{number}", b"")
     cut(path, directory_offset(path))
     before = state(path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "fsck", "--in-place", str(path)],
-        env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while len(os.listdir(tmp_path)) == 1 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    process = start_rear("fsck", "--in-place", path, env=ENVIRONMENT, stdout=None)
+    wait_for(lambda: len(os.listdir(tmp_path)) > 1, 30)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -381,7 +373,7 @@ def test_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_every_code_of_an_archive_is_in_the_documentation() -> None:
-    page = (Path(rear.__file__).parent.parent / "docs" / "reference" / "problems.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "problems.md").read_text(encoding="utf-8")
     for code, kind in CATALOG.items():
         assert f"`{code}`" in page
         assert kind.meaning.endswith(".")

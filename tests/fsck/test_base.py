@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_base, contents, put, renew
+from checkout import REAR
 from damaged_bases import (
     DAMAGE,
     EXPECTED,
@@ -24,21 +26,10 @@ from damaged_bases import (
     remove_index,
     write_files,
 )
-from faults import (
-    Failing,
-    Point,
-    RecordProperty,
-    Tampered,
-    check_base,
-    contents,
-    dying_at,
-    fork,
-    in_child,
-    scratch_folder,
-    some,
-)
-from pairs import dead_worker, flip, write_pair
-from power_loss import run_until
+from faults import Failing, Point, RecordProperty, Tampered, after, at, dying_at, fork, in_child, some
+from pairs import dead_worker, write_pair
+from power_loss import lose_power_at_each
+from zips import flip
 
 import rear
 from rear.core.problems import CATALOG, Problem, exit_status, outcome_of
@@ -70,12 +61,6 @@ def state_of(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def sound(folder: Path) -> Path:
     """A base with everything merged."""
     base = folder / "sound"
@@ -92,11 +77,6 @@ def base(folder: Path, sound: Path) -> Iterator[Path]:
     renew(base, sound)
     yield base
     shutil.rmtree(base, ignore_errors=True)
-
-
-def renew(base: Path, template: Path) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(template, base)
 
 
 # --- damage: each makes one kind of it, and is named by the code that fsck has to give it ------------------------
@@ -270,14 +250,12 @@ def test_several_damages_at_once(base: Path) -> None:
 
 def test_what_a_live_worker_owns_is_not_touched(base: Path) -> None:
     with rear.rear_fs(base) as fs:
-        with fs.open("ar.zip/live", "w") as file:
-            file.write("alive")
+        put(fs, "ar.zip/live", "alive")
         (journal,) = (base / ".rear/inbox").rglob("*.journal")
         events = check(base)
         assert status(events) == 0
         assert journal.exists()
-        with fs.open("ar.zip/live too", "w") as file:
-            file.write("alive")
+        put(fs, "ar.zip/live too", "alive")
     for _ in rear.scavenge(base):
         pass
     check_base(base, EXPECTED | {"ar.zip/live": b"alive", "ar.zip/live too": b"alive"})
@@ -353,7 +331,7 @@ def test_while_a_scavenger_works(base: Path) -> None:
 def test_every_code_is_in_the_catalog() -> None:
     with pytest.raises(ValueError, match="no code"):
         Problem("made-up", "x", "y", "left")
-    source = "".join(path.read_text() for path in Path(rear.__file__).parent.rglob("*.py"))
+    source = "".join(path.read_text() for path in REAR.rglob("*.py"))
     for code in CATALOG:
         assert source.count(f'"{code}"') >= 2, f"{code} is never given"
 
@@ -394,40 +372,23 @@ def test_killed_at_every_operation(base: Path, damaged: Path, record_property: R
     for point in points:
         renew(base, damaged)
         assert in_child(lambda point=point: check(base, storage=dying_at(point))) == -signal.SIGKILL, point
-        try:
+        with after(f"killed at {point}"):
             for _ in range(4):
                 events = check(base)
             assert status(events) == 0
             check_base(base, MUCH, lost_and_found=True)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     record_property("crash_points", len(points))
 
 
 @pytest.mark.crash
-def test_power_lost_at_every_operation(folder: Path, damaged: Path, record_property: RecordProperty) -> None:
-    disk, left = folder / "disk", folder / "left"
+def test_power_lost_at_every_operation(damaged: Path, record_property: RecordProperty) -> None:
+    def judge(base: Path) -> None:
+        check(base)
+        assert status(check(base)) == 0
+        check_base(base, MUCH, lost_and_found=True)
 
-    def again() -> None:
-        shutil.rmtree(disk, ignore_errors=True)
-        shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(damaged, disk / "base")
-
-    again()
-    storage = Tampered()
-    check(disk / "base", storage=storage)
-    points = some(storage.points, 40)
-    for point in points:
-        for seed in range(2):
-            again()
-            run_until(point, disk, left, lambda storage: check(disk / "base", storage=storage), seed)
-            try:
-                check(left / "base")
-                assert status(check(left / "base")) == 0
-                check_base(left / "base", MUCH, lost_and_found=True)
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
-    record_property("crash_points", len(points) * 2)
+    count = lose_power_at_each(damaged, lambda base, storage: check(base, storage=storage), judge, points=40, seeds=2)
+    record_property("crash_points", count)
 
 
 @pytest.mark.crash
@@ -439,14 +400,12 @@ def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> Non
     points = some(storage.points, 25)
     for point in points:
         renew(base, damaged)
-        failing = Failing(error, lambda found, path, point=point: found[::2] == point[::2])
+        failing = Failing(error, at(point))
         try:
             check(base, storage=failing)
         except OSError as failure:
             assert failure.errno == error  # noqa: PT017
-        try:
+        with after(f"{errno.errorcode[error]} at {point}"):
             check(base)
             assert status(check(base)) == 0
             check_base(base, MUCH, lost_and_found=True)
-        except AssertionError as wrong:
-            raise AssertionError(f"{errno.errorcode[error]} at {point}: {wrong}") from wrong

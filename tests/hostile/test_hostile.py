@@ -8,13 +8,13 @@ import os
 import shutil
 import stat
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_archive, contents, scavenge, scratch_folder
+from bases import check_archive, contents, scavenge, scratch_folder, write
+from zips import write_zip
 
 import rear
 from rear.core.layout import Layout
@@ -36,12 +36,8 @@ def folder() -> Iterator[Path]:
     with scratch_folder() as folder:
         (folder / "outside").mkdir()
         (folder / "outside" / "secret.txt").write_bytes(SECRET)
-        with zipfile.ZipFile(folder / "outside" / "victim.zip", "w") as archive:
-            archive.writestr("inside the victim", SECRET)
-        with rear.rear_fs(folder / "base") as fs:
-            for target, data in HONEST.items():
-                with fs.open(target, "wb") as file:
-                    file.write(data)
+        write_zip(folder / "outside" / "victim.zip", {"inside the victim": SECRET})
+        write(folder / "base", HONEST)
         yield folder
 
 
@@ -419,8 +415,7 @@ def test_metadata_that_nests_deep(folder: Path, depth: int) -> None:
 
 @pytest.mark.parametrize("folder", ["inbox", "claims", "graveyard", "intents", "observations", "lost+found"])
 def test_a_file_among_the_folders_of_a_base_stops_nothing(tmp_path: Path, folder: str) -> None:
-    with rear.rear_fs(tmp_path) as fs, fs.open("ar.zip/a.txt", "w") as file:
-        file.write("kept\n")
+    write(tmp_path, {"ar.zip/a.txt": "kept\n"})
     place = Layout(tmp_path).state / folder
     place.mkdir(parents=True, exist_ok=True)
     (place / "plain").write_bytes(b"")

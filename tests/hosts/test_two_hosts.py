@@ -80,9 +80,7 @@ def test_workers_on_one_host_scavengers_on_both(stage: Stage) -> None:
     for scavenger in scavengers:
         scavenger.stop()
         assert not scavenger.lines("failed")
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "torn", "lost", "refused")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "torn", "lost", "refused")
 
 
 @pytest.mark.parametrize("sync", ["interval", "file"])
@@ -177,9 +175,7 @@ def test_the_leader_is_frozen_during_a_merge(merging: Stage, step: str) -> None:
     leader.wait_for("resumed")
     leader.stop()
     successor.stop()
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "lost")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost")
 
 
 def test_a_leader_has_just_read_what_another_host_merges_into(merging: Stage) -> None:
@@ -193,9 +189,7 @@ def test_a_leader_has_just_read_what_another_host_merges_into(merging: Stage) ->
         second.end()
         assert second.lines("looked")
         stage.work(stage.a, "--count", "12", "--pause", "0").end()
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "lost", "refused")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost", "refused")
 
 
 def test_the_leader_is_cut_off_during_a_merge(merging: Stage) -> None:
@@ -209,9 +203,7 @@ def test_the_leader_is_cut_off_during_a_merge(merging: Stage) -> None:
     leader.wait_for("resumed")
     leader.stop(60)
     successor.stop()
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "lost")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost")
 
 
 @pytest.mark.parametrize("step", STEPS[:2])
@@ -220,9 +212,7 @@ def test_the_host_of_the_leader_loses_power(merging: Stage, step: str) -> None:
     leader = stage.scavenge(stage.a, "--pause-at", step)
     leader.wait_for("paused")
     stage.a.power_off()
-    stage.settle(stage.b, seconds=TAKE_OVER_SECONDS)
-    assert not stage.events("renamed", "lost")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost", seconds=TAKE_OVER_SECONDS)
 
 
 @pytest.fixture
@@ -242,9 +232,7 @@ def test_another_host_checks_and_copies_for_the_leader(large: Stage) -> None:
     done = executor.lines("executed")
     assert {line["task"] for line in done} >= {"copy_for_leader"}, done
     assert not any(line["failed"] for line in done), done
-    stage.settle(stage.a)
-    assert not stage.events("renamed", "lost", "refused")
-    stage.judge()
+    stage.end_well(stage.a, "renamed", "lost", "refused")
 
 
 def test_the_executor_is_frozen_while_it_copies_and_thawed_after_the_commit(large: Stage) -> None:
@@ -258,9 +246,7 @@ def test_the_executor_is_frozen_while_it_copies_and_thawed_after_the_commit(larg
     executor.wait_for("resumed")
     executor.stop()
     leader.stop()
-    stage.settle(stage.a)
-    assert not stage.events("renamed", "lost", "refused")
-    stage.judge()
+    stage.end_well(stage.a, "renamed", "lost", "refused")
 
 
 def test_the_executor_is_frozen_while_it_copies_and_thawed_after_an_undo(large: Stage) -> None:
@@ -308,9 +294,7 @@ def test_the_server_is_killed_during_a_merge(merging: Stage) -> None:
     leader.wait_for("resumed")
     leader.wait_for("finished", "failed", "not_leader", seconds=60)
     leader.stop()
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "lost")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost")
 
 
 @pytest.mark.parametrize("sync", ["interval", "file"])
@@ -339,9 +323,7 @@ def test_the_server_is_full_during_a_merge(merging: Stage) -> None:
     # GlusterFS keeps a reserve of the disk and refuses to write over old bytes too, so nothing can be undone there yet.
     stage.check_archives(stage.a, stage.merged, by_others=isinstance(stage.a, NfsHost))
     stage.laboratory.make_room()
-    stage.settle(stage.b)
-    assert not stage.events("renamed", "lost")
-    stage.judge()
+    stage.end_well(stage.b, "renamed", "lost")
 
 
 def test_clocks_are_two_hours_apart(stage: Stage) -> None:

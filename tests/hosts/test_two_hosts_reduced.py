@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from faults import check_base, scavenge
+from bases import check_base, put, scavenge
 
 import rear
 from rear.core.storage import LOCAL, Storage
@@ -49,8 +49,7 @@ def test_pairs_that_failed_on_a_full_server_leave_nothing_behind(tmp_path: Path)
     with rear.rear_fs(base, sync="file", storage=storage) as fs:
 
         def write(name: str) -> None:
-            with fs.open(f"a.zip/{name}", "wb") as file:
-                file.write(name.encode() * 100)
+            put(fs, f"a.zip/{name}", name.encode() * 100)
             acknowledged[f"a.zip/{name}"] = name.encode() * 100
 
         write("before")

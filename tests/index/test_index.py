@@ -16,6 +16,7 @@ import pytest
 from checkout import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zips import overwrite, write_zip
 
 import rear.index.index
 import rear.index.segment
@@ -594,6 +595,18 @@ class Dead(BaseException):
     """The process was killed."""
 
 
+def each_stop(
+    folder: Path, before: Callable[[Layout], None], work: Callable[[Layout, Storage], object], *, at_least: int = 1
+) -> Iterator[tuple[int, Layout]]:
+    """Yield the number of each operation of some work, with a base to do it in that is as it was before."""
+    before(Layout(folder / "template"))
+    counter = Fragile()
+    work(Layout(shutil.copytree(folder / "template", folder / "counted")), counter)
+    assert counter.count >= at_least
+    for stop in range(1, counter.count + 1):
+        yield stop, Layout(shutil.copytree(folder / "template", folder / str(stop)))
+
+
 class Fragile(Storage):
     """Counts operations, and fails at one of them: before it, or for a copy in the middle of it."""
 
@@ -731,20 +744,9 @@ def nothing(layout: Layout) -> None:
     ],
 )
 def test_a_crash_leaves_the_old_or_the_new_index(
-    tmp_path: Path,
-    tiny: None,
-    before: Callable[[Layout], None],
-    work: Callable[[Layout, Storage], None],
-    failure: str,
+    tmp_path: Path, tiny: None, before: Callable[[Layout], None], work: Callable[[Layout, Storage], None], failure: str
 ) -> None:
-    before(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    work(Layout(tmp_path / "counted"), counter)
-    assert counter.count >= 6
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, before, work, at_least=6):
         storage = Fragile(stop, OSError(errno.EIO, "broken") if failure == "error" else Dead())
         try:
             work(layout, storage)
@@ -824,13 +826,7 @@ def prepare_both(layout: Layout) -> None:
 def test_rename_at_any_crash(
     tmp_path: Path, tiny: None, before: Callable[[Layout], None], failure: BaseException
 ) -> None:
-    before(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    roll_over(Layout(tmp_path / "counted"), counter)
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, before, roll_over):
         try:
             roll_over(layout, Fragile(stop, failure))
         except (Dead, OSError):
@@ -861,13 +857,7 @@ def test_rename_returns_the_index_of_the_new_name(layout: Layout) -> None:
 
 @pytest.mark.crash
 def test_remove_at_any_crash(tmp_path: Path, tiny: None) -> None:
-    prepare_damaged(Layout(tmp_path / "template"))
-    counter = Fragile()
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    remove(Layout(tmp_path / "counted"), counter)
-    for stop in range(1, counter.count + 1):
-        layout = Layout(tmp_path / str(stop))
-        shutil.copytree(tmp_path / "template", layout.base)
+    for stop, layout in each_stop(tmp_path, prepare_damaged, remove):
         with pytest.raises(Dead):
             remove(layout, Fragile(stop))
         index = Index.open(layout, ARCHIVE)
@@ -937,12 +927,7 @@ def test_rows_of_an_archive_of_rear(layout: Layout) -> None:
 def test_a_foreign_member_without_local_header_has_a_row(layout: Layout) -> None:
     path = layout.archive("b.zip")
     path.parent.mkdir(parents=True)
-    with zipfile.ZipFile(path, "w") as target:
-        target.writestr("a.txt", b"a" * 100)
-        target.writestr("b.txt", b"b" * 100)
-    data = bytearray(path.read_bytes())
-    data[0:4] = b"XXXX"
-    path.write_bytes(data)
+    overwrite(write_zip(path, {"a.txt": b"a" * 100, "b.txt": b"b" * 100}), 0, b"XXXX")
     with open_committed(path) as archive:
         rows = list(rows_of(archive))
     assert [(row.name, row.target_end is None) for row in rows] == [("a.txt", True), ("b.txt", False)]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import SEED, check_archive, check_base, contents
+from bases import check_base, members, of_kind
+from faults import SEED
+from programs import rear_command, run_rear
 
 import rear
 from rear.core.layout import Layout
@@ -25,7 +27,6 @@ from rear.index.index import Index
 from rear.ingest import adopt as adoption
 from rear.scavenger.leader import Leadership
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rear.__file__).parent.parent)}
 RANDOM = random.Random(SEED)
 TEXT = b"many small lines\n" * 400
 NOISE = RANDOM.randbytes(200_000)
@@ -50,29 +51,11 @@ def without_directory(path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
-
-
 def adopt(*sources: Path, base: Path, **options: Any) -> list[Event]:
     return list(rear.adopt(sources, base=base, **options))
 
 
-def of(kind: type[Any], events: list[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def members(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
-    check_archive(base / archive)
-    found = contents(base / archive)
-    assert len(found) == len(dict(found)), "a name is there twice"
-    return dict(found)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rear", "adopt", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT)
+run = functools.partial(run_rear, "adopt")
 
 
 # ---- what is adopted
@@ -97,16 +80,16 @@ def test_temp_archives_of_the_original_program(base: Path) -> None:
 
 def test_a_second_time_nothing_is_new(base: Path, tmp_path: Path) -> None:
     zipped = write_zip(tmp_path / "old.zip", {"ar.zip/a": TEXT, "ar.zip/b": NOISE})
-    [told] = of(Adopted, adopt(zipped, base=base))
+    [told] = of_kind(adopt(zipped, base=base), Adopted)
     assert (told.archived, told.there_already, told.is_deleted) == (2, 0, False)
     before = (base / "ar.zip").read_bytes()
     shutil.copy(zipped, tmp_path / "copy.zip")
     events = adopt(zipped, tmp_path / "copy.zip", base=base)
-    assert [(told.archived, told.there_already) for told in of(Adopted, events)] == [(0, 2), (0, 2)]
-    assert of(Collected, events) == []
+    assert [(told.archived, told.there_already) for told in of_kind(events, Adopted)] == [(0, 2), (0, 2)]
+    assert of_kind(events, Collected) == []
     assert (base / "ar.zip").read_bytes() == before
     write_zip(zipped, {"ar.zip/a": TEXT, "ar.zip/new": b"new"})
-    [told] = of(Adopted, adopt(zipped, base=base, delete=True))
+    [told] = of_kind(adopt(zipped, base=base, delete=True), Adopted)
     assert (told.archived, told.there_already, told.is_deleted) == (1, 1, True)
     assert set(members(base)) == {"a", "b", "new"}
 
@@ -124,7 +107,7 @@ def test_any_zip_below_a_prefix_with_directories_and_links(base: Path, tmp_path:
     assert found["results/link"] == b"deep/file"
     assert "results/deep/empty/" in found
     out = tmp_path / "out"
-    subprocess.run([sys.executable, "-m", "rear", "get", "-C", out, base / "x/ar.zip"], env=ENVIRONMENT, check=True)
+    run_rear("get", "-C", out, base / "x/ar.zip", check=True)
     assert (out / "results/link").is_symlink()
     assert (out / "results/deep/empty").is_dir()
     assert (out / "results/deep/file").stat().st_mtime == (tree / "deep/file").stat().st_mtime // 1
@@ -187,7 +170,7 @@ def test_other_content_of_the_same_name_is_kept_beside_it_and_recognised(base: P
     second = write_zip(tmp_path / "2.zip", {"ar.zip/a.txt": b"two"})
     adopt(first, second, base=base)
     assert members(base) == {"a.txt": b"one", "a~1.txt": b"two"}
-    told = of(Adopted, adopt(second, first, base=base, delete=True))
+    told = of_kind(adopt(second, first, base=base, delete=True), Adopted)
     assert [(one.archived, one.there_already, one.is_deleted) for one in told] == [(0, 1, True)] * 2
     assert members(base) == {"a.txt": b"one", "a~1.txt": b"two"}
 
@@ -200,7 +183,7 @@ def test_archives_that_were_full_and_lost_indexes_count_too(base: Path, tmp_path
     list(rear.scavenge(base, max_members=3))
     assert set(members(base)) == {"more"}
     shutil.rmtree(base / ".rear/index")
-    [told] = of(Adopted, adopt(zipped, base=base, delete=True))
+    [told] = of_kind(adopt(zipped, base=base, delete=True), Adopted)
     assert (told.archived, told.there_already, told.is_deleted) == (0, 3, True)
 
 
@@ -223,7 +206,7 @@ def test_a_zip_torn_anywhere_gives_all_that_is_whole(tmp_path: Path) -> None:
             for info, end in zip(infos, ends, strict=True) if end <= length
         }  # fmt: skip
         assert members(base) == expected
-        [told] = of(Adopted, events)
+        [told] = of_kind(events, Adopted)
         is_clean = length in ends
         assert (told.is_salvaged, told.is_deleted, bool(told.refused)) == (True, is_clean, not is_clean)
         assert torn.exists() is not is_clean
@@ -249,7 +232,7 @@ def test_damaged_encrypted_and_escaping_members_are_refused_by_name(base: Path, 
         assert [line for line in refused if name in line], name
     assert members(base) == {"good": TEXT, "also good": NOISE}
     events = adopt(tmp_path / "secret.zip", base=base, into="ar.zip", delete=True)
-    [said] = of(Refused, events)
+    [said] = of_kind(events, Refused)
     assert said.subject.endswith("secret.zip/secret")
     assert "encrypted" in said.reason
     assert zipped.exists()
@@ -265,7 +248,7 @@ def test_what_is_no_zip_costs_no_other(base: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.zip")
     bad = [tmp_path / name for name in ("text.zip", "looks like one.zip", "folder.zip", "missing.zip", "fifo.zip")]
     events = adopt(*bad, good, base=base, delete=True)
-    assert [event.subject for event in of(Refused, events)] == [str(path) for path in bad]
+    assert [event.subject for event in of_kind(events, Refused)] == [str(path) for path in bad]
     assert members(base) == {"a": b"a"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "base", "fifo.zip", "folder.zip", "looks like one.zip", "text.zip",
@@ -275,15 +258,15 @@ def test_what_is_no_zip_costs_no_other(base: Path, tmp_path: Path) -> None:
 def test_no_archive_is_adopted_into_itself(base: Path, tmp_path: Path) -> None:
     adopt(write_zip(tmp_path / "old.zip", {"ar.zip/a": b"a"}), base=base)
     events = adopt(base / "ar.zip", base=base, into="ar.zip", delete=True)
-    assert "itself" in of(Refused, events)[0].reason
+    assert "itself" in of_kind(events, Refused)[0].reason
     os.link(base / "ar.zip", tmp_path / "link.zip")
-    assert "itself" in of(Refused, adopt(tmp_path / "link.zip", base=base, into="ar.zip", delete=True))[0].reason
+    assert "itself" in of_kind(adopt(tmp_path / "link.zip", base=base, into="ar.zip", delete=True), Refused)[0].reason
     assert members(base) == {"a": b"a"}
     with rear.rear_fs(base) as fs:
         with fs.open("ar.zip/b", "w"):
             pass
         [temp] = (base / ".rear/inbox").rglob("*.zip")
-        assert "rear itself" in of(Refused, adopt(temp, base=base, delete=True))[0].reason
+        assert "rear itself" in of_kind(adopt(temp, base=base, delete=True), Refused)[0].reason
 
 
 def test_wrong_use(base: Path, tmp_path: Path) -> None:
@@ -305,8 +288,8 @@ def test_a_zip_that_changed_meanwhile_stays(base: Path, tmp_path: Path) -> None:
             write_zip(zipped, {"ar.zip/a": b"a", "ar.zip/later": b"later"})
             break
     left = list(events)
-    assert (of(Adopted, left)[0].is_deleted, bool(of(Refused, left))) == (False, True)
-    [told] = of(Adopted, adopt(zipped, base=base, delete=True))
+    assert (of_kind(left, Adopted)[0].is_deleted, bool(of_kind(left, Refused))) == (False, True)
+    [told] = of_kind(adopt(zipped, base=base, delete=True), Adopted)
     assert (told.archived, told.there_already, told.is_deleted) == (1, 1, True)
 
 
@@ -315,10 +298,10 @@ def test_while_another_scavenger_leads_nothing_is_deleted(base: Path, tmp_path: 
     (base / ".rear").mkdir(parents=True)
     with Leadership(Layout(base)):
         events = adopt(zipped, base=base, delete=True, wait_seconds=0.3)
-    [told] = of(Adopted, events)
+    [told] = of_kind(events, Adopted)
     assert (told.pending, told.archived, told.is_deleted) == (1, 0, False)
-    assert of(Waiting, events)
-    [told] = of(Adopted, adopt(zipped, base=base, delete=True))
+    assert of_kind(events, Waiting)
+    [told] = of_kind(adopt(zipped, base=base, delete=True), Adopted)
     assert (told.there_already, told.is_deleted) == (1, True)
     assert members(base) == {"a": b"a"}
 
@@ -327,7 +310,7 @@ def test_batches(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(adoption, "BATCH_MEMBERS", 3)
     data = {f"ar.zip/{number}": b"%d" % number for number in range(10)}
     zips = [write_zip(tmp_path / f"{number}.zip", data) for number in range(2)]
-    told = of(Adopted, adopt(*zips, base=base, delete=True))
+    told = of_kind(adopt(*zips, base=base, delete=True), Adopted)
     assert [(one.archived, one.there_already, one.is_deleted) for one in told] == [(10, 0, True), (0, 10, True)]
     assert members(base) == {name.removeprefix("ar.zip/"): value for name, value in data.items()}
 
@@ -335,9 +318,9 @@ def test_batches(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_killed_at_any_moment_all_is_there_once_in_the_end(base: Path, tmp_path: Path) -> None:
     data = [{f"ar.zip/{zip_}/{number}": RANDOM.randbytes(3_000) for number in range(40)} for zip_ in range(4)]
     zips = [write_zip(tmp_path / f"{number}.zip", one) for number, one in enumerate(data)]
-    command = [sys.executable, "-m", "rear", "adopt", *zips, base, "--delete", "--json"]
+    command = rear_command("adopt", *zips, base, "--delete", "--json")
     for delay in (0.0, 0.02, 0.05, 0.1):
-        with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             process.stdout.readline()
             time.sleep(delay)
@@ -362,9 +345,9 @@ def test_an_archive_that_counts_as_rolled_over_is_not_its_own_proof(base: Path, 
     sources = [write_zip(base / f"ar-{number}.zip", {f"{number}.txt": b"only copy"}) for number in (1, 2)]
     events = adopt(*sources, base=base, into="ar.zip", delete=True)
     assert all(source.exists() for source in sources)
-    assert len(of(Refused, events)) == 2
-    assert all("counts as rolled over" in event.reason for event in of(Refused, events))
+    assert len(of_kind(events, Refused)) == 2
+    assert all("counts as rolled over" in event.reason for event in of_kind(events, Refused))
     moved = [source.rename(base.parent / source.name) for source in sources]
-    assert not of(Refused, adopt(*moved, base=base, into="ar.zip", delete=True))
+    assert not of_kind(adopt(*moved, base=base, into="ar.zip", delete=True), Refused)
     assert not any(source.exists() for source in moved)
     assert {"1.txt": b"only copy", "2.txt": b"only copy"}.items() <= members(base).items()

@@ -15,21 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_archive, contents
+from bases import check_archive, contents
+from programs import rear_command, run_rear, wait_for
 
 import rear
 from rear.core.layout import Layout
 from rear.index.index import Index
 from rear.ingest.job import Job
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "REAR_BASE"} | {
-    "PYTHONPATH": str(Path(rear.__file__).parent.parent)
-}
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -40,11 +32,11 @@ def local(tmp_path: Path) -> Path:
 
 
 def command(base: Path, *arguments: object, into: str = "ar.zip/jobs/7") -> list[str]:
-    return [sys.executable, "-m", "rear", "run", "--base", str(base), "--into", into, *map(str, arguments)]
+    return rear_command("run", "--base", base, "--into", into, *arguments)
 
 
 def run(base: Path, local: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    environment = ENVIRONMENT | {"TMPDIR": str(local)}
+    environment = os.environ | {"TMPDIR": str(local)}
     return subprocess.run(command(base, *arguments), capture_output=True, env=environment, timeout=60, **options)
 
 
@@ -52,7 +44,7 @@ def start(base: Path, local: Path, script: str, *options: str, **others: Any) ->
     """Start a job and wait until it has printed ``ready``."""
     process = subprocess.Popen(
         command(base, *options, "--", "sh", "-c", script), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT | {"TMPDIR": str(local)}, **others,
+        env=os.environ | {"TMPDIR": str(local)}, **others,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -124,9 +116,7 @@ def test_what_cannot_be_started(base: Path, local: Path, program: str, status: i
 def test_a_target_that_cannot_be_is_refused_before_the_job_runs(
     base: Path, local: Path, tmp_path: Path, into: str, message: bytes
 ) -> None:
-    done = subprocess.run(
-        command(base, "touch", tmp_path / "ran", into=into), capture_output=True, env=ENVIRONMENT, timeout=60
-    )
+    done = subprocess.run(command(base, "touch", tmp_path / "ran", into=into), capture_output=True, timeout=60)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "ran").exists()
@@ -191,8 +181,7 @@ def test_when_rear_itself_is_killed_all_is_in_the_local_folder(base: Path, local
     assert (folder / "stdout").read_bytes() == b"ready\n"
     assert json.loads((folder / "run.json").read_text())["into"] == "ar.zip/jobs/7"
     # What the documentation says to do then.
-    put = [sys.executable, "-m", "rear", "put", "-r", "--move", f"{folder}/.", "ar.zip/jobs/7", "--base", str(base)]
-    subprocess.run(put, env=ENVIRONMENT, check=True, timeout=60, stderr=subprocess.DEVNULL)
+    run_rear("put", "-r", "--move", f"{folder}/.", "ar.zip/jobs/7", "--base", base, check=True)
     assert set(members(base)) == {"stdout", "stderr", "output/half", "run.json"}
     assert not folder.exists()
 
@@ -228,7 +217,7 @@ def test_on_a_terminal_ctrl_c_reaches_the_job_once_and_its_output_is_archived(ba
     if child == 0:
         script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done"
         arguments = command(base, "--", "sh", "-c", script)
-        os.execve(arguments[0], arguments, ENVIRONMENT | {"TMPDIR": str(local)})
+        os.execve(arguments[0], arguments, os.environ | {"TMPDIR": str(local)})
     shown = b""
     while b"ready" not in shown:
         shown += os.read(terminal, 1000)
@@ -242,22 +231,15 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def wait_until_state(pid: int, wanted: str) -> None:
-    deadline = time.monotonic() + 20
-    while (state := state_of(pid)) not in wanted:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.01)
-
-
 def test_pausing_pauses_the_job(base: Path, local: Path) -> None:
     # Only builtins: a shell whose child is stopped between vfork and exec does not count as stopped.
     process = start(base, local, "echo ready; while [ ! -e $REAR_OUTPUT/end ]; do :; done")
     [child] = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     process.send_signal(signal.SIGTSTP)
-    wait_until_state(process.pid, "T")
-    wait_until_state(child, "T")
+    wait_for(lambda: state_of(process.pid) in "T")
+    wait_for(lambda: state_of(child) in "T")
     process.send_signal(signal.SIGCONT)
-    wait_until_state(child, "RS")
+    wait_for(lambda: state_of(child) in "RS")
     [output] = local.glob("rear-run-*/output")
     (output / "end").write_bytes(b"")
     process.communicate(timeout=30)

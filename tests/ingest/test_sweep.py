@@ -20,7 +20,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from faults import SEED, check_archive, check_base, contents, fork, scavenge, wait
+from bases import check_base, members, of_kind, scavenge, write
+from faults import SEED, fork, wait
+from programs import rear_command, run_code, run_rear, start_rear, wait_for
+from zips import flip
 
 import rear
 from rear.core.layout import Layout
@@ -40,7 +43,6 @@ FILES = {
     "a.txt": b"first\n" * 20, "empty": b"", "sub/b.txt": b"second\n" * 2_000, "sub/deep/c.bin": bytes(range(256)) * 40,
     "sub/random.bin": random.Random(SEED).randbytes(70_000), "other/same.txt": b"first\n" * 20,
 }  # fmt: skip
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rear.__file__).parent.parent)}
 MTIME_NS = 1_700_000_000_123_456_789
 
 
@@ -68,11 +70,17 @@ def sweep(folder: Path, base: Path, into: str = "ar.zip/spool", **options: Any) 
     return list(rear.sweep(folder, into, base=base, **options))
 
 
+def sweep_what_is_known(folder: Path, base: Path) -> list[Event]:
+    """Sweep files that are all in the archive already: they go, and none is archived again."""
+    events = sweep(folder, base, delete=True)
+    assert of_kind(events, Collected) == []
+    assert files_in(folder) == {}
+    return events
+
+
 def run(*arguments: object, environment: dict[str, str] | None = None, **options: Any) -> CompletedProcess[str]:
     """Run the real command."""
-    command = [sys.executable, "-m", "rear", "sweep", *map(str, arguments)]
-    env = ENVIRONMENT | (environment or {})
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, **options)
+    return run_rear("sweep", *arguments, env=os.environ | (environment or {}), **options)
 
 
 def json_of(done: CompletedProcess[str]) -> dict[str, Any]:
@@ -83,24 +91,12 @@ def json_of(done: CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def of(kind: type[Any], events: list[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
 def files_in(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
-
-
-def members(base: Path, archive: str = "ar.zip") -> dict[str, bytes]:
-    """Return what a sound archive holds; no name may be there twice."""
-    check_archive(base / archive)
-    found = contents(base / archive)
-    assert len(found) == len(dict(found)), "a name is there twice"
-    return dict(found)
 
 
 def expected(files: dict[str, bytes] = FILES, prefix: str = "spool/") -> dict[str, bytes]:
@@ -149,7 +145,7 @@ def test_a_whole_archive_as_target_and_the_base_from_the_environment(spool: Path
 def test_the_base_is_made_with_the_first_file(spool: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert of(Swept, sweep(empty, tmp_path / "new"))[0].files == 0
+    assert of_kind(sweep(empty, tmp_path / "new"), Swept)[0].files == 0
     assert not (tmp_path / "new").exists()
     sweep(spool, tmp_path / "new")
     assert members(tmp_path / "new") == expected()
@@ -159,11 +155,11 @@ def test_a_file_that_has_changed_is_archived_beside_the_old_one(spool: Path, bas
     sweep(spool, base)
     (spool / "a.txt").write_bytes(b"changed")
     events = sweep(spool, base)
-    assert [event.source for event in of(Collected, events)] == [str(spool / "a.txt")]
-    assert [(event.name, event.new_name) for event in of(Renamed, events)] == [("spool/a.txt", "spool/a~1.txt")]
+    assert [event.source for event in of_kind(events, Collected)] == [str(spool / "a.txt")]
+    assert [(event.name, event.new_name) for event in of_kind(events, Renamed)] == [("spool/a.txt", "spool/a~1.txt")]
     assert members(base) == expected() | {"spool/a~1.txt": b"changed"}
-    assert of(Collected, sweep(spool, base)) == []
-    assert len(of(SourceDeleted, sweep(spool, base, delete=True))) == len(FILES)
+    assert of_kind(sweep(spool, base), Collected) == []
+    assert len(of_kind(sweep(spool, base, delete=True), SourceDeleted)) == len(FILES)
     assert members(base) == expected() | {"spool/a~1.txt": b"changed"}
 
 
@@ -173,10 +169,8 @@ def test_a_file_that_was_only_touched_is_not_archived_again(spool: Path, base: P
     sweep(spool, base)
     for path in (spool / "a.txt", spool / "empty", spool / "sub/b.txt"):
         os.utime(path, ns=(MTIME_NS + 5, MTIME_NS + 5))
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
-    by_name = {Path(event.source).name: event.name for event in of(SourceDeleted, events)}
+    events = sweep_what_is_known(spool, base)
+    by_name = {Path(event.source).name: event.name for event in of_kind(events, SourceDeleted)}
     assert by_name["a.txt"] == "spool/a~1.txt"
 
 
@@ -196,8 +190,8 @@ def test_a_folder_whose_name_is_no_utf8(tmp_path: Path, base: Path) -> None:
     assert (
         run(os.fsencode(folder).decode("utf-8", "surrogateescape"), "--into", "ar.zip", "--base", base).returncode == 0
     )
-    assert of(Collected, sweep(folder, base, "ar.zip")) == []
-    assert len(of(SourceDeleted, sweep(folder, base, "ar.zip", delete=True))) == len(FILES)
+    assert of_kind(sweep(folder, base, "ar.zip"), Collected) == []
+    assert len(of_kind(sweep(folder, base, "ar.zip", delete=True), SourceDeleted)) == len(FILES)
     assert members(base) == expected(prefix="")
 
 
@@ -207,8 +201,8 @@ def test_many_batches(spool: Path, base: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sweeper, "BATCH_FILES", 9)
     monkeypatch.setattr(sweeper, "BATCH_BYTES", 1_500)
     events = sweep(spool, base, delete=True)
-    assert len(of(Merged, events)) > 10
-    assert len(of(SourceDeleted, events)) == len(files) + len(FILES)
+    assert len(of_kind(events, Merged)) > 10
+    assert len(of_kind(events, SourceDeleted)) == len(files) + len(FILES)
     assert files_in(spool) == {}
     assert members(base) == expected(FILES | files)
 
@@ -224,14 +218,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, base: Pat
             "for _ in rear.sweep(sys.argv[1], f'{sys.argv[2]}.zip', base=sys.argv[3], delete=True): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder), str(count), str(base)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=ENVIRONMENT,
-        )
-        peaks.append(int(done.stdout))
+        peaks.append(int(run_code(code, folder, count, base, check=True).stdout))
         assert files_in(folder) == {}
     # 5,000 files more may cost 0.6 KiB each at most (directory and index of the archive among it), in KiB here.
     assert peaks[1] - peaks[0] < 3_000
@@ -255,7 +242,7 @@ def test_a_dry_run_changes_nothing(spool: Path, base: Path, tmp_path: Path) -> N
     fill(spool, {"new": b"new"})
     before = files_in(tmp_path)
     events = sweep(spool, base, dry_run=True, delete=True)
-    assert [event.name for event in of(Collected, events)] == ["spool/new"]
+    assert [event.name for event in of_kind(events, Collected)] == ["spool/new"]
     assert files_in(tmp_path) == before
 
 
@@ -315,8 +302,7 @@ def test_young_files_are_left_for_later(spool: Path, base: Path) -> None:
 def test_a_base_below_the_folder_is_not_swept(spool: Path) -> None:
     mine, other = spool / "base", spool / "sub/others base"
     for base in (mine, other):
-        with rear.rear_fs(base) as fs, fs.open("kept.zip/a", "w") as file:
-            file.write("kept")
+        write(base, {"kept.zip/a": "kept"})
     scavenge(other)
     (mine / "plain.txt").write_text("in the base")
     before = files_in(other)
@@ -331,8 +317,7 @@ def test_a_base_below_the_folder_is_not_swept(spool: Path) -> None:
 
 def test_a_folder_in_the_base_is_swept_without_archives(base: Path) -> None:
     fill(base / "runs/7", {"a.txt": b"a", "old.ZIP": b"may be an archive"})
-    with rear.rear_fs(base) as fs, fs.open("runs/7/ar.zip/x", "w") as file:
-        file.write("x")
+    write(base, {"runs/7/ar.zip/x": "x"})
     scavenge(base)
     done = run(base / "runs", "--into", "runs/7/ar.zip", "--base", base, "--delete", "--json")
     assert done.returncode == 0, done.stderr
@@ -386,7 +371,7 @@ def test_what_may_not_be_read_is_reported_and_the_others_go_on(spool: Path, base
     (spool / "other").chmod(0o555)
     try:
         events = sweep(spool, base, delete=True)
-        assert sorted(event.subject for event in of(Refused, events)) == [
+        assert sorted(event.subject for event in of_kind(events, Refused)) == [
             str(spool / "a.txt"), str(spool / "other/same.txt"), str(spool / "sub"),
         ]  # fmt: skip
         assert set(members(base)) == {"spool/empty", "spool/other/same.txt"}
@@ -407,7 +392,7 @@ def test_a_tree_that_is_deeper_than_any_path(spool: Path, base: Path) -> None:
     finally:
         os.chdir(here)
     events = sweep(spool, base, delete=True)
-    assert [event.subject.endswith("d" * 200) for event in of(Refused, events)] == [True]
+    assert [event.subject.endswith("d" * 200) for event in of_kind(events, Refused)] == [True]
     assert members(base) == expected()
 
 
@@ -427,8 +412,8 @@ def test_what_was_archived_without_delete_is_deleted_later_without_archiving_it_
     sweep(spool, base)
     before = (base / "ar.zip").read_bytes()
     events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert sorted(event.name for event in of(SourceDeleted, events)) == sorted(expected())
+    assert of_kind(events, Collected) == []
+    assert sorted(event.name for event in of_kind(events, SourceDeleted)) == sorted(expected())
     assert files_in(spool) == {}
     assert (base / "ar.zip").read_bytes() == before
 
@@ -469,9 +454,9 @@ def test_a_file_that_changes_after_it_was_archived_is_not_deleted(
         if isinstance(event, Merged):
             change(spool / "a.txt")
     assert (spool / "a.txt").exists()
-    assert len(of(SourceDeleted, events)) == len(FILES) - 1
+    assert len(of_kind(events, SourceDeleted)) == len(FILES) - 1
     assert members(base) == expected()
-    refusals = of(Refused, events)
+    refusals = of_kind(events, Refused)
     assert bool(refusals) == (change is overwrite_and_hide_it), refusals
     data = (spool / "a.txt").read_bytes()
     events = sweep(spool, base, delete=True)
@@ -511,7 +496,7 @@ def test_a_file_that_changes_after_it_was_compared_is_not_deleted(
         assert path.read_bytes() == b"F" * len(FILES["sub/b.txt"])
     assert storage.meddle is None
     assert path.exists()
-    assert [event.source for event in of(SourceLeft, events)] == [str(path)]
+    assert [event.source for event in of_kind(events, SourceLeft)] == [str(path)]
     assert members(base) == expected()
 
 
@@ -528,7 +513,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(spool: Path, base: Pa
             (spool / "sub").symlink_to(victim)
     assert files_in(victim) == before
     assert len(files_in(tmp_path / "away")) == 3
-    assert len(of(SourceDeleted, events)) == 3
+    assert len(of_kind(events, SourceDeleted)) == 3
 
 
 def test_a_folder_that_is_swapped_for_a_link_before_it_is_read_is_not_archived(
@@ -550,16 +535,14 @@ def test_a_folder_that_is_swapped_for_a_link_before_it_is_read_is_not_archived(
     events = sweep(spool, base, delete=True, select=swap)
     assert is_swapped
     assert set(members(base)) == {"spool/a.txt", "spool/empty", "spool/other/same.txt"}
-    assert str(spool / "sub/b.txt") in [event.source for event in of(SourceLeft, events)]
+    assert str(spool / "sub/b.txt") in [event.source for event in of_kind(events, SourceLeft)]
     assert files_in(secret) == {"b.txt": FILES["sub/b.txt"]}
 
 
 def test_a_member_that_cannot_be_read_back_keeps_its_source(spool: Path, base: Path) -> None:
     sweep(spool, base)
-    data = bytearray((base / "ar.zip").read_bytes())
-    position = data.index(FILES["sub/random.bin"][:50])
-    data[position + 1_000] ^= 1
-    (base / "ar.zip").write_bytes(data)
+    position = (base / "ar.zip").read_bytes().index(FILES["sub/random.bin"][:50])
+    flip(base / "ar.zip", position + 1_000)
     done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete")
     assert done.returncode == 1
     assert "random.bin" in done.stderr
@@ -571,7 +554,7 @@ def test_an_archive_that_is_gone_is_written_again(spool: Path, base: Path) -> No
     sweep(spool, base)
     (base / "ar.zip").unlink()
     events = sweep(spool, base, delete=True)
-    assert len(of(Collected, events)) == len(FILES)
+    assert len(of_kind(events, Collected)) == len(FILES)
     assert members(base) == expected()
     assert files_in(spool) == {}
 
@@ -579,9 +562,7 @@ def test_an_archive_that_is_gone_is_written_again(spool: Path, base: Path) -> No
 def test_a_lost_index_is_no_reason_to_archive_again(spool: Path, base: Path) -> None:
     sweep(spool, base)
     shutil.rmtree(base / ".rear/index")
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
 
 
 def test_a_commit_that_may_not_be_on_stable_storage_is_no_reason_to_delete(spool: Path, base: Path) -> None:
@@ -592,11 +573,11 @@ def test_a_commit_that_may_not_be_on_stable_storage_is_no_reason_to_delete(spool
     intent.parent.mkdir(exist_ok=True)
     intent.write_bytes(b"cannot be read\n")
     events = sweep(spool, base, delete=True)
-    assert of(SourceDeleted, events) == []
-    assert "ar.zip" in [event.subject for event in of(Refused, events)]
+    assert of_kind(events, SourceDeleted) == []
+    assert "ar.zip" in [event.subject for event in of_kind(events, Refused)]
     assert files_in(spool) == FILES
     intent.unlink()
-    assert len(of(SourceDeleted, sweep(spool, base, delete=True))) == len(FILES)
+    assert len(of_kind(sweep(spool, base, delete=True), SourceDeleted)) == len(FILES)
 
 
 def test_an_archive_that_another_program_has_changed(spool: Path, base: Path) -> None:
@@ -605,7 +586,7 @@ def test_an_archive_that_another_program_has_changed(spool: Path, base: Path) ->
         archive.writestr("theirs.txt", "added by another program")
     fill(spool, {"theirs.txt": b"ours"})
     events = sweep(spool, base, "ar.zip", delete=True)
-    assert [event.name for event in of(Collected, events)] == ["theirs.txt"]
+    assert [event.name for event in of_kind(events, Collected)] == ["theirs.txt"]
     assert files_in(spool) == {}
     assert members(base) == expected() | {"theirs.txt": b"added by another program", "theirs~1.txt": b"ours"}
 
@@ -616,9 +597,7 @@ def test_files_in_rolled_over_archives_are_known(spool: Path, base: Path) -> Non
     sweep(spool, base, max_members=2)
     assert (base / "ar-1.zip").exists()
     shutil.rmtree(base / ".rear/index/ar-0.zip")
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     found: dict[str, bytes] = {}
     for path in sorted(base.glob("*.zip")):
         inside = members(base, path.name)
@@ -635,7 +614,7 @@ def test_a_file_that_may_not_be_removed_is_reported_and_the_others_go_on(spool: 
             super().unlink_at(directory, name)
 
     events = sweep(spool, base, delete=True, storage=Guarded())
-    assert [event.subject for event in of(Refused, events)] == [str(spool / "a.txt")]
+    assert [event.subject for event in of_kind(events, Refused)] == [str(spool / "a.txt")]
     assert set(files_in(spool)) == {"a.txt"}
 
 
@@ -646,8 +625,8 @@ def test_a_file_that_vanishes_is_nobodys_business(spool: Path, base: Path) -> No
         return True
 
     events = sweep(spool, base, delete=True, select=vanish)
-    assert of(Refused, events) == []
-    assert of(SourceLeft, events) == []
+    assert of_kind(events, Refused) == []
+    assert of_kind(events, SourceLeft) == []
     assert files_in(spool) == {}
 
 
@@ -672,15 +651,13 @@ def collect_by_hand(base: Path, spool: Path) -> Worker:
 def test_what_is_in_a_temp_archive_is_not_archived_again(spool: Path, base: Path) -> None:
     worker = collect_by_hand(base, spool)
     events = sweep(spool, base, delete=True, wait_seconds=0.3)
-    assert of(Collected, events) == []
-    assert of(Waiting, events) != []
-    assert of(Swept, events)[0].pending == len(FILES)
-    assert [event.subject for event in of(Refused, events)] == ["ar.zip"]
+    assert of_kind(events, Collected) == []
+    assert of_kind(events, Waiting) != []
+    assert of_kind(events, Swept)[0].pending == len(FILES)
+    assert [event.subject for event in of_kind(events, Refused)] == ["ar.zip"]
     assert files_in(spool) == FILES
     worker.close()
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
 
 
@@ -690,9 +667,7 @@ def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, b
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert wait(fork(die)) == -signal.SIGKILL
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
 
 
@@ -721,9 +696,9 @@ def led_elsewhere(base: Path) -> Iterator[None]:
 
 
 def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
-    command = [sys.executable, "-m", "rear", "sweep", spool, "--into", "ar.zip/spool", "--base", base, "--delete"]
+    arguments = [spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "60s"]
     with led_elsewhere(base):
-        process = subprocess.Popen([*command, "--wait", "60s"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        process = start_rear("sweep", *arguments, stdout=None)
         assert process.stderr is not None
         assert any("waiting for 60 s at most" in line for line in process.stderr)
     rest = process.communicate(timeout=60)[1]
@@ -739,9 +714,7 @@ def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: P
         assert "being scavenged by process" in done.stderr
         assert files_in(spool) == FILES
         assert not (base / "ar.zip").exists()
-    events = sweep(spool, base, delete=True)
-    assert of(Collected, events) == []
-    assert files_in(spool) == {}
+    sweep_what_is_known(spool, base)
     assert members(base) == expected()
 
 
@@ -750,7 +723,7 @@ def test_two_sweeps_of_one_folder_at_the_same_time(spool: Path, base: Path, roun
     fill(spool, {f"{number % 5}/{number}.txt": b"%d\n" % number * 30 for number in range(300)})
     wanted = files_in(spool)
     pids = [
-        fork(lambda: sys.exit(len(of(Refused, sweep(spool, base, delete=True, wait_seconds=30)))))
+        fork(lambda: sys.exit(len(of_kind(sweep(spool, base, delete=True, wait_seconds=30), Refused))))
         for _ in range(2 + round_ % 2)
     ]
     assert [wait(pid) for pid in pids] == [0] * len(pids)
@@ -761,28 +734,14 @@ def test_two_sweeps_of_one_folder_at_the_same_time(spool: Path, base: Path, roun
 def test_an_interrupt_loses_nothing(spool: Path, base: Path) -> None:
     fill(spool, {f"{number}.txt": b"%d\n" % number * 300 for number in range(3_000)})
     wanted = files_in(spool)
-    command = [
-        sys.executable,
-        "-m",
-        "rear",
-        "sweep",
-        str(spool),
-        "--into",
-        "ar.zip/spool",
-        "--base",
-        str(base),
-        "--delete",
-        "--json",
-    ]
+    command = rear_command("sweep", spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--json")
     for number, delay in enumerate((0.0, 0.1, 0.3, 0.6)):
         out = base.parent / f"out{number}"
         with (
             out.open("wb") as stream,
-            subprocess.Popen(command, stdout=stream, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process,
+            subprocess.Popen(command, stdout=stream, stderr=subprocess.PIPE, text=True) as process,
         ):
-            deadline = time.monotonic() + 20
-            while not out.stat().st_size and time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.01)
+            wait_for(lambda out=out: out.stat().st_size or process.poll() is not None)
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from faults import RecordProperty
 from soak import report, soaked
 from soak_judge import judge
 from soak_program import digest_of
+from zips import write_zip
 
 SECONDS = float(os.environ.get("REAR_SOAK_SECONDS", "20"))
 SEED = int(os.environ.get("REAR_SOAK_SEED", "20240229"))
@@ -65,9 +65,7 @@ def test_the_judge(tmp_path: Path, members: dict[str, dict[str, bytes]], fault: 
     promise(logs, "3", "c", b"c", what="failed")
     promise(logs, "4", "d", b"d", kind="discarded", what="failed")
     for archive, contents in members.items():
-        with zipfile.ZipFile(base / archive, "w") as file:
-            for name, data in contents.items():
-                file.writestr(name, data)
+        write_zip(base / archive, contents)
     faults = judge(base, logs).faults
     if fault is None:
         assert faults == []

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listings import Result, write_zip
+from programs import rear_command, run_rear
 
 import rear
 from rear.core.layout import Layout
@@ -189,12 +189,11 @@ def test_what_is_printed_can_be_read_again(base: Path) -> None:
     (escaped,) = Result("find", base, "ctrl*").lines
     assert escaped.endswith("ctrl\\x1b[31m\\n")
     # All of them, exactly, through a pipe into another program.
-    command = [sys.executable, "-m", "rear"]
-    exact = subprocess.run([*command, "find", "-0", base, "*", "--larger", "1"], capture_output=True, check=True).stdout
+    exact = run_rear("find", "-0", base, "*", "--larger", "1", text=False, check=True).stdout
     found = exact.split(b"\0")[:-1]
     assert len(found) == len(NAMES)
     again = subprocess.run(
-        ["xargs", "-0", *command, "cat"], input=b"\0".join(path for path in found if path[-1:] != b"/"),
+        ["xargs", "-0", *rear_command("cat")], input=b"\0".join(path for path in found if path[-1:] != b"/"),
         capture_output=True, check=True,
     )  # fmt: skip
     assert again.stdout.count(b"content of ") == len(NAMES) - 1

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from bases import put
+from checkout import ROOT
+from programs import run_code
 
 import rear
 
 fsspec = pytest.importorskip("fsspec")
 
-ROOT = Path(rear.__file__).parent.parent
 CSV = "a,b\n1,2\n3,4\n"
 
 
@@ -22,8 +22,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fsspec.register_implementation("rear", "rear.fsspec.RearFileSystem", clobber=True)
     with rear.rear_fs(tmp_path / "base") as fs:
         for name in ("a.csv", "deep/b.csv", "deep/er/c.txt"):
-            with fs.open(f"ar.zip/{name}", "w") as file:
-                file.write(CSV)
+            put(fs, f"ar.zip/{name}", CSV)
     list(rear.scavenge(tmp_path / "base"))
     return tmp_path / "base"
 
@@ -32,7 +31,7 @@ def test_the_entry_point_names_the_class() -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["fsspec.specs"]
     module, _, name = points["rear"].partition(":")
     code = f"import {module}; print({module}.{name}.protocol)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = run_code(code, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("rear\n", "")
 
 

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
+from bases import put
 from faults import SEED
+from programs import start_code
+from zips import flip
 
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import MemberNotFoundError, UnsupportedError, UsageError, ZipFormatError
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rear.__file__).parent.parent)}
 RANDOM = random.Random(SEED)
 DATA = bytes(RANDOM.choices(b"abc \n", k=400_000))
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
 
 
 def write_zip(path: Path, method: int, data: bytes = DATA) -> Path:
@@ -99,14 +94,8 @@ def _bytes_read() -> int:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damage_is_told_when_it_is_read_to_the_end(tmp_path: Path, method: int) -> None:
     path = write_zip(tmp_path / "x.zip", method, b"0123456789" * 10)
-    data = bytearray(path.read_bytes())
-    data[31 + 5 + 3] ^= 1
-    path.write_bytes(data)
-    with (
-        rear.open_archive(path) as archive,
-        archive.open("a.bin") as file,
-        pytest.raises(ZipFormatError, match="bin"),
-    ):
+    flip(path, 31 + 5 + 3)
+    with rear.open_archive(path) as archive, archive.open("a.bin") as file, pytest.raises(ZipFormatError, match="bin"):
         file.read()
 
 
@@ -166,9 +155,7 @@ def test_what_is_not_acknowledged_is_not_there(base: Path) -> None:
 def other_process(base: Path, code: str) -> subprocess.Popen[str]:
     script = f"import sys\nfrom rear import rear_fs, rear_open\nwith rear_fs({str(base)!r}):\n    {code}\n"
     script += "    print('ready', flush=True)\n    sys.stdin.read()\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    process = start_code(script, stdin=subprocess.PIPE, stderr=None)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -215,8 +202,7 @@ def test_members_that_are_being_claimed_and_merged_are_found_all_the_time(base: 
     """A scavenger takes and merges while others read: no moment may come in which a member is nowhere."""
     with rear_fs(base) as fs:
         for number in range(30):
-            with fs.open(f"ar.zip/{number}", "w") as file:
-                file.write(str(number))
+            put(fs, f"ar.zip/{number}", str(number))
     stop = threading.Event()
     errors: list[BaseException] = []
 

@@ -8,6 +8,7 @@ import stat
 import zipfile
 
 import pytest
+from zips import write_zip
 
 import rear
 from rear import Path, rear_fs
@@ -91,10 +92,8 @@ def test_it_is_a_pure_path(archive: Path) -> None:
 
 
 def test_names_that_lead_elsewhere_are_not_followed(tmp_path: pathlib.Path) -> None:
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as zipped:
-        for name in ("/etc/passwd", "../up", "a/../../b", "a//b", "good"):
-            zipped.writestr(name, b"x")
-    root = Path(tmp_path / "evil.zip")
+    names = ("/etc/passwd", "../up", "a/../../b", "a//b", "good")
+    root = Path(write_zip(tmp_path / "evil.zip", dict.fromkeys(names, b"x")))
     assert [path.name for path in root.iterdir()] == ["good"]
     assert [str(path) for path in root.rglob("*")] == [f"{root}/good"]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_base, scavenge
-from pairs import of_kind
+from bases import check_base, of_kind, scavenge
 
 import rear
 import rear.scavenger.merge

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zoo
 from merges import Base, write_zip
+from zips import contents, overwrite
 
 from rear.core.records import Origin
 from rear.core.storage import Storage
@@ -25,11 +26,6 @@ from rear.read.view import open_committed
 from rear.zip.archive import directory_of
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
-
-
-def contents(path: Path, **options: Storage) -> dict[str, bytes]:
-    with open_committed(path, **options) as archive:
-        return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
 
 
 @pytest.mark.parametrize("writer", zoo.WRITERS)
@@ -116,13 +112,6 @@ def test_reading_in_any_order_and_large(tmp_path: Path) -> None:
         assert max(map(len, archive.read(found[-2]))) <= 1 << 20
 
 
-def damaged(path: Path, position: int, data: bytes) -> Path:
-    with open(path, "r+b") as file:
-        file.seek(position)
-        file.write(data)
-    return path
-
-
 @pytest.mark.parametrize(
     ("position", "data", "text"),
     [
@@ -138,7 +127,7 @@ def damaged(path: Path, position: int, data: bytes) -> Path:
     ],
 )
 def test_damaged_member(position: int, data: bytes, text: str, tmp_path: Path) -> None:
-    path = damaged(write_zip(tmp_path / "a.zip", "m", "other"), position, data)
+    path = overwrite(write_zip(tmp_path / "a.zip", "m", "other"), position, data)
     with open_committed(path) as archive:
         first, other = archive.entries()
         with pytest.raises(ZipFormatError, match=f"a.zip: member 'm': {text}"):

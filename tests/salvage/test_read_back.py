@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import zoo
-from zips import ORIGIN, directory_offset, stored
+from faults import CountsReads
+from zips import ORIGIN, directory_offset, flip, stored, write_zip
 
 from rear.core.storage import Storage
 from rear.fsck.archive import check_archive_file
@@ -79,12 +80,9 @@ with zipfile.ZipFile(Out(), "w", zipfile.ZIP_DEFLATED) as archive:
 
 def with_directory(folder: Path) -> bytes:
     """Return an archive whose directory contradicts a header, which is made anew."""
-    with zipfile.ZipFile(folder / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(6):
-            archive.writestr(f"{number}.txt", b"line %d " % number * 20)
-    data = bytearray((folder / "w.zip").read_bytes())
-    data[14] ^= 0xFF
-    return bytes(data)
+    lines = {f"{number}.txt": b"line %d " % number * 20 for number in range(6)}
+    flip(write_zip(folder / "w.zip", lines, zipfile.ZIP_DEFLATED), 14, 0xFF)
+    return (folder / "w.zip").read_bytes()
 
 
 @pytest.mark.parametrize("make", [plain, ours, encrypted, with_descriptors, with_directory])
@@ -143,16 +141,8 @@ def test_bytes_that_change_between_scan_and_copy_are_noticed(tmp_path: Path) -> 
 def test_the_new_archive_is_read_once(tmp_path: Path) -> None:
     source, target = tmp_path / "source.zip", tmp_path / "target.zip"
     source.write_bytes(b"".join(stored(f"{number}.txt", b"%0999d" % number, None) for number in range(20_000)))
-
-    class Counting(Storage):
-        reads = bytes_read = 0
-
-        def read(self, descriptor: int, length: int, offset: int) -> bytes:
-            data = super().read(descriptor, length, offset)
-            Counting.reads, Counting.bytes_read = Counting.reads + 1, Counting.bytes_read + len(data)
-            return data
-
-    list(check_archive_file(source, output=target, storage=Counting()))
+    storage = CountsReads()
+    list(check_archive_file(source, output=target, storage=storage))
     sizes = source.stat().st_size + target.stat().st_size
-    assert Counting.bytes_read < 1.1 * sizes + (4 << 20)
-    assert Counting.reads < 150
+    assert sum(storage.lengths) < 1.1 * sizes + (4 << 20)
+    assert len(storage.lengths) < 150

@@ -17,18 +17,10 @@ from typing import Any
 
 import pytest
 import zoo
-from faults import (
-    Failing,
-    Point,
-    RecordProperty,
-    check_archive,
-    dying_at,
-    in_child,
-    scratch_folder,
-    some,
-)
+from bases import check_archive, scratch_folder
+from faults import CountsReads, Failing, Point, RecordProperty, dying_at, in_child, some
 from faults import Tampered as TamperedStorage
-from power_loss import OFF
+from power_loss import OFF, run_until
 from power_loss import Powered as PoweredStorage
 from zips import (
     ORIGIN,
@@ -42,6 +34,7 @@ from zips import (
     offsets,
     overwrite,
     stored,
+    write_overlapping,
     write_zip,
 )
 
@@ -275,9 +268,7 @@ def test_a_hole_of_five_gigabytes(tmp_path: Path) -> None:
 def test_damaged_members_are_kept_aside(tmp_path: Path) -> None:
     content = {name: random.Random(name).randbytes(20_000) + b"text " * 5_000 for name in ("a", "dir/b", "c")}
     path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
+    write_zip(path, content, zipfile.ZIP_DEFLATED)
     second = offsets(path)["dir/b"]
     overwrite(path, second + 10_000, bytes(64))
     original = path.read_bytes()
@@ -368,13 +359,7 @@ def test_a_name_that_was_damaged_comes_from_the_index(tmp_path: Path) -> None:
 
 
 def test_overlapping_members(tmp_path: Path) -> None:
-    inner = encode_local_header(member("inner", b"data"), None) + b"data"
-    outer = member("outer", inner)
-    body = encode_local_header(outer, None) + inner
-    entries = encode_central_entry(outer, 0)
-    entries += encode_central_entry(member("inner", b"data"), len(body) - len(inner))
-    end = encode_end(entries=2, directory_length=len(entries), directory_offset=len(body))
-    (tmp_path / "a.zip").write_bytes(body + entries + end)
+    inner, _ = write_overlapping(tmp_path / "a.zip")
     outcome = Outcome(tmp_path / "a.zip", tmp_path / "new.zip")
     # Both are there, each with bytes of its own.
     assert outcome.contents() == {"outer": inner, "inner": b"data"}
@@ -459,14 +444,6 @@ def test_an_entry_that_stands_twice_brings_its_member_back_once(tmp_path: Path) 
 
 
 def test_forged_entries_do_not_have_the_same_bytes_read_for_ever(tmp_path: Path) -> None:
-    class Counting(Storage):
-        length = 0
-
-        def read(self, descriptor: int, length: int, offset: int) -> bytes:
-            data = super().read(descriptor, length, offset)
-            self.length += len(data)
-            return data
-
     whole = member("good", b"good")
     body = encode_local_header(whole, None) + b"good" + bytes(1 << 20)
     forged = member("forged", b"")._replace(compressed_size=1 << 19, size=1 << 19, crc=1)
@@ -475,11 +452,11 @@ def test_forged_entries_do_not_have_the_same_bytes_read_for_ever(tmp_path: Path)
     end = encode_end(entries=2_001, directory_length=len(entries), directory_offset=len(body))
     path = tmp_path / "a.zip"
     path.write_bytes(body + entries + end)
-    storage = Counting()
+    storage = CountsReads()
     outcome = Outcome(path, tmp_path / "new.zip", storage=storage)
     assert outcome.contents() == {"good": b"good"}
     assert outcome.rebuilt.damaged == 2_000
-    assert storage.length < 40 << 20
+    assert sum(storage.lengths) < 40 << 20
 
 
 def test_a_header_that_only_says_that_its_member_is_empty_is_not_believed(tmp_path: Path) -> None:
@@ -502,16 +479,10 @@ def test_a_whole_member_keeps_its_name_before_one_whose_header_is_damaged(tmp_pa
     assert outcome.contents() == {"a": b"good", "a~1": b"damaged header"}
 
 
-class _Counting(Storage):
-    """Counts what is read, written and copied."""
+class _Counting(CountsReads):
+    """Counts what is written and copied, too."""
 
-    def __init__(self) -> None:
-        self.read_bytes = self.reads = self.writes = self.copies = 0
-
-    def read(self, descriptor: int, length: int, offset: int) -> bytes:
-        data = super().read(descriptor, length, offset)
-        self.reads, self.read_bytes = self.reads + 1, self.read_bytes + len(data)
-        return data
+    writes = copies = 0
 
     def write(self, descriptor: int, parts: Any, offset: int) -> None:
         self.writes += 1
@@ -607,8 +578,8 @@ def test_a_million_members_would_be_read_and_copied_once(tmp_path: Path) -> None
     size, storage = source.stat().st_size, _Counting()
     outcome = Outcome(source, tmp_path / "target.zip", storage=storage)
     assert outcome.rebuilt.members == count
-    assert storage.read_bytes < 1.1 * size + (1 << 20)
-    assert storage.reads < 60
+    assert sum(storage.lengths) < 1.1 * size + (1 << 20)
+    assert len(storage.lengths) < 60
     assert storage.copies == 1
     assert storage.writes < 20
     assert len(outcome.contents()) == count
@@ -860,26 +831,17 @@ def test_the_power_goes_at_any_point(record_property: RecordProperty) -> None:
             disk.mkdir()
             return damaged_archive(disk)
 
+        def repair(storage: Storage) -> None:
+            list(check_archive_file(disk / "a.zip", in_place=True, storage=storage))
+
         before = renew()
         storage = _Powered(disk)
-        list(check_archive_file(disk / "a.zip", in_place=True, storage=storage))
+        repair(storage)
         points = some(storage.points, 40)
         for point in points:
             for seed in range(4):
                 renew()
-
-                def child(point: Point = point, seed: int = seed) -> None:
-                    powered = _Powered(disk)
-
-                    def act(found: Point, path: str) -> None:
-                        if found[::2] == point[::2]:
-                            powered.lose_power(left, random.Random(f"{point} {seed}"))
-                            os._exit(OFF)
-
-                    powered.act = act
-                    list(check_archive_file(disk / "a.zip", in_place=True, storage=powered))
-
-                assert in_child(child) == OFF
+                assert run_until(point, disk, left, repair, seed, _Powered) == OFF
                 check_state(left, before)
         record_property("crash_points", len(points) * 4)
 

@@ -8,8 +8,6 @@ import os
 import random
 import re
 import struct
-import subprocess
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -18,13 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from faults import CountsReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_code
 from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
 
 from rear import rear_fs, rear_open
 from rear.core.records import Origin
-from rear.core.storage import Storage
 from rear.errors import UnsupportedError
 from rear.salvage.local_headers import local_header
 from rear.salvage.scan import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
@@ -266,7 +265,7 @@ def test_deflate64_leaves_zipfile_alone(tmp_path: Path) -> None:
         "try:\n    zipfile.ZipFile(io.BytesIO(), 'w', compression=9)\n"
         "except NotImplementedError:\n    print('refused')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    done = run_code(program, path, check=True)
     assert done.stdout == "refused\n"
 
 
@@ -480,22 +479,8 @@ def test_a_self_extractor_is_not_nested(tmp_path: Path) -> None:
 # Hostile input
 
 
-class CountingStorage(Storage):
-    """Counts what is read."""
-
-    def __init__(self) -> None:
-        self.calls = self.bytes = self.longest = 0
-
-    def read(self, descriptor: int, length: int, offset: int) -> bytes:
-        data = super().read(descriptor, length, offset)
-        self.calls += 1
-        self.bytes += len(data)
-        self.longest = max(self.longest, len(data))
-        return data
-
-
-def counted(data: bytes, **options: Any) -> tuple[CountingStorage, Scanned]:
-    storage = CountingStorage()
+def counted(data: bytes, **options: Any) -> tuple[CountsReads, Scanned]:
+    storage = CountsReads()
     return storage, Scanned(data, storage=storage, **options)
 
 
@@ -696,8 +681,8 @@ def test_one_pass_in_large_pieces() -> None:
     storage, scanned = counted(data)
     assert len(scanned.found) == len(plain)
     # Recovering the content has read all once more, a call each.
-    assert storage.calls < len(data) // PIECE_BYTES * 2 + 10
-    assert storage.longest <= PIECE_BYTES
+    assert len(storage.lengths) < len(data) // PIECE_BYTES * 2 + 10
+    assert max(storage.lengths) <= PIECE_BYTES
 
 
 def fake_headers(count: int, size: int, method: int = STORED) -> bytes:
@@ -760,7 +745,7 @@ def test_a_hundred_thousand_fake_headers_in_a_payload() -> None:
     payload = fake_headers(100_000, 1000)
     storage, scanned = counted(member("a", payload)[0] + member("b", b"2")[0])
     assert scanned.whole() == {"a": payload, "b": b"2"}
-    assert storage.bytes < 4 * len(payload)
+    assert sum(storage.lengths) < 4 * len(payload)
 
 
 @pytest.mark.timeout(120)
@@ -770,7 +755,7 @@ def test_fake_headers_that_overlap_cost_linear_time(method: int, size: int) -> N
     data = fake_headers(30_000, size, method)
     storage, scanned = counted(b"garbage" + data + member("real", b"r" * 100)[0])
     assert not [one for one in scanned.found if one.state == "whole" and one.name != "real"]
-    assert storage.bytes < 200 << 20
+    assert sum(storage.lengths) < 200 << 20
 
 
 @pytest.mark.timeout(60)
@@ -795,9 +780,7 @@ def test_a_bomb_takes_no_memory() -> None:
         "(peak,) = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "print(int(peak) // 1024, file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], input=head + bomb + member("b", b"2")[0], capture_output=True, check=True
-    )
+    done = run_code(program, input=head + bomb + member("b", b"2")[0], text=False, check=True)
     assert done.stdout == b"['partial', 'whole']\n"
     assert int(done.stderr) < 150
 
@@ -810,11 +793,11 @@ def test_large_sparse_files_are_skipped(tmp_path: Path) -> None:
         file.seek(1 << 40)
         file.write(member("b", b"2")[0])
         file.flush()
-        storage = CountingStorage()
+        storage = CountsReads()
         events = list(scan(file.fileno(), storage=storage))
     assert [one.name for one in events if isinstance(one, Found)] == ["a", "b"]
     if os.stat(path).st_blocks < 1000:
-        assert storage.bytes < 64 << 20
+        assert sum(storage.lengths) < 64 << 20
 
 
 def test_members_larger_than_a_piece() -> None:

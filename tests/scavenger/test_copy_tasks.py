@@ -17,22 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bases
 import pytest
-from executors import EXPECTED, Here, check, make_base, make_small, renew
-from faults import (
-    Failing,
-    Point,
-    RecordProperty,
-    Tampered,
-    contents,
-    dying_at,
-    files_below,
-    in_child,
-    scavenge,
-    scratch_folder,
-    some,
-)
-from power_loss import Powered, run_until
+from bases import contents, files_below, of_kind, scavenge, write
+from executors import EXPECTED, Here, check, make_small, recover, renew
+from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, in_child, some
+from power_loss import lose_power_at_each
 
 import rear
 from rear.core.layout import Layout
@@ -50,13 +40,6 @@ ELSEWHERE = {**this_process()._asdict(), "host": "elsewhere", "boot_id": "anothe
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        make_base(folder / "template")
-        yield folder
 
 
 @pytest.fixture
@@ -108,13 +91,12 @@ def test_after_the_next_merges(base: Path) -> None:
     """The archive has grown over what was its directory, and its next merge is undone in place."""
     first = Here()
     scavenge(base, executor=first)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/more.txt", "wb") as file:
-        file.write(os.urandom(50_000))
+    write(base, {"ar.zip/more.txt": os.urandom(50_000)})
     storage = Failing(errno.ENOSPC, lambda point, path: point.operation == "truncate" and path.endswith("ar.zip"))
     second = Here()
     events = scavenge(base, executor=second, storage=storage)
     assert storage.failed
-    assert [event for event in events if isinstance(event, Refused)]
+    assert of_kind(events, Refused)
     run_all_late(first.copies + second.copies, base)
     third = Here()
     scavenge(base, executor=third)
@@ -126,8 +108,7 @@ def test_after_the_next_merges(base: Path) -> None:
 def test_after_roll_over(base: Path) -> None:
     executor = Here()
     scavenge(base, executor=executor)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/more.txt", "wb") as file:
-        file.write(b"more")
+    write(base, {"ar.zip/more.txt": b"more"})
     scavenge(base, max_members=3)
     assert (base / "ar-0.zip").exists()
     run_all_late(executor.copies, base)
@@ -153,7 +134,7 @@ def test_after_the_leader_has_undone_its_merge(base: Path, operation: str) -> No
     # Tasks have a storage of their own, which does not fail.
     executor = Here(lambda arguments: (*arguments[:-1], LOCAL))
     events = scavenge(base, executor=executor, storage=Failing(errno.EIO, fails))
-    assert len([event for event in events if isinstance(event, Refused)]) == 2
+    assert len(of_kind(events, Refused)) == 2
     assert (base / "ar.zip").read_bytes() == before
     assert (base / "ar.zip").stat().st_ino == inode
     assert not (base / "sub").exists()
@@ -307,7 +288,7 @@ def test_undone_while_a_copy_is_under_way(base: Path, suffix: str) -> None:
     executor = Lagging(suffix)
     storage = Failing(errno.ENOSPC, lambda point, path: point.operation == "truncate" and path.endswith(suffix))
     events = scavenge(base, executor=executor, storage=storage)
-    assert [event for event in events if isinstance(event, Refused)]
+    assert of_kind(events, Refused)
     if suffix == "ar.zip":
         assert (base / "ar.zip").read_bytes() == before
         assert (base / "ar.zip").stat().st_ino != inode
@@ -333,7 +314,7 @@ def test_undone_when_a_copy_under_way_has_ended(base: Path, monkeypatch: pytest.
         return False
 
     events = scavenge(base, executor=executor, storage=Failing(errno.ENOSPC, fails))
-    assert [event for event in events if isinstance(event, Refused)]
+    assert of_kind(events, Refused)
     assert (base / "ar.zip").read_bytes() == before
     assert (base / "ar.zip").stat().st_ino == inode
     executor.finish()
@@ -437,12 +418,8 @@ def test_killed_at_every_operation(base: Path, record_property: RecordProperty) 
     for point in points:
         renew(base)
         assert in_child(lambda point=point: lead(base, dying_at(point))) == -signal.SIGKILL, point
-        events = scavenge(base)
-        try:
-            assert not [event for event in events if isinstance(event, (Lost, Refused))]
-            check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
+        with after(f"killed at {point}"):
+            recover(base)
     record_property("crash_points", len(points))
     print(f"{len(points)} of {len(counting.points)} crash points")
 
@@ -451,15 +428,12 @@ def test_killed_at_every_operation(base: Path, record_property: RecordProperty) 
 def test_recovery_is_killed_and_late_copies_come_between(base: Path, record_property: RecordProperty) -> None:
     """A leader dies, so does its successor, while the copies of the first go on wherever they please."""
     tasks = die_before_commit(base)
-    state = base.parent / "state"
-    shutil.rmtree(state, ignore_errors=True)
-    shutil.copytree(base, state)
+    state = bases.renew(base.parent / "state", base)
     counting = Tampered()
     scavenge(base, storage=counting)
     points = some(counting.points, 40)
     for point in points:
-        shutil.rmtree(base)
-        shutil.copytree(state, base)
+        bases.renew(base, state)
         # The copy has other inodes.
         moved = [task._replace(inode=(base / "ar.zip").stat().st_ino) for task in tasks]
         in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
@@ -468,11 +442,9 @@ def test_recovery_is_killed_and_late_copies_come_between(base: Path, record_prop
         events = scavenge(base)
         for task in moved:
             late(task)
-        try:
-            assert not [event for event in events if isinstance(event, (Lost, Refused))]
+        with after(f"killed at {point}"):
+            assert not of_kind(events, Lost, Refused)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     record_property("crash_points", len(points))
 
 
@@ -493,10 +465,8 @@ def test_an_error_at_every_operation(base: Path, error: int, record_property: Re
         scavenge(base)
         for task in executor.copies:
             late(task)
-        try:
+        with after(f"{errno.errorcode[error]} at {wanted}"):
             check(base)
-        except AssertionError as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at {wanted}: {failure}") from failure
     record_property("crash_points", len(points))
 
 
@@ -508,30 +478,10 @@ class Forgetful(Here):
 
 
 @pytest.mark.crash
-def test_power_is_lost(folder: Path, record_property: RecordProperty) -> None:
-    disk, left = folder / "disk", folder / "left"
+def test_power_is_lost(base: Path, record_property: RecordProperty) -> None:
+    def work(base: Path, storage: Storage) -> None:
+        scavenge(base, storage=storage, executor=Forgetful(), verify=True)
 
-    def work(storage: Storage) -> None:
-        scavenge(disk / "base", storage=storage, executor=Forgetful(), verify=True)
-
-    def renew_disk() -> None:
-        shutil.rmtree(disk, ignore_errors=True)
-        shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(folder / "template", disk / "base")
-
-    renew_disk()
-    counting = Powered(disk)
-    work(counting)
-    points = some(counting.points, 30)
-    for point in points:
-        for seed in range(2):
-            renew_disk()
-            run_until(point, disk, left, work, seed)
-            events = scavenge(left / "base")
-            try:
-                assert not [event for event in events if isinstance(event, (Lost, Refused))]
-                check(left / "base")
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
-    record_property("crash_points", len(points) * 2)
-    print(f"{len(points) * 2} states after power loss")
+    count = lose_power_at_each(base.with_name("template"), work, recover, points=30, seeds=2)
+    record_property("crash_points", count)
+    print(f"{count} states after power loss")

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from bases import write
 
 import rear
 from rear.scavenger.gc_pause import OBJECTS, seldom_collected
@@ -59,8 +60,7 @@ def test_who_has_none_has_none(threshold: tuple[int, int, int]) -> None:
 
 
 def test_a_scavenge_merges_so(tmp_path: Path, threshold: tuple[int, int, int]) -> None:
-    with rear.rear_fs(tmp_path), rear.rear_open("ar.zip/a", "wb") as file:
-        file.write(b"x")
+    write(tmp_path, {"ar.zip/a": b"x"})
     thresholds = {event.kind: gc.get_threshold()[0] for event in rear.scavenge(tmp_path)}
     assert thresholds["started"] == threshold[0]
     assert thresholds["merged"] == thresholds["cleared"] == OBJECTS

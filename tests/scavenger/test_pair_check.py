@@ -9,23 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from pairs import GONE, members, of_kind, see_nobody, write_pair
+from bases import members, of_kind, put, scavenge
+from pairs import GONE, see_nobody, write_pair
+from programs import run_code, run_rear, start_rear
 
 import rear
 from rear.core.liveness import this_process, worker_name
 from rear.core.records import Abort
 from rear.core.storage import LOCAL
 from rear.errors import NotLeaderError
-from rear.events import Claimed, Damaged, Event, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
+from rear.events import Claimed, Damaged, JournalDamaged, LeftAlone, Lost, Recovered, Refused, Torn
 from rear.journal.codec import encode_line, encode_record
 from rear.journal.reader import read_journal
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.worker.fs import rear_fs
-
-
-def scavenge(base: Path, **options: object) -> list[Event]:
-    return list(rear.scavenge(base, **options))  # type: ignore[arg-type]
 
 
 def test_torn_last_member_is_named_and_kept_and_no_loss(tmp_path: Path) -> None:
@@ -37,7 +35,7 @@ def test_torn_last_member_is_named_and_kept_and_no_loss(tmp_path: Path) -> None:
     assert (torn.name, of_kind(events, Lost)) == ("b", [])
     kept = (tmp_path / torn.lost_and_found).read_bytes()
     assert kept.endswith(b"b" * 90)
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 100}
+    assert members(tmp_path) == {"a": b"a" * 100}
     assert not temp.exists()
 
 
@@ -49,7 +47,7 @@ def test_damaged_member_in_the_middle_is_a_loss_by_name(tmp_path: Path) -> None:
     assert isinstance(lost, Lost)
     assert lost.name == "b"
     assert "CRC-32" in lost.reason
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 100, "c": b"c" * 100}
+    assert members(tmp_path) == {"a": b"a" * 100, "c": b"c" * 100}
     assert scavenge(tmp_path)[-1].as_json()["lost"] == 0
 
 
@@ -69,7 +67,7 @@ def test_member_whose_record_is_damaged_is_placed_by_its_extra_field(tmp_path: P
     (damaged,) = of_kind(events, JournalDamaged)
     assert isinstance(damaged, JournalDamaged)
     assert damaged.length == len(lines[2]) + 1
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "b": b"b" * 50, "c": b"c" * 50}
+    assert members(tmp_path) == {"a": b"a" * 50, "b": b"b" * 50, "c": b"c" * 50}
     assert not temp.exists()
 
 
@@ -89,7 +87,7 @@ def test_damaged_journal_that_may_have_named_another_member_keeps_the_whole_pair
     assert (tmp_path / hole.lost_and_found).read_bytes() == original
     assert (hole.start, hole.length) == (appends[2].offset, appends[2].length)
     assert record.start == len(lines[0]) + len(lines[1]) + 2
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "c": b"c" * 50}
+    assert members(tmp_path) == {"a": b"a" * 50, "c": b"c" * 50}
 
 
 def test_damaged_first_record_of_a_worker_that_nobody_knows_is_not_touched_at_once(tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_members_after_the_last_journaled_one_are_placed_by_their_extra_field(tm
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]))
     assert [event.name for event in of_kind(scavenge(tmp_path), Recovered)] == ["b"]  # type: ignore[attr-defined]
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50, "b": b"b" * 50}
+    assert members(tmp_path) == {"a": b"a" * 50, "b": b"b" * 50}
     assert not temp.exists()
 
 
@@ -128,7 +126,7 @@ def test_death_while_writing_its_own_directory_is_no_finding(tmp_path: Path) -> 
     journal.write_bytes(b"".join(lines[:-1]))
     events = scavenge(tmp_path)
     assert [event for event in events if event.severity != "info"] == []
-    assert members(tmp_path / "ar.zip") == {"a": b"a" * 50}
+    assert members(tmp_path) == {"a": b"a" * 50}
 
 
 @pytest.mark.parametrize("cap", [None, 2])
@@ -136,10 +134,10 @@ def test_second_copy_in_a_later_pair_is_merged_once(tmp_path: Path, cap: int | N
     write_pair(tmp_path, 0, {1: ("a", b"one"), 2: ("b", b"two")})
     write_pair(tmp_path, 1, {2: ("b", b"two"), 3: ("c", b"three")}, close="exit", repeats_from=2)
     scavenge(tmp_path, max_members=cap)
-    found = members(tmp_path / "ar.zip")
+    found = members(tmp_path)
     if cap:
-        found |= members(tmp_path / "ar-0.zip")
-        assert len(members(tmp_path / "ar-0.zip")) == 2
+        found |= members(tmp_path, "ar-0.zip")
+        assert len(members(tmp_path, "ar-0.zip")) == 2
     assert found == {"a": b"one", "b": b"two", "c": b"three"}
 
 
@@ -148,10 +146,10 @@ def test_second_copy_that_comes_after_a_roll_over_is_merged_once(tmp_path: Path)
     scavenge(tmp_path, max_members=2)
     write_pair(tmp_path, 0, {9: ("x", b"other")}, close="exit", worker="8-8-abcdef")
     scavenge(tmp_path, max_members=2)
-    assert members(tmp_path / "ar-0.zip") == {"a": b"one", "b": b"two"}
+    assert members(tmp_path, "ar-0.zip") == {"a": b"one", "b": b"two"}
     write_pair(tmp_path, 1, {2: ("b", b"two"), 3: ("c", b"three")}, close="exit", repeats_from=2)
     scavenge(tmp_path, max_members=2)
-    assert members(tmp_path / "ar.zip") == {"x": b"other", "c": b"three"}
+    assert members(tmp_path) == {"x": b"other", "c": b"three"}
 
 
 def test_torn_copy_of_a_member_that_was_written_again_is_no_loss(tmp_path: Path) -> None:
@@ -160,7 +158,7 @@ def test_torn_copy_of_a_member_that_was_written_again_is_no_loss(tmp_path: Path)
     write_pair(tmp_path, 1, {2: ("b", b"two")}, close="exit", repeats_from=2)
     events = scavenge(tmp_path)
     assert [event for event in events if event.severity != "info"] == []
-    assert members(tmp_path / "ar.zip") == {"a": b"one", "b": b"two"}
+    assert members(tmp_path) == {"a": b"one", "b": b"two"}
 
 
 def test_aborted_member_does_not_count(tmp_path: Path) -> None:
@@ -169,7 +167,7 @@ def test_aborted_member_does_not_count(tmp_path: Path) -> None:
     writer.append(Abort(2))
     writer.close()
     scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
 
 
 def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +193,7 @@ def test_pair_of_a_host_that_cannot_be_seen_waits_for_its_lease(
     now = LOCAL.uptime()
     monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 61)
     scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
     # It may come back, so it waits in the graveyard; a late record there is merged as well.
     (buried,) = (tmp_path / ".rear/graveyard").rglob("*.journal")
     assert not journal.exists()
@@ -222,12 +220,12 @@ def test_late_member_of_a_buried_pair_is_merged(tmp_path: Path, monkeypatch: pyt
     for later in (0, 61):
         monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
         scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
     (buried,) = (tmp_path / ".rear/graveyard").rglob("*.journal")
     buried.write_bytes(whole)
     buried.with_suffix(".zip").write_bytes(content)
     scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one", "b": b"two"}
+    assert members(tmp_path) == {"a": b"one", "b": b"two"}
 
 
 @pytest.mark.parametrize("by", ["host", "worker", "pair"])
@@ -242,21 +240,20 @@ def test_worker_that_somebody_knows_to_be_dead_is_not_waited_for(
     assert of_kind(scavenge(tmp_path), LeftAlone)
     assert of_kind(scavenge(tmp_path, dry_run=True, assume_dead=[name]), Claimed)
     scavenge(tmp_path, assume_dead=[name])
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
     # Who asserts it may be wrong: the pair waits in the graveyard all the same.
     assert [path.name for path in (tmp_path / ".rear/graveyard").rglob("*.journal")] == [journal.name]
 
 
 def test_worker_that_is_seen_to_live_is_not_taken_for_dead(tmp_path: Path) -> None:
     with rear.rear_fs(tmp_path) as fs:
-        with fs.open("ar.zip/a", "w") as file:
-            file.write("one")
+        put(fs, "ar.zip/a", "one")
         here = this_process().host
         assert "lives" in str(of_kind(scavenge(tmp_path, assume_dead=[here]), LeftAlone)[0])
         (refused,) = of_kind(scavenge(tmp_path, assume_dead=["nodw7"]), Refused)
         assert "nodw7" in str(refused)
     scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
 
 
 def test_leader_that_somebody_knows_to_be_dead_is_not_waited_for(
@@ -269,15 +266,12 @@ def test_leader_that_somebody_knows_to_be_dead_is_not_waited_for(
     with pytest.raises(NotLeaderError, match="takes over in"):
         scavenge(tmp_path, assume_dead=["node8"])
     scavenge(tmp_path, assume_dead=["node7"])
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
 
 
 def test_scavenge_command_ends_with_a_status_that_tells(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "rear", "scavenge", str(tmp_path), *arguments],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        return run_rear("scavenge", tmp_path, *arguments, stdin=subprocess.DEVNULL)
 
     empty = run()
     assert (empty.returncode, "no worker has written here yet" in empty.stderr) == (0, True)
@@ -293,19 +287,14 @@ def test_scavenge_command_ends_with_a_status_that_tells(tmp_path: Path) -> None:
     refused = run("--quiet")
     assert (refused.returncode, "no.zip" in refused.stderr) == (1, True)
     assert (tmp_path / "no.zip").read_text() == "no Zip at all"
-    assert "no.zip/x" in subprocess.run(
-        [sys.executable, "-m", "rear", "ls", "--pending", str(tmp_path)], capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    assert "no.zip/x" in run_rear("ls", "--pending", tmp_path, check=True).stdout
     assert run("--on-conflict", "sometimes").returncode == 2
     assert run("--every", "never").returncode == 2
 
 
 def test_repeating_scavenge_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     write_pair(tmp_path, 0, {1: ("a", b"one")}, close="exit")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rear", "scavenge", str(tmp_path), "--every", "1h"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = start_rear("scavenge", tmp_path, "--every", "1h", stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
         if "merged  1 member" in line:
@@ -314,12 +303,10 @@ def test_repeating_scavenge_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     rest = process.stdout.read()
     process.stdout.close()
     assert (process.wait(20), "Traceback" in rest) == (0, False)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
 
 
 def test_older_name_of_the_command(tmp_path: Path) -> None:
     write_pair(tmp_path, 0, {1: ("a", b"one")}, close="exit")
-    subprocess.run(
-        [sys.executable, "-c", "from rear.cli import scavenger_main; scavenger_main()", "-d", str(tmp_path)], check=True
-    )
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    run_code("from rear.cli import scavenger_main; scavenger_main()", "-d", tmp_path, check=True)
+    assert members(tmp_path) == {"a": b"one"}

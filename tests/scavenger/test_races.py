@@ -12,22 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from crash_scavenger import check, make_base, renew
-from faults import (
-    FULL,
-    SEED,
-    Point,
-    RecordProperty,
-    Tampered,
-    check_base,
-    contents,
-    fork,
-    in_child,
-    scavenge,
-    scratch_folder,
-    some,
-    wait,
-)
+from bases import check_base, contents, of_kind, put, renew, scavenge
+from crash_scavenger import check, make_base
+from faults import FULL, SEED, Point, RecordProperty, Tampered, after, fork, in_child, some, wait
+from pairs import see_nobody
 
 import rear
 import rear.core.liveness
@@ -35,25 +23,16 @@ import rear.scavenger.claims
 import rear.scavenger.leader
 import rear.scavenger.pair_check
 import rear.scavenger.recovery
-from rear.core.liveness import Process
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotLeaderError, RearError
 from rear.events import Event, Lost
 
 LEASE_SECONDS = 0.1
-SEEING = (rear.core.liveness, rear.scavenger.claims, rear.scavenger.recovery, rear.scavenger.pair_check)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
-    make_base(folder / "template")
-    return folder / "template"
+    return make_base(folder / "template")
 
 
 @pytest.fixture
@@ -78,11 +57,6 @@ class Unlocked(Tampered):
     def try_lock(self, descriptor: int) -> bool:
         self.number = 0
         return True
-
-
-def see_nobody(process: Process) -> None:
-    """Stands in for `is_running`: all other processes are on hosts that cannot be seen from here."""
-    return
 
 
 def start_scavenger(base: Path, stop_at: Point | Unlocked | None) -> int:
@@ -131,17 +105,14 @@ def test_a_deposed_scavenger_comes_back(
     for point in points:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, point)
             assert start_scavenger(base, None) == 0
             resume(deposed)
-        try:
+        with after(f"stopped at {point}"):
             scavenge(base)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"stopped at {point}: {error}") from error
     record_property("crash_points", len(points))
 
 
@@ -157,18 +128,15 @@ def test_a_deposed_scavenger_comes_back_in_the_middle(
     for one, two in chosen:
         renew(base, template)
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             patch.setattr(rear.scavenger.leader, "LEASE_SECONDS", LEASE_SECONDS)
             deposed = start_scavenger(base, one)
             successor = start_scavenger(base, two)
             resume(deposed)
             resume(successor)
-        try:
+        with after(f"stopped at {one}, then at {two}"):
             scavenge(base)
             check(base)
-        except AssertionError as error:
-            raise AssertionError(f"stopped at {one}, then at {two}: {error}") from error
     record_property("crash_points", len(chosen))
 
 
@@ -210,8 +178,7 @@ def write_many(base: Path, number: int, files: int) -> None:
     with rear.rear_fs(base, rotation_size=4_000, sync_interval=0.02) as fs:
         for count in range(files):
             target = f"{'abc'[count % 3]}.zip/{number}/{count}.txt"
-            with fs.open(target, "w") as file:
-                file.write(target * (count % 50))
+            put(fs, target, target * (count % 50))
             os.write(log, f"{target}\n".encode())
             time.sleep(0.004)
     if number % 2:
@@ -234,7 +201,7 @@ def test_scavengers_are_killed_at_random_while_workers_write(base: Path) -> None
         assert wait(other) == 0
         running = {worker for worker in running if os.waitpid(worker, os.WNOHANG) == (0, 0)}
     events = scavenge(base)
-    assert not [event for event in events if isinstance(event, Lost)]
+    assert not of_kind(events, Lost)
     acknowledged = {}
     for number in range(4):
         for target in (base.parent / f"log{number}").read_text().splitlines():
@@ -261,8 +228,7 @@ def take_over(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """Scavenge as a host would that cannot see the worker, and that waits out its lease."""
     clock = Clock()
     with monkeypatch.context() as patch:
-        for module in SEEING:
-            patch.setattr(module, "is_running", see_nobody)
+        see_nobody(patch)
         scavenge(base, storage=clock)
         clock.ahead = 61.0
         return scavenge(base, storage=clock)
@@ -278,8 +244,7 @@ def test_a_worker_that_was_paused_loses_nothing(
     with rear.rear_fs(base, sync_interval=3600, storage=clock) as fs:
 
         def write(name: str) -> None:
-            with fs.open(f"ar.zip/{name}", "wb") as file:
-                file.write(name.encode() * 100)
+            put(fs, f"ar.zip/{name}", name.encode() * 100)
             expected[f"ar.zip/{name}"] = name.encode() * 100
 
         write("before")
@@ -305,14 +270,12 @@ def test_a_late_member_of_a_buried_pair_is_found(base: Path, monkeypatch: pytest
     """What a worker writes to a file that was taken and merged, in the moment before it notices."""
     fs = rear.rear_fs(base, sync_interval=3600)
     for name in ("before", "late"):
-        with fs.open(f"ar.zip/{name}", "wb") as file:
-            file.write(name.encode())
+        put(fs, f"ar.zip/{name}", name.encode())
         if name == "before":
             take_over(base, monkeypatch)
             assert list((base / ".rear" / "graveyard").rglob("*.zip"))
     with monkeypatch.context() as patch:
-        for module in SEEING:
-            patch.setattr(module, "is_running", see_nobody)
+        see_nobody(patch)
         scavenge(base)
     assert sorted(contents(base / "ar.zip")) == [("before", b"before"), ("late", b"late")]
     fs.close()
@@ -324,8 +287,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     """Writing to a file that another host has taken succeeds: a beat after a gap proves nothing."""
     clock = Clock()
     fs = rear.rear_fs(base, sync_interval=3600, storage=clock)
-    with fs.open("ar.zip/before", "wb") as file:
-        file.write(b"before")
+    put(fs, "ar.zip/before", b"before")
     pair = fs._worker._pair
     assert pair is not None
     assert pair.beat()
@@ -333,8 +295,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     clock.ahead = 61.0
     assert not pair.beat()
     assert not pair.beat()
-    with fs.open("ar.zip/after", "wb") as file:
-        file.write(b"after")
+    put(fs, "ar.zip/after", b"after")
     fs.close()
     scavenge(base)
     check_base(base, {"ar.zip/before": b"before", "ar.zip/after": b"after"})
@@ -394,20 +355,17 @@ def test_a_deposed_scavenger_does_not_take_claims_back(
     for listing, taking in some(stops, 40):
         again()
         with monkeypatch.context() as patch:
-            for module in SEEING:
-                patch.setattr(module, "is_running", see_nobody)
+            see_nobody(patch)
             deposed = start_scavenger(base, Looking(listing=listing))
             successor = start_scavenger(base, Looking(taking=taking))
             count += bool(deposed and successor)
             resume(deposed)
             resume(successor)
-        try:
+        with after(f"stopped at listing {listing}, then at file {taking}"):
             scavenge(base)
             check(base)
             # The template has a torn member; nothing else may have seemed to be lost meanwhile.
             notes = [path.read_text() for path in (base / ".rear" / "lost+found").rglob("*.json")]
             assert all("torn.txt" in note for note in notes), notes
-        except AssertionError as error:
-            raise AssertionError(f"stopped at listing {listing}, then at file {taking}: {error}") from error
     assert count > 20
     record_property("crash_points", count)

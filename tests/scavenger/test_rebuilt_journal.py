@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import RecordProperty, Tampered, check_base, dying_at, fork, in_child, scavenge, scratch_folder, some, wait
-from pairs import MTIME_NS, dead_worker, flip, members, of_kind, see_nobody, write_pair
-from power_loss import run_until
+from bases import check_base, members, of_kind, put, renew, scavenge
+from faults import RecordProperty, Tampered, after, dying_at, fork, in_child, some, wait
+from pairs import MTIME_NS, dead_worker, see_nobody, write_pair
+from power_loss import lose_power_at_each, scavenge_on
+from programs import wait_for
+from zips import flip
 
 import rear
 from rear.core.liveness import this_process
@@ -176,7 +179,7 @@ def test_an_empty_member_needs_no_bytes(tmp_path: Path) -> None:
     temp.unlink()
     events = scavenge(tmp_path)
     assert [event.name for event in of_kind(events, Lost)] == ["a"]  # type: ignore[attr-defined]
-    assert members(tmp_path / "ar.zip") == {"empty": b"", "folder/": b""}
+    assert members(tmp_path) == {"empty": b"", "folder/": b""}
 
 
 # --- from the source ------------------------------------------------------------------------------------------------
@@ -233,7 +236,7 @@ def test_a_pickup_is_archived_anew_from_its_source(tmp_path: Path, source: Path,
     (recovered,) = of_kind(events, Recovered)
     assert str(source) in str(recovered)
     expected = {"b": TEXT} if missing else {"a": b"one", "b": TEXT}
-    assert members(tmp_path / "ar.zip") == expected
+    assert members(tmp_path) == expected
     # What was not archived by its worker is not removed for it either.
     assert source.read_bytes() == TEXT
     assert [event.name for event in of_kind(events, Lost)] == ["a"] * missing  # type: ignore[attr-defined]
@@ -321,15 +324,12 @@ def test_a_journal_of_members_without_anything_else_is_told_of(tmp_path: Path, p
 def test_a_live_worker_without_journal_is_left_alone(tmp_path: Path) -> None:
     def work() -> None:
         with rear.rear_fs(tmp_path) as fs:
-            with fs.open("ar.zip/a", "w") as file:
-                file.write("one")
+            put(fs, "ar.zip/a", "one")
             time.sleep(60)
 
     worker = fork(work)
     try:
-        deadline = time.monotonic() + 20
-        while not list(tmp_path.rglob("*.zip")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: list(tmp_path.rglob("*.zip")))
         (journal,) = tmp_path.rglob("*.journal")
         time.sleep(0.3)
         journal.unlink()
@@ -339,7 +339,7 @@ def test_a_live_worker_without_journal_is_left_alone(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGKILL)
         assert wait(worker) == -signal.SIGKILL
     scavenge(tmp_path)
-    assert members(tmp_path / "ar.zip") == {"a": b"one"}
+    assert members(tmp_path) == {"a": b"one"}
 
 
 def test_an_orphan_of_an_unseen_host_waits_until_it_does_not_grow(
@@ -354,7 +354,7 @@ def test_an_orphan_of_an_unseen_host_waits_until_it_does_not_grow(
         assert "cannot be seen" in str(left)
     monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 601)
     assert of_kind(scavenge(tmp_path), JournalRebuilt)
-    assert members(tmp_path / "ar.zip") == dict(MEMBERS.values())
+    assert members(tmp_path) == dict(MEMBERS.values())
     # Nobody knows that it cannot come back, so it is buried.
     assert [path.name for path in (tmp_path / ".rear/graveyard").rglob("*.zip")] == [pair[0].name]
     for later in (10_000, 20_000):
@@ -465,12 +465,6 @@ def test_bytes_that_nobody_can_place_are_kept_and_told_of(tmp_path: Path, pair: 
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def template(folder: Path) -> Path:
     """A base with an orphan, a damaged journal, a damaged header, a rescue from a source, and a hole."""
     base = folder / "template"
@@ -505,11 +499,6 @@ SURVIVORS |= {f"ar.zip/j/{number}": data for number, (_, data) in MEMBERS.items(
 SURVIVORS |= {"ar.zip/h/1": b"header", "ar.zip/s/2": TEXT}
 
 
-def renew(base: Path, template: Path) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(template, base)
-
-
 @pytest.mark.crash
 def test_salvage_is_killed_at_every_operation(folder: Path, template: Path, record_property: RecordProperty) -> None:
     base = folder / "base"
@@ -524,39 +513,22 @@ def test_salvage_is_killed_at_every_operation(folder: Path, template: Path, reco
         assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL, point
         for _ in range(3):
             scavenge(base)
-        try:
+        with after(f"killed at {point}"):
             check_base(base, SURVIVORS, lost_and_found=True)
             assert list((base / ".rear/lost+found").rglob("*-3.part")) or list(
                 (base / ".rear/lost+found").rglob("*-3.json")
             )
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     record_property("crash_points", len(points))
 
 
 @pytest.mark.crash
-def test_salvage_loses_power(folder: Path, template: Path, record_property: RecordProperty) -> None:
-    disk, left = folder / "disk", folder / "left"
+def test_salvage_loses_power(template: Path, record_property: RecordProperty) -> None:
+    def judge(base: Path) -> None:
+        scavenge(base)
+        check_base(base, SURVIVORS, lost_and_found=True)
 
-    def again() -> None:
-        shutil.rmtree(disk, ignore_errors=True)
-        shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(template, disk / "base")
-
-    again()
-    storage = Tampered()
-    scavenge(disk / "base", storage=storage)
-    points = some(storage.points, 40)
-    for point in points:
-        for seed in range(2):
-            again()
-            run_until(point, disk, left, lambda storage: scavenge(disk / "base", storage=storage), seed)
-            try:
-                scavenge(left / "base")
-                check_base(left / "base", SURVIVORS, lost_and_found=True)
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
-    record_property("crash_points", len(points) * 2)
+    count = lose_power_at_each(template, scavenge_on, judge, points=40, seeds=2)
+    record_property("crash_points", count)
 
 
 def test_a_directory_that_breaks_off_is_no_loss(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_base, scavenge
-from pairs import GONE, MTIME_NS, members, of_kind, see_nobody, write_pair
+from bases import check_base, members, of_kind, scavenge
+from pairs import GONE, MTIME_NS, see_nobody, write_pair
+from zips import flip
 
 import rear
 import rear.scavenger.scavenge
@@ -34,7 +35,7 @@ def content(name: str) -> bytes:
 
 
 def alarms(events: list[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, (Refused, Lost, Torn, Damaged))]
+    return of_kind(events, Refused, Lost, Torn, Damaged)
 
 
 @pytest.fixture
@@ -286,7 +287,7 @@ def test_a_graveyard_is_worked_off_in_rounds(
     clock[0] += 61
     assert alarms(scavenge(tmp_path)) == []
     assert len(buried(tmp_path)) == 12
-    assert members(tmp_path / "ar.zip") == workers.acknowledged
+    assert members(tmp_path) == workers.acknowledged
     # They come back, and had not looked yet.
     workers.write(2)
     monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 10)
@@ -306,7 +307,7 @@ def test_a_graveyard_is_worked_off_in_rounds(
         )
     assert all(read_journal(path).damage == [] for path in buried(tmp_path))
     assert len(buried(tmp_path)) == 12
-    assert members(tmp_path / "ar.zip") == workers.acknowledged
+    assert members(tmp_path) == workers.acknowledged
     batches.clear()
     clock[0] += 601
     assert alarms(scavenge(tmp_path)) == []
@@ -338,7 +339,7 @@ def test_a_graveyard_keeps_its_time_when_a_scavenge_dies_in_its_first_round(
     # That one had seen all of them, also the one that it was just merging.
     assert buried(tmp_path) == []
     workers.end()
-    assert members(tmp_path / "ar.zip") == workers.acknowledged
+    assert members(tmp_path) == workers.acknowledged
 
 
 # ---- a worker's pairs in different rounds
@@ -381,11 +382,8 @@ def test_bytes_that_can_be_saved_are_not_given_up_for_a_copy_that_was_lost(
     assert len(buried(tmp_path)) == 1
     # The pair before has all of its data, behind a local header that is damaged.
     temp, _ = write_pair(tmp_path, 0, {1: ("a", content("a")), 2: ("b", content("b"))}, close="poisoned")
-    data = bytearray(temp.read_bytes())
-    start = data.index(b"PK\3\4", 1)
-    data[start + 14] ^= 0xFF
-    temp.write_bytes(data)
+    flip(temp, temp.read_bytes().index(b"PK\3\4", 1) + 14, 0xFF)
     events = scavenge(tmp_path)
     assert alarms(events) == []
     assert "b" in [event.name for event in of_kind(events, Recovered)]  # type: ignore[attr-defined]
-    assert members(tmp_path / "ar.zip") == {name: content(name) for name in "ab"}
+    assert members(tmp_path) == {name: content(name) for name in "ab"}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import zipfile
 from pathlib import Path
 
-from faults import Point, Tampered, check_base, in_child
+from bases import check_base, of_kind, put, scavenge
+from faults import Point, Tampered, in_child
+from zips import write_zip
 
 import rear
+from rear.events import Lost
 
 FOREIGN = {"theirs.txt": b"made by zipfile\n" * 50, "twice.txt": b"theirs came first", "stored.bin": bytes(range(256))}
 COMMENT = b"an archive comment, to be kept"
@@ -28,8 +30,7 @@ def write_one(base: Path) -> None:
     with rear.rear_fs(base) as fs:
         for target, data in EXPECTED.items():
             if "/one/" in target or target.endswith("same.txt"):
-                with fs.open(target, "wb") as file:
-                    file.write(data)
+                put(fs, target, data)
 
 
 def write_two(base: Path) -> None:
@@ -38,33 +39,23 @@ def write_two(base: Path) -> None:
     with rear.rear_fs(base, storage=storage) as fs:
         for target, data in EXPECTED.items():
             if "/two/" in target or target.endswith("same.txt"):
-                with fs.open(target, "wb") as file:
-                    file.write(data)
-        with fs.open("ar.zip/twice.txt", "wb") as file:
-            file.write(EXPECTED["ar.zip/twice~1.txt"])
+                put(fs, target, data)
+        put(fs, "ar.zip/twice.txt", EXPECTED["ar.zip/twice~1.txt"])
 
         def die(point: Point, path: str) -> None:
             if point.half and path.endswith(".zip"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         storage.act = die
-        with fs.open("ar.zip/torn.txt", "wb") as file:
-            file.write(os.urandom(3000))
+        put(fs, "ar.zip/torn.txt", os.urandom(3000))
 
 
-def make_base(base: Path) -> None:
+def make_base(base: Path) -> Path:
     base.mkdir()
-    with zipfile.ZipFile(base / "ar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = COMMENT
-        for name, data in FOREIGN.items():
-            archive.writestr(name, data)
+    write_zip(base / "ar.zip", FOREIGN, zipfile.ZIP_DEFLATED, comment=COMMENT)
     assert in_child(lambda: write_one(base)) == 0
     assert in_child(lambda: write_two(base)) == -signal.SIGKILL
-
-
-def renew(base: Path, template: Path) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(template, base)
+    return base
 
 
 def check(base: Path) -> None:
@@ -72,3 +63,9 @@ def check(base: Path) -> None:
     with zipfile.ZipFile(base / "ar.zip") as archive:
         assert archive.comment == COMMENT
         assert archive.namelist()[: len(FOREIGN)] == list(FOREIGN)
+
+
+def recover(base: Path) -> None:
+    """Scavenge once more: nothing is said to be lost, and all is there."""
+    assert not of_kind(scavenge(base), Lost)
+    check(base)

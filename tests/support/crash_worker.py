@@ -8,7 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from faults import SEED, check_base, scavenge
+from bases import check_base, scavenge
+from faults import SEED
 
 import rear
 from rear.core.storage import LOCAL, Storage

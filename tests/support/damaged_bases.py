@@ -10,13 +10,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bases import write
 from faults import Point, Tampered, in_child
-from pairs import dead_worker, flip, write_pair
+from pairs import dead_worker, write_pair
+from zips import cut, directory_offset, flip
 
 import rear
 from rear.events import Checked, Event
 from rear.fsck.base import fsck
-from rear.read.view import open_committed
 
 FILES = {f"logs/{number}.txt": f"line {number}\n".encode() * (number * 50 + 1) for number in range(12)}
 FILES |= {"random.bin": hashlib.shake_128(b"x").digest(20_000), "empty": b"", "umlaut ä/ß.txt": b"sz"}
@@ -24,10 +25,7 @@ EXPECTED = {f"ar.zip/{name}": data for name, data in FILES.items()} | {"sub/othe
 
 
 def write_files(base: Path) -> None:
-    with rear.rear_fs(base) as fs:
-        for target, data in EXPECTED.items():
-            with fs.open(target, "wb") as file:
-                file.write(data)
+    write(base, EXPECTED)
 
 
 def check(base: Path, **options: object) -> list[Event]:
@@ -42,16 +40,12 @@ def cut_end_record(base: Path) -> str:
 
 
 def remove_directory(base: Path) -> str:
-    with open_committed(base / "ar.zip") as archive:
-        offset = archive.directory.offset
-    os.truncate(base / "ar.zip", offset)
+    cut(base / "ar.zip", directory_offset(base / "ar.zip"))
     return "archive-directory-damaged"
 
 
 def flip_directory_entry(base: Path) -> str:
-    with open_committed(base / "ar.zip") as archive:
-        offset = archive.directory.offset
-    flip(base / "ar.zip", offset + 48)
+    flip(base / "ar.zip", directory_offset(base / "ar.zip") + 48)
     return "member-header-differs"
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import shutil
 import signal
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bases
 import pytest
-from faults import check_base, in_child
+from bases import check_base, of_kind, put, scavenge
+from faults import in_child
+from zips import write_zip
 
 import rear
 from rear.core import parallel
 from rear.core.storage import Storage
+from rear.events import Lost, Refused
 from rear.fsck import inspection_tasks
 from rear.scavenger import copy_tasks, merge
 from rear.scavenger.copy_tasks import CopyTask
@@ -145,25 +147,24 @@ def write(base: Path, *, crash: bool = False) -> None:
     with rear.rear_fs(base, compression="stored") as fs:
         for target, data in EXPECTED.items():
             if "theirs" not in target and target != "ar.zip/twice.txt":
-                with fs.open(target.replace("~1", ""), "wb") as file:
-                    file.write(data)
+                put(fs, target.replace("~1", ""), data)
         if crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def make_base(base: Path, *, crash: bool = False) -> Path:
     base.mkdir()
-    with zipfile.ZipFile(base / "ar.zip", "w") as archive:
-        archive.writestr("theirs.txt", EXPECTED["ar.zip/theirs.txt"])
-        archive.writestr("twice.txt", EXPECTED["ar.zip/twice.txt"])
+    write_zip(base / "ar.zip", {name: EXPECTED[f"ar.zip/{name}"] for name in ("theirs.txt", "twice.txt")})
     assert in_child(lambda: write(base, crash=crash)) == (-signal.SIGKILL if crash else 0)
     return base
 
 
 def renew(base: Path, template: str = "template") -> Path:
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.copytree(base.parent / template, base)
-    return base
+    """Make a base anew from the one beside it, which is made when it is needed first; in ``crashed`` a worker died."""
+    made = base.parent / template
+    if not made.exists():
+        make_base(made, crash=template == "crashed")
+    return bases.renew(base, made)
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +180,9 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(base: Path) -> None:
     check_base(base, EXPECTED)
+
+
+def recover(base: Path) -> None:
+    """Scavenge once more: nothing is said to be lost or refused, and all is there."""
+    assert not of_kind(scavenge(base), Lost, Refused)
+    check(base)

@@ -9,28 +9,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
+import math
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
-import rear
-from rear.core.layout import Layout
 from rear.core.storage import Storage
-from rear.events import Event
 
 FULL = os.environ.get("REAR_CRASH") == "full"
 SEED = 20_240_229
@@ -139,6 +134,29 @@ class Tampered(Storage):
         super().make_directories(path, sync=sync)
 
 
+class CountsReads(Storage):
+    """Notes how many bytes each read gives."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        data = super().read(descriptor, length, offset)
+        self.lengths.append(len(data))
+        return data
+
+
+class FailsToSync(Storage):
+    """Syncs no file while it is ``broken``."""
+
+    broken = True
+
+    def sync(self, descriptor: int) -> None:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        super().sync(descriptor)
+
+
 def _path_of(descriptor: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
@@ -175,6 +193,15 @@ class Failing(Tampered):
         if not self.healthy and self.when(point, path):
             self.failed.append((point, path))
             raise OSError(self.error, os.strerror(self.error), path)
+
+
+@contextlib.contextmanager
+def after(what: str) -> Iterator[None]:
+    """Have a failed assertion say what was done before."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from error
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
@@ -219,25 +246,6 @@ def wait(pid: int, *, seconds: float = CHILD_SECONDS) -> int:
 def in_child(function: Callable[[], object]) -> int:
     """Run a function in a child process and return how it ended."""
     return wait(fork(function))
-
-
-def scavenge(base: Path, *, storage: Storage | None = None, **options: Any) -> list[Event]:
-    """Scavenge and return all events."""
-    if storage is None:
-        return list(rear.scavenge(base, **options))
-    return list(rear.scavenge(base, storage=storage, **options))
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: these tests sync thousands of times."""
-    memory = "/dev/shm"
-    where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="rear-test-", dir=where))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- strace -------------------------------------------------------------------------------------------------------
@@ -306,79 +314,29 @@ def killed_at(call: Call, program: Sequence[str]) -> int:
     ).returncode
 
 
-# --- the judge ----------------------------------------------------------------------------------------------------
+def kill_at_system_calls(
+    command: Sequence[str], below: Path, count: int, renew: Callable[[], object], judge: Callable[[], object]
+) -> tuple[list[Call], int]:
+    """Kill a program when it enters some of its system calls that change something below a folder; judge each time.
 
-_sound: set[bytes] = set()
+    Calls are counted from the start of Python, so each run has to find the same compiled modules.
 
-
-def check_archive(path: Path) -> None:
-    """Assert that an archive passes the tests of three independent programs."""
-    digest = hashlib.blake2b(path.read_bytes()).digest()
-    if digest in _sound:
-        return
-    with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None
-    commands = [("unzip", ["-tq"]), ("7z", ["t", "-bso0", "-bsp0"])]
-    for program, arguments in commands:
-        if shutil.which(program) is not None:
-            result = subprocess.run([program, *arguments, str(path)], capture_output=True, text=True, check=False)
-            assert result.returncode == 0, f"{program}: {result.stdout}{result.stderr}"
-    _sound.add(digest)
-
-
-def contents(path: Path) -> list[tuple[str, bytes]]:
-    """Return name and content of each member, in the order of the directory."""
-    with zipfile.ZipFile(path) as archive:
-        return [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-
-
-def files_below(folder: Path) -> list[str]:
-    """Return the relative paths of all files in a tree."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
-
-
-def check_base(
-    base: Path,
-    acknowledged: dict[str, bytes],
-    *,
-    perhaps: dict[str, bytes] | None = None,
-    lost_and_found: bool = False,
-    leftovers: bool = False,
-) -> None:
-    """Assert that a base is as a scavenge has to leave it.
-
-    Args:
-        base: the base; no worker writes to it.
-        acknowledged: what has to be in the final archives, by target: exactly once, byte for byte, and nothing else.
-        perhaps: what may be there too, once and whole: it was being written.
-        lost_and_found: something may be there; otherwise it has to be empty.
-        leftovers: files may be left in the inbox, for instance a journal whose worker died before it wrote a record.
+    Returns:
+        all such calls of a run that nobody kills, and how many times it was killed.
     """
-    perhaps = perhaps or {}
-    found: dict[str, bytes] = {}
-    for path in sorted(base.rglob("*.zip")):
-        relative = path.relative_to(base)
-        if relative.parts[0] != ".rear":
-            check_archive(path)
-            for name, data in contents(path):
-                target = f"{relative.as_posix()}/{name}"
-                assert target not in found, f"{target} is there twice"
-                found[target] = data
-    missing = acknowledged.keys() - found.keys()
-    extra = found.keys() - acknowledged.keys() - perhaps.keys()
-    assert not missing, f"lost: {sorted(missing)}"
-    assert not extra, f"not asked for: {sorted(extra)}"
-    for target, data in found.items():
-        expected = acknowledged[target] if target in acknowledged else perhaps[target]
-        if data != expected:
-            raise AssertionError(f"{target}: {len(data)} bytes {data[:60]!r}, not {len(expected)} {expected[:60]!r}")
-    layout = Layout(base)
-    for folder in (layout.claims, layout.intents, layout.graveyard):
-        assert files_below(folder) == [], folder
-    if not leftovers:
-        assert files_below(layout.inbox) == []
-    if not lost_and_found:
-        assert files_below(layout.lost_and_found) == []
+    renew()
+    subprocess.run(command, check=True)
+    renew()
+    calls = traced_calls(command, below)
+    judge()
+    killed = 0
+    for call in some(calls, count):
+        renew()
+        # strace ends as its child did.
+        killed += killed_at(call, command) == -signal.SIGKILL
+        with after(f"killed at {call}"):
+            judge()
+    return calls, killed
 
 
 def refused(error: OSError) -> bool:
@@ -395,3 +353,15 @@ def is_growing(point: Point, path: str) -> bool:
 
 def is_anything(point: Point, path: str) -> bool:
     return True
+
+
+def while_in_trouble(
+    point: Point, kind: Callable[[Point, str], bool], length: float = math.inf
+) -> Callable[[Point, str], bool]:
+    """Return what holds for operations of one kind among so many from a point on."""
+    return lambda found, path: found[::2] >= point[::2] and found.number < point.number + length and kind(found, path)
+
+
+def at(point: Point) -> Callable[[Point, str], bool]:
+    """Return what holds at one point alone."""
+    return lambda found, path: found[::2] == point[::2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from rear.core.liveness import Process, this_process, worker_name
 from rear.core.names import Target
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
-from rear.events import Event
 from rear.worker.pair_writer import Item, PairWriter, open_record
 from rear.zip.payload import payload_of_bytes
 
@@ -60,29 +58,13 @@ def write_pair(
     return writer.path, writer.journal_path
 
 
-def of_kind(events: list[Event], kind: type[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        assert len(set(archive.namelist())) == len(archive.namelist())
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
 def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """All workers are on hosts that cannot be seen from here."""
-    for module in ("core.liveness", "scavenger.claims", "scavenger.pair_check"):
-        monkeypatch.setattr(f"rear.{module}.is_running", lambda process: None)
+    for name in ("rear.core.liveness", "rear.scavenger.claims", "rear.scavenger.recovery", "rear.scavenger.pair_check"):
+        monkeypatch.setattr(f"{name}.is_running", lambda process: None)
 
 
 def dead_worker() -> str:
     """Return the name of a worker of this host that has ended."""
     here = this_process()
     return worker_name(Process(here.host, 1_999_999_999, 1, here.boot_id, here.pid_namespace), "abcdef")
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(data)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults import SEED, Point, Tampered, in_child
+from bases import renew, scavenge
+from faults import SEED, Point, Tampered, after, in_child, some
+
+from rear.core.storage import Storage
 
 BLOCK_BYTES = 512
 OFF = 99
@@ -152,11 +156,13 @@ def mixed(synced: bytes, current: bytes, chance: random.Random) -> bytes:
     return b"".join(parts)
 
 
-def run_until(point: Point, disk: Path, left: Path, work: Callable[[Powered], object], seed: int) -> None:
+def run_until(
+    point: Point, disk: Path, left: Path, work: Callable[[Any], object], seed: int, kind: type[Powered] = Powered
+) -> int:
     """Run in a child process until the power goes at one point, and leave what survives in ``left``."""
 
     def child() -> None:
-        storage = Powered(disk)
+        storage = kind(disk)
 
         def act(found: Point, path: str) -> None:
             if found[::2] == point[::2]:
@@ -168,4 +174,38 @@ def run_until(point: Point, disk: Path, left: Path, work: Callable[[Powered], ob
         # The number of operations of the background thread varies.
         storage.lose_power(left, random.Random(seed))
 
-    assert in_child(child) in (0, OFF)
+    ended = in_child(child)
+    assert ended in (0, OFF)
+    return ended
+
+
+def lose_power_at_each(
+    template: Path, work: Callable[[Path, Storage], object], judge: Callable[[Path], object], *, points: int, seeds: int
+) -> int:
+    """Let the power go at some points of what is done to a copy of a base, and judge what is left, several times each.
+
+    Returns:
+        How many times that was.
+    """
+    disk, left = template.with_name("disk"), template.with_name("left")
+
+    def renew_disk() -> None:
+        shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(disk, ignore_errors=True)
+        renew(disk / "base", template)
+
+    renew_disk()
+    counting = Powered(disk)
+    work(disk / "base", counting)
+    chosen = some(counting.points, points)
+    for point in chosen:
+        for seed in range(seeds):
+            renew_disk()
+            run_until(point, disk, left, lambda storage: work(disk / "base", storage), seed)
+            with after(f"power lost at {point}, seed {seed}"):
+                judge(left / "base")
+    return len(chosen) * seeds
+
+
+def scavenge_on(base: Path, storage: Storage) -> None:
+    scavenge(base, storage=storage)

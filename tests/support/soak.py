@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faults import files_below
+from bases import files_below
 from soak_disk import Disk
 from soak_judge import Verdict, history, judge
 from soak_program import content, digest_of

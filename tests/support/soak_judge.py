@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faults import check_archive, files_below
+from bases import check_archive, files_below
 from soak_program import digest_of
 
 from rear.core.layout import Layout

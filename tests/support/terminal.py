@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from checkout import ROOT
-
 
 class Shown(NamedTuple):
     """What a program left: its exit status, what reached the terminal, and what it wrote to a pipe besides."""
@@ -57,7 +55,7 @@ def on_terminal(
     termios.tcsetwinsize(slave, (rows, columns))
     process = subprocess.Popen(
         [*start, *arguments], stdin=slave, stdout=subprocess.PIPE if stdout_to_pipe else slave, stderr=slave,
-        env={**kept, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **(environment or {})},
+        env={**kept, "TERM": "xterm-256color", **(environment or {})},
         preexec_fn=_take_terminal,
     )  # fmt: skip
     os.close(slave)

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bases import check_archive, check_base
 from checkout import ROOT
-from faults import check_archive, check_base
 from two_hosts_program import content, read_log, target
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -146,6 +146,12 @@ class Stage:
         scavenger = self.start_settling(host, seconds)
         scavenger.end(seconds + 20)
         return scavenger
+
+    def end_well(self, host: Host, *unwanted: str, seconds: float = 40.0) -> None:
+        """Settle on a host, and judge; events of these kinds may not have been."""
+        self.settle(host, seconds)
+        assert not self.events(*unwanted)
+        self.judge()
 
     def start_settling(self, host: Host, seconds: float = 40.0) -> Program:
         """Start a scavenger on a host that ends when nothing is left to do."""

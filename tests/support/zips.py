@@ -5,10 +5,12 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import zoo
 
 from rear.core.records import Origin
+from rear.core.storage import Storage
 from rear.read.view import open_committed
 from rear.zip.codecs import crc32
 from rear.zip.directory import locate
@@ -17,18 +19,27 @@ from rear.zip.headers import Member, encode_central_entry, encode_end, encode_lo
 ORIGIN = Origin(7, 1, "ar.zip", "host", "worker", 0, 0o100644)
 
 
-def write_zip(path: Path, members: dict[str, bytes], *, comment: bytes = b"") -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
+def write_zip(path: Any, members: dict[str, bytes], method: int = zipfile.ZIP_STORED, *, comment: bytes = b"") -> Any:
+    """Write an archive as zipfile does; the path, or file, is returned."""
+    with zipfile.ZipFile(path, "w", method) as archive:
         archive.comment = comment
         for name, data in members.items():
             archive.writestr(name, data)
     return path
 
 
-def overwrite(path: Path, position: int, data: bytes) -> None:
+def flip(path: Path, position: int, bits: int = 0x10) -> None:
+    """Change bits of one byte."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= bits
+    path.write_bytes(data)
+
+
+def overwrite(path: Path, position: int, data: bytes) -> Path:
     with open(path, "r+b") as file:
         file.seek(position)
         file.write(data)
+    return path
 
 
 def directory_offset(path: Path) -> int:
@@ -52,8 +63,8 @@ def member(name: str, data: bytes) -> Member:
     return Member(name, 0, crc32(data), len(data), len(data), 10**18, 0o100644)
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    with open_committed(path) as archive:
+def contents(path: Path, **options: Storage) -> dict[str, bytes]:
+    with open_committed(path, **options) as archive:
         return {entry.name: b"".join(archive.read(entry)) for entry in archive.entries() if not entry.is_directory}
 
 
@@ -101,3 +112,15 @@ def many_members(writer: str, folder: Path) -> bytes:
                 archive.writestr(name, data, compress_type=zipfile.ZIP_STORED if len(data) < 40 else None)
     data = (folder / "made.zip").read_bytes()
     return data[: directory_offset(folder / "made.zip")]
+
+
+def write_overlapping(path: Path) -> tuple[bytes, int]:
+    """Write a member within another one; return what the outer one holds, and where the inner one begins."""
+    inner = encode_local_header(member("inner", b"data"), None) + b"data"
+    outer = member("outer", inner)
+    body = encode_local_header(outer, None) + inner
+    entries = encode_central_entry(outer, 0)
+    entries += encode_central_entry(member("inner", b"data"), len(body) - len(inner))
+    end = encode_end(entries=2, directory_length=len(entries), directory_offset=len(body))
+    path.write_bytes(body + entries + end)
+    return inner, len(body) - len(inner)

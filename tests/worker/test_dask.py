@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import SUPPORT
+from bases import check_base, contents, files_below, of_kind, scavenge
 from children import try_task, write_task
-from executors import Killing, check, make_base, make_small, renew
-from faults import check_base, contents, files_below, scavenge, scratch_folder
+from executors import Killing, check, make_small, renew
+from programs import run_code, run_rear
 
 import rear
 from rear.core.layout import Layout
@@ -37,20 +36,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed.*"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SOURCE = Path(rear.__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        make_base(folder / "template")
-        make_base(folder / "crashed", crash=True)
-        yield folder
 
 
 @pytest.fixture
@@ -87,12 +77,9 @@ class Cluster:
         return worker
 
     def _start(self, kind: str, *arguments: str) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(SOURCE), str(SUPPORT)])
         with open(self.folder / f"{kind}.log", "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments],
-                env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log,
-            )  # fmt: skip
+            command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments]
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
@@ -165,7 +152,7 @@ def test_a_scavenge_on_a_cluster(base: Path, cluster: Cluster, template: str) ->
         assert not Parallel(executor).is_local
         events = scavenge(base, executor=executor, verify=True)
     assert asked > 10
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
     assert files_below(Layout(base).intents) == []
 
@@ -178,7 +165,7 @@ def test_a_worker_is_killed_in_the_middle(base: Path, cluster: Cluster, tmp_path
         events = scavenge(base, executor=Substituting(executor, storage), verify=True)
     assert (tmp_path / "killed").exists()
     assert sum(worker.poll() is not None for worker in cluster.workers) == 1
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
 
 
@@ -189,7 +176,7 @@ def test_all_workers_are_killed(base: Path, cluster: Cluster, monkeypatch: pytes
         for worker in cluster.workers:
             worker.kill()
         events = scavenge(base, executor=executor, verify=True)
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
 
 
@@ -205,7 +192,7 @@ def test_the_scheduler_is_killed_in_the_middle(
         events = scavenge(base, executor=Substituting(executor, storage), verify=True)
     assert (tmp_path / "killed").exists()
     assert doomed.scheduler.wait(10) == -signal.SIGKILL
-    assert not [event for event in events if isinstance(event, (Lost, Refused))]
+    assert not of_kind(events, Lost, Refused)
     check(base)
     assert time.monotonic() - begun < 60
 
@@ -270,20 +257,12 @@ def test_what_a_killed_worker_has_acknowledged_is_kept(tmp_path: Path, cluster: 
 # ---- the command line
 
 
-def run(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "rear"]
-    return subprocess.run(
-        [*command, *map(str, arguments)], env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
 def test_dask_on_the_command_line(base: Path, cluster: Cluster) -> None:
-    done = run("scavenge", base, "--dask", cluster.address)
+    done = run_rear("scavenge", base, "--dask", cluster.address)
     assert (done.returncode, done.stderr) == (0, done.stderr)
     assert "Traceback" not in done.stderr
     check(base)
-    done = run("fsck", base, "--deep", "--dask", cluster.address)
+    done = run_rear("fsck", base, "--deep", "--dask", cluster.address)
     assert done.returncode == 0, done.stderr
     with rear.scavengerd(base, every=5, dask=cluster.address):
         pass
@@ -293,7 +272,7 @@ def test_dask_on_the_command_line(base: Path, cluster: Cluster) -> None:
 def test_no_scheduler_answers(base: Path, name: str) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     code = "import rear.dask, rear.cli\nrear.dask.CONNECT_SECONDS = 1\nrear.cli.main()"
-    done = run(name, base, "--dask", address, code=code)
+    done = run_code(code, name, base, "--dask", address)
     assert done.returncode == (8 if name == "fsck" else 3)
     assert f"rear: {address}: no Dask scheduler answers" in done.stderr
     assert "Traceback" not in done.stderr
@@ -303,14 +282,14 @@ def test_no_scheduler_answers(base: Path, name: str) -> None:
 @pytest.mark.parametrize("address", ["no address", "tcp://", "foo://x:1", ""])
 def test_an_address_that_cannot_be(base: Path, address: str) -> None:
     code = "import rear.dask, rear.cli\nrear.dask.CONNECT_SECONDS = 1\nrear.cli.main()"
-    done = run("scavenge", base, "--dask", address, code=code)
+    done = run_rear("scavenge", base, "--dask", address, code=code)
     assert done.returncode in (2, 3), done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_dask_is_not_installed(base: Path) -> None:
     code = "import sys\nsys.modules['distributed'] = None\nimport rear.cli\nrear.cli.main()"
-    done = run("scavenge", base, "--dask", "tcp://127.0.0.1:1", code=code)
+    done = run_rear("scavenge", base, "--dask", "tcp://127.0.0.1:1", code=code)
     assert done.returncode == 5
     assert "pip install 'rear[dask]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -322,7 +301,7 @@ def test_somebody_else_answers_there(base: Path) -> None:
         listening.listen()
         code = "import rear.dask, rear.cli\nrear.dask.CONNECT_SECONDS = 1\nrear.cli.main()"
         address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        done = run("scavenge", base, "--dask", address, code=code)
+        done = run_rear("scavenge", base, "--dask", address, code=code)
     assert done.returncode == 3
     assert f"rear: {address}: no Dask scheduler answers" in done.stderr
     assert "Traceback" not in done.stderr

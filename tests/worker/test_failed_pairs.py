@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import check_base, scavenge
-from pairs import of_kind, see_nobody, write_pair
+from bases import check_base, of_kind, put, scavenge
+from pairs import see_nobody, write_pair
 
 import rear
 from rear.core.storage import LOCAL, Storage
@@ -42,8 +42,7 @@ class Dropping(Storage):
 def write(fs: rear.worker.fs.RearFs, name: str, acknowledged: dict[str, bytes]) -> None:
     data = f"{name}\n".encode() * 300
     try:
-        with fs.open(f"ar.zip/{name}", "wb") as file:
-            file.write(data)
+        put(fs, f"ar.zip/{name}", data)
     except OSError as error:
         assert error.errno == errno.ENOSPC  # noqa: PT017
     else:
@@ -51,7 +50,7 @@ def write(fs: rear.worker.fs.RearFs, name: str, acknowledged: dict[str, bytes]) 
 
 
 def alarms(events: list[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, (Refused, Lost, Damaged))]
+    return of_kind(events, Refused, Lost, Damaged)
 
 
 @pytest.mark.parametrize("before", [0, 1, 5])
@@ -258,8 +257,7 @@ def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
     with rear.rear_fs(tmp_path, storage=disk, sync_interval=1e6) as fs:
         for number in range(100):
             acknowledged[f"ar.zip/{number}"] = os.urandom(3000)
-            with fs.open(f"ar.zip/{number}", "wb") as file:
-                file.write(acknowledged[f"ar.zip/{number}"])
+            put(fs, f"ar.zip/{number}", acknowledged[f"ar.zip/{number}"])
         fs.sync()
         write(fs, "not synced", acknowledged)
         disk.is_broken = True
@@ -302,8 +300,7 @@ def test_a_failed_sync_of_a_beat_is_told_to_whoever_comes_next(tmp_path: Path, m
 
     with rear.rear_fs(tmp_path, storage=Failing(), sync_interval=3600, lease_seconds=0.4) as fs:
         worker: Any = fs._worker
-        with fs.open("ar.zip/a", "wb") as file:
-            file.write(b"data")
+        put(fs, "ar.zip/a", b"data")
         assert failed.wait(10)
         fs.sync()
         journals = sorted(tmp_path.glob(".rear/inbox/*/*.journal"))

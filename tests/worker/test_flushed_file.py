@@ -16,35 +16,35 @@ import subprocess
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_archive, files_below, found_in, of_kind, put, scavenge, write
 from faults import (
     ERRORS,
     SEED,
     Failing,
     Point,
     Tampered,
-    check_archive,
-    contents,
+    after,
     dying_at,
-    files_below,
     fork,
     in_child,
     is_anything,
     is_growing,
     refused,
-    scavenge,
-    scratch_folder,
     some,
     wait,
+    while_in_trouble,
 )
-from power_loss import OFF, Powered
+from power_loss import Powered, run_until
+from programs import in_threads, wait_for
 
 import rear
 from rear.core.layout import Layout
+from rear.core.records import Origin
 from rear.core.storage import LOCAL, Storage
 from rear.errors import RearError
 from rear.events import LeftAlone, Lost, Partial, Torn
@@ -111,15 +111,13 @@ def work(folder: Path, storage: Storage = LOCAL, *, sync: str = "interval", base
 
 
 def write_plain(fs: rear.RearFs, target: str, note: Callable[[str, int], None]) -> None:
-    with fs.open(target, "wb") as file:
-        file.write(PLAIN[target])
+    put(fs, target, PLAIN[target])
     note(target, 0)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "work"
+def folder(scratch: Path) -> Path:
+    return scratch / "work"
 
 
 @pytest.fixture
@@ -138,19 +136,6 @@ def acknowledged(folder: Path) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in lines}
 
 
-def found_in(base: Path) -> dict[str, bytes]:
-    """Return all members of all final archives, which unzip and 7z find whole."""
-    found: dict[str, bytes] = {}
-    for path in sorted(base.rglob("*.zip")):
-        relative = path.relative_to(base)
-        if relative.parts[0] != ".rear":
-            check_archive(path)
-            for name, data in contents(path):
-                assert f"{relative}/{name}" not in found
-                found[f"{relative}/{name}"] = data
-    return found
-
-
 def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None:
     """Scavenge, and assert that each file is there once, in its last acknowledged state or the one that was to come."""
     base = base or folder / "base"
@@ -160,7 +145,7 @@ def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None
         return
     events = scavenge(base)
     if not lost:
-        assert not [event for event in events if isinstance(event, Lost)], events
+        assert not of_kind(events, Lost), events
     left = [event for event in events if isinstance(event, LeftAlone) and "no first record" not in event.reason]
     assert not left
     found = found_in(base)
@@ -188,10 +173,8 @@ def test_a_writer_is_killed_at_every_operation(folder: Path, sync: str) -> None:
     for point in some(storage.points, 36):
         renew(folder)
         count += in_child(lambda point=point: work(folder, dying_at(point), sync=sync)) == -signal.SIGKILL
-        try:
+        with after(f"killed at {point}"):
             check(folder)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}: {error}") from error
     assert count > 25
 
 
@@ -207,24 +190,9 @@ def test_the_power_goes_at_every_operation(folder: Path) -> None:
         for seed in range(2):
             renew(folder)
             disk.mkdir()
-
-            def child(point: Point = point, seed: int = seed) -> None:
-                storage = Powered(disk)
-
-                def act(found: Point, path: str) -> None:
-                    if found[::2] == point[::2]:
-                        storage.lose_power(left, random.Random(f"{SEED} {point} {seed}"))
-                        os._exit(OFF)
-
-                storage.act = act
-                work(folder, storage, sync="file", base=disk / "base")
-                storage.lose_power(left, random.Random(seed))
-
-            assert in_child(child) in (0, OFF)
-            try:
+            run_until(point, disk, left, lambda storage: work(folder, storage, sync="file", base=disk / "base"), seed)
+            with after(f"power lost at {point}, seed {seed}"):
                 check(folder, left / "base", lost=True)
-            except AssertionError as error:
-                raise AssertionError(f"power lost at {point}, seed {seed}: {error}") from error
 
 
 def work_in_trouble(folder: Path, storage: Failing, sync: str) -> None:
@@ -266,16 +234,10 @@ def test_a_writer_fails_at_every_operation(
     work_in_trouble(folder, storage, sync)
     for point, error in zip(some(storage.points, 14), itertools.cycle(ERRORS)):
         renew(folder)
-
-        def when(found: Point, path: str, point: Point = point) -> bool:
-            return point.number <= found.number < point.number + length and kind(found, path)
-
-        failing = Failing(error, when)
-        try:
+        failing = Failing(error, while_in_trouble(point, kind, length))
+        with after(f"{errno.errorcode[error]} from {point} on"):
             assert in_child(lambda failing=failing: work_in_trouble(folder, failing, sync)) == 0
             check(folder)
-        except AssertionError as problem:
-            raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
 
 
 def leave_behind(base: Path, name: str = "growing.log", *, states: list[bytes] = GROWING, **options: Any) -> None:
@@ -320,8 +282,16 @@ def test_a_scavenger_is_killed_at_every_operation(folder: Path, base: Path, part
         assert files_below(Layout(base).inbox) == files_below(Layout(base).claims) == []
 
 
+def only_origin(base: Path) -> Origin:
+    with open_committed(base / "ar.zip") as archive:
+        (entry,) = archive.entries()
+        origin = archive.origin(entry)
+    assert origin is not None
+    return origin
+
+
 def partials(base: Path, **options: Any) -> list[Partial]:
-    return [event for event in scavenge(base, **options) if isinstance(event, Partial)]
+    return of_kind(scavenge(base, **options), Partial)
 
 
 @pytest.mark.parametrize("compression", ["deflate", "stored", "zstd"])
@@ -329,10 +299,7 @@ def test_a_killed_writer_leaves_a_partial_member(base: Path, compression: str) -
     leave_behind(base, compression=compression)
     (event,) = partials(base)
     assert (event.archive, event.name, event.size_bytes) == ("ar.zip", "growing.log", len(GROWING[-1]))
-    with open_committed(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7, "rear.partial": True}
     row = Index.open(Layout(base), "ar.zip").find(["growing.log"])["growing.log"]
     assert row.metadata == {"run": 7, "rear.partial": True}
@@ -366,10 +333,7 @@ def test_a_closed_file_is_a_member_like_others(base: Path, compression: str) -> 
             file.flush()
     events = scavenge(base, verify=True)
     assert {event.severity for event in events} == {"info"}
-    with open_committed(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7}
     assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
 
@@ -396,7 +360,7 @@ def test_a_file_is_journaled_as_parts(base: Path) -> None:
         assert (pending.name, pending.size) == ("a.log", 14)
         # A live writer is left alone, also by who asks for temp archives to be ended.
         before = time.monotonic()
-        (left,) = [event for event in scavenge(base, flush=True) if isinstance(event, LeftAlone)]
+        (left,) = of_kind(scavenge(base, flush=True), LeftAlone)
         assert "has not closed the file" in left.reason
         assert time.monotonic() - before < 10
     assert not partials(base)
@@ -508,7 +472,7 @@ def test_what_follows_a_damaged_part_goes_to_lost_and_found(base: Path, compress
 
     damaged(base, damage)
     events = scavenge(base)
-    (finding,) = [event for event in events if isinstance(event, (Torn, Lost))]
+    (finding,) = of_kind(events, Torn, Lost)
     # The last flush of a process that died was not acknowledged; before it, something was.
     assert isinstance(finding, Torn if bad == 7 else Lost)
     assert (base / finding.lost_and_found).exists()
@@ -558,10 +522,7 @@ def test_the_local_header_and_the_stream_tell_what_the_journal_does_not(
         whole = GROWING[-2] if is_told else whole[: len(GROWING[-2]) + last["length"] // 2]
     assert event.name == "growing.log"
     assert found_in(base) == {"ar.zip/growing.log": whole}
-    with open_committed(base / "ar.zip") as archive:
-        (entry,) = archive.entries()
-        origin = archive.origin(entry)
-    assert origin is not None
+    origin = only_origin(base)
     assert origin.metadata == {"run": 7, "rear.partial": True}
     assert abs(origin.mtime_ns / 1e9 - time.time()) < 100
     assert files_below(base / ".rear" / "inbox") == []
@@ -577,8 +538,7 @@ def test_marks_in_the_content_end_no_part(base: Path, verify: bool) -> None:
     (temp_archive,) = (base / ".rear/inbox").glob("*/*.zip")
     temp_archive.with_suffix(".journal").unlink()
     os.truncate(temp_archive, temp_archive.stat().st_size - 700)
-    with rear.rear_fs(base) as fs, fs.open("ar.zip/good.txt", "w") as file:
-        file.write("closed\n")
+    write(base, {"ar.zip/good.txt": "closed\n"})
     events = scavenge(base, verify=verify)
     found = found_in(base)
     assert found["ar.zip/good.txt"] == b"closed\n"
@@ -593,7 +553,7 @@ def test_the_temp_archive_of_a_flushed_file_is_gone(base: Path) -> None:
     leave_behind(base)
     (path,) = (base / ".rear" / "inbox").glob("*/*.zip")
     path.unlink()
-    (lost,) = [event for event in scavenge(base) if isinstance(event, Lost)]
+    (lost,) = of_kind(scavenge(base), Lost)
     assert lost.name == "growing.log"
     assert (base / lost.lost_and_found).exists()
     assert files_below(base / ".rear" / "inbox") == []
@@ -744,7 +704,7 @@ def test_ctrl_c_at_every_operation_of_a_flush(folder: Path, base: Path) -> None:
 
         assert in_child(lambda point=point, act=act: write(Tampered(act), point)) in (0, -signal.SIGKILL)
         events = scavenge(base)
-        assert not [event for event in events if isinstance(event, Lost)], point
+        assert not of_kind(events, Lost), point
         found = found_in(base)["ar.zip/growing.log"]
         last = acknowledged(folder)["ar.zip/growing.log"]
         assert GROWING[-1].startswith(found), point
@@ -774,11 +734,8 @@ def test_a_live_writer_beats_and_syncs_in_the_background(base: Path) -> None:
         file.write(b"flushed")
         file.flush()
         begun = len(storage.points)
-        deadline = time.monotonic() + 10
         (path,) = (base / ".rear" / "inbox").glob("*/*.journal")
-        while read_journal(path).beats < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert read_journal(path).beats >= 3
+        wait_for(lambda: read_journal(path).beats >= 3)
         assert [point for point in storage.points[begun:] if point.operation == "sync"]
         fs.sync()
         file.close()
@@ -799,11 +756,7 @@ def test_threads_flush_one_file_and_a_child_of_fork_none(base: Path) -> None:
                 file.write(f"{number} {line}\n".encode())
                 file.flush()
 
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(write, range(4))
 
         def child() -> None:
             with pytest.raises(RearError, match="belongs to the parent"):
@@ -914,8 +867,7 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
         with rear.rear_fs(base, storage=failing, sync_interval=3600) as fs, fs.open("ar.zip/a", "wb") as file:
             file.write(b"flushed")
             file.flush()
-            with fs.open("ar.zip/b", "wb") as other:
-                other.write(b"closed")
+            put(fs, "ar.zip/b", b"closed")
             bad = {"sync": 2}
 
             def when(point: Point, path: str) -> bool:

@@ -23,6 +23,10 @@ from typing import Any
 
 import pytest
 import trio
+from bases import journals, members
+from checkout import ROOT
+from faults import FailsToSync
+from programs import in_threads, run_code, start_code
 
 import rear
 from rear import rear_fs, rear_open, rear_pickup
@@ -30,22 +34,10 @@ from rear.core.layout import Layout
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NoContextError, NotArchivedError, PathError, RearError, SourceError, UsageError
 from rear.index.index import Index
-from rear.journal.reader import Journal, read_journal
 from rear.worker import written_names
 from rear.zip.headers import decode_local_header, local_header_length
 from rear.zip.origin import decode_origin
 from rear.zip.structures import LOCAL
-
-ROOT = Path(rear.__file__).parent.parent
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
-
-
-def journals(base: Path) -> list[Journal]:
-    return [read_journal(path) for path in sorted((base / ".rear" / "inbox").glob("*/*.journal"))]
 
 
 def pending(base: Path) -> list[str]:
@@ -57,17 +49,12 @@ def scavenge(base: Path) -> dict[str, bytes]:
     """Merge, and return what is in ar.zip then."""
     events = list(rear.scavenge(base, verify=True))
     assert [event for event in events if event.severity != "info"] == []
-    with zipfile.ZipFile(base / "ar.zip") as archive:
-        assert archive.testzip() is None
-        names = archive.namelist()
-        assert len(names) == len(set(names))
-        return {name: archive.read(name) for name in names}
+    return members(base)
 
 
 def run(code: str, *, status: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
-    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **options.get("env", {})}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
+    done = run_code(code, **options)
     assert status is None or done.returncode == status, done.stderr
     return done
 
@@ -297,11 +284,7 @@ def test_threads_started_inside(base: Path) -> None:
                 file.write(f"{number} {count} " * 20)
 
     with rear_fs(base, rotation_size=5_000):
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(work, range(8))
     assert len(journals(base)) > 3
     found = scavenge(base)
     assert found == {f"{n}/{c}": (f"{n} {c} " * 20).encode() for n in range(8) for c in range(50)}
@@ -401,11 +384,7 @@ def test_of_many_threads_one_gets_a_name(base: Path, monkeypatch: pytest.MonkeyP
                 won.append(name)
 
     with rear_fs(base):
-        threads = [threading.Thread(target=race) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(lambda _: race(), range(4))
     assert sorted(won) == list(range(50))
 
 
@@ -524,10 +503,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     raise
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
+    with start_code(code) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
@@ -720,15 +696,7 @@ def test_one_file_that_fails_keeps_nothing_else_from_being_closed(base: Path) ->
 
 
 def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class NoSync(Storage):
-        broken = True
-
-        def sync(self, descriptor: int) -> None:
-            if self.broken:
-                raise OSError(5, "Input/output error")
-            super().sync(descriptor)
-
-    storage = NoSync()
+    storage = FailsToSync()
     fs = rear_fs(base, storage=storage, sync_interval=60)
     with pytest.raises(NotArchivedError, match=r"ar\.zip/lost\?") as caught, fs:
         rear_open("ar.zip/lost?").close()
@@ -739,11 +707,7 @@ def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogC
 
 
 def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class NoSync(Storage):
-        def sync(self, descriptor: int) -> None:
-            raise OSError(5, "Input/output error")
-
-    fs = rear_fs(base, storage=NoSync(), sync_interval=60)
+    fs = rear_fs(base, storage=FailsToSync(), sync_interval=60)
     with pytest.raises(KeyboardInterrupt) as caught, fs:  # noqa: PT012
         rear_open("ar.zip/lost?").close()
         raise KeyboardInterrupt

@@ -6,16 +6,15 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_base, scavenge, write
 from damaged_bases import DAMAGE, check, expected_after, remove_directory, write_files
-from faults import SEED, check_base, needs_strace, scavenge, scratch_folder
+from faults import SEED, needs_strace
 from pairs import write_pair
-
-import rear
 
 FILES = {f"ar.zip/{number}": random.Random(number).randbytes(number * 900) for number in range(12)}
 FILES |= {"sub/b.zip/text": b"some text\n" * 5000}
@@ -47,9 +46,8 @@ CALLS = {
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "base"
+def base(scratch: Path) -> Path:
+    return scratch / "base"
 
 
 class Partial:
@@ -88,18 +86,11 @@ class Partial:
             monkeypatch.setattr(os, name, function)
 
 
-def write(base: Path) -> None:
-    with rear.rear_fs(base) as fs:
-        for target, data in FILES.items():
-            with fs.open(target, "wb") as file:
-                file.write(data)
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_worker_and_scavenger(base: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     partial = Partial(SEED + seed)
     partial.patch(monkeypatch)
-    write(base)
+    write(base, FILES)
     scavenge(base, verify=True)
     write_pair(base, 0, {1: ("crashed", b"crashed" * 500)})
     scavenge(base)
@@ -136,7 +127,7 @@ def test_interrupted(base: Path, calls: str) -> None:
         "-e", f"inject={calls}:error=EINTR:when={CALLS[calls]}+2",
         sys.executable, "-c", PROGRAM, str(base), str(acknowledged),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 or "InterruptedError" in done.stderr or "NotArchivedError" in done.stderr, done.stderr
     assert "INJECTED" in log.read_text()

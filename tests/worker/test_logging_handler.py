@@ -7,8 +7,6 @@ import logging
 import logging.config
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -17,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import SUPPORT
-from faults import check_archive, fork, in_child, scavenge, scratch_folder, wait
+from bases import check_archive, scavenge
+from faults import fork, in_child, wait
+from programs import run_code
 
 import rear
 from rear.errors import PathError, UsageError
 from rear.events import Partial
 from rear.logging import RearHandler
 
-ROOT = Path(rear.__file__).parent.parent
-
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with scratch_folder() as folder:
-        yield folder / "base"
+def base(scratch: Path) -> Path:
+    return scratch / "base"
 
 
 @pytest.fixture
@@ -55,8 +51,7 @@ def logs(base: Path, archive: str = "logs.zip") -> dict[str, str]:
 
 def run(code: str, base: Path) -> int:
     """Run a program and return how it ended."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code, str(base)], env=environment, timeout=60, check=False).returncode
+    return run_code(code, base, capture_output=False).returncode
 
 
 CONFIGURED = """
@@ -174,10 +169,7 @@ failing.healthy = True
 logging.shutdown()
 fs.close()
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(base)], env=environment, timeout=60, check=False, capture_output=True
-    )
+    done = run_code(code, base)
     assert done.returncode == 0, done.stderr
     found = logs(base)
     assert list(found) == ["a.log"]

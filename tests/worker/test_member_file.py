@@ -13,7 +13,6 @@ import os
 import pickle
 import resource
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import in_threads, run_code
 
 import rear
 from rear.core.storage import Storage
@@ -544,7 +544,7 @@ def test_interpreter_exit_with_an_open_file(hold: str, mode: str) -> None:
 
         {hold}open_member("a.zip/b", {mode!r}, spool_size=10, success_only=True, finish=finish)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    done = run_code(textwrap.dedent(program))
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout in ("archived 0\n", "")
@@ -642,11 +642,7 @@ def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch
         for _ in range(3):
             file.write(letter * 10)
 
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(write, (b"a", b"b", b"c", b"d"))
     file.close()
     assert sizes == [120]
 
@@ -687,11 +683,7 @@ def test_threads_that_share_a_file_lose_nothing_when_it_goes_to_its_spool(tmp_pa
                     for _ in range(40):
                         file.write(bytes(64))
 
-                threads = [threading.Thread(target=write) for _ in range(4)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+                in_threads(lambda _: write(), range(4))
                 assert file.size == 4 * 40 * 64
                 file.discard()
     finally:

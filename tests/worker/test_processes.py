@@ -7,21 +7,18 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import termios
 import threading
 import time
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import check_archive, files_below, found_in, journals
 from children import (
     content,
     leave_process,
@@ -32,22 +29,15 @@ from children import (
     write_in_inherited,
     write_in_pool,
 )
+from programs import run_code, start_code
 
 import rear
 from rear import rear_fs, rear_open
 from rear.errors import NotLeaderError, RearError
-from rear.journal.reader import Journal, read_journal
-
-
-def child_environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(),
-    )  # fmt: skip
+    return start_code(code, *arguments, stdin=subprocess.PIPE)
 
 
 def wait_for_output(process: subprocess.Popen[str], *, size_bytes: int) -> None:
@@ -85,46 +75,10 @@ def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
     return events
 
 
-def read_all(base: Path) -> dict[str, bytes]:
-    """Every member of every final archive, after three independent readers have agreed that they are sound."""
-    found: dict[str, bytes] = {}
-    for path in base.rglob("*.zip"):
-        if ".rear" in path.parts:
-            continue
-        check_with_other_tools(path)
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None
-            counts = Counter(archive.namelist())
-            assert [name for name, count in counts.items() if count > 1] == []
-            archive_name = path.relative_to(base).as_posix()
-            found |= {f"{archive_name}/{name}": archive.read(name) for name in counts}
-    return found
-
-
-def check_with_other_tools(path: Path) -> None:
-    for command in (["unzip", "-tqq", str(path)], ["7z", "t", str(path)]):
-        if shutil.which(command[0]) is not None:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-            assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-
-
-def journals(base: Path) -> list[Journal]:
-    return [read_journal(path) for path in sorted((base / ".rear" / "inbox").glob("*/*.journal"))]
-
-
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
-    return [
-        path.relative_to(base).as_posix()
-        for folder in ("inbox", "claims", "graveyard", "intents", "lost+found")
-        for path in (base / ".rear" / folder).rglob("*")
-        if path.is_file()
-    ]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
+    folders = ("inbox", "claims", "graveyard", "intents", "lost+found")
+    return [path for folder in folders for path in files_below(base / ".rear" / folder)]
 
 
 # -- many at once
@@ -145,9 +99,9 @@ def test_sixteen_workers(base: Path) -> None:
     temp_archives = list((base / ".rear" / "inbox").glob("*/*.zip"))
     assert len(temp_archives) > 16
     for path in temp_archives[::5]:
-        check_with_other_tools(path)
+        check_archive(path)
     scavenge(base)
-    found = read_all(base)
+    found = found_in(base)
     assert found == {target(worker, number): content(worker, number) for worker in range(16) for number in range(500)}
     assert leftovers(base) == []
     before = {path: path.stat().st_mtime_ns for path in base.rglob("*.zip")}
@@ -202,7 +156,7 @@ print("led", led, flush=True)
         led += int(last.removeprefix("led "))
     assert led > 0
     scavenge(base, verify=True)
-    found = read_all(base)
+    found = found_in(base)
     expected = {
         target(worker, int(number)): content(worker, int(number))
         for worker, numbers in enumerate(acknowledged)
@@ -233,7 +187,7 @@ def test_two_workers_that_start_in_one_instant(base: Path) -> None:
     assert len({(one.worker, one.rotation) for one in opened if one is not None}) == count
     assert len({one.cookie for one in opened if one is not None}) == count
     scavenge(base)
-    assert read_all(base) == {target(number, 7): content(number, 7) for number in range(count)}
+    assert found_in(base) == {target(number, 7): content(number, 7) for number in range(count)}
 
 
 # -- forks
@@ -282,7 +236,7 @@ def test_a_child_of_fork_inherits_the_context(base: Path, leave: str) -> None:
     assert len({journal.opened.worker for journal in journals(base) if journal.opened}) == 2
     assert sum(journal.closed is None for journal in journals(base)) == (leave == "_exit")
     scavenge(base)
-    assert read_all(base) == {
+    assert found_in(base) == {
         **{target(0, number): content(0, number) for number in range(80)},
         **{target(1, number): content(1, number) for number in range(60)},
     }
@@ -306,7 +260,7 @@ def test_a_file_that_was_opened_before_the_fork_is_the_parents(base: Path, size:
         file.close()
         text.close()
     scavenge(base)
-    assert read_all(base) == {
+    assert found_in(base) == {
         "ar.zip/a": b"a" * size + b"c" * size,
         "ar.zip/b": b"b" * size + b"d" * size,
         **{target(1, number): content(1, number) for number in range(5)},
@@ -328,7 +282,7 @@ def test_the_background_thread_runs_on_both_sides_of_a_fork(base: Path) -> None:
     assert sum(journal.closed is None for journal in journals(base)) <= 1
     assert len(journals(base)) > 6
     scavenge(base)
-    assert len(read_all(base)) == 23
+    assert len(found_in(base)) == 23
 
 
 def test_forks_in_the_middle_of_anything(base: Path) -> None:
@@ -358,7 +312,7 @@ def test_forks_in_the_middle_of_anything(base: Path) -> None:
             thread.join()
     scavenge(base)
     counts |= {100 + child: 5 for child in range(children)}
-    assert read_all(base) == {
+    assert found_in(base) == {
         target(worker, number): content(worker, number) for worker, count in counts.items() for number in range(count)
     }
 
@@ -405,7 +359,7 @@ def test_a_pool_whose_workers_open_their_own(base: Path, method: str) -> None:
         pool.join()
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == expected_of_pool(40)
+    assert found_in(base) == expected_of_pool(40)
 
 
 @METHODS
@@ -416,7 +370,7 @@ def test_an_executor_whose_workers_never_leave_their_context(base: Path, method:
     assert {journal.opened.pid for journal in journals(base) if journal.opened} == processes
     assert all(journal.closed for journal in journals(base)), "the end of a child closes its temp archive"
     scavenge(base)
-    assert read_all(base) == expected_of_pool(30)
+    assert found_in(base) == expected_of_pool(30)
 
 
 def test_forked_pool_workers_use_the_context_of_their_parent(base: Path) -> None:
@@ -429,7 +383,7 @@ def test_forked_pool_workers_use_the_context_of_their_parent(base: Path) -> None
         write(0, range(103, 105))
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == expected_of_pool(20) | {target(0, n): content(0, n) for n in range(100, 105)}
+    assert found_in(base) == expected_of_pool(20) | {target(0, n): content(0, n) for n in range(100, 105)}
 
 
 def test_a_pool_that_is_terminated_loses_nothing_acknowledged(base: Path) -> None:
@@ -440,7 +394,7 @@ def test_a_pool_that_is_terminated_loses_nothing_acknowledged(base: Path) -> Non
         pool.terminate()
         pool.join()
     scavenge(base)
-    assert read_all(base) == expected_of_pool(20)
+    assert found_in(base) == expected_of_pool(20)
 
 
 @METHODS
@@ -458,7 +412,7 @@ def test_ends_of_a_process(base: Path, method: str, how: str) -> None:
         expected["one.zip/open"] = b"still open"
     assert all(journal.closed for journal in journals(base)) == (how != "os._exit")
     scavenge(base)
-    assert read_all(base) == expected
+    assert found_in(base) == expected
 
 
 @METHODS
@@ -469,7 +423,7 @@ def test_a_process_that_ends_before_its_first_file_is_closed(base: Path, method:
     child.join(60)
     assert child.exitcode == 0
     scavenge(base)
-    assert read_all(base) == {"one.zip/open": b"still open"}
+    assert found_in(base) == {"one.zip/open": b"still open"}
 
 
 # -- the end of an interpreter
@@ -526,7 +480,7 @@ def test_ends_of_an_interpreter(base: Path, end: str) -> None:
     assert "Exception ignored" not in errors
     assert all(journal.closed for journal in journals(base)), errors
     scavenge(base)
-    assert read_all(base) == {f"ar.zip/{name}": name.encode() for name in names}
+    assert found_in(base) == {f"ar.zip/{name}": name.encode() for name in names}
 
 
 def test_an_end_with_a_full_disk_is_told(base: Path) -> None:
@@ -547,7 +501,7 @@ write("a")
     assert "No space left" in errors
     assert all(journal.closed for journal in journals(base))
     scavenge(base)
-    assert read_all(base) == {"ar.zip/a": b"a"}
+    assert found_in(base) == {"ar.zip/a": b"a"}
 
 
 def test_a_worker_that_is_terminated_by_a_handler(base: Path) -> None:
@@ -577,7 +531,7 @@ while True:
         events = scavenge(folder)
         assert [event for event in events if event.severity != "info"] == []
         acknowledged = [line for line in output.splitlines() if line]
-        found = read_all(folder)
+        found = found_in(folder)
         assert {f"ar.zip/{name}": name.encode() for name in acknowledged}.items() <= found.items()
         assert len(found) <= len(acknowledged) + 1
 
@@ -591,7 +545,7 @@ def test_who_is_not_the_leader_says_so(base: Path) -> None:
     _, errors = done.communicate(timeout=60)
     assert NotLeaderError.__name__ in errors
     list(events)
-    assert read_all(base) == {target(0, number): content(0, number) for number in range(3)}
+    assert found_in(base) == {target(0, number): content(0, number) for number in range(3)}
 
 
 STOPPING = """
@@ -613,8 +567,4 @@ print(count)
 
 def test_a_signal_that_meets_a_wait_does_not_wait_for_it() -> None:
     """With `threading.Event`, `set` may wait for ever for the wait that it has interrupted."""
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPING], capture_output=True, text=True, timeout=30, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(rear.__file__).parent.parent)},
-    )  # fmt: skip
-    assert int(done.stdout) > 100
+    assert int(run_code(STOPPING, timeout=30, check=True).stdout) > 100

@@ -8,12 +8,13 @@ import os
 import threading
 import time
 import weakref
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bases import members, put
+from faults import FailsToSync
+from programs import in_threads, wait_for
 
 import rear
 from rear import rear_fs
@@ -25,34 +26,19 @@ from rear.worker import worker
 from rear.worker.fs import RearFs
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tmp_path / "base"
-
-
 def journals(base: Path) -> list[Journal]:
     found = [read_journal(path) for path in (base / ".rear" / "inbox").glob("*/*.journal")]
     return sorted((journal for journal in found if journal.opened), key=lambda journal: journal.opened.rotation)  # type: ignore[union-attr]
 
 
 def write(fs: RearFs, name: str, data: bytes = b"x" * 100) -> None:
-    with fs.open(f"ar.zip/{name}", "wb") as file:
-        file.write(data)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+    put(fs, f"ar.zip/{name}", data)
 
 
 def merged_names(base: Path, **options: Any) -> list[str]:
     events = list(rear.scavenge(base, **options))
     assert [event for event in events if event.severity != "info"] == []
-    with zipfile.ZipFile(base / "ar.zip") as archive:
-        assert archive.testzip() is None
-        return sorted(archive.namelist())
+    return sorted(members(base))
 
 
 class Counting(Storage):
@@ -306,15 +292,7 @@ def test_the_background_thread_outlives_errors(base: Path, error: Exception, whe
 
 
 def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
-    class Broken(Storage):
-        broken = True
-
-        def sync(self, descriptor: int) -> None:
-            if self.broken:
-                raise OSError(5, "Input/output error")
-            super().sync(descriptor)
-
-    storage = Broken()
+    storage = FailsToSync()
     with rear_fs(base, storage=storage, sync_interval=0.02) as fs:
         write(fs, "a")
         time.sleep(0.2)
@@ -364,11 +342,7 @@ def test_threads_share_a_sync(base: Path) -> None:
             write(fs, f"{number}/{count}")
 
     with rear_fs(base, storage=storage, sync="file", sync_interval=1000) as fs:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(work, range(16))
         assert storage.synced.count(".zip") < 60
         assert fs._worker._retained == []
     assert len(merged_names(base)) == 80

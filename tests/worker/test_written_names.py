@@ -8,6 +8,7 @@ import threading
 from array import array
 
 import pytest
+from programs import in_threads
 
 from rear.worker import written_names
 from rear.worker.written_names import WrittenNames
@@ -74,11 +75,7 @@ def test_threads_add_and_find(monkeypatch: pytest.MonkeyPatch) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=add, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(add, range(4))
     finally:
         sys.setswitchinterval(interval)
     assert missed == []

@@ -6,8 +6,6 @@ import bz2
 import lzma
 import random
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import run_code
 
 from rear.errors import UnsupportedError, UsageError, ZipFormatError
 from rear.zip import codecs
@@ -191,6 +190,6 @@ def test_deflate64_leaves_zipfile_alone() -> None:
         "except NotImplementedError:\n"
         "    print('refused')\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = run_code(program, check=True)
     assert result.stdout == "refused\n"
     assert zipfile.ZIP_DEFLATED == DEFLATED

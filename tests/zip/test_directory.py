@@ -13,6 +13,7 @@ import pytest
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zips import write_zip
 
 from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
 from rear.zip.directory import Directory, entries, entry_at, fingerprint, locate, names
@@ -110,9 +111,7 @@ def test_counts_around_the_limit_of_16_bits(count: int, file: File) -> None:
 
 
 def test_70000_members_of_zipfile(file: File) -> None:
-    with zipfile.ZipFile(file.path, "w") as archive:
-        for number in range(70_000):
-            archive.writestr(zipfile.ZipInfo(f"m{number}"), b"")
+    write_zip(file.path, {f"m{number}": b"" for number in range(70_000)})
     directory = locate(file.opened())
     assert [entry.name for entry in entries(file.opened(), directory)] == [f"m{number}" for number in range(70_000)]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import zoo
+from faults import CountsReads
 from zips import directory_offset, many_members, write_zip
 
-from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
 from rear.read.view import open_committed
@@ -88,34 +88,19 @@ def test_nearly_all_members_are_sound(writer: str, tmp_path: Path) -> None:
     many_members(writer, tmp_path) if writer != "rear" else shutil.copy(
         zoo.make("rear", tmp_path), tmp_path / "made.zip"
     )
-    reads = 0
-
-    class Counting(Storage):
-        def read(self, descriptor: int, length: int, offset: int) -> bytes:
-            nonlocal reads
-            reads += 1
-            return super().read(descriptor, length, offset)
-
+    storage = CountsReads()
     with open_committed(tmp_path / "made.zip") as archive:
-        ends = [end for _, end in sound_ends(archive, archive.entries(), read_data=True, storage=Counting())]
+        ends = [end for _, end in sound_ends(archive, archive.entries(), read_data=True, storage=storage)]
     assert all(ends)
     assert ends == sorted(ends)
-    assert reads < 10
+    assert len(storage.lengths) < 10
 
 
 def test_data_of_members_that_overlap_is_not_read_for_ever(tmp_path: Path) -> None:
     path = zoo.make("zipfile", tmp_path)
     with open_committed(path) as archive:
         entries = list(archive.entries()) * 1000
-        read = 0
-
-        class Counting(Storage):
-            def read(self, descriptor: int, length: int, offset: int) -> bytes:
-                nonlocal read
-                data = super().read(descriptor, length, offset)
-                read += len(data)
-                return data
-
-        ends = [end for _, end in sound_ends(archive, entries, read_data=True, storage=Counting())]
+        storage = CountsReads()
+        ends = [end for _, end in sound_ends(archive, entries, read_data=True, storage=storage)]
     assert 0 < sum(map(bool, ends)) < len(entries) / 2
-    assert read < 1000 * directory_offset(path)
+    assert sum(storage.lengths) < 1000 * directory_offset(path)
