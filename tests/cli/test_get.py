@@ -222,7 +222,7 @@ def test_get_into_a_place_that_is_no_directory(ar: Path, tmp_path: Path) -> None
 
 def test_get_tells_how_far_it_is(large: Path, tmp_path: Path) -> None:
     # At once, however fast this machine is.
-    program = "from rear.cli import main, progress; progress._QUIET_SECONDS = 0; main()"
+    program = "from rear.cli import byte_progress, main; byte_progress._QUIET_SECONDS = 0; main()"
     shown = on_terminal(sys.executable, "-c", program, "get", large, "-C", tmp_path / "out", columns=100)
     assert shown.status == 0
     assert re.search(r"rear get .*/858\.3 MiB", shown.screen)
