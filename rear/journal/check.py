@@ -20,14 +20,13 @@ from rear.zip.codecs import crc32, is_whole
 from rear.zip.headers import decode_local_header
 from rear.zip.member_data import member_content
 from rear.zip.origin import decode_origin
-from rear.zip.structures import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL
+from rear.zip.structures import LOCAL, LOCAL_LIMIT_BYTES
 from rear.zip.window import Window
 
 _SMALL_BYTES = 1 << 20
 #: The headers of such members are so near to each other that all between them is read as well.
 _NEAR_BYTES = 16 << 10
 _AT_ONCE = 512
-_HEADER_LIMIT_BYTES = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
 
 
 def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, storage: Storage) -> list[Append]:
@@ -102,7 +101,7 @@ def why_bad(
     except PathError as error:
         return str(error)
     header_length = append.length - append.compressed_size
-    if not LOCAL.size <= header_length <= _HEADER_LIMIT_BYTES:
+    if not LOCAL.size <= header_length <= LOCAL_LIMIT_BYTES:
         return f"a local header of {header_length:,} bytes is impossible"
     if append.offset + append.length > window.end:
         return f"the temp archive ends at {window.end:,}, the member at {append.offset + append.length:,}"

@@ -27,6 +27,7 @@ from rear.zip.structures import (
     FLAG_MASKED,
     LIMIT_16,
     LIMIT_32,
+    LOCAL_LIMIT_BYTES,
     LOCAL_SIGNATURE,
     ZIP64_END,
     ZIP64_END_SIGNATURE,
@@ -44,8 +45,6 @@ _END_RECORDS_LIMIT: Final = 16
 want the whole directory to be counted."""
 _FINGERPRINT_BYTES: Final = 4096
 _TAIL_BYTES: Final = END.size + LIMIT_16
-#: Longest local header: what stands before the data of a member.
-_LOCAL_LIMIT_BYTES: Final = LOCAL_HEADER.size + 2 * LIMIT_16
 #: Version needed for an encrypted or compressed directory (4.4.3.2); what a Zip64 end record then adds (7.3.4).
 _VERSION_MASKED: Final = 62
 _ZIP64_END_2: Final = struct.Struct("<HQQH")
@@ -217,7 +216,7 @@ def _check_prefix(descriptor: int, directory: Directory, first: CentralEntry, st
         raise NotAZipError(
             f"the first entry's member should be at {position:,}: {found!r} instead of {LOCAL_SIGNATURE!r}"
         )
-    start = max(0, prefix - _LOCAL_LIMIT_BYTES)
+    start = max(0, prefix - LOCAL_LIMIT_BYTES)
     before = storage.read(descriptor, prefix - start, start)
     inside = storage.read(descriptor, len(LOCAL_SIGNATURE), 0) == LOCAL_SIGNATURE or _ends_in_local_header(before)
     if inside:

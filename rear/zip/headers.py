@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -22,6 +23,8 @@ from rear.zip.origin import ORIGIN_HEAD, ORIGIN_VERSION, encode_origin
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
+    DESCRIPTOR_32,
+    DESCRIPTOR_LAYOUTS,
     END,
     END_SIGNATURE,
     EXTRA_HEADER,
@@ -232,6 +235,18 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
     size, compressed_size = zip64_values(extra, [size, compressed_size])
     name = bytes(data[position + LOCAL.size : name_end])
     return LocalHeader(flags, method, crc, compressed_size, size, name, extra, end - position)
+
+
+def descriptor_lengths(data: bytes, crc: int, compressed_size: int, size: int) -> Iterator[int]:
+    """Yield the lengths of the data descriptors that ``data`` begins with and that say exactly this (4.3.9).
+
+    Zeros can make two layouts fit. Where sizes have 32 bits, software that knows no Zip64 descriptors cuts longer ones.
+    """
+    for signature, layout in DESCRIPTOR_LAYOUTS:
+        mask = LIMIT_32 if layout is DESCRIPTOR_32 else -1
+        expected = signature + layout.pack(crc, compressed_size & mask, size & mask)
+        if data.startswith(expected):
+            yield len(expected)
 
 
 def encode_central_entry(member: Member, offset: int) -> bytes:
