@@ -116,7 +116,7 @@ def payload_of_member(archive: Archive, entry: CentralEntry, content: OpenZip) -
             return RawPayload(
                 content, start, method=entry.method, crc=entry.crc, compressed_size=compressed_size, size=size
             )
-        return Payload(entry.method, entry.crc, compressed_size, size, archive.read_at(start, compressed_size))
+        return Payload(entry.method, entry.crc, compressed_size, size, archive.window.read_on(start, compressed_size))
     with tempfile.TemporaryFile(prefix="rear-") as file:
         for piece in archive.read(entry):
             file.write(piece)
