@@ -16,9 +16,9 @@ from rear.core.storage import Storage
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.journal.encoder import Encoder
 from rear.journal.manyheaders import columns_of, local_headers
-from rear.zip.codecs import crc32, is_whole
+from rear.zip.codecs import is_whole
 from rear.zip.headers import decode_local_header
-from rear.zip.member_data import member_content
+from rear.zip.member_data import member_content, size_and_crc
 from rear.zip.origin import decode_origin
 from rear.zip.structures import LOCAL, LOCAL_LIMIT_BYTES
 from rear.zip.window import Window
@@ -127,10 +127,8 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
         return None
     header = decode_local_header(data)
     found = (header.name, header.method, header.crc, header.compressed_size, header.size, header.length)
-    expected = (
-        append.name.encode(), append.method, append.crc, append.compressed_size, append.size,
-        append.length - append.compressed_size,
-    )  # fmt: skip
+    length = append.length - append.compressed_size
+    expected = (append.name.encode(), append.method, append.crc, append.compressed_size, append.size, length)
     labels = ("name", "method", "CRC-32", "compressed size", "size", "header length")
     for label, expected_value, found_value in zip(labels, expected, found, strict=True):
         if expected_value != found_value:
@@ -167,16 +165,14 @@ def why_data_bad(descriptor: int, append: Append, storage: Storage) -> str | Non
         UnsupportedError: it cannot be decoded here.
         OSError: the temp archive cannot be read.
     """
-    size = crc = 0
     data_offset, compressed_size, method = append.data_offset, append.compressed_size, append.method
     try:
-        for piece in member_content(descriptor, data_offset, compressed_size, method, storage=storage):
-            size += len(piece)
-            crc = crc32(piece, crc)
-            if size > append.size:
-                return f"the data expands to more than {append.size:,} bytes"
+        pieces = member_content(descriptor, data_offset, compressed_size, method, storage=storage)
+        size, crc = size_and_crc(pieces, append.size)
     except FormatError as error:
         return str(error)
+    if size > append.size:
+        return f"the data expands to more than {append.size:,} bytes"
     if (size, crc) != (append.size, append.crc):
         return f"{size:,} bytes with CRC-32 {crc:08x} instead of {append.size:,} with {append.crc:08x}"
     return None

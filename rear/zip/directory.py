@@ -19,6 +19,7 @@ from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import decode_name, zip64_values
 from rear.zip.headers import CentralEntry, decode_central_entry
+from rear.zip.member_data import raw_bytes
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -250,15 +251,10 @@ def _unwrap_count(descriptor: int, directory: Directory, storage: Storage) -> Di
 
 
 def _pieces(descriptor: int, start: int, length: int, storage: Storage) -> Iterator[bytes]:
-    position, end = start, start + length
-    while position < end:
-        data = storage.read(descriptor, min(PIECE_BYTES, end - position), position)
-        if not data:
-            raise ZipFormatError(
-                f"the central directory is cut off: {end - position:,} of {length:,} bytes are missing"
-            )
-        position += len(data)
-        yield data
+    def cut(missing: int) -> ZipFormatError:
+        return ZipFormatError(f"the central directory is cut off: {missing:,} of {length:,} bytes are missing")
+
+    return raw_bytes(descriptor, start, length, cut=cut, storage=storage)
 
 
 def _scan(pieces: Iterator[bytes], expected: int | None) -> Iterator[tuple[int, str]]:

@@ -161,10 +161,9 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
         raise ZipFormatError(
             f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most"
         )
-    head = b"".join((
-        local_constants(member.method, member.name.isascii(), bool(zip64)), dos,
-        SIZES.pack(member.crc, compressed_size, size, len(name)), extra_length.to_bytes(2, "little"),
-    ))  # fmt: skip
+    constants = local_constants(member.method, member.name.isascii(), bool(zip64))
+    sizes = SIZES.pack(member.crc, compressed_size, size, len(name))
+    head = b"".join((constants, dos, sizes, extra_length.to_bytes(2, "little")))
     if is_open:
         flags = int.from_bytes(head[6:8], "little") | FLAG_DESCRIPTOR
         head = b"".join((head[:6], flags.to_bytes(2, "little"), head[8:]))
@@ -276,11 +275,9 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
     """
     if len(data) < position + CENTRAL.size or data[position : position + 4] != CENTRAL_SIGNATURE:
         raise ZipFormatError(f"no directory entry at byte {position:,}: {bytes(data[position : position + 4])!r}")
-    (
-        _, made_by, _, flags, method, clock, date, crc, compressed_size, size, name_length, extra_length,
-        comment_length,
-        _, _, attributes, offset,
-    ) = CENTRAL.unpack_from(data, position)  # fmt: skip
+    fields = CENTRAL.unpack_from(data, position)
+    _, made_by, _, *described, name_length, extra_length, comment_length, _, _, attributes, offset = fields
+    flags, method, clock, date, crc, compressed_size, size = described
     name_end = position + CENTRAL.size + name_length
     extra_end = name_end + extra_length
     end = extra_end + comment_length
@@ -288,11 +285,9 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
         raise ZipFormatError(f"a directory entry of {end - position:,} bytes at byte {position:,} is cut off")
     extra = bytes(data[name_end:extra_end])
     size, compressed_size, offset = zip64_values(extra, [size, compressed_size, offset])
-    entry = CentralEntry(
-        made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset,
-        bytes(data[position + CENTRAL.size : name_end]), extra, bytes(data[extra_end:end]),
-    )  # fmt: skip
-    return entry, end
+    name, comment = bytes(data[position + CENTRAL.size : name_end]), bytes(data[extra_end:end])
+    numbers = made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset
+    return CentralEntry(*numbers, name, extra, comment), end
 
 
 def encode_end(
