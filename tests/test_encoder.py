@@ -1,6 +1,8 @@
-"""The fast way to a member's bytes gives what the general functions give."""
+"""The fast ways to a member's bytes, one by one and many at once, give what the general functions give."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from rear.core.names import Target
 from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
-from rear.journal.encoder import Encoder
+from rear.journal.encoder import Encoder, central_entries
 from rear.zip.headers import Member, encode_central_entry, encode_local_header
 from rear.zip.payload import Payload
 from rear.zip.structures import LIMIT_32
@@ -35,9 +37,53 @@ def test_it_gives_what_the_general_functions_give(opened: Open, members: list[tu
         for _ in range(2):
             payload = Payload(method, crc, compressed_size, size)
             encoded = encoder.encode(sequence, Target(archive, name), payload, offset, mtime_ns, mode, source, metadata)
-            assert encoded == _expected(
+            expected = _expected(
                 opened, sequence, Target(archive, name), payload, offset, mtime_ns, mode, source, metadata
             )
+            assert encoded == expected
+            described = Member(name, method, crc, compressed_size, size, mtime_ns, mode)
+            record = Append(sequence, source, 0, size, offset, 0, archive, *described, metadata)
+            assert encoder.header(record) == expected[1]
+
+
+#: Members that many are made of at once, and odd ones among them.
+ordinary = st.builds(
+    Append,
+    st.integers(0, 9),
+    st.none() | texts,
+    st.just(0),
+    st.just(0),
+    st.integers(0, LIMIT_32 - 1),
+    st.just(0),
+    texts,
+    st.text(st.characters(codec="ascii"), min_size=1),
+    st.sampled_from([0, 8, 93]),
+    st.integers(0, LIMIT_32),
+    st.integers(0, LIMIT_32 - 1),
+    st.integers(0, LIMIT_32 - 1),
+    st.integers(-(1 << 31) * 10**9, ((1 << 31) - 1) * 10**9) | st.just(10**18),
+    st.sampled_from([0o100644, 0o40755]),
+    st.none() | st.just({"a": 1}),
+)
+odd = [
+    {},
+    {"name": "ü"},
+    {"size": LIMIT_32},
+    {"compressed_size": LIMIT_32},
+    {"offset": LIMIT_32},
+    {"mtime_ns": 1 << 62},
+    {"mtime_ns": -(1 << 62)},
+]
+
+
+@given(st.lists(ordinary, min_size=1, max_size=4), st.integers(0, 3), st.sampled_from(odd))
+def test_entries_of_many_are_those_of_each(appends: list[Append], number: int, change: dict[str, Any]) -> None:
+    appends[number % len(appends)] = appends[number % len(appends)]._replace(**change)
+    offsets = [append.offset for append in appends]
+    entries = central_entries(appends, offsets)
+    assert (entries is None) == bool(change)
+    if entries is not None:
+        assert entries == [encode_central_entry(Member(*append[7:14]), append.offset) for append in appends]
 
 
 def _expected(

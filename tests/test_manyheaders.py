@@ -1,4 +1,4 @@
-"""What is made or checked for many members at once is what is made or found one by one."""
+"""What is checked for many members at once is what is found one by one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import rear
@@ -16,11 +16,7 @@ from rear.core.records import Append, Open
 from rear.core.storage import LOCAL, Storage
 from rear.errors import PathError
 from rear.journal.check import find_suspects, why_bad
-from rear.journal.encoder import Encoder
-from rear.journal.manyheaders import central_entries, columns_of, local_headers
 from rear.journal.reader import Journal, read_journal
-from rear.zip.headers import Member, encode_central_entry
-from rear.zip.structures import LIMIT_32
 from rear.zip.window import Window
 
 names = st.text(st.sampled_from("ab./ \\\x7f\x00ü~"), max_size=6)
@@ -44,53 +40,6 @@ def test_what_is_no_name_is_not_plain(name: str) -> None:
         check_name(name)
     except PathError:
         assert not are_plain_names(["a", name, "b"])
-
-
-opened_records = st.builds(
-    Open, st.just(1), st.sampled_from(["host", "hö"]), st.just("w-1"), st.just(0), st.integers(0, (1 << 64) - 1),
-    st.just(1), st.none(), st.none(), st.none(), st.just(0), st.just(60.0), st.just(0), st.none(),
-)  # fmt: skip
-appends = st.lists(
-    st.builds(
-        Append, st.integers(0, 1 << 62), st.sampled_from([None, None, None, "/x"]), st.just(0), st.just(0),
-        st.integers(0, LIMIT_32 + 9), st.just(200), st.sampled_from(["ar.zip", "b/ü.zip"]),
-        st.sampled_from(["a", "b/c.txt", "b/c.txt", "ü"]), st.sampled_from([0, 8, 93]), st.integers(0, LIMIT_32),
-        st.integers(0, 99) | st.just(LIMIT_32), st.integers(0, LIMIT_32 - 1),
-        st.sampled_from([0, 10**18, 10**18 + 5, 10**9 - 1, -1, 5 * 10**18]), st.sampled_from([0o100644, 0o40755]),
-        st.sampled_from([None, None, None, {"a": 1}]),
-    ),
-    min_size=1, max_size=3,
-)  # fmt: skip
-
-
-@settings(deadline=None)
-@given(opened_records, appends)
-def test_headers_and_entries_are_those_of_the_encoder(opened: Open, members: list[Append]) -> None:
-    columns = columns_of(members)
-    if columns is None:
-        for member in members:
-            if columns_of([member]) is None:
-                is_plain = member.source is None and member.metadata is None and member.name.isascii()
-                assert not is_plain or member.compressed_size >= LIMIT_32 or member.mtime_ns > 1 << 61
-        return
-    encoder = Encoder(opened)
-    assert local_headers(columns, opened) == [encoder.header(member) for member in members]
-    entries = central_entries(columns, columns.offsets)
-    if max(columns.offsets) >= LIMIT_32:
-        assert entries is None
-    else:
-        expected = [Member(one.name, *one[8:14]) for one in members]
-        assert entries == [
-            encode_central_entry(member, one.offset) for member, one in zip(expected, members, strict=True)
-        ]
-
-
-def test_forged_numbers_have_no_header() -> None:
-    opened = Open(1, "host", "w-1", 0, 1 << 64, 1, None, None, None, 0, 60.0, 0)
-    columns = columns_of([Append(1, None, 0, 5, 0, 100, "ar.zip", "a", 0, 7, 5, 5, 10**18, 0o644, None)])
-    assert columns is not None
-    assert local_headers(columns, opened) is None
-    assert local_headers(columns, opened._replace(cookie=1)) is not None
 
 
 # ---- checks

@@ -9,13 +9,13 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import add, sub
+from typing import Any
 
-from rear.core.names import check_archive, check_name
+from rear.core.names import are_plain_names, check_archive, check_name
 from rear.core.records import Append, Open
 from rear.core.storage import Storage
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.journal.encoder import Encoder
-from rear.journal.manyheaders import columns_of, local_headers
 from rear.zip.codecs import is_whole
 from rear.zip.headers import decode_local_header
 from rear.zip.member_data import member_content, size_and_crc
@@ -27,6 +27,8 @@ _SMALL_BYTES = 1 << 20
 #: The headers of such members are so near to each other that all between them is read as well.
 _NEAR_BYTES = 16 << 10
 _AT_ONCE = 512
+#: Raised for forged numbers and texts that no header can hold.
+_UNWRITABLE = (ZipFormatError, struct.error)
 
 
 def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, storage: Storage) -> list[Append]:
@@ -52,23 +54,21 @@ def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, s
 
 
 def _are_as_journaled(descriptor: int, appends: Sequence[Append], opened: Open, end: int, storage: Storage) -> bool:
-    columns = columns_of(appends)
-    if columns is None:
+    fields: Any = Append._make(zip(*appends, strict=True))
+    if not are_plain_names(fields.name) or max(map(add, fields.offset, fields.length)) > end:
         return False
     try:
-        for archive in set(columns.archives):
+        for archive in set(fields.archive):
             check_archive(archive)
-    except PathError:
-        return False
-    headers = local_headers(columns, opened)
-    if headers is None or max(map(add, columns.offsets, columns.lengths)) > end:
+        headers = list(map(_encoder(opened).header, appends))
+    except (PathError, *_UNWRITABLE):
         return False
     lengths = list(map(len, headers))
-    if lengths != list(map(sub, columns.lengths, columns.compressed_sizes)):
+    if lengths != list(map(sub, fields.length, fields.compressed_size)):
         return False
-    first = min(columns.offsets)
-    span = max(map(add, columns.offsets, lengths)) - first
-    places = zip(columns.offsets, lengths, strict=True)
+    first = min(fields.offset)
+    span = max(map(add, fields.offset, lengths)) - first
+    places = zip(fields.offset, lengths, strict=True)
     if span <= len(appends) * _NEAR_BYTES:
         data = storage.read(descriptor, span, first)
         return [data[offset - first : offset - first + length] for offset, length in places] == headers
@@ -148,8 +148,7 @@ def _expected_header(append: Append, opened: Open) -> bytes | None:
     """Return what stands before nearly all members: to compare is faster than to decode."""
     try:
         return _encoder(opened).header(append)
-    except (ZipFormatError, struct.error):
-        # Forged numbers and texts that no header can hold.
+    except _UNWRITABLE:
         return None
 
 

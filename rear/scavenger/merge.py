@@ -27,8 +27,8 @@ from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Copied, Event, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
+from rear.journal.encoder import central_entries
 from rear.journal.intent import commit_intent, read_begin, write_intent
-from rear.journal.manyheaders import central_entries, columns_of
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.scavenger.check_tasks import changed_members
@@ -421,8 +421,8 @@ def _entries(plan: MergePlan) -> Iterator[bytes]:
     for start in range(0, len(plan.placements), _AT_ONCE):
         placements = plan.placements[start : start + _AT_ONCE]
         offsets = [placed.target_start - plan.prefix for placed in placements]
-        columns = None if plan.renamed else columns_of([append for (_, append), _, _, _, _ in placements])
-        entries = None if columns is None else central_entries(columns, offsets)
+        appends = [append for (_, append), _, _, _, _ in placements]
+        entries = None if plan.renamed else central_entries(appends, offsets)
         if entries is None:
             members = (placed.member for placed in placements)
             entries = list(map(encode_central_entry, members, offsets))
