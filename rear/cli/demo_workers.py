@@ -19,6 +19,7 @@ from zlib import crc32
 
 from rear.read.view import open_committed
 from rear.worker.fs import rear_fs, rear_open, rear_pickup
+from rear.zip.member_ends import verify
 
 ARCHIVES = ("results.zip", "logs/2026.zip")
 _WORDS = "merge claim sweep node rank epoch loss step write sync journal cluster Größe naïve 測定"
@@ -141,7 +142,7 @@ def check(base: str, acknowledged: dict[str, tuple[int, int]]) -> list[str]:
                 path = f"{name}/{entry.name}"
                 if path in found:
                     problems.append(f"{path} is there twice")
-                archive.verify(entry)
+                verify(archive, entry)
                 found[path] = entry.crc, entry.size
     for path, expected in acknowledged.items():
         if found.get(path) != expected:

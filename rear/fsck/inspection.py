@@ -25,10 +25,9 @@ from rear.fsck.inspection_tasks import checked_entries, is_worth_sharing
 from rear.read.view import open_committed
 from rear.salvage.repeated_names import SeenNames
 from rear.zip.archive import Archive, header_difference
-from rear.zip.bounds import member_end
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
 from rear.zip.member_data import raw_bytes
-from rear.zip.member_ends import sound_ends
+from rear.zip.member_ends import member_end, sound_ends, verify
 
 DETAILED_LIMIT: Final = 100_000
 """So many overlaps, and so many names that may occur twice, are looked at one by one; the rest is only counted."""
@@ -158,7 +157,7 @@ class _Inspection:
         """Yield all entries, each with where its member ends, if it was found that it is all right, or 0."""
         if self._deep and is_worth_sharing(self._archive, self._parallel):
             return checked_entries(self._archive, self._parallel)
-        return sound_ends(self._archive, self._archive.entries(), read_data=self._deep, storage=self._storage)
+        return sound_ends(self._archive, self._archive.entries(), read_data=self._deep)
 
     def _problem(
         self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
@@ -210,7 +209,7 @@ class _Inspection:
 
     def _check_content(self, entry: CentralEntry) -> Iterable[Problem]:
         try:
-            self._archive.verify(entry)
+            verify(self._archive, entry)
         except UnsupportedError as error:
             return [self._about("member-unverifiable", entry, error, "noted")]
         except ZipFormatError as error:

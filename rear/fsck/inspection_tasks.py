@@ -18,11 +18,10 @@ from rear.core.parallel import Parallel, cut, is_much, open_same
 from rear.core.storage import Storage
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.zip.archive import Archive
-from rear.zip.bounds import member_end
 from rear.zip.codecs import STORED
 from rear.zip.directory import Directory
 from rear.zip.headers import CentralEntry
-from rear.zip.member_ends import sound_ends
+from rear.zip.member_ends import member_end, sound_ends, verify
 
 LOCAL_CHECK_SECONDS = 0.7
 """Processes of this host have to start first, so they are not asked for what one alone does in about this time."""
@@ -119,7 +118,7 @@ def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
     descriptor = open_same(task.path, task.inode, storage)
     # All that is asked of the directory is in the entries.
     with Archive(task.path, descriptor, task.directory, io.BytesIO(), storage) as archive:
-        ends = sound_ends(archive, task.entries, read_data=True, storage=storage)
+        ends = sound_ends(archive, task.entries, read_data=True)
         return array("Q", (end or _end_if_right(archive, entry) for entry, end in ends))
 
 
@@ -127,7 +126,7 @@ def _end_if_right(archive: Archive, entry: CentralEntry) -> int:
     try:
         end, difference = member_end(archive, entry)
         if difference is None and end <= archive.directory.offset:
-            archive.verify(entry)
+            verify(archive, entry)
             return end
     except (FormatError, UnsupportedError):
         pass

@@ -37,6 +37,7 @@ from rear.scavenger.rollover import rolled_over_from
 from rear.worker.worker import Worker, WorkerOptions
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
+from rear.zip.member_ends import verify
 
 BATCH_MEMBERS: Final = 100_000
 """So many members are copied, merged and read back at once."""
@@ -215,7 +216,7 @@ class _Adoption:
                     continue
                 try:
                     member = self._member_of(source, position, entry)
-                    archive.verify(entry)
+                    verify(archive, entry)
                 except RearError as error:
                     yield self._refuse(source, f"it is not adopted: {error}", entry.name)
                     continue

@@ -13,8 +13,9 @@ from rear.core.source_file import SourceStamp, stamp_of
 from rear.core.storage import LOCAL, Storage
 from rear.errors import SourceError
 from rear.zip.archive import Archive
-from rear.zip.codecs import DEFLATED, PIECE_BYTES, STORED, ZSTANDARD
+from rear.zip.codecs import DEFLATED, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry
+from rear.zip.member_data import raw_bytes
 from rear.zip.payload import Payload, payload_of_file
 
 _KEPT_METHODS: Final = frozenset({STORED, DEFLATED, ZSTANDARD})
@@ -51,13 +52,12 @@ class OpenZip:
             SourceError: the file is not what it was when it was opened.
             OSError: it cannot be read.
         """
-        while length:
-            piece = self._storage.read(self._descriptor, min(PIECE_BYTES, length), start)
-            if not piece:
-                raise OSError(errno.EIO, f"the file ended at byte {start:,}, {length:,} bytes early", self.stamp.path)
-            yield piece
-            start += len(piece)
-            length -= len(piece)
+
+        def cut(missing: int) -> OSError:
+            end = start + length - missing
+            return OSError(errno.EIO, f"the file ended at byte {end:,}, {missing:,} bytes early", self.stamp.path)
+
+        yield from raw_bytes(self._descriptor, start, length, cut=cut, storage=self._storage)
         self.check_unchanged()
 
     def check_unchanged(self) -> None:
@@ -116,7 +116,7 @@ def payload_of_member(archive: Archive, entry: CentralEntry, content: OpenZip) -
             return RawPayload(
                 content, start, method=entry.method, crc=entry.crc, compressed_size=compressed_size, size=size
             )
-        return Payload(entry.method, entry.crc, compressed_size, size, archive.read_at(start, compressed_size))
+        return Payload(entry.method, entry.crc, compressed_size, size, archive.window.read_on(start, compressed_size))
     with tempfile.TemporaryFile(prefix="rear-") as file:
         for piece in archive.read(entry):
             file.write(piece)

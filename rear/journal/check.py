@@ -9,25 +9,26 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import add, sub
+from typing import Any
 
-from rear.core.names import check_archive, check_name
+from rear.core.names import are_plain_names, check_archive, check_name
 from rear.core.records import Append, Open
 from rear.core.storage import Storage
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.journal.encoder import Encoder
-from rear.journal.manyheaders import columns_of, local_headers
-from rear.zip.codecs import crc32, is_whole
+from rear.zip.codecs import is_whole
 from rear.zip.headers import decode_local_header
-from rear.zip.member_data import member_content
+from rear.zip.member_data import member_content, size_and_crc
 from rear.zip.origin import decode_origin
-from rear.zip.structures import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL
+from rear.zip.structures import LOCAL, LOCAL_LIMIT_BYTES
 from rear.zip.window import Window
 
 _SMALL_BYTES = 1 << 20
 #: The headers of such members are so near to each other that all between them is read as well.
 _NEAR_BYTES = 16 << 10
 _AT_ONCE = 512
-_HEADER_LIMIT_BYTES = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
+#: Raised for forged numbers and texts that no header can hold.
+_UNWRITABLE = (ZipFormatError, struct.error)
 
 
 def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, storage: Storage) -> list[Append]:
@@ -53,23 +54,21 @@ def find_suspects(descriptor: int, appends: Sequence[Append], opened: Open, *, s
 
 
 def _are_as_journaled(descriptor: int, appends: Sequence[Append], opened: Open, end: int, storage: Storage) -> bool:
-    columns = columns_of(appends)
-    if columns is None:
+    fields: Any = Append._make(zip(*appends, strict=True))
+    if not are_plain_names(fields.name) or max(map(add, fields.offset, fields.length)) > end:
         return False
     try:
-        for archive in set(columns.archives):
+        for archive in set(fields.archive):
             check_archive(archive)
-    except PathError:
-        return False
-    headers = local_headers(columns, opened)
-    if headers is None or max(map(add, columns.offsets, columns.lengths)) > end:
+        headers = list(map(_encoder(opened).header, appends))
+    except (PathError, *_UNWRITABLE):
         return False
     lengths = list(map(len, headers))
-    if lengths != list(map(sub, columns.lengths, columns.compressed_sizes)):
+    if lengths != list(map(sub, fields.length, fields.compressed_size)):
         return False
-    first = min(columns.offsets)
-    span = max(map(add, columns.offsets, lengths)) - first
-    places = zip(columns.offsets, lengths, strict=True)
+    first = min(fields.offset)
+    span = max(map(add, fields.offset, lengths)) - first
+    places = zip(fields.offset, lengths, strict=True)
     if span <= len(appends) * _NEAR_BYTES:
         data = storage.read(descriptor, span, first)
         return [data[offset - first : offset - first + length] for offset, length in places] == headers
@@ -102,7 +101,7 @@ def why_bad(
     except PathError as error:
         return str(error)
     header_length = append.length - append.compressed_size
-    if not LOCAL.size <= header_length <= _HEADER_LIMIT_BYTES:
+    if not LOCAL.size <= header_length <= LOCAL_LIMIT_BYTES:
         return f"a local header of {header_length:,} bytes is impossible"
     if append.offset + append.length > window.end:
         return f"the temp archive ends at {window.end:,}, the member at {append.offset + append.length:,}"
@@ -128,10 +127,8 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
         return None
     header = decode_local_header(data)
     found = (header.name, header.method, header.crc, header.compressed_size, header.size, header.length)
-    expected = (
-        append.name.encode(), append.method, append.crc, append.compressed_size, append.size,
-        append.length - append.compressed_size,
-    )  # fmt: skip
+    length = append.length - append.compressed_size
+    expected = (append.name.encode(), append.method, append.crc, append.compressed_size, append.size, length)
     labels = ("name", "method", "CRC-32", "compressed size", "size", "header length")
     for label, expected_value, found_value in zip(labels, expected, found, strict=True):
         if expected_value != found_value:
@@ -151,8 +148,7 @@ def _expected_header(append: Append, opened: Open) -> bytes | None:
     """Return what stands before nearly all members: to compare is faster than to decode."""
     try:
         return _encoder(opened).header(append)
-    except (ZipFormatError, struct.error):
-        # Forged numbers and texts that no header can hold.
+    except _UNWRITABLE:
         return None
 
 
@@ -168,16 +164,14 @@ def why_data_bad(descriptor: int, append: Append, storage: Storage) -> str | Non
         UnsupportedError: it cannot be decoded here.
         OSError: the temp archive cannot be read.
     """
-    size = crc = 0
     data_offset, compressed_size, method = append.data_offset, append.compressed_size, append.method
     try:
-        for piece in member_content(descriptor, data_offset, compressed_size, method, storage=storage):
-            size += len(piece)
-            crc = crc32(piece, crc)
-            if size > append.size:
-                return f"the data expands to more than {append.size:,} bytes"
+        pieces = member_content(descriptor, data_offset, compressed_size, method, storage=storage)
+        size, crc = size_and_crc(pieces, append.size)
     except FormatError as error:
         return str(error)
+    if size > append.size:
+        return f"the data expands to more than {append.size:,} bytes"
     if (size, crc) != (append.size, append.crc):
         return f"{size:,} bytes with CRC-32 {crc:08x} instead of {append.size:,} with {append.crc:08x}"
     return None

@@ -1,15 +1,18 @@
-"""The bytes of members for the journal, a temp archive and its directory, for a worker that writes one after the other.
+"""Journal line, local header and directory entry of rear's own members, from parts that many members have in common.
 
 `encode_record`, `encode_local_header` and `encode_central_entry` say what these bytes are. Here they are put together
-from parts that are the same for all members of an archive, a method or a second: that takes a fifth of the time, which
-is most of what a small file costs. Members out of the ordinary take the general way.
+from what is the same for all members of an archive, a method or a second: that takes a fifth of the time, which is most
+of what a small file costs. `Encoder` serves a worker that writes one member after the other, and the check of its
+journal; `central_entries` a merge, which makes the entries of many members at once. Members out of the ordinary take
+the general way.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from json.encoder import encode_basestring
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rear.core.names import Target
 from rear.core.records import Append, Metadata, Open, Origin
@@ -86,10 +89,8 @@ class Encoder:
         if found is None:
             return self._encode_any(sequence, target, payload, offset, mtime_ns, mode, source, metadata)
         header, encoded_name, kind = found
-        record = kind.record % (
-            sequence, size, offset, len(header) + compressed_size, encode_basestring(name).encode(), crc,
-            compressed_size, size, mtime_ns,
-        )  # fmt: skip
+        length, text = len(header) + compressed_size, encode_basestring(name).encode()
+        record = kind.record % (sequence, size, offset, length, text, crc, compressed_size, size, mtime_ns)
         entry = _ENTRY(
             kind.central_head, self._dos, crc, compressed_size, size, len(encoded_name), kind.central_tail, offset
         )
@@ -101,22 +102,28 @@ class Encoder:
         Raises:
             ZipFormatError: its extra area would be too long.
         """
-        (
-            sequence, source, _, _, _, _, archive, name, method, crc, compressed_size, size, mtime_ns, mode, metadata,
-        ) = append  # fmt: skip
+        sequence, source, _, _, _, _, archive, name, method, crc, compressed_size, size, mtime_ns, mode, metadata = (
+            append
+        )
         if source is None and metadata is None:
             found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
             if found is not None:
                 return found[0]
-        return encode_local_header(
-            Member(name, method, crc, compressed_size, size, mtime_ns, mode),
-            self._origin(sequence, archive, mtime_ns, mode, source, metadata),
-        )
+        member = Member(name, method, crc, compressed_size, size, mtime_ns, mode)
+        return encode_local_header(member, self._origin(sequence, archive, mtime_ns, mode, source, metadata))
 
     def _header(
-        self, sequence: int, archive: str, name: str, method: int, crc: int, compressed_size: int, size: int,
-        mtime_ns: int, mode: int,
-    ) -> tuple[bytes, bytes, _Kind] | None:  # fmt: skip
+        self,
+        sequence: int,
+        archive: str,
+        name: str,
+        method: int,
+        crc: int,
+        compressed_size: int,
+        size: int,
+        mtime_ns: int,
+        mode: int,
+    ) -> tuple[bytes, bytes, _Kind] | None:
         """Return the local header of a member like most, its name and its kind; ``None`` for a member that takes the
         general way.
         """
@@ -161,17 +168,22 @@ class Encoder:
         return kind
 
     def _encode_any(
-        self, sequence: int, target: Target, payload: Payload, offset: int, mtime_ns: int, mode: int,
-        source: str | None, metadata: Metadata | None,
-    ) -> Encoded:  # fmt: skip
+        self,
+        sequence: int,
+        target: Target,
+        payload: Payload,
+        offset: int,
+        mtime_ns: int,
+        mode: int,
+        source: str | None,
+        metadata: Metadata | None,
+    ) -> Encoded:
         archive, name = target
         size, compressed_size = payload.size, payload.compressed_size
         member = Member(name, payload.method, payload.crc, compressed_size, size, mtime_ns, mode)
         header = encode_local_header(member, self._origin(sequence, archive, mtime_ns, mode, source, metadata))
-        record = Append(
-            sequence, source, 0, size, offset, len(header) + compressed_size, archive, name, payload.method,
-            payload.crc, compressed_size, size, mtime_ns, mode, metadata,
-        )  # fmt: skip
+        length = len(header) + compressed_size
+        record = Append(sequence, source, 0, size, offset, length, archive, *member, metadata)
         return encode_record(record), header, encode_central_entry(member, offset)
 
     def _origin(
@@ -179,3 +191,37 @@ class Encoder:
     ) -> Origin:
         opened = self._opened
         return Origin(opened.cookie, sequence, archive, opened.host, opened.worker, mtime_ns, mode, source, 0, metadata)
+
+
+def central_entries(appends: Sequence[Append], offsets: Sequence[int]) -> list[bytes] | None:
+    """Return the directory entries of many members, column by column: in half of the time of `encode_central_entry`.
+
+    Args:
+        appends: what the journals say of them, one at least.
+        offsets: where their local headers begin, as the format counts.
+
+    Returns:
+        ``None`` unless all have an ASCII name and a time that the timestamp field can tell, and are below 4 GiB.
+    """
+    fields: Any = Append._make(zip(*appends, strict=True))
+    seconds = [mtime_ns // 1_000_000_000 for mtime_ns in fields.mtime_ns]
+    times = {second: times_of_second(second) for second in set(seconds)}
+    if (
+        max(max(fields.size), max(fields.compressed_size), max(offsets)) >= LIMIT_32
+        or not all(timestamp for _, timestamp in times.values())
+        or not all(map(str.isascii, fields.name))
+    ):
+        return None
+    _, timestamp = times[seconds[0]]
+    kinds = list(zip(fields.method, fields.mode, strict=True))
+    constants = {kind: central_constants(kind[0], True, kind[1], len(timestamp)) for kind in set(kinds)}
+    names = [name.encode() for name in fields.name]
+    entries = []
+    for kind, second, crc, compressed_size, size, name, offset in zip(
+        kinds, seconds, fields.crc, fields.compressed_size, fields.size, names, offsets, strict=True
+    ):
+        head, tail = constants[kind]
+        dos, timestamp = times[second]
+        entry = _ENTRY(head, dos, crc, compressed_size, size, len(name), tail, offset)
+        entries.append(entry + name + timestamp)
+    return entries

@@ -17,11 +17,10 @@ from rear.journal.reader import read_lines
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, StreamDecoder, crc32
 from rear.zip.headers import decode_local_header
 from rear.zip.origin import decode_origin
-from rear.zip.structures import EXTRA_LIMIT_BYTES, LIMIT_16, LOCAL
+from rear.zip.structures import LOCAL_LIMIT_BYTES
 
 _READ_BYTES: Final = 256 << 10
 _PART_LINE: Final = b'{"kind":"part"'
-_HEADER_LIMIT_BYTES: Final = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
 _TRIES: Final = 16
 """So many marks that may end a part are tried, the last ones."""
 _SIZE_LIMIT: Final = (1 << 63) - 1
@@ -125,7 +124,7 @@ def records_without_journal(
 
 
 def _file_of_header(pair: Pair, descriptor: int, storage: Storage) -> tuple[Origin, File] | None:
-    head = storage.read(descriptor, _HEADER_LIMIT_BYTES, 0)
+    head = storage.read(descriptor, LOCAL_LIMIT_BYTES, 0)
     try:
         header = decode_local_header(head)
         origin = decode_origin(head[: header.length])

@@ -23,8 +23,9 @@ from rear.journal.check import why_bad
 from rear.journal.reader import read_journal, read_notes
 from rear.read.view import open_committed
 from rear.zip.archive import Archive
-from rear.zip.codecs import PIECE_BYTES, STORED, crc32, decode
+from rear.zip.codecs import STORED, crc32
 from rear.zip.headers import CentralEntry
+from rear.zip.member_data import member_content
 from rear.zip.window import Window
 
 _MODES: Final = frozenset({"r", "rt", "tr", "rb", "br"})
@@ -283,15 +284,6 @@ class _Range(NamedTuple):
     label: str
     storage: Storage
 
-    def chunks(self) -> Iterator[bytes]:
-        position, end = self.start, self.start + self.compressed_size
-        while position < end:
-            data = self.storage.read(self.descriptor, min(PIECE_BYTES, end - position), position)
-            if not data:
-                raise ZipFormatError(f"{self.label}: the file ends {end - position:,} bytes early")
-            position += len(data)
-            yield data
-
 
 def _range_of(archive: Archive, entry: CentralEntry) -> _Range:
     label = f"{archive.path}: member {entry.name!r:.300}"
@@ -358,7 +350,10 @@ class _MemberStream(io.RawIOBase):
             self._check(self._position, data)
             return data
         if self._decoded is None or self._position < self._piece_start:
-            self._decoded, self._piece, self._piece_start = decode(content.method, content.chunks()), b"", 0
+            self._decoded = member_content(
+                content.descriptor, content.start, content.compressed_size, content.method, storage=content.storage
+            )
+            self._piece, self._piece_start = b"", 0
         while self._position >= self._piece_start + len(self._piece):
             self._piece_start += len(self._piece)
             self._piece = self._next_piece()

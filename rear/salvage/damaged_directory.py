@@ -14,10 +14,10 @@ from typing import Final
 
 from rear.core.storage import Storage
 from rear.errors import ZipFormatError
-from rear.zip.archive import ReadAhead
 from rear.zip.directory import PIECE_BYTES
 from rear.zip.headers import CentralEntry, decode_central_entry
 from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, LIMIT_16
+from rear.zip.window import FIRST_BYTES, Window
 
 _ENTRY_LIMIT_BYTES: Final = CENTRAL.size + 3 * LIMIT_16
 _TRIAL_ENTRIES: Final = 200
@@ -34,7 +34,7 @@ class Remains:
     def __init__(self, descriptor: int, *, storage: Storage) -> None:
         self._descriptor = descriptor
         self._storage = storage
-        self._ahead = ReadAhead(descriptor, storage)
+        self._ahead = Window(descriptor, 0, storage.size(descriptor), first_bytes=FIRST_BYTES, storage=storage)
         self._offsets = array("Q")
         self._positions = array("Q")
         self._shift = 0
@@ -105,9 +105,9 @@ class Remains:
 
     def _entry(self, number: int) -> CentralEntry:
         position = self._positions[number]
-        head = self._ahead.read(position, CENTRAL.size)
+        head = self._ahead.read_on(position, CENTRAL.size)
         length = CENTRAL.size + sum(CENTRAL.unpack(head)[10:13])
-        return decode_central_entry(self._ahead.read(position, length))[0]
+        return decode_central_entry(self._ahead.read_on(position, length))[0]
 
 
 def _readable_entries(descriptor: int, start: int, length: int, storage: Storage) -> Iterator[tuple[int, CentralEntry]]:

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.salvage.local_headers import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE, is_boundary, is_signature_at
+from rear.salvage.local_headers import is_boundary, is_signature_at
+from rear.zip.structures import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE
 from rear.zip.window import Window
 
 _PATTERN: Final = re.compile(rb"PK(?:\x07\x08|\x03\x04|\x01\x02|\x05\x06|\x06\x06)")

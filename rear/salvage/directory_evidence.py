@@ -13,10 +13,10 @@ from typing import Final
 
 from rear.core.storage import Storage
 from rear.errors import UnsupportedError, ZipFormatError
-from rear.salvage.local_headers import DESCRIPTOR_SIGNATURE, directory_range, is_header, local_header
+from rear.salvage.local_headers import directory_range, is_header, local_header
 from rear.zip.directory import Directory, entries, entry_at, locate, names
 from rear.zip.headers import CentralEntry
-from rear.zip.structures import CENTRAL, END, END_SIGNATURE, LOCAL, LOCAL_SIGNATURE
+from rear.zip.structures import CENTRAL, DESCRIPTOR_SIGNATURE, END, END_SIGNATURE, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import Window
 
 #: With more entries than this that name no member, the directory is not believed.

@@ -18,11 +18,11 @@ from rear.salvage.plainentries import encode_plain_entries, plain_names
 from rear.salvage.rebuilt_headers import Facts
 from rear.salvage.scan import Found, Gap, Nested, Run, scan_in_runs
 from rear.zip import directory as directories
-from rear.zip.archive import ReadAhead
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
 from rear.zip.headers import LocalHeader, decode_local_header, local_header_length
 from rear.zip.structures import END, END_SIGNATURE, FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE
+from rear.zip.window import FIRST_BYTES, Window
 
 GAPS_KEPT: Final = 1_000
 """So many ranges without member are kept one by one; of more, the old archive is the only copy."""
@@ -82,7 +82,7 @@ class Survey:
         self._doubtful: dict[int, int] = {}
         self._directory_ranges: list[tuple[int, int]] = []
         self._nested: list[tuple[int, int]] = []
-        self._ahead = ReadAhead(descriptor, storage)
+        self._ahead = Window(descriptor, 0, self.size, first_bytes=FIRST_BYTES, storage=storage)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -233,8 +233,8 @@ class Survey:
             found: Found = pickle.load(self._spool)
             # Where nothing but the signature was damaged, rear's checksum shows that the rest is right.
             return LOCAL_SIGNATURE + found.header_bytes[4:], found.header, found.reason
-        length = local_header_length(self._ahead.read(position, LOCAL.size))
-        data = self._ahead.read(position, length)
+        length = local_header_length(self._ahead.read_on(position, LOCAL.size))
+        data = self._ahead.read_on(position, length)
         return data, decode_local_header(data), ""
 
     def is_doubtful(self, number: int) -> bool:

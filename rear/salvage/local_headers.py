@@ -11,14 +11,16 @@ import re
 import struct
 from typing import Final, Literal, NamedTuple
 
-from rear.zip.headers import CentralEntry, LocalHeader, decode_central_entry, decode_local_header
+from rear.zip.headers import CentralEntry, LocalHeader, decode_central_entry, decode_local_header, descriptor_lengths
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
+    DESCRIPTOR_LIMIT_BYTES,
     END,
     END_SIGNATURE,
     LIMIT_16,
     LOCAL,
+    LOCAL_LIMIT_BYTES,
     LOCAL_SIGNATURE,
     ZIP64_END,
     ZIP64_END_SIGNATURE,
@@ -30,8 +32,6 @@ from rear.zip.window import Window
 #: Is a local header one of this archive, and not of a Zip inside it?
 Belonging = Literal["yes", "no", "maybe"]
 
-DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"  # 4.3.9.3
-HEADER_LIMIT_BYTES: Final = LOCAL.size + 2 * LIMIT_16
 LOCAL_PATTERN: Final = re.compile(rb"PK\x03\x04")
 BOUNDARY_PATTERN: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
 
@@ -45,14 +45,6 @@ _NEWEST_SYSTEM: Final = 30
 _HEAD: Final = struct.Struct("<4s3H")
 _CENTRAL_HEAD: Final = struct.Struct("<4sHHHH16x3H")
 _DIGITAL_SIGNATURE: Final = b"PK\x05\x05"  # 4.3.13
-
-_DESCRIPTOR_32: Final = struct.Struct("<3I")  # 4.3.9
-_DESCRIPTOR_64: Final = struct.Struct("<IQQ")
-DESCRIPTOR_LAYOUTS: Final = (
-    (DESCRIPTOR_SIGNATURE, _DESCRIPTOR_64), (DESCRIPTOR_SIGNATURE, _DESCRIPTOR_32),
-    (b"", _DESCRIPTOR_64), (b"", _DESCRIPTOR_32),
-)  # fmt: skip
-_DESCRIPTOR_LIMIT_BYTES: Final = 24
 
 
 class DirectoryRange(NamedTuple):
@@ -172,26 +164,18 @@ def _is_central(head: bytes) -> bool:
 
 def descriptor_length(window: Window, position: int, *, crc: int, compressed_size: int, size: int) -> int:
     """Return the length of the data descriptor at ``position`` that says exactly this, 0 when there is none."""
-    data = window.read(position, _DESCRIPTOR_LIMIT_BYTES)
-    best = 0
-    for signature, layout in DESCRIPTOR_LAYOUTS:
-        limit = 1 << 64 if layout is _DESCRIPTOR_64 else 1 << 32
-        if compressed_size >= limit or size >= limit:
-            continue
-        expected = signature + layout.pack(crc, compressed_size, size)
-        if data.startswith(expected):
-            # Zeros can make two layouts fit; then the one that a boundary follows is meant.
-            if is_boundary(window, position + len(expected)):
-                return len(expected)
-            best = best or len(expected)
-    return best
+    data = window.read(position, DESCRIPTOR_LIMIT_BYTES)
+    lengths = list(descriptor_lengths(data, crc, compressed_size, size))
+    # Where two layouts fit, the one that a boundary follows is meant.
+    followed = (length for length in lengths if len(lengths) == 1 or is_boundary(window, position + length))
+    return next(followed, lengths[0] if lengths else 0)
 
 
 def directory_range(window: Window, position: int) -> DirectoryRange:
     """Return how far directory records go on from ``position``; nowhere (``end == position``) when none is there."""
     start, first = position, None
     while True:
-        window.load(position, HEADER_LIMIT_BYTES + LIMIT_16 + CENTRAL.size)
+        window.load(position, LOCAL_LIMIT_BYTES + LIMIT_16 + CENTRAL.size)
         data, at = window.data, position - window.base
         head = data[at : at + CENTRAL.size]
         if head[:4] != CENTRAL_SIGNATURE or not _is_central(head):

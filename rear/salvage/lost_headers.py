@@ -9,9 +9,8 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rear.errors import RearError
-from rear.zip.codecs import crc32
 from rear.zip.headers import CentralEntry
-from rear.zip.member_data import member_content
+from rear.zip.member_data import has_content
 from rear.zip.structures import LOCAL
 
 if TYPE_CHECKING:
@@ -77,15 +76,15 @@ class HeaderlessSearch:
     def _fits(self, start: int, entry: CentralEntry) -> bool:
         if entry.is_encrypted:
             return False
-        size = crc = 0
         try:
-            for piece in member_content(
-                self._survey.descriptor, start, entry.compressed_size, entry.method, storage=self._survey.storage
-            ):
-                size += len(piece)
-                crc = crc32(piece, crc)
-                if size > entry.size:
-                    return False
+            return has_content(
+                self._survey.descriptor,
+                start,
+                entry.compressed_size,
+                entry.method,
+                size=entry.size,
+                crc=entry.crc,
+                storage=self._survey.storage,
+            )
         except RearError:
             return False
-        return (size, crc) == (entry.size, entry.crc)

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from typing import Final
 
 from rear.salvage.local_headers import (
-    DESCRIPTOR_LAYOUTS,
-    DESCRIPTOR_SIGNATURE,
     LOCAL_PATTERN,
     Belonging,
     descriptor_length,
@@ -26,7 +24,7 @@ from rear.salvage.verdict import Claim, State, Verdict, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import STORED, crc32
 from rear.zip.headers import LocalHeader
-from rear.zip.structures import LIMIT_32
+from rear.zip.structures import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE, LIMIT_32
 from rear.zip.window import Window
 
 BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]

@@ -21,10 +21,10 @@ from typing import Final, NamedTuple
 from rear.core.storage import Storage, StrPath
 from rear.errors import RearError, UnsupportedError, ZipFormatError
 from rear.zip.archive import Archive
-from rear.zip.bounds import member_end
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory, entries, entry_at, locate
 from rear.zip.headers import CentralEntry
+from rear.zip.member_ends import member_end, verify
 from rear.zip.window import Window
 
 _NO_CRC: Final = -1
@@ -186,7 +186,7 @@ def _wrong_member(archive: Archive, entry: CentralEntry) -> str | None:
             difference = f"its data would end at {end:,}, the directory begins at {archive.directory.offset:,}"
         if difference is not None:
             return f"member {entry.name!r:.300} at {entry.offset:,}: {difference}"
-        archive.verify(entry)
+        verify(archive, entry)
     except UnsupportedError:
         pass
     except ZipFormatError as error:

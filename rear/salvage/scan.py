@@ -21,7 +21,6 @@ from rear.core.storage import LOCAL as LOCAL_STORAGE
 from rear.core.storage import Storage
 from rear.salvage.directory_evidence import Listing, find_listing
 from rear.salvage.local_headers import (
-    HEADER_LIMIT_BYTES,
     DirectoryRange,
     directory_range,
     flipped_signature,
@@ -36,7 +35,7 @@ from rear.salvage.verdict import UNREAD, Claim, State, Verdict
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
 from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry
-from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_SIGNATURE
+from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_LIMIT_BYTES, LOCAL_SIGNATURE
 from rear.zip.window import PIECE_BYTES, Window
 
 _SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
@@ -135,7 +134,7 @@ class _Scan:
         """Yield everything."""
         window, position = self._window, self._window.start
         while position < window.end:
-            window.load(position, HEADER_LIMIT_BYTES)
+            window.load(position, LOCAL_LIMIT_BYTES)
             if position == self._expected and self._first_offset is not None:
                 run = self._plain_run(position)
                 if run is not None:

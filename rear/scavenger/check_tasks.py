@@ -19,9 +19,9 @@ from rear.errors import FormatError, UnsupportedError
 from rear.journal.check import why_bad
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.plan import Placement
-from rear.zip.codecs import crc32, is_whole
+from rear.zip.codecs import is_whole
 from rear.zip.headers import decode_local_header, local_header_length
-from rear.zip.member_data import member_content
+from rear.zip.member_data import has_content
 from rear.zip.origin import decode_origin
 from rear.zip.window import Window
 
@@ -219,14 +219,19 @@ def _is_changed(descriptor: int, member: MergedMember, storage: Storage) -> bool
         # Its checksum covers all of the header.
         return True
     data = memoryview(first)[length : length + member.compressed_size]
+    if header.name != member.name.encode():
+        return True
     if is_small and is_whole(data, member.method, member.size, member.crc):
-        return header.name != member.name.encode()
-    size = crc = 0
-    data_offset = member.start + header.length
-    for piece in member_content(descriptor, data_offset, member.compressed_size, member.method, storage=storage):
-        size += len(piece)
-        crc = crc32(piece, crc)
-    return (header.name, size, crc) != (member.name.encode(), member.size, member.crc)
+        return False
+    return not has_content(
+        descriptor,
+        member.start + header.length,
+        member.compressed_size,
+        member.method,
+        size=member.size,
+        crc=member.crc,
+        storage=storage,
+    )
 
 
 def _merged(placed: Placement) -> MergedMember:

@@ -15,8 +15,8 @@ from rear.core.parallel import Parallel
 from rear.core.storage import Storage
 from rear.errors import ZipFormatError
 from rear.events import Copied
+from rear.journal.encoder import central_entries
 from rear.journal.intent import read_begin
-from rear.journal.manyheaders import central_entries, columns_of
 from rear.journal.writer import JournalWriter
 from rear.scavenger.check_tasks import changed_members
 from rear.scavenger.copy_tasks import Piece, copy_on_executor, copying
@@ -155,8 +155,8 @@ def _entries(plan: MergePlan) -> Iterator[bytes]:
     for start in range(0, len(plan.placements), AT_ONCE):
         placements = plan.placements[start : start + AT_ONCE]
         offsets = [placed.target_start - plan.prefix for placed in placements]
-        columns = None if plan.renamed else columns_of([append for (_, append), _, _, _, _ in placements])
-        entries = None if columns is None else central_entries(columns, offsets)
+        appends = [append for (_, append), _, _, _, _ in placements]
+        entries = None if plan.renamed else central_entries(appends, offsets)
         if entries is None:
             members = (placed.member for placed in placements)
             entries = list(map(encode_central_entry, members, offsets))

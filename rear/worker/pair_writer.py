@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from rear.core.layout import Layout
 from rear.core.liveness import Process
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
-from rear.core.storage import COPY_CHUNK_BYTES, Storage
+from rear.core.storage import Storage
 from rear.errors import FormatError
 from rear.journal.codec import FORMAT_VERSION
 from rear.journal.encoder import Encoder
 from rear.journal.writer import JournalWriter
-from rear.zip.codecs import crc32, decode
 from rear.zip.headers import encode_end, local_header_length
+from rear.zip.member_data import has_content
 from rear.zip.payload import Payload
 from rear.zip.structures import LOCAL
 
@@ -273,27 +273,20 @@ class PairWriter:
 
     def holds(self, item: Item) -> bool:
         """Read a member back and tell whether its header, size and CRC are those that were written."""
-        payload, position = item.payload, item.offset
-        head = self._storage.read(self._descriptor, LOCAL.size, position)
+        payload = item.payload
+        head = self._storage.read(self._descriptor, LOCAL.size, item.offset)
         try:
-            position += local_header_length(head)
-            plain = decode(payload.method, self._read_chunks(position, payload.compressed_size))
-            size = crc = 0
-            for piece in plain:
-                size += len(piece)
-                crc = crc32(piece, crc)
+            return has_content(
+                self._descriptor,
+                item.offset + local_header_length(head),
+                payload.compressed_size,
+                payload.method,
+                size=payload.size,
+                crc=payload.crc,
+                storage=self._storage,
+            )
         except FormatError:
             return False
-        return (size, crc) == (payload.size, payload.crc)
-
-    def _read_chunks(self, position: int, length: int) -> Iterator[bytes]:
-        while length:
-            chunk = self._storage.read(self._descriptor, min(length, COPY_CHUNK_BYTES), position)
-            if not chunk:
-                return
-            yield chunk
-            position += len(chunk)
-            length -= len(chunk)
 
     def close(self, reason: str) -> None:
         """Make the temp archive a valid Zip by itself, sync it, and record that nothing follows.

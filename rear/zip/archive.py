@@ -6,27 +6,24 @@ It knows no merge: `rear.read.view` opens a final archive as it is committed.
 from __future__ import annotations
 
 import heapq
-import struct
 from collections.abc import Iterator
 from typing import IO, Final, NoReturn
 
 from rear.core.records import Origin
 from rear.core.storage import Storage
 from rear.errors import MemberNotFoundError, UnsupportedError, ZipFormatError
-from rear.zip.codecs import crc32, decode, is_whole
+from rear.zip.codecs import crc32, decode
 from rear.zip.directory import PIECE_BYTES, Directory, entries, entry_at, fingerprint, names
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
 from rear.zip.origin import decode_origin
-from rear.zip.structures import FLAG_DESCRIPTOR, FLAG_ENCRYPTED, LIMIT_32, LOCAL_SIGNATURE
+from rear.zip.structures import FLAG_ENCRYPTED, LOCAL_SIGNATURE
 from rear.zip.structures import LOCAL as LOCAL_HEADER
+from rear.zip.window import FIRST_BYTES, Window
 
-_FIRST_READ_BYTES: Final = 16 << 10
 #: Of so many names, the ones most like a missing one are suggested.
 _SUGGESTION_POOL: Final = 2_000
 #: What local header and directory have to agree in; the last three only if they do not follow the data (4.4.4, bit 3).
 _COMPARED: Final = ("name", "method", "encryption flag", "CRC-32", "compressed size", "size")
-#: What a local header repeats of a directory entry: flags to length of the name (4.3.7, 4.3.12).
-_REPEATED: Final = struct.Struct("<4H3IH").pack
 
 
 class Archive:
@@ -38,6 +35,9 @@ class Archive:
         directory: where its central directory is; of the old archive, while a merge is under way.
         snapshot: a copy of the bytes from the directory to the end of the archive, closed with it.
         storage: the file system.
+
+    Attributes:
+        window: what of the file is in memory; whoever reads members in their order shares it.
     """
 
     def __init__(self, path: str, descriptor: int, directory: Directory, snapshot: IO[bytes], storage: Storage) -> None:
@@ -46,7 +46,7 @@ class Archive:
         self._descriptor = descriptor
         self._snapshot = snapshot
         self._storage = storage
-        self._window = ReadAhead(descriptor, storage)
+        self.window = Window(descriptor, 0, directory.archive_length, first_bytes=FIRST_BYTES, storage=storage)
 
     def __enter__(self) -> Archive:
         return self
@@ -163,32 +163,11 @@ class Archive:
         position = self.directory.prefix + entry.offset
         head = b""
         if position + LOCAL_HEADER.size <= self.directory.offset:
-            head = self._window.read(position, LOCAL_HEADER.size)
+            head = self.window.read_on(position, LOCAL_HEADER.size)
         if len(head) < LOCAL_HEADER.size or head[:4] != LOCAL_SIGNATURE:
             self._fail(entry, f"no local header at byte {position:,}: {head[:4]!r} instead of {LOCAL_SIGNATURE!r}")
         length = LOCAL_HEADER.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-        return self._window.read(position, length)
-
-    def plain_header_length(self, entry: CentralEntry) -> int:
-        """Return the length of a local header that repeats its entry word by word, as nearly all do; 0: look closer."""
-        name, compressed_size, size = entry.name_bytes, entry.compressed_size, entry.size
-        position = self.directory.prefix + entry.offset
-        end = LOCAL_HEADER.size + len(name)
-        if entry.flags & FLAG_DESCRIPTOR or compressed_size >= LIMIT_32 or size >= LIMIT_32:
-            return 0
-        if position + end > self.directory.offset:
-            return 0
-        data = self._window.read(position, end)
-        repeated = _REPEATED(
-            entry.flags, entry.method, entry.dos_time, entry.dos_date, entry.crc, compressed_size, size, len(name)
-        )
-        if data[6:28] != repeated or data[30:] != name or data[:4] != LOCAL_SIGNATURE:
-            return 0
-        return end + int.from_bytes(data[28:30], "little")
-
-    def read_at(self, position: int, length: int) -> bytes:
-        """Return raw bytes of the file, fewer at its end; reads that go forward cost few system calls."""
-        return self._window.read(position, length)
+        return self.window.read_on(position, length)
 
     def read(self, entry: CentralEntry) -> Iterator[bytes]:
         """Yield a member's content in pieces of at most about 1 MiB, and check size and CRC-32 at its end.
@@ -223,29 +202,11 @@ class Archive:
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
         while start < end:
-            data = self._window.read(start, min(PIECE_BYTES, end - start))
+            data = self.window.read_on(start, min(PIECE_BYTES, end - start))
             if not data:
                 raise ZipFormatError(f"the file ends {end - start:,} bytes early")
             start += len(data)
             yield data
-
-    def verify(self, entry: CentralEntry) -> None:
-        """Read a member and keep nothing; errors are those of `read`."""
-        if entry.size <= PIECE_BYTES and entry.compressed_size <= PIECE_BYTES and self._is_whole(entry):
-            return
-        for _ in self.read(entry):
-            pass
-
-    def _is_whole(self, entry: CentralEntry) -> bool:
-        """Whether a small member is beyond doubt as its entry says: what is told of others, `read` finds out."""
-        length = self.plain_header_length(entry)
-        if not length or entry.flags & FLAG_ENCRYPTED:
-            return False
-        start = self.directory.prefix + entry.offset + length
-        if start + entry.compressed_size > self.directory.offset:
-            return False
-        data = self._window.read(start, entry.compressed_size)
-        return len(data) == entry.compressed_size and is_whole(data, entry.method, entry.size, entry.crc)
 
     def _fail(self, entry: CentralEntry, text: str) -> NoReturn:
         raise ZipFormatError(f"{self.path}: member {entry.name!r:.300}: {text}") from None
@@ -262,25 +223,3 @@ def header_difference(entry: CentralEntry, local: LocalHeader) -> str | None:
         return None
     what = next(what for what in zip(_COMPARED, actual, expected, strict=False) if what[1] != what[2])
     return "{} {!r:.200} in the local header, {!r:.200} in the directory".format(*what)
-
-
-class ReadAhead:
-    """Reads ahead while reads go forward through the file, so that small members do not cost a system call each."""
-
-    def __init__(self, descriptor: int, storage: Storage) -> None:
-        self._descriptor = descriptor
-        self._storage = storage
-        self._start = 0
-        self._data = b""
-        self._ahead = _FIRST_READ_BYTES
-
-    def read(self, position: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``position``, fewer at the end of the file."""
-        skip = position - self._start
-        if skip >= 0 and skip + length <= len(self._data):
-            return self._data[skip : skip + length]
-        forward = 0 <= skip <= len(self._data)
-        self._ahead = min(self._ahead * 4, PIECE_BYTES) if forward else _FIRST_READ_BYTES
-        data = self._storage.read(self._descriptor, max(length, self._ahead), position)
-        self._start, self._data = position, data
-        return data[:length]

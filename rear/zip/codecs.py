@@ -22,8 +22,13 @@ LZMA: Final = 14
 ZSTANDARD: Final = 93
 
 METHOD_NAMES: Final = {
-    STORED: "stored", DEFLATED: "deflate", DEFLATE64: "deflate64", BZIP2: "bzip2", LZMA: "lzma", ZSTANDARD: "zstd",
-}  # fmt: skip
+    STORED: "stored",
+    DEFLATED: "deflate",
+    DEFLATE64: "deflate64",
+    BZIP2: "bzip2",
+    LZMA: "lzma",
+    ZSTANDARD: "zstd",
+}
 _WRITABLE: Final = {"stored": STORED, "deflate": DEFLATED, "zstd": ZSTANDARD}
 PIECE_BYTES: Final = 1 << 20
 """Decoders hand out about this much at a time."""
@@ -174,9 +179,12 @@ def _decompressor(method: int, head: bytes) -> tuple[_Decompressor, bytes]:
     # Few streams need as much as they announce, and a damaged field announces anything.
     dictionary_bytes = min(max(int.from_bytes(head[5:9], "little"), 4096), LZMA_DICTIONARY_LIMIT_BYTES)
     lzma_filter = {
-        "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45,
+        "id": lzma.FILTER_LZMA1,
+        "lc": packed % 9,
+        "lp": packed // 9 % 5,
+        "pb": packed // 45,
         "dict_size": dictionary_bytes,
-    }  # fmt: skip
+    }
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma_filter]), head[9:]
 
 

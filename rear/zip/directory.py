@@ -19,6 +19,7 @@ from rear.errors import NotAZipError, UnsupportedError, ZipFormatError
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import decode_name, zip64_values
 from rear.zip.headers import CentralEntry, decode_central_entry
+from rear.zip.member_data import raw_bytes
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -27,6 +28,7 @@ from rear.zip.structures import (
     FLAG_MASKED,
     LIMIT_16,
     LIMIT_32,
+    LOCAL_LIMIT_BYTES,
     LOCAL_SIGNATURE,
     ZIP64_END,
     ZIP64_END_SIGNATURE,
@@ -44,8 +46,6 @@ _END_RECORDS_LIMIT: Final = 16
 want the whole directory to be counted."""
 _FINGERPRINT_BYTES: Final = 4096
 _TAIL_BYTES: Final = END.size + LIMIT_16
-#: Longest local header: what stands before the data of a member.
-_LOCAL_LIMIT_BYTES: Final = LOCAL_HEADER.size + 2 * LIMIT_16
 #: Version needed for an encrypted or compressed directory (4.4.3.2); what a Zip64 end record then adds (7.3.4).
 _VERSION_MASKED: Final = 62
 _ZIP64_END_2: Final = struct.Struct("<HQQH")
@@ -219,7 +219,7 @@ def _check_prefix(descriptor: int, directory: Directory, first: CentralEntry, st
         raise NotAZipError(
             f"the first entry's member should be at {position:,}: {found!r} instead of {LOCAL_SIGNATURE!r}"
         )
-    start = max(0, prefix - _LOCAL_LIMIT_BYTES)
+    start = max(0, prefix - LOCAL_LIMIT_BYTES)
     before = storage.read(descriptor, prefix - start, start)
     inside = storage.read(descriptor, len(LOCAL_SIGNATURE), 0) == LOCAL_SIGNATURE or _ends_in_local_header(before)
     if inside:
@@ -253,15 +253,10 @@ def _unwrap_count(descriptor: int, directory: Directory, storage: Storage) -> Di
 
 
 def _pieces(descriptor: int, start: int, length: int, storage: Storage) -> Iterator[bytes]:
-    position, end = start, start + length
-    while position < end:
-        data = storage.read(descriptor, min(PIECE_BYTES, end - position), position)
-        if not data:
-            raise ZipFormatError(
-                f"the central directory is cut off: {end - position:,} of {length:,} bytes are missing"
-            )
-        position += len(data)
-        yield data
+    def cut(missing: int) -> ZipFormatError:
+        return ZipFormatError(f"the central directory is cut off: {missing:,} of {length:,} bytes are missing")
+
+    return raw_bytes(descriptor, start, length, cut=cut, storage=storage)
 
 
 def _scan(pieces: Iterator[bytes], expected: int | None) -> Iterator[tuple[int, str]]:

@@ -65,7 +65,8 @@ def zip64_values(extra: bytes, wanted: list[int]) -> list[int]:
     return result
 
 
-def _dos_time_of_second(second: int) -> tuple[int, int]:
+def _dos_date_and_time(second: int) -> tuple[int, int]:
+    """Return date and time in MS-DOS format and local time (4.4.6), clamped to the years 1980 to 2107."""
     try:
         moment = time.localtime(second)
     except (OverflowError, OSError, ValueError):
@@ -76,11 +77,6 @@ def _dos_time_of_second(second: int) -> tuple[int, int]:
         return 0xFF9F, 0xBF7D
     date = (moment.tm_year - 1980) << 9 | moment.tm_mon << 5 | moment.tm_mday
     return date, moment.tm_hour << 11 | moment.tm_min << 5 | min(moment.tm_sec, 59) >> 1
-
-
-def dos_time(mtime_ns: int) -> tuple[int, int]:
-    """Return ``(date, time)`` in MS-DOS format and local time (4.4.6), clamped to the years 1980 to 2107."""
-    return _dos_time_of_second(mtime_ns // 1_000_000_000)
 
 
 # Members that came together have the same seconds, and mktime looks for the zone's file each time.
@@ -100,6 +96,6 @@ def times_of_second(second: int) -> tuple[bytes, bytes]:
 
     The latter is empty for a time that it cannot hold.
     """
-    date, clock = _dos_time_of_second(second)
+    date, clock = _dos_date_and_time(second)
     fits = -0x80000000 <= second <= 0x7FFFFFFF
     return struct.pack("<2H", clock, date), struct.pack("<2HBi", TIMESTAMP, 5, 1, second) if fits else b""

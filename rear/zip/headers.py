@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -22,6 +23,8 @@ from rear.zip.origin import ORIGIN_HEAD, ORIGIN_VERSION, encode_origin
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
+    DESCRIPTOR_32,
+    DESCRIPTOR_LAYOUTS,
     END,
     END_SIGNATURE,
     EXTRA_HEADER,
@@ -158,10 +161,9 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
         raise ZipFormatError(
             f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most"
         )
-    head = b"".join((
-        local_constants(member.method, member.name.isascii(), bool(zip64)), dos,
-        SIZES.pack(member.crc, compressed_size, size, len(name)), extra_length.to_bytes(2, "little"),
-    ))  # fmt: skip
+    constants = local_constants(member.method, member.name.isascii(), bool(zip64))
+    sizes = SIZES.pack(member.crc, compressed_size, size, len(name))
+    head = b"".join((constants, dos, sizes, extra_length.to_bytes(2, "little")))
     if is_open:
         flags = int.from_bytes(head[6:8], "little") | FLAG_DESCRIPTOR
         head = b"".join((head[:6], flags.to_bytes(2, "little"), head[8:]))
@@ -234,6 +236,18 @@ def decode_local_header(data: bytes, position: int = 0) -> LocalHeader:
     return LocalHeader(flags, method, crc, compressed_size, size, name, extra, end - position)
 
 
+def descriptor_lengths(data: bytes, crc: int, compressed_size: int, size: int) -> Iterator[int]:
+    """Yield the lengths of the data descriptors that ``data`` begins with and that say exactly this (4.3.9).
+
+    Zeros can make two layouts fit. Where sizes have 32 bits, software that knows no Zip64 descriptors cuts longer ones.
+    """
+    for signature, layout in DESCRIPTOR_LAYOUTS:
+        mask = LIMIT_32 if layout is DESCRIPTOR_32 else -1
+        expected = signature + layout.pack(crc, compressed_size & mask, size & mask)
+        if data.startswith(expected):
+            yield len(expected)
+
+
 def encode_central_entry(member: Member, offset: int) -> bytes:
     """Return the central directory entry of a member whose local header is at ``offset`` (4.3.12)."""
     text, method, crc, compressed_size, size, mtime_ns, mode = member
@@ -261,11 +275,9 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
     """
     if len(data) < position + CENTRAL.size or data[position : position + 4] != CENTRAL_SIGNATURE:
         raise ZipFormatError(f"no directory entry at byte {position:,}: {bytes(data[position : position + 4])!r}")
-    (
-        _, made_by, _, flags, method, clock, date, crc, compressed_size, size, name_length, extra_length,
-        comment_length,
-        _, _, attributes, offset,
-    ) = CENTRAL.unpack_from(data, position)  # fmt: skip
+    fields = CENTRAL.unpack_from(data, position)
+    _, made_by, _, *described, name_length, extra_length, comment_length, _, _, attributes, offset = fields
+    flags, method, clock, date, crc, compressed_size, size = described
     name_end = position + CENTRAL.size + name_length
     extra_end = name_end + extra_length
     end = extra_end + comment_length
@@ -273,11 +285,9 @@ def decode_central_entry(data: bytes, position: int = 0) -> tuple[CentralEntry, 
         raise ZipFormatError(f"a directory entry of {end - position:,} bytes at byte {position:,} is cut off")
     extra = bytes(data[name_end:extra_end])
     size, compressed_size, offset = zip64_values(extra, [size, compressed_size, offset])
-    entry = CentralEntry(
-        made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset,
-        bytes(data[position + CENTRAL.size : name_end]), extra, bytes(data[extra_end:end]),
-    )  # fmt: skip
-    return entry, end
+    name, comment = bytes(data[position + CENTRAL.size : name_end]), bytes(data[extra_end:end])
+    numbers = made_by, flags, method, clock, date, crc, compressed_size, size, attributes, offset
+    return CentralEntry(*numbers, name, extra, comment), end
 
 
 def encode_end(

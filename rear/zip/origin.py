@@ -33,10 +33,8 @@ def encode_origin(origin: Origin, limit: int) -> bytes:
     length = _ORIGIN_FIXED.size + len(archive) + len(host) + len(worker) + len(metadata)
     if length + len(source) > limit:
         source = b""
-    fixed = _ORIGIN_FIXED.pack(
-        origin.cookie, origin.sequence, origin.mtime_ns, origin.mode, origin.source_start,
-        len(archive), len(host), len(worker), len(source),
-    )  # fmt: skip
+    numbers = origin.cookie, origin.sequence, origin.mtime_ns, origin.mode, origin.source_start
+    fixed = _ORIGIN_FIXED.pack(*numbers, len(archive), len(host), len(worker), len(source))
     return b"".join((fixed, archive, host, worker, source, metadata))
 
 

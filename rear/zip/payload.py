@@ -46,11 +46,6 @@ class Payload:
         self.size = size
         self.data = data
 
-    @property
-    def retained_bytes(self) -> int:
-        """How much memory is held."""
-        return 0 if self.data is None else len(self.data)
-
     def chunks(self) -> Iterator[bytes]:
         """Yield the compressed bytes in pieces of bounded length; can be called again, also while another one runs.
 
@@ -71,18 +66,12 @@ class _SpooledPayload(Payload):
 
     __slots__ = ("_spool",)
 
-    def __init__(self, method: int, crc: int, compressed_size: int, size: int, spool: _Descriptor) -> None:
+    def __init__(self, method: int, crc: int, compressed_size: int, size: int, spool: _FileDescriptor) -> None:
         super().__init__(method, crc, compressed_size, size)
         self._spool = spool
 
     def chunks(self) -> Iterator[bytes]:
-        position = 0
-        while position < self.compressed_size:
-            piece = LOCAL.read(self._spool.number, min(PIECE_BYTES, self.compressed_size - position), position)
-            if not piece:
-                raise OSError(errno.EIO, f"the local spool ended after {position:,} of {self.compressed_size:,} bytes")
-            yield piece
-            position += len(piece)
+        return _spool_pieces(self._spool.number, self.compressed_size, PIECE_BYTES)
 
     def close(self) -> None:
         self._spool.close()
@@ -112,7 +101,7 @@ class _SourcePayload(Payload):
             raise SourceError(f"{stamp.path} has other content than before: CRC {crc:08x}, was {self.crc:08x}")
 
 
-class _Descriptor:
+class _FileDescriptor:
     """Owns a file descriptor."""
 
     __slots__ = ("number",)
@@ -135,6 +124,16 @@ def open_spool(directory: str | None = None) -> int:
 
     with tempfile.TemporaryFile(buffering=0, prefix="rear-", dir=directory) as file:
         return os.dup(file.fileno())
+
+
+def _spool_pieces(descriptor: int, size: int, piece_size: int) -> Iterator[bytes]:
+    position = 0
+    while position < size:
+        piece = LOCAL.read(descriptor, min(piece_size, size - position), position)
+        if not piece:
+            raise OSError(errno.EIO, f"the local spool ended after {position:,} of {size:,} bytes")
+        yield piece
+        position += len(piece)
 
 
 def payload_of_bytes(data: bytes | bytearray | memoryview, method: int) -> Payload:
@@ -173,19 +172,10 @@ def payload_of_file(file: BinaryIO, size: int, method: int, spool_size: int, dir
         OSError: the file cannot be read, or is shorter than ``size``.
     """
     file.flush()
-    plain = _Descriptor(os.dup(file.fileno()))
+    plain = _FileDescriptor(os.dup(file.fileno()))
     try:
         squeezer = _squeezer(plain.number, size, method, spool_size, directory)
-        crc = position = 0
-        while position < size:
-            piece = LOCAL.read(plain.number, min(_READ_BYTES, size - position), position)
-            if not piece:
-                raise OSError(errno.EIO, f"the local spool ended after {position:,} of {size:,} bytes")
-            position += len(piece)
-            crc = crc32(piece, crc)
-            if squeezer is not None and not squeezer.feed(piece):
-                squeezer = None
-        payload = squeezer.payload(method, crc) if squeezer is not None else None
+        crc, payload = _squeeze(_spool_pieces(plain.number, size, _READ_BYTES), squeezer, method)
     except BaseException:
         plain.close()
         raise
@@ -231,13 +221,18 @@ def _read_source(descriptor: int, stamp: SourceStamp, method: int, spool_size: i
         squeezer = _squeezer(descriptor, stamp.size, method, spool_size, directory)
     except OSError as error:
         raise with_path(error, stamp.path) from error
+    crc, payload = _squeeze(source_pieces(descriptor, stamp, _READ_BYTES), squeezer, method)
+    return _SourcePayload(crc, stamp) if payload is None else payload
+
+
+def _squeeze(pieces: Iterable[bytes], squeezer: _Squeezer | None, method: int) -> tuple[int, Payload | None]:
+    """Read plain bytes once; return their CRC-32, and their payload if compression makes them smaller."""
     crc = 0
-    for piece in source_pieces(descriptor, stamp, _READ_BYTES):
+    for piece in pieces:
         crc = crc32(piece, crc)
         if squeezer is not None and not squeezer.feed(piece):
             squeezer = None
-    payload = squeezer.payload(method, crc) if squeezer is not None else None
-    return _SourcePayload(crc, stamp) if payload is None else payload
+    return crc, None if squeezer is None else squeezer.payload(method, crc)
 
 
 def _is_noise(data: bytes) -> bool:
@@ -280,7 +275,7 @@ class _Squeezer:
         self._directory = directory
         self._parts: list[bytes] = []
         self._length = 0
-        self._spool: _Descriptor | None = None
+        self._spool: _FileDescriptor | None = None
 
     def feed(self, piece: bytes) -> bool:
         """Take the next plain bytes; ``False``: given up, and everything is freed."""
@@ -311,7 +306,7 @@ class _Squeezer:
         if self._spool is None:
             self._parts.append(data)
             if self._length + len(data) > self._spool_size:
-                self._spool = _Descriptor(open_spool(self._directory))
+                self._spool = _FileDescriptor(open_spool(self._directory))
                 _write_parts(self._spool.number, self._parts)
                 self._parts.clear()
         else:

@@ -13,6 +13,7 @@ CENTRAL_SIGNATURE: Final = b"PK\x01\x02"
 END_SIGNATURE: Final = b"PK\x05\x06"
 ZIP64_END_SIGNATURE: Final = b"PK\x06\x06"
 ZIP64_LOCATOR_SIGNATURE: Final = b"PK\x06\x07"
+DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"  # 4.3.9.3
 LOCAL: Final = struct.Struct("<4s5H3I2H")  # 4.3.7
 CENTRAL: Final = struct.Struct("<4s6H3I5H2I")  # 4.3.12
 END: Final = struct.Struct("<4s4H2IH")  # 4.3.16
@@ -21,6 +22,18 @@ ZIP64_LOCATOR: Final = struct.Struct("<4sIQI")  # 4.3.15
 LIMIT_16: Final = 0xFFFF
 LIMIT_32: Final = 0xFFFFFFFF
 EXTRA_LIMIT_BYTES: Final = 0xFFFF
+LOCAL_LIMIT_BYTES: Final = LOCAL.size + LIMIT_16 + EXTRA_LIMIT_BYTES
+"""Longest local header."""
+DESCRIPTOR_32: Final = struct.Struct("<3I")  # 4.3.9
+DESCRIPTOR_64: Final = struct.Struct("<IQQ")
+DESCRIPTOR_LAYOUTS: Final = (
+    (DESCRIPTOR_SIGNATURE, DESCRIPTOR_64),
+    (DESCRIPTOR_SIGNATURE, DESCRIPTOR_32),
+    (b"", DESCRIPTOR_64),
+    (b"", DESCRIPTOR_32),
+)
+"""A data descriptor may have a signature or not, and sizes of 64 or 32 bits; nothing in the header tells which."""
+DESCRIPTOR_LIMIT_BYTES: Final = len(DESCRIPTOR_SIGNATURE) + DESCRIPTOR_64.size
 ZIP64: Final = 0x0001  # 4.5.3
 TIMESTAMP: Final = 0x5455  # Info-ZIP extended timestamp, 4.6.1
 UNICODE_PATH: Final = 0x7075  # Info-ZIP, 4.6.9

@@ -1,4 +1,4 @@
-"""Part of a file in memory: what reads an archive from its begin to its end without a system call per member."""
+"""Part of a file in memory, which moves along the file: members that follow each other cost few system calls."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from rear.core.storage import LOCAL, Storage
 
 PIECE_BYTES: Final = 1 << 21
 """Read at a time. The longest local header (131,100 bytes) takes a sixteenth of it."""
+FIRST_BYTES: Final = 16 << 10
+"""Read first by who may want one member alone; then four times as much each time, as long as reads go forward."""
+_AHEAD_LIMIT_BYTES: Final = 1 << 20
 
 
 class Window:
@@ -21,14 +24,18 @@ class Window:
         descriptor: the open file.
         start: first byte, in bytes from the start of the file.
         end: first byte that does not belong to the range.
+        first_bytes: read where no read has gone on to; `FIRST_BYTES` for who does not read all of the range.
         storage: the file system.
     """
 
-    __slots__ = ("_descriptor", "_storage", "base", "data", "end", "start")
+    __slots__ = ("_ahead", "_descriptor", "_first_bytes", "_storage", "base", "data", "end", "start")
 
-    def __init__(self, descriptor: int, start: int, end: int, *, storage: Storage = LOCAL) -> None:
+    def __init__(
+        self, descriptor: int, start: int, end: int, *, first_bytes: int = PIECE_BYTES, storage: Storage = LOCAL
+    ) -> None:
         self._descriptor = descriptor
         self._storage = storage
+        self._first_bytes = self._ahead = first_bytes
         self.start = start
         self.end = end
         self.base = start
@@ -39,8 +46,19 @@ class Window:
         end = self.base + len(self.data)
         if self.base <= position and (position + length <= end or end >= self.end):
             return
-        self.data = self._storage.read(self._descriptor, min(max(PIECE_BYTES, length), self.end - position), position)
+        goes_on = self.base <= position <= end
+        self._ahead = max(self._first_bytes, min(4 * self._ahead, _AHEAD_LIMIT_BYTES)) if goes_on else self._first_bytes
+        length = min(max(self._ahead, length), self.end - position)
+        self.data = self._storage.read(self._descriptor, length, position) if length > 0 else b""
         self.base = position
+
+    def read_on(self, position: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``position``, fewer at the end of the range; the window moves there."""
+        at = position - self.base
+        if at < 0 or at + length > len(self.data):
+            self.load(position, length)
+            at = position - self.base
+        return self.data[at : at + length]
 
     def read(self, position: int, length: int) -> bytes:
         """Return ``length`` bytes at ``position``, fewer at the end of the range; what is in memory stays there."""

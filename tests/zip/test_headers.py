@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rear.core.records import Origin
 from rear.errors import ZipFormatError
-from rear.zip.extra_fields import decode_name, dos_time, dos_to_ns, extra_fields
+from rear.zip.extra_fields import decode_name, dos_to_ns, extra_fields, times_of_second
 from rear.zip.headers import (
     CentralEntry,
     Member,
@@ -187,13 +187,13 @@ def test_modes() -> None:
 
 
 def test_times() -> None:
-    assert dos_time(0) == (0x21, 0)
+    assert times_of_second(0)[0] == struct.pack("<2H", 0, 0x21)
     for moment in ((1980, 1, 1, 0, 0, 0), (2024, 2, 29, 23, 59, 58), (2107, 12, 31, 12, 0, 0)):
         second = int(time.mktime((*moment, 0, 0, -1)))
-        date, clock = dos_time(second * 10**9 + 5)
+        clock, date = struct.unpack("<2H", times_of_second(second)[0])
         assert dos_to_ns(date, clock) == second * 10**9
-    dos_time(-(1 << 80))
-    dos_time(1 << 80)
+    for second in (-(1 << 80), 1 << 80):
+        assert times_of_second(second)[1] == b""
     assert dos_to_ns(0, 0) <= dos_to_ns(0x21, 0)
     field = struct.pack("<2HBi", TIMESTAMP, 5, 1, -5)
     assert _entry(b"a", extra=field).mtime_ns == -5 * 10**9
