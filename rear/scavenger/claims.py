@@ -235,7 +235,7 @@ class Claims:
             NotLeaderError: another leader has taken it.
         """
         if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
-            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger", "nothing more to do here")
+            raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
 
     def clear(self, claimed: ClaimedPair) -> None:
         """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""

@@ -9,22 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Literal
+from typing import Final, Literal
 
 from rear.core.liveness import is_running, process_of
-from rear.core.names import host_folder
 from rear.core.records import Append, File, Pair
 from rear.core.storage import Storage, opened
 from rear.events import Event, Lost, Partial, Torn
 from rear.journal.flushed_parts import Joined, join_parts
 from rear.scavenger.claims import ClaimedPair, Claims
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.plan import Candidate
 from rear.scavenger.rescue import Rescue
 from rear.zip.codecs import STREAM_ENDS, decode
 from rear.zip.member_data import raw_bytes
 
 PartialPolicy = Literal["keep", "drop"]
+MAY_COME_BACK: Final = "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
+"""Ends the reason why a member of a stale pair is torn or lost."""
 
 
 class FlushedFiles:
@@ -58,22 +59,19 @@ class FlushedFiles:
             if claimed.journal.file is not None:
                 self._pairs.setdefault(_key(claimed, claimed.journal.file), []).append(claimed)
 
-    def settle(
-        self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
-    ) -> Iterator[Candidate | Event]:
+    def settle(self, flushed: Append, reason: str, rescue: Rescue) -> Iterator[Candidate | Event]:
         """Make a member of what is whole of a file that was flushed, or keep that in lost+found.
 
         Args:
-            claimed: the pair of the file.
             flushed: the file as far as its journal says that it was flushed.
             reason: why there is no more of it.
-            descriptor: the open temp archive, if there is one.
-            rescue: of the pair.
+            rescue: of the pair of the file.
 
         Raises:
             UnsupportedError: the parts cannot be decoded here.
             OSError: journal or temp archive cannot be read, or something cannot be written.
         """
+        claimed, descriptor = rescue.claimed, rescue.source
         joined, bad_parts = self._join(claimed, descriptor)
         elsewhere = self._counts_elsewhere(claimed)
         if elsewhere is not None:
@@ -86,13 +84,14 @@ class FlushedFiles:
         told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
         item = None
         if self._partial == "drop":
-            base_name = host_folder(joined.name.rstrip("/").rpartition("/")[2])
             note = {"reason": told, "pair": claimed.name, **joined._asdict()}
             content = _content_of(joined, descriptor, self._storage)
-            item = self._lost_and_found.put_content(f"{_item_name(claimed, joined)}-{base_name}", content, note)
+            item = self._lost_and_found.put_content(
+                item_name(claimed.pair, joined.sequence, joined.name), content, note
+            )
             self._claims.note(claimed, [joined.sequence], target=item, intent="")
         else:
-            yield rescue.from_parts(joined, descriptor)
+            yield rescue.from_parts(joined)
         yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
 
     def _put_bad_parts(
@@ -105,9 +104,11 @@ class FlushedFiles:
         length = flushed.offset + flushed.length - start
         reason = f"{bad_parts:,} of the parts that were flushed, from byte {size:,} of it on, are not whole"
         if claimed.state == "stale":
-            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
+            reason += MAY_COME_BACK
         note = {"reason": reason, "pair": claimed.name, **flushed._asdict()}
-        item = self._lost_and_found.put_bytes(_item_name(claimed, flushed), descriptor, start, length, note)
+        item = self._lost_and_found.put_bytes(
+            item_name(claimed.pair, flushed.sequence), descriptor, start, length, note
+        )
         if joined is None:
             self._claims.note(claimed, [flushed.sequence], target=item, intent="")
         return (Torn if is_torn else Lost)(
@@ -149,10 +150,6 @@ class FlushedFiles:
 def _content_of(append: Append, descriptor: int, storage: Storage) -> Iterator[bytes]:
     data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=storage)
     return decode(append.method, itertools.chain(data, [STREAM_ENDS[append.method]]))
-
-
-def _item_name(claimed: ClaimedPair, append: Append) -> str:
-    return f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
 
 
 def _key(claimed: ClaimedPair, file: File) -> tuple[str, str, int]:

@@ -187,7 +187,7 @@ class Leadership:
         """
         begun = self._storage.uptime()
         if self._terms()[-1:] != [self._term]:
-            raise NotLeaderError(f"another scavenger has taken over {self.layout.base}", "nothing more to do here")
+            raise NotLeaderError(f"another scavenger has taken over {self.layout.base}: nothing more to do here")
         if begun - self._confirmed <= LEASE_SECONDS / 2:
             return
         owner = self._owner_by_name()

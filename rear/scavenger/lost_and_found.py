@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rear.core.layout import Layout
+from rear.core.names import host_folder
 from rear.core.records import Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, opened
 from rear.zip.headers import Member, encode_central_entry, encode_end
@@ -154,3 +155,9 @@ def lost_and_found_of(layout: Layout, *, storage: Storage) -> LostAndFound:
     """Return the lost+found of one base, for one scavenge."""
     # The date is for people; nothing is decided by it.
     return LostAndFound(layout.lost_and_found / time.strftime("%Y-%m-%d"), layout.base, storage=storage)
+
+
+def item_name(pair: Pair, part: object, member: str = "") -> str:
+    """Return the name of an item: of which temp archive it is, and which part; of content, with a name for people."""
+    name = f"{pair.host}-{pair.stem}-{part}"
+    return f"{name}-{host_folder(member.rstrip('/').rpartition('/')[2])}" if member else name

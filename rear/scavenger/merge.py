@@ -34,7 +34,7 @@ from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
 from rear.scavenger.final_archive import Comparison, FinalArchive, IndexedNames, NoNames, open_final_archive
 from rear.scavenger.leader import Leadership
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.merge_writer import AT_ONCE, MergeWriter
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, MergePlan, Names, make_plan, planned, sequences_of
@@ -192,7 +192,7 @@ class Merger:
             )
             with opened(candidate.claimed.temp_archive, self._storage) as descriptor:
                 item = self._lost_and_found.put_member(
-                    f"{pair.host}-{pair.stem}-{append.sequence}", descriptor, append.offset, append.length, member, note
+                    item_name(pair, append.sequence), descriptor, append.offset, append.length, member, note
                 )
             self._claims.note(candidate.claimed, [append.sequence], target=item, intent="")
             yield SetAside(plan.archive, name, str(pair), reason, item)
@@ -200,10 +200,10 @@ class Merger:
             assert target.descriptor is not None
             host, worker, sequence = existing.key
             reason = "a later member has that name, and the last one is kept"
-            item_name = f"{host or 'unknown'}-{worker or 'unknown'}-{sequence or existing.target_start}-replaced"
+            kept_name = f"{host or 'unknown'}-{worker or 'unknown'}-{sequence or existing.target_start}-replaced"
             length = existing.target_end - existing.target_start
             note = {"archive": plan.archive, "name": name, "reason": reason}
-            item = self._lost_and_found.put_bytes(item_name, target.descriptor, existing.target_start, length, note)
+            item = self._lost_and_found.put_bytes(kept_name, target.descriptor, existing.target_start, length, note)
             yield SetAside(plan.archive, name, "", reason, item)
 
     # Writing.

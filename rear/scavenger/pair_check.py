@@ -16,7 +16,7 @@ from typing import Any, Final
 from rear.core.layout import Layout
 from rear.core.liveness import is_running, process_of
 from rear.core.log import Pace
-from rear.core.names import check_archive, check_name, host_folder
+from rear.core.names import check_archive, check_name
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
@@ -27,8 +27,8 @@ from rear.journal.reader import Journal
 from rear.salvage.scan import Found, recovered_content, scan
 from rear.scavenger.check_tasks import CheckedAhead
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
-from rear.scavenger.flushed_files import FlushedFiles
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
+from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, find_unjournaled
@@ -133,11 +133,11 @@ class PairCheck:
         self._claims.check_kept(claimed)
         elsewhere = self.second_copies.written_later(claimed, [append for append, _ in bad])
         self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
-        rescue = Rescue(claimed, storage=self._storage)
+        rescue = Rescue(claimed, descriptor, storage=self._storage)
         self._rescues.append(rescue)
         for append, reason in bad:
             if append.sequence not in elsewhere:
-                yield from self._rescue_or_put_away(claimed, append, reason, descriptor, rescue)
+                yield from self._rescue_or_put_away(append, reason, rescue)
 
     def _divide(
         self, claimed: ClaimedPair, appends: list[Append], descriptor: int | None
@@ -177,25 +177,24 @@ class PairCheck:
                 )
         self._remains[claimed.name] = remains
 
-    def _rescue_or_put_away(
-        self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None, rescue: Rescue
-    ) -> Iterator[list[Candidate] | Event]:
+    def _rescue_or_put_away(self, append: Append, reason: str, rescue: Rescue) -> Iterator[list[Candidate] | Event]:
+        claimed = rescue.claimed
         try:
             check_archive(append.archive)
             check_name(append.name)
         except PathError:
-            yield self._put_away(claimed, append, reason, descriptor)
+            yield self._put_away(claimed, append, reason, rescue.source)
             return
         flushed = claimed.journal.flushed
-        rescued, source = None if append is flushed else rescue.from_data(append, descriptor), None
+        rescued, source = None if append is flushed else rescue.from_data(append), None
         if rescued is None and flushed is not None:
-            yield from self._join(claimed, flushed, reason, descriptor, rescue)
+            yield from self._join(flushed, reason, rescue)
             return
         saved_from = "the journal, which holds all that an empty member has" if not append.size else "its intact data"
         if rescued is None:
             from_source = rescue.from_source(append)
             if isinstance(from_source, str):
-                yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), descriptor)
+                yield self._put_away(claimed, append, "; ".join(filter(None, (reason, from_source))), rescue.source)
                 return
             rescued, source = from_source, append.source
             saved_from = f"its source {source}"
@@ -204,12 +203,10 @@ class PairCheck:
         told = f"{reason}; archived anew from {saved_from}"
         yield Recovered(append.archive, append.name, claimed.name, told, source)
 
-    def _join(
-        self, claimed: ClaimedPair, flushed: Append, reason: str, descriptor: int | None, rescue: Rescue
-    ) -> Iterator[list[Candidate] | Event]:
-        for item in self._joining.settle(claimed, flushed, reason, descriptor, rescue):
+    def _join(self, flushed: Append, reason: str, rescue: Rescue) -> Iterator[list[Candidate] | Event]:
+        for item in self._joining.settle(flushed, reason, rescue):
             if isinstance(item, Candidate):
-                self.second_copies.take(claimed, [flushed])
+                self.second_copies.take(rescue.claimed, [flushed])
                 yield [item]
             else:
                 yield item
@@ -240,12 +237,12 @@ class PairCheck:
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
         note = {"reason": reason, "pair": claimed.name, **append._asdict()}
-        name = f"{claimed.pair.host}-{claimed.pair.stem}-{append.sequence}"
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
-            reason += self._put_partial(name, descriptor, found, note)
+            reason += self._put_partial(item_name(claimed.pair, append.sequence, found.name), descriptor, found, note)
         if claimed.state == "stale":
-            reason += "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
+            reason += MAY_COME_BACK
+        name = item_name(claimed.pair, append.sequence)
         item = self._lost_and_found.put_bytes(name, descriptor, append.offset, append.length, note)
         self._claims.note(claimed, [append.sequence], target=item, intent="")
         return kind(
@@ -264,8 +261,7 @@ class PairCheck:
     def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
         """Keep what decodes of a member that is not whole; return what there is to say about it."""
         content = recovered_content(descriptor, found, storage=self._storage)
-        base_name = host_folder(found.name.rstrip("/").rpartition("/")[2])
-        item = self._lost_and_found.put_content(f"{name}-{base_name}", content, note)
+        item = self._lost_and_found.put_content(name, content, note)
         return f"; its first {found.recoverable_bytes:,} of {found.size:,} bytes decode and are in {item}"
 
     def has_failed(self, claimed: ClaimedPair) -> bool:
@@ -290,7 +286,7 @@ class PairCheck:
             reason = one.reason
             if one.found is not None and one.found.state == "partial":
                 with opened(claimed.temp_archive, self._storage) as descriptor:
-                    name = f"{claimed.pair.host}-{claimed.pair.stem}-at-{one.start}"
+                    name = item_name(claimed.pair, f"at-{one.start}", one.found.name)
                     reason += self._put_partial(name, descriptor, one.found, note)
             said.append(reason)
         item = self._lost_and_found.put_pair(claimed.pair, claimed.folder, note)

@@ -25,7 +25,7 @@ from rear.journal.reader import Journal, read_journal
 from rear.salvage.info_zip import fix
 from rear.salvage.scan import Found, Gap, Nested, scan
 from rear.scavenger.claims import ClaimedPair
-from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
 
 _LEASE_SECONDS: Final = 60.0
@@ -198,8 +198,7 @@ def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, sto
     if journal.opened is None or journal.lacks_file:
         with opened(path, storage) as descriptor:
             note = {"pair": str(pair), "reason": "its first records cannot be read; the journal was written anew"}
-            name = f"{pair.host}-{pair.stem}-journal"
-            lost_and_found.put_bytes(name, descriptor, 0, storage.size(descriptor), note)
+            lost_and_found.put_bytes(item_name(pair, "journal"), descriptor, 0, storage.size(descriptor), note)
     return journal
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rear.core.layout import Layout, check_inside, look_anew
@@ -72,7 +72,9 @@ class Recovery:
             if intent is not None:
                 yield RolledBack(intent.archive)
             return
-        moved = group_sequences((move.pair, move.sequence) for move in intent.moves)
+        moved: dict[str, list[int]] = {}
+        for move in intent.moves:
+            moved.setdefault(move.pair, []).append(move.sequence)
         for pair, sequences in moved.items():
             if pair in claimed:
                 self._claims.note(claimed[pair], sequences, target=intent.archive, intent=path.stem)
@@ -210,11 +212,3 @@ def install(fresh: Path, path: Path, *, storage: Storage) -> None:
     """Give a finished new file the name of the final archive."""
     storage.rename(fresh, path)
     storage.sync_directory(path.parent)
-
-
-def group_sequences(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
-    """Group ``(pair, sequence)`` by pair."""
-    grouped: dict[str, list[int]] = {}
-    for pair, sequence in pairs:
-        grouped.setdefault(pair, []).append(sequence)
-    return grouped

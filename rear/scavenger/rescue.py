@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,22 +38,24 @@ class Rescue:
 
     Args:
         claimed: the pair.
+        source: the open temp archive; ``None`` where there is none.
         storage: the file system.
     """
 
-    def __init__(self, claimed: ClaimedPair, *, storage: Storage) -> None:
+    def __init__(self, claimed: ClaimedPair, source: int | None, *, storage: Storage) -> None:
+        self.claimed = claimed
+        self.source = source
         self._path: Path = claimed.folder / f"{claimed.pair.stem}{RESCUE_SUFFIX}"
-        self._claimed = dataclasses.replace(claimed, data=self._path)
+        self._rescued = dataclasses.replace(claimed, data=self._path)
         self._storage = storage
         self._descriptor = -1
         self._length = 0
 
-    def from_data(self, append: Append, descriptor: int | None) -> Candidate | None:
+    def from_data(self, append: Append) -> Candidate | None:
         """Return a member whose data in the temp archive is what the journal says; ``None`` when it is not.
 
         Args:
             append: what the journal says; an empty member needs no data at all.
-            descriptor: the open temp archive, if there is one.
 
         Raises:
             UnsupportedError: the data cannot be decoded here.
@@ -61,31 +63,31 @@ class Rescue:
         """
         if not append.size:
             return self._write(append, [])
-        if descriptor is None or append.data_offset < append.offset:
+        if self.source is None or append.data_offset < append.offset:
             return None
-        if append.offset + append.length > self._storage.size(descriptor):
+        if append.offset + append.length > self._storage.size(self.source):
             return None
-        if why_data_bad(descriptor, append, self._storage) is not None:
+        if why_data_bad(self.source, append, self._storage) is not None:
             return None
-        return self._write(
-            append, raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
-        )
+        return self._write(append, self._data_of(append))
 
-    def from_parts(self, append: Append, descriptor: int) -> Candidate:
+    def from_parts(self, append: Append) -> Candidate:
         """Return a member made of the parts of a file: their data as it is, and an end of the stream.
 
         Args:
             append: the file as far as its parts are whole.
-            descriptor: the open temp archive.
 
         Raises:
             FormatError: the temp archive changed meanwhile.
             OSError: the temp archive cannot be read, or the rescue not written.
         """
         end = STREAM_ENDS[append.method]
-        data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
         ended = append._replace(compressed_size=append.compressed_size + len(end))
-        return self._write(ended, itertools.chain(data, [end]))
+        return self._write(ended, itertools.chain(self._data_of(append), [end]))
+
+    def _data_of(self, append: Append) -> Iterator[bytes]:
+        assert self.source is not None
+        return raw_bytes(self.source, append.data_offset, append.compressed_size, storage=self._storage)
 
     def from_source(self, append: Append) -> Candidate | str:
         """Return a picked-up member from its source, or say why that cannot be.
@@ -103,7 +105,7 @@ class Rescue:
             return f"its source cannot be used: {text if append.source in text else f'{append.source}: {text}'}"
 
     def _from_source(self, append: Append, source: str) -> Candidate | str:
-        owner = owner_of(self._claimed)
+        owner = owner_of(self.claimed)
         if stat.S_ISLNK(append.mode):
             status = os.lstat(source)
             payload = payload_of_bytes(os.readlink(os.fsencode(source)), STORED)
@@ -131,7 +133,7 @@ class Rescue:
             payload.close()
 
     def _write(self, append: Append, data: Iterable[bytes]) -> Candidate:
-        opened = self._claimed.opened
+        opened = self.claimed.opened
         size, crc = (append.size, append.crc) if append.size else (0, crc32(b""))
         member = Member(append.name, append.method, crc, append.compressed_size, size, append.mtime_ns, append.mode)
         if not append.size:
@@ -155,7 +157,7 @@ class Rescue:
             compressed_size=member.compressed_size,
         )
         self._length = position
-        return Candidate(self._claimed, rescued)
+        return Candidate(self._rescued, rescued)
 
     def _open(self) -> int:
         if self._descriptor < 0:
