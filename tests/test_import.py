@@ -43,6 +43,7 @@ ALONE = {
     "sqlite_utils": {"index", "segments"},
     "sqlite3": {"index", "segments"},
     "isal": {"codecs"},
+    "msgspec": {"appendlines"},
     "zlib": {"codecs", "demo"},
     "bz2": {"codecs"},
     "lzma": {"codecs"},
@@ -161,7 +162,7 @@ def test_the_walker_sees_imports_in_functions_and_not_those_for_type_checkers(tm
 
 HEAVY = [
     "typer", "rich", "sqlite_utils", "sqlite3", "asyncio", "anyio", "trio", "tempfile", "multiprocessing", "zipfile",
-    "distributed", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
+    "distributed", "msgspec", "concurrent.futures", "subprocess", "shutil", "numpy", "zstandard", "bz2", "lzma", "http",
     "urllib.request", "logging", "dataclasses", "inspect", "secrets", "random", "hashlib", "socket", "traceback",
 ]  # fmt: skip
 

@@ -27,6 +27,23 @@ def is_metadata(value: object) -> bool:
     return False
 
 
+LARGEST: Final = 0x7FFFFFFFFFFFFFFF
+"""Largest number in a record."""
+_BOUNDS: Final = {
+    "created_ns": (-LARGEST, LARGEST),
+    "mtime_ns": (-LARGEST, LARGEST),
+    # What has to fit into a header of a Zip file.
+    "crc": (0, 0xFFFFFFFF),
+    "mode": (0, 0xFFFFFFFF),
+    "method": (0, 0xFFFF),
+}
+
+
+def bounds_of(field: str) -> tuple[int, int]:
+    """Return the smallest and the largest number that a field of a record may have."""
+    return _BOUNDS.get(field, (0, LARGEST))
+
+
 class Open(NamedTuple):
     """First record of a journal: who writes, and which temp archive."""
 
