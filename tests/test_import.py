@@ -40,8 +40,8 @@ UPWARDS = {
 ALONE = {
     "typer": {"cli"},
     "rich": {"cli", "cells", "screenparts", "screen", "lines", "tui"},
-    "sqlite_utils": {"index", "segments"},
-    "sqlite3": {"index", "segments"},
+    "sqlite_utils": {"segment_writer"},
+    "sqlite3": {"segment", "segment_reader", "segment_writer"},
     "isal": {"codecs"},
     "msgspec": {"appendlines"},
     "zlib": {"codecs", "demo"},

@@ -10,7 +10,7 @@ from typing import Final
 from rear.core.version import __version__
 
 _PACKAGES: Final = (
-    ("isal", ""), ("zipfile-deflate64", ""), ("sqlite-utils", ""), ("rich", ""), ("typer", ""),
+    ("isal", ""), ("msgspec", ""), ("zipfile-deflate64", ""), ("sqlite-utils", ""), ("rich", ""), ("typer", ""),
     ("zstandard", "zstd"), ("distributed", "dask"),
 )  # fmt: skip
 """Each with the extra of rear that brings it; those without one are always there."""
