@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import rear
 from rear.core.names import Target
-from rear.core.records import Abort, Append, Beat, Close, Merged, Open, Record
+from rear.core.records import Abort, Append, Beat, Close, MergedRecord, Open, Record
 from rear.errors import FutureVersionError, JournalError
 from rear.journal import codec as journals
 from rear.journal.append_lines import parse_appends
@@ -247,7 +247,7 @@ def test_records_of_all_kinds_among_others(tmp_path: Path) -> None:
     for number in range(100):
         written.append(_append(number))
         if number % 9 == 5:
-            written += [Abort(number), Beat(number), Merged((number,), "ar.zip", "")]
+            written += [Abort(number), Beat(number), MergedRecord((number,), "ar.zip", "")]
         if number % 17 == 3:
             written.append(_append(number)._replace(metadata={"a": 1}))
     path.write_bytes(b"".join(map(encode_record, [*written, Close("exit", 1, 2)])))

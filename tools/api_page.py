@@ -12,7 +12,7 @@ from typing import Any, Final
 PUBLIC: Final = {
     "Write": [("rear", ["rear_fs", "rear_open", "rear_pickup"])],
     "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck.base", ["fsck"])],
-    "Read": [("rear", ["find"]), ("rear.read.find", ["Search", "Found"]), ("rear.index.index", ["IndexRow"])],
+    "Read": [("rear", ["find"]), ("rear.read.find", ["Search", "FoundMember"]), ("rear.index.index", ["IndexRow"])],
     "Logs": [("rear.logging", ["RearHandler"])],
     "In pools and clusters": [("rear.worker.pools", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
 }

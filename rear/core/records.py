@@ -153,7 +153,7 @@ class Close(NamedTuple):
     length: int
 
 
-class Merged(NamedTuple):
+class MergedRecord(NamedTuple):
     """Written by a scavenger: those members are in ``target`` (a final archive, or a file in lost+found)."""
 
     sequences: tuple[int, ...]
@@ -161,7 +161,7 @@ class Merged(NamedTuple):
     intent: str
 
 
-Record = Open | Append | File | Part | Abort | Beat | Close | Merged
+Record = Open | Append | File | Part | Abort | Beat | Close | MergedRecord
 
 
 class Origin(NamedTuple):
@@ -177,6 +177,22 @@ class Origin(NamedTuple):
     source: str | None = None
     source_start: int = 0
     metadata: Metadata | None = None
+
+
+def origin_of(opened: Open, append: Append) -> Origin:
+    """Return what the local header of a journaled member says."""
+    return Origin(
+        opened.cookie,
+        append.sequence,
+        append.archive,
+        opened.host,
+        opened.worker,
+        append.mtime_ns,
+        append.mode,
+        append.source,
+        append.source_start,
+        append.metadata,
+    )
 
 
 class Pair(NamedTuple):

@@ -20,9 +20,9 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rear.core.layout import Layout
 from rear.core.storage import LOCAL, Storage
@@ -399,10 +399,8 @@ class Index:
             self._storage.unlink(self._folder / name)
         self._load()
         if not self._storage.names(self._folder):
-            try:
+            with suppress(FileNotFoundError):
                 self._storage.remove_directory(self._folder)
-            except FileNotFoundError:
-                pass
 
 
 def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> Iterator[IndexRow]:
@@ -423,13 +421,15 @@ def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> 
         size, compressed_size = min(entry.size, INTEGER_LIMIT), min(entry.compressed_size, INTEGER_LIMIT)
         where = (start, end, None, size, compressed_size, entry.method, entry.crc)
         if origin is None:
-            yield IndexRow(entry.name, None, None, None, *where, entry.mtime_ns, entry.mode or None, None, None, None)
+            source: tuple[str | int | None, ...] = (None, None, None)
+            rest: tuple[Any, ...] = (entry.mtime_ns, entry.mode or None, None, None, None, None)
         else:
             source_start = min(origin.source_start, INTEGER_LIMIT - size)
             source = (origin.source, source_start, source_start + size)
-            writer = (origin.host, origin.worker, min(origin.sequence, INTEGER_LIMIT))
-            metadata = origin.metadata if isinstance(origin.metadata, dict) else None
-            yield IndexRow(entry.name, *source, *where, origin.mtime_ns, origin.mode, *writer, metadata)
+            sequence, metadata = min(origin.sequence, INTEGER_LIMIT), origin.metadata
+            rest = (origin.mtime_ns, origin.mode, origin.host, origin.worker, sequence)
+            rest = (*rest, metadata if isinstance(metadata, dict) else None)
+        yield IndexRow._make((entry.name, *source, *where, *rest))
 
 
 def _with_newer(segments: list[Segment]) -> list[tuple[Segment, list[Segment]]]:

@@ -24,7 +24,7 @@ from rear.core.records import (
     Beat,
     Close,
     File,
-    Merged,
+    MergedRecord,
     Open,
     Part,
     Record,
@@ -37,7 +37,7 @@ from rear.zip.codecs import crc32
 FORMAT_VERSION: Final = 1
 _KINDS: Final[dict[str, type[Any]]] = {
     "open": Open, "append": Append, "file": File, "part": Part, "abort": Abort, "beat": Beat, "close": Close,
-    "merged": Merged,
+    "merged": MergedRecord,
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
@@ -171,6 +171,6 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
             raise JournalError(f"{name} record: {key} is {value!r:.80}")
         values.append(value)
     record: Record = kind._make(values)
-    if isinstance(record, Merged):
+    if isinstance(record, MergedRecord):
         return record._replace(sequences=tuple(record.sequences))
     return record

@@ -16,7 +16,14 @@ from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import times_of_second
-from rear.zip.headers import Member, central_constants, encode_central_entry, encode_local_header, local_constants
+from rear.zip.headers import (
+    Member,
+    central_constants,
+    encode_central_entry,
+    encode_local_header,
+    local_constants,
+    member_of,
+)
 from rear.zip.origin import origin_constants
 from rear.zip.payload import Payload
 from rear.zip.structures import LIMIT_32
@@ -108,10 +115,7 @@ class Encoder:
             found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
             if found is not None:
                 return found[0]
-        return encode_local_header(
-            Member(name, method, crc, compressed_size, size, mtime_ns, mode),
-            self._origin(sequence, archive, mtime_ns, mode, source, metadata),
-        )
+        return encode_local_header(member_of(append), self._origin(sequence, archive, mtime_ns, mode, source, metadata))
 
     def _header(
         self, sequence: int, archive: str, name: str, method: int, crc: int, compressed_size: int, size: int,

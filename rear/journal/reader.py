@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from rear.core.records import Abort, Append, Beat, Close, File, Merged, Open, Part, Record, partial_of
+from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record, partial_of
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
@@ -85,7 +85,7 @@ class Journal:
         #: Parts are here, and not the record of which file they are.
         self.lacks_file = False
         self.aborted: set[int] = set()
-        self.merged: dict[int, Merged] = {}
+        self.merged: dict[int, MergedRecord] = {}
         self.beats = 0
         self.damage: list[Damage] = []
         self.torn: Damage | None = None
@@ -122,7 +122,7 @@ class Journal:
                 self.beats = max(self.beats, record.number)
             case Abort():
                 self.aborted.add(record.sequence)
-            case Merged():
+            case MergedRecord():
                 self.merged.update(dict.fromkeys(record.sequences, record))
             case Close():
                 self.closed = record

@@ -29,7 +29,7 @@ _NARROWING_LIMIT: Final = 500
 _UNESCAPED: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
-class Found(NamedTuple):
+class FoundMember(NamedTuple):
     """A member that was found: the path of its archive, and its row as the index has it."""
 
     archive: str
@@ -174,11 +174,11 @@ class Search:
         self.unindexed: list[str] = []
         self.errors: list[RearError | OSError] = []
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[FoundMember]:
         for path in self._paths():
             try:
                 for row in self._rows(path):
-                    yield Found(path, row)
+                    yield FoundMember(path, row)
             except FileNotFoundError:
                 # Its first merge is under way, or it was renamed just now. The one that was asked for has to be there.
                 if path == self._place:
@@ -264,7 +264,8 @@ def find(
             with ``None`` for any value.
 
     Returns:
-        An iterable of `Found`, which tells afterwards which archives had no index, and what could not be searched.
+        An iterable of `FoundMember`, which tells afterwards which archives had no index, and what could not be
+        searched.
 
     Raises:
         UsageError: a pattern is none.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
 from rear.core.liveness import Liveness, Observations, Process, is_running, process_of, process_of_worker
 from rear.core.names import STATE, is_safe_component
-from rear.core.records import Merged, Open, Pair
+from rear.core.records import MergedRecord, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
@@ -310,7 +310,7 @@ class Claims:
             writer = JournalWriter(self._storage.create(path), storage=self._storage)
         try:
             for start in range(0, len(sequences), _SEQUENCES_A_RECORD):
-                record = Merged(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
+                record = MergedRecord(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
                 writer.append(record)
                 claimed.journal.take(record)
             writer.sync()
