@@ -18,7 +18,8 @@ from rear.core.context import current
 from rear.core.layout import Layout, find_base
 from rear.core.names import Target
 from rear.errors import MemberNotFoundError, UsageError
-from rear.read.members import open_in_archive, open_written, pending_members
+from rear.journal.pending import pending_members
+from rear.read.members import open_in_archive, open_written
 from rear.read.patterns import translate
 from rear.zip.archive import Archive
 
@@ -55,7 +56,7 @@ class _Place(NamedTuple):
         found: dict[str, PathStatus] = {}
         if self.base is not None:
             layout, archive = self.base
-            for append, _, _ in pending_members(layout, archive):
+            for append, _, _ in pending_members(layout, archive, graveyard=True):
                 known = found.get(append.name.rstrip("/"))
                 if known is None or known.st_mtime_ns <= append.mtime_ns:
                     found[append.name.rstrip("/")] = PathStatus(append.mode, append.size, append.mtime_ns)

@@ -22,6 +22,7 @@ from rear.core.records import MergedRecord, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Cleared, Event, LeftAlone, Refused
+from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal, read_notes, skim_journal
 from rear.journal.writer import JournalWriter
 
@@ -411,8 +412,8 @@ class Claims:
     def _load(self, pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal) -> Journal | Event | None:
         """Read a journal with what was noted about it; ``None`` when it has gone."""
         try:
-            journal = read(folder / f"{pair.stem}.journal", storage=self._storage)
-            journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=self._storage).merged)
+            path = folder / f"{pair.stem}.journal"
+            journal = with_notes(read(path, storage=self._storage), path, storage=self._storage)
         except FileNotFoundError:
             return None
         except (FutureVersionError, JournalError, OSError) as error:
