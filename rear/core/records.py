@@ -126,9 +126,22 @@ def partial_of(file: File, part: Part) -> Append:
     length = part.offset + part.length
     metadata = {**(file.metadata or {}), PARTIAL: True}
     return Append(
-        file.sequence, None, 0, part.source_end, 0, length, file.archive, file.name, file.method, part.crc,
-        max(0, length - file.offset), part.source_end, part.mtime_ns, file.mode, metadata,
-    )  # fmt: skip
+        sequence=file.sequence,
+        source=None,
+        source_start=0,
+        source_end=part.source_end,
+        offset=0,
+        length=length,
+        archive=file.archive,
+        name=file.name,
+        method=file.method,
+        crc=part.crc,
+        compressed_size=max(0, length - file.offset),
+        size=part.source_end,
+        mtime_ns=part.mtime_ns,
+        mode=file.mode,
+        metadata=metadata,
+    )
 
 
 class Abort(NamedTuple):

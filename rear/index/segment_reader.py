@@ -50,18 +50,22 @@ _SELECTED: Final = ", ".join(f"members.{name}" for name in IndexRow._fields)
 _TABLES: Final = ("below", "members", "removed", "segment")
 
 
+class _RowError(IndexFormatError):
+    """What is wrong with a row; of which segment it is, is not known here."""
+
+
 def _row(values: Sequence[Any]) -> IndexRow:
     """Return a row from what SQLite gave; a forged segment may hold anything.
 
     Raises:
-        IndexFormatError: a value has another type than its column.
+        _RowError: a value has another type than its column.
     """
     kinds = tuple(map(type, values))
     if kinds in _PLAIN:
         return IndexRow._make(values)
     for position, (kind, accepted) in enumerate(zip(kinds, _ACCEPTED, strict=True)):
         if kind not in accepted:
-            raise IndexFormatError(f"{IndexRow._fields[position]} is {kind.__name__}")
+            raise _RowError(f"{IndexRow._fields[position]} is {kind.__name__}")
     changed = list(values)
     for position in TEXT_POSITIONS:
         if kinds[position] is bytes:
@@ -73,9 +77,9 @@ def _row(values: Sequence[Any]) -> IndexRow:
     try:
         changed[METADATA_POSITION] = json.loads(changed[METADATA_POSITION])
     except (ValueError, RecursionError) as error:
-        raise IndexFormatError(f"metadata is no JSON: {error}") from None
+        raise _RowError(f"metadata is no JSON: {error}") from None
     if not isinstance(changed[METADATA_POSITION], dict):
-        raise IndexFormatError("metadata is not a JSON object")
+        raise _RowError("metadata is not a JSON object")
     return IndexRow._make(changed)
 
 
@@ -231,9 +235,7 @@ class SegmentReader:
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[IndexRow]:
         try:
             yield from map(_row, self._execute(sql, parameters, limit=self._segment.members))
-        except IndexFormatError as error:
-            if os.fspath(self._segment.path) in str(error):
-                raise
+        except _RowError as error:
             raise IndexFormatError(f"{self._segment.path}: {error}") from None
 
     def rows(self) -> Iterator[IndexRow]:

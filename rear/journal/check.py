@@ -128,10 +128,8 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
         return None
     header = decode_local_header(data)
     found = (header.name, header.method, header.crc, header.compressed_size, header.size, header.length)
-    expected = (
-        append.name.encode(), append.method, append.crc, append.compressed_size, append.size,
-        append.length - append.compressed_size,
-    )  # fmt: skip
+    numbers = (append.method, append.crc, append.compressed_size, append.size)
+    expected = (append.name.encode(), *numbers, append.length - append.compressed_size)
     labels = ("name", "method", "CRC-32", "compressed size", "size", "header length")
     for label, expected_value, found_value in zip(labels, expected, found, strict=True):
         if expected_value != found_value:

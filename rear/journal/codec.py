@@ -34,11 +34,19 @@ from rear.core.records import (
 from rear.errors import FutureVersionError, JournalError
 from rear.zip.codecs import crc32
 
+# ---- codec
+
 FORMAT_VERSION: Final = 1
 _KINDS: Final[dict[str, type[Any]]] = {
-    "open": Open, "append": Append, "file": File, "part": Part, "abort": Abort, "beat": Beat, "close": Close,
+    "open": Open,
+    "append": Append,
+    "file": File,
+    "part": Part,
+    "abort": Abort,
+    "beat": Beat,
+    "close": Close,
     "merged": MergedRecord,
-}  # fmt: skip
+}
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -174,3 +182,9 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
     if isinstance(record, MergedRecord):
         return record._replace(sequences=tuple(record.sequences))
     return record
+
+
+# ---- reader
+
+
+# ---- writer

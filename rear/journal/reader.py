@@ -21,9 +21,9 @@ BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
-_READ_BYTES: Final = 128 << 10
 SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
+_READ_BYTES: Final = 128 << 10
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
 
@@ -71,9 +71,19 @@ class Journal:
     """What one journal says, after all its records were read."""
 
     __slots__ = (
-        "aborted", "appends", "beats", "closed", "damage", "file", "flushed", "lacks_file", "length", "merged",
-        "opened", "torn",
-    )  # fmt: skip
+        "aborted",
+        "appends",
+        "beats",
+        "closed",
+        "damage",
+        "file",
+        "flushed",
+        "lacks_file",
+        "length",
+        "merged",
+        "opened",
+        "torn",
+    )
 
     def __init__(self, opened: Open | None = None) -> None:
         self.opened = opened

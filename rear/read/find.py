@@ -77,10 +77,17 @@ class Query:
     """What is looked for; all that is given has to hold. See `find`."""
 
     def __init__(
-        self, names: Sequence[str], *, host: str | None, worker: str | None, source: str | None,
-        changed_since: datetime | None, larger_bytes: int | None, smaller_bytes: int | None,
+        self,
+        names: Sequence[str],
+        *,
+        host: str | None,
+        worker: str | None,
+        source: str | None,
+        changed_since: datetime | None,
+        larger_bytes: int | None,
+        smaller_bytes: int | None,
         metadata: Mapping[str, str | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._names = [NamePattern(name) for name in names]
         given = {"host": host, "worker": worker, "source": source}
         self._texts = {column: NamePattern(text) for column, text in given.items() if text is not None}
@@ -273,8 +280,14 @@ def find(
     """
     names = [pattern] if isinstance(pattern, str) else list(pattern)
     query = Query(
-        names, host=host, worker=worker, source=source, changed_since=changed_since, larger_bytes=larger_bytes,
-        smaller_bytes=smaller_bytes, metadata=metadata or {},
-    )  # fmt: skip
+        names,
+        host=host,
+        worker=worker,
+        source=source,
+        changed_since=changed_since,
+        larger_bytes=larger_bytes,
+        smaller_bytes=smaller_bytes,
+        metadata=metadata or {},
+    )
     place = os.fspath(base)
     return Search(place, None if archive is None else NamePattern(archive), query)
