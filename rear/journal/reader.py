@@ -6,7 +6,6 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -202,15 +201,22 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
     """
     descriptor = storage.open(path)
     try:
-        start = storage.size(descriptor) - tail_bytes
-        if start <= 0:
-            return parse_journal(read_lines(descriptor, storage=storage))
-        head = _first_lines(storage.read(descriptor, SKIM_BYTES, 0))
-        tail = read_lines(descriptor, storage=storage, start=start)
-        # It begins within a line, and may begin among the first ones.
-        next(tail, None)
-        end = head[-1][0] if head else -1
-        return parse_journal(itertools.chain(head, (line for line in tail if line[0] > end)))
+        parser, last = _Parser(None), -1
+        start = max(0, storage.size(descriptor) - tail_bytes)
+        if start:
+            # The tail begins within a line, and may begin among the first ones.
+            last = start
+            for line in _first_lines(storage.read(descriptor, SKIM_BYTES, 0)):
+                parser.take_line(*line)
+                last = max(last, line[0])
+        for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+            while lines and offset <= last:
+                offset += len(lines.pop(0)) + 1
+            if complete:
+                parser.take_lines(offset, lines)
+            elif lines:
+                parser.take_line(offset, lines[0], False)
+        return parser.finished()
     finally:
         storage.close(descriptor)
 
