@@ -21,7 +21,7 @@ from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
 if TYPE_CHECKING:
     from rear.ingest.adopt import adopt
     from rear.ingest.sweep import sweep
-    from rear.read.find import Found, Search, find
+    from rear.read.find import FoundMember, Search, find
     from rear.read.members import open_archive
     from rear.read.path import Path
     from rear.scavenger.daemon import scavengerd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rear.worker.pools import open_in_process
 
 _WHERE = {
-    "Found": "rear.read.find",
+    "FoundMember": "rear.read.find",
     "Path": "rear.read.path",
     "Search": "rear.read.find",
     "adopt": "rear.ingest.adopt",
@@ -43,7 +43,7 @@ _WHERE = {
 """Names that only some programs need, and where they are: imported when they are first used."""
 
 __all__ = [
-    "Found", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "find", "open_archive",
+    "FoundMember", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "find", "open_archive",
     "open_in_process", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 PUBLIC: Final = {
     "Write": [("rear", ["rear_fs", "rear_open", "rear_pickup"])],
     "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck", ["fsck"])],
-    "Read": [("rear", ["find", "Search", "Found"]), ("rear.index", ["IndexRow"])],
+    "Read": [("rear", ["find", "Search", "FoundMember"]), ("rear.index", ["IndexRow"])],
     "Logs": [("rear.logging", ["RearHandler"])],
     "In pools and clusters": [("rear", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
 }

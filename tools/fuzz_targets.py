@@ -20,7 +20,7 @@ import make_zoo
 import rear
 from rear.core.liveness import this_process
 from rear.core.names import check_archive
-from rear.core.records import Abort, Append, Beat, Close, Merged
+from rear.core.records import Abort, Append, Beat, Close, MergedRecord
 from rear.core.storage import Storage, StrPath
 from rear.errors import FutureVersionError, JournalError, UnsupportedError, ZipFormatError
 from rear.journal.codec import encode_record
@@ -205,7 +205,7 @@ def journal_seeds() -> list[bytes]:
         (path,) = Path(base).glob(".rear/inbox/*/*.journal")
         written = path.read_bytes()
     append = Append(9, "/source", 0, 5, 300, 60, "ar.zip", "name", DEFLATED, 1, 5, 5, 10**18, 0o100644, {"a": [1]})
-    records = (append, Abort(9), Beat(3), Merged((1, 2), "ar.zip", "7"), Close("exit", 3, 900))
+    records = (append, Abort(9), Beat(3), MergedRecord((1, 2), "ar.zip", "7"), Close("exit", 3, 900))
     more = b"".join([encode_record(record) for record in records])
     return [written, written + more, more]
 

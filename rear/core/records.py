@@ -27,6 +27,23 @@ def is_metadata(value: object) -> bool:
     return False
 
 
+LARGEST: Final = 0x7FFFFFFFFFFFFFFF
+"""Largest number in a record."""
+_BOUNDS: Final = {
+    "created_ns": (-LARGEST, LARGEST),
+    "mtime_ns": (-LARGEST, LARGEST),
+    # What has to fit into a header of a Zip file.
+    "crc": (0, 0xFFFFFFFF),
+    "mode": (0, 0xFFFFFFFF),
+    "method": (0, 0xFFFF),
+}
+
+
+def bounds_of(field: str) -> tuple[int, int]:
+    """Return the smallest and the largest number that a field of a record may have."""
+    return _BOUNDS.get(field, (0, LARGEST))
+
+
 class Open(NamedTuple):
     """First record of a journal: who writes, and which temp archive."""
 
@@ -109,9 +126,22 @@ def partial_of(file: File, part: Part) -> Append:
     length = part.offset + part.length
     metadata = {**(file.metadata or {}), PARTIAL: True}
     return Append(
-        file.sequence, None, 0, part.source_end, 0, length, file.archive, file.name, file.method, part.crc,
-        max(0, length - file.offset), part.source_end, part.mtime_ns, file.mode, metadata,
-    )  # fmt: skip
+        sequence=file.sequence,
+        source=None,
+        source_start=0,
+        source_end=part.source_end,
+        offset=0,
+        length=length,
+        archive=file.archive,
+        name=file.name,
+        method=file.method,
+        crc=part.crc,
+        compressed_size=max(0, length - file.offset),
+        size=part.source_end,
+        mtime_ns=part.mtime_ns,
+        mode=file.mode,
+        metadata=metadata,
+    )
 
 
 class Abort(NamedTuple):
@@ -136,7 +166,7 @@ class Close(NamedTuple):
     length: int
 
 
-class Merged(NamedTuple):
+class MergedRecord(NamedTuple):
     """Written by a scavenger: those members are in ``target`` (a final archive, or a file in lost+found)."""
 
     sequences: tuple[int, ...]
@@ -144,7 +174,7 @@ class Merged(NamedTuple):
     intent: str
 
 
-Record = Open | Append | File | Part | Abort | Beat | Close | Merged
+Record = Open | Append | File | Part | Abort | Beat | Close | MergedRecord
 
 
 class Origin(NamedTuple):
@@ -160,6 +190,22 @@ class Origin(NamedTuple):
     source: str | None = None
     source_start: int = 0
     metadata: Metadata | None = None
+
+
+def origin_of(opened: Open, append: Append) -> Origin:
+    """Return what the local header of a journaled member says."""
+    return Origin(
+        opened.cookie,
+        append.sequence,
+        append.archive,
+        opened.host,
+        opened.worker,
+        append.mtime_ns,
+        append.mode,
+        append.source,
+        append.source_start,
+        append.metadata,
+    )
 
 
 class Pair(NamedTuple):

@@ -8,26 +8,25 @@ little too high where members were aborted.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
 from rear.core.liveness import Observations, Process, is_running, process_of, process_of_worker
 from rear.core.names import is_safe_component
-from rear.core.records import Append, Close, Open, Pair, Record
+from rear.core.records import Close, Open, Pair
 from rear.core.storage import Storage
-from rear.errors import FutureVersionError, JournalError
-from rear.journal.codec import decode_line, decode_record
-from rear.journal.reader import read_notes, skim_journal
+from rear.errors import JournalError
+from rear.journal.reader import SKIM_BYTES, read_notes, skim_journal
 
 State = Literal["live", "unconfirmed", "stale", "crashed", "closed", "claimed", "unusable"]
 """Of a pair: its worker lives; nobody on this host can tell yet; it showed no sign of life for its lease; it is gone;
 it has ended the pair; a scavenger has it; its journal is missing or cannot be used, or the file is none of rear's.
 """
 
-_WINDOW_BYTES: Final = 16 << 10
-_LARGE_WINDOW_BYTES: Final = 1 << 20
+_LARGE_TAIL_BYTES: Final = 1 << 20
+"""So much is read of a journal whose last records tell of no member."""
 _NOTES_LIMIT_BYTES: Final = 4 << 20
 _VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 
@@ -51,6 +50,8 @@ class Glance(NamedTuple):
     closed: Close | None
     members: int
     size_bytes: int
+    #: What changes while its worker lives; the same text that a scavenge notes: see `rear.scavenger.claims`.
+    sign_of_life: str
 
 
 class Signs:
@@ -138,7 +139,7 @@ class Backlog:
         try:
             glance = glance_at(path, storage=self._storage)
             members = glance.members - (self._merged(folder / f"{pair.stem}.merged") if has_notes else 0)
-            state = "claimed" if is_claimed else self._state(pair, glance, path)
+            state = "claimed" if is_claimed else self._state(pair, glance)
         except OSError as error:
             if error.errno in _VANISHED:
                 # Claimed, merged or released since it was listed.
@@ -157,7 +158,7 @@ class Backlog:
             return 0
         return len(read_notes(path, storage=self._storage).merged)
 
-    def _state(self, pair: Pair, glance: Glance, path: Path) -> State:
+    def _state(self, pair: Pair, glance: Glance) -> State:
         if glance.closed is not None:
             return "closed"
         opened = glance.opened
@@ -169,9 +170,7 @@ class Backlog:
         running = self._is_running(process_of(opened))
         if running is not None:
             return "live" if running else "crashed"
-        # The same text that a scavenge notes: see `rear.scavenger.claims`.
-        journal = skim_journal(path, storage=self._storage)
-        return self._signs.state(str(pair), f"{journal.beats}/{journal.length}", opened.lease_seconds)
+        return self._signs.state(str(pair), glance.sign_of_life, opened.lease_seconds)
 
     def _is_running(self, process: Process) -> bool | None:
         if process not in self._running:
@@ -186,43 +185,17 @@ def glance_at(path: Path, *, storage: Storage) -> Glance:
         FutureVersionError: a newer rear wrote it.
         OSError: it cannot be read.
     """
-    descriptor = storage.open(path)
-    try:
-        length = storage.size(descriptor)
-        head = storage.read(descriptor, min(length, _WINDOW_BYTES), 0)
-        first = _records(head.split(b"\n")[:-1])
-        opened = next(first, None)
-        for window in (_WINDOW_BYTES, _LARGE_WINDOW_BYTES):
-            start = max(0, length - window)
-            tail = head if length <= _WINDOW_BYTES else storage.read(descriptor, length - start, start)
-            last = _last(tail)
-            if last is not None or start == 0:
-                break
-    finally:
-        storage.close(descriptor)
-    opened = opened if isinstance(opened, Open) else None
-    if isinstance(last, Close):
-        return Glance(opened, last, last.members, last.length)
-    if last is None:
-        return Glance(opened, None, 0, 0)
-    sequence = next((record.sequence for record in first if isinstance(record, Append)), last.sequence)
-    return Glance(opened, None, max(1, last.sequence - sequence + 1), last.offset + last.length)
-
-
-def _last(tail: bytes) -> Append | Close | None:
-    """Return the last record that says how much a pair holds; a torn line behind it does not count."""
-    return next(
-        (record for record in _records(reversed(tail.split(b"\n")[:-1])) if isinstance(record, (Append, Close))), None
-    )
-
-
-def _records(lines: Iterable[bytes]) -> Iterator[Record]:
-    for line in lines:
-        try:
-            record = decode_record(decode_line(line))
-        except FutureVersionError:
-            raise
-        except JournalError:
-            continue
-        if record is not None:
-            yield record
+    for tail_bytes in (SKIM_BYTES, _LARGE_TAIL_BYTES):
+        journal = skim_journal(path, tail_bytes=tail_bytes, storage=storage)
+        # A file that is flushed counts when it is complete.
+        members = [append for append in journal.appends.values() if append is not journal.flushed]
+        # The first one stands at the begin: the last one is there as soon as there is a second.
+        if len(members) > 1 or journal.closed or journal.length <= tail_bytes:
+            break
+    sign = f"{journal.beats}/{journal.length}"
+    if journal.closed is not None:
+        return Glance(journal.opened, journal.closed, journal.closed.members, journal.closed.length, sign)
+    if not members:
+        return Glance(journal.opened, None, 0, 0, sign)
+    first, last = members[0], members[-1]
+    return Glance(journal.opened, None, max(1, last.sequence - first.sequence + 1), last.offset + last.length, sign)

@@ -6,7 +6,6 @@ proven to be elsewhere: a damaged archive and everything that cannot be placed s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -53,6 +52,7 @@ from rear.fsck.restore import Restoration
 from rear.fsck.strays import find_strays
 from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
+from rear.read.archive_tree import ArchiveTree
 from rear.read.view import open_committed
 from rear.salvage.scan import Found, scan
 from rear.scavenger.claims import ClaimedPair, Orphan
@@ -286,15 +286,12 @@ class _Check:
 
     def _final_archives(self) -> Iterator[str]:
         """Yield the final archives there are, by their paths in the base."""
-        for folder, folders, files in os.walk(self._layout.base):
-            folders[:] = sorted(name for name in folders if Path(folder, name) != self._layout.state)
-            for name in sorted(files):
-                archive = Path(folder, name).relative_to(self._layout.base).as_posix()
-                try:
-                    check_archive(archive)
-                except PathError:
-                    continue
-                yield archive
+        for archive in ArchiveTree(self._layout.base, any_kind=True):
+            try:
+                check_archive(archive)
+            except PathError:
+                continue
+            yield archive
 
     def _check_archives(self) -> Iterator[Event]:
         archives = list(self._final_archives())

@@ -14,8 +14,8 @@ from rear.core.names import check_archive
 from rear.core.problems import Problem
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import PathError
-from rear.index.index import PART_SUFFIX, Index
-from rear.index.segment import parse_segment_name
+from rear.index.index import Index
+from rear.index.segment import PART_SUFFIX, parse_segment_name
 from rear.scavenger.claims import RESCUE_SUFFIX
 from rear.scavenger.copy_tasks import PERMIT_SUFFIX, REGISTRATION_SUFFIX
 

@@ -20,27 +20,28 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rear.core.layout import Layout
 from rear.core.storage import LOCAL, Storage
 from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
 from rear.index.segment import (
     INTEGER_LIMIT,
+    PART_SUFFIX,
     Below,
     IndexRow,
     MemberKey,
     OriginKey,
     Segment,
-    SegmentReader,
-    SegmentWriter,
     SourceKey,
+    parse_number,
     parse_segment_name,
-    read_segment,
     segment_name,
 )
+from rear.index.segment_reader import SegmentReader, read_segment
+from rear.index.segment_writer import SegmentWriter
 
 if TYPE_CHECKING:
     from rear.zip.archive import Archive
@@ -51,8 +52,8 @@ __all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "SourceKey", "rows_of"
 SMALL_MEMBERS: Final = 4_096
 """Segments up to this size are always taken into the next one: writing them again costs some milliseconds."""
 _ATTEMPTS: Final = 5
-PART_SUFFIX = ".part"
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -119,8 +120,7 @@ class Index:
             IndexFormatError: a segment is damaged: rebuild the index.
             OSError: a segment cannot be read.
         """
-        wanted = sorted(set(names))
-        return self._read(lambda: self._find(wanted))
+        return self._find_newest(names, lambda reader, some: reader.find(sorted(some)))
 
     def find_origins(self, keys: Iterable[OriginKey]) -> dict[OriginKey, IndexRow]:
         """Return the rows of members by host, worker and sequence number. It reads all rows: ask for many at once.
@@ -128,8 +128,7 @@ class Index:
         Raises:
             IndexFormatError, OSError: as `find`.
         """
-        wanted = set(keys)
-        return self._read(lambda: self._find_origins(wanted))
+        return self._find_newest(keys, SegmentReader.find_origins)
 
     def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
         """Return the rows of members by source, size and mtime; the last one of each. It reads all rows, as above.
@@ -137,8 +136,7 @@ class Index:
         Raises:
             IndexFormatError, OSError: as `find`.
         """
-        wanted = set(keys)
-        return self._read(lambda: self._find_sources(wanted))
+        return self._find_newest(keys, SegmentReader.find_sources)
 
     def rows(self) -> Iterator[IndexRow]:
         """Yield all rows in the order of the central directory.
@@ -162,34 +160,24 @@ class Index:
             for reader in readers:
                 yield from reader.select(condition, parameters)
 
-    def _find(self, names: list[str]) -> dict[str, IndexRow]:
-        found: dict[str, IndexRow] = {}
-        for segment, newer in reversed(_with_newer(self.segments)):
-            if names:
-                with SegmentReader(segment, newer) as reader:
-                    found.update(reader.find(names))
-                names = [name for name in names if name not in found]
-        return found
+    def _find_newest(
+        self, keys: Iterable[_K], ask: Callable[[SegmentReader, set[_K]], dict[_K, IndexRow]]
+    ) -> dict[_K, IndexRow]:
+        wanted = set(keys)
 
-    def _find_origins(self, keys: set[OriginKey]) -> dict[OriginKey, IndexRow]:
-        found: dict[OriginKey, IndexRow] = {}
-        for segment, newer in reversed(_with_newer(self.segments)):
-            if len(found) < len(keys):
-                with SegmentReader(segment, newer) as reader:
-                    found.update(reader.find_origins(keys - found.keys()))
-        return found
+        def find() -> dict[_K, IndexRow]:
+            found: dict[_K, IndexRow] = {}
+            for segment, newer in reversed(_with_newer(self.segments)):
+                if len(found) < len(wanted):
+                    with SegmentReader(segment, newer) as reader:
+                        found.update(ask(reader, wanted - found.keys()))
+            return found
 
-    def _find_sources(self, keys: set[SourceKey]) -> dict[SourceKey, IndexRow]:
-        found: dict[SourceKey, IndexRow] = {}
-        for segment, newer in reversed(_with_newer(self.segments)):
-            if len(found) < len(keys):
-                with SegmentReader(segment, newer) as reader:
-                    found.update(reader.find_sources(keys - found.keys()))
-        return found
+        return self._read(find)
 
     def _end(self) -> int:
-        with ExitStack() as stack:
-            readers = [stack.enter_context(SegmentReader(*pair)) for pair in _with_newer(self.segments)]
+        stack, readers = self._open_all()
+        with stack:
             return max((reader.end() for reader in readers), default=0)
 
     def _open_all(self) -> tuple[ExitStack, list[SegmentReader]]:
@@ -317,17 +305,20 @@ class Index:
                 writer = merged
             number, identity = self._next_number(), secrets.token_hex(8)
             writer.finish(
-                number=number, identity=identity, archive=self.archive, fingerprint=fingerprint, below=kept,
+                number=number,
+                identity=identity,
+                archive=self.archive,
+                fingerprint=fingerprint,
+                below=kept,
                 created_ns=time.time_ns(),
-            )  # fmt: skip
+            )
             self._install(writer.path, self._folder / segment_name(number), identity)
         self._load()
         self._clean()
 
     def _next_number(self) -> int:
         # Of damaged segments and of temporary names too: a name is never used twice, caches of other hosts may know it.
-        taken = [_number(name) for name in self._storage.names(self._folder)]
-        return max([0, *(number for number in taken if number is not None)]) + 1
+        return max((parse_number(name) or 0 for name in self._storage.names(self._folder)), default=0) + 1
 
     def _install(self, source: Path, target: Path, identity: str) -> None:
         storage = self._storage
@@ -355,17 +346,15 @@ class Index:
         newest = self._newest_number
         live = {segment.path.name for segment in self.segments}
         for name in self._storage.names(self._folder):
-            number = _number(name)
+            number = parse_number(name)
             if number is not None and number <= newest and name not in live and not self._is_of_the_future(name):
                 self._unlink(name)
 
     def _is_of_the_future(self, name: str) -> bool:
         try:
             read_segment(self._folder / name, storage=self._storage)
-        except FutureVersionError:
-            return True
-        except (IndexFormatError, OSError):
-            pass
+        except (FutureVersionError, IndexFormatError, OSError) as error:
+            return isinstance(error, FutureVersionError)
         return False
 
     def _unlink(self, name: str) -> None:
@@ -406,14 +395,12 @@ class Index:
             OSError: something could not be removed.
         """
         names = self._storage.names(self._folder)
-        for _, name in sorted((number, name) for name in names if (number := _number(name)) is not None):
+        for _, name in sorted((number, name) for name in names if (number := parse_number(name)) is not None):
             self._storage.unlink(self._folder / name)
         self._load()
         if not self._storage.names(self._folder):
-            try:
+            with suppress(FileNotFoundError):
                 self._storage.remove_directory(self._folder)
-            except FileNotFoundError:
-                pass
 
 
 def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> Iterator[IndexRow]:
@@ -432,30 +419,22 @@ def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> 
             # The name is taken all the same.
             pass
         size, compressed_size = min(entry.size, INTEGER_LIMIT), min(entry.compressed_size, INTEGER_LIMIT)
+        where = (start, end, None, size, compressed_size, entry.method, entry.crc)
         if origin is None:
-            yield IndexRow(
-                entry.name, None, None, None, start, end, None, size, compressed_size, entry.method, entry.crc,
-                entry.mtime_ns, entry.mode or None, None, None, None,
-            )  # fmt: skip
+            source: tuple[str | int | None, ...] = (None, None, None)
+            rest: tuple[Any, ...] = (entry.mtime_ns, entry.mode or None, None, None, None, None)
         else:
             source_start = min(origin.source_start, INTEGER_LIMIT - size)
-            yield IndexRow(
-                entry.name, origin.source, source_start, source_start + size, start, end, None, size, compressed_size,
-                entry.method, entry.crc, origin.mtime_ns, origin.mode, origin.host, origin.worker,
-                min(origin.sequence, INTEGER_LIMIT), origin.metadata if isinstance(origin.metadata, dict) else None,
-            )  # fmt: skip
+            source = (origin.source, source_start, source_start + size)
+            sequence, metadata = min(origin.sequence, INTEGER_LIMIT), origin.metadata
+            rest = (origin.mtime_ns, origin.mode, origin.host, origin.worker, sequence)
+            rest = (*rest, metadata if isinstance(metadata, dict) else None)
+        yield IndexRow._make((entry.name, *source, *where, *rest))
 
 
 def _with_newer(segments: list[Segment]) -> list[tuple[Segment, list[Segment]]]:
     """Return each segment with all that are newer."""
     return [(segment, segments[position:]) for position, segment in enumerate(segments, 1)]
-
-
-def _number(name: str) -> int | None:
-    """Return the number of a segment, or of the temporary file of one that was being written."""
-    if name.endswith(PART_SUFFIX):
-        name = f"{name.partition('-')[0]}.sqlite"
-    return parse_segment_name(name)
 
 
 def _split(segments: list[Segment], members: int) -> tuple[list[Segment], list[Segment]]:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Final, NamedTuple, TypeVar
 
-from rear.core.layout import Layout, parse_pair
-from rear.core.names import is_safe_component, numbered
+from rear.core.layout import Layout
+from rear.core.names import numbered
 from rear.core.storage import Storage
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
 from rear.ingest.source_tree import Source, SourceTree
 from rear.journal.intent import intents_of
-from rear.journal.reader import read_journal, read_notes
+from rear.journal.pending import pending_members
 from rear.read.view import open_committed
 from rear.scavenger.rollover import rolled_over_from
 from rear.zip.archive import Archive
@@ -222,32 +222,13 @@ class SourceIndex(CommittedArchives):
 
     def pending(self, root: str) -> set[int]:
         """Return what is on its way into the archive: hashes of the keys of files below ``root`` that journals name."""
-        found: set[int] = set()
-        folders = [self._layout.inbox, *map(self._layout.claims.joinpath, self._safe(self._layout.claims))]
-        for folder in folders:
-            for host in self._safe(folder):
-                for name in self._storage.names(folder / host):
-                    pair = parse_pair(host, name)
-                    if pair is None or not name.endswith(".journal"):
-                        continue
-                    path = folder / host / name
-                    try:
-                        journal = read_journal(path, storage=self._storage)
-                        journal.merged.update(read_notes(path.with_suffix(".merged"), storage=self._storage).merged)
-                    except (RearError, OSError):
-                        # Taken by a scavenger just now, or unreadable. At worst a file is archived twice, and the
-                        # merge keeps one copy.
-                        continue
-                    if journal.opened is None:
-                        continue
-                    for append in journal.pending():
-                        source = append.source
-                        if source and append.archive == self._archive and source.startswith(root):
-                            found.add(hash((source, append.size, append.mtime_ns)))
-        return found
-
-    def _safe(self, folder: object) -> list[str]:
-        return [name for name in self._storage.names(str(folder)) if is_safe_component(name)]
+        # Of a journal that cannot be read a file is archived twice at worst, and the merge keeps one copy.
+        appends = (member.append for member in pending_members(self._layout, self._archive, storage=self._storage))
+        return {
+            hash((append.source, append.size, append.mtime_ns))
+            for append in appends
+            if append.source and append.source.startswith(root)
+        }
 
 
 class Members:

@@ -17,16 +17,36 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from rear.core.records import Abort, Append, Beat, Close, File, Merged, Open, Part, Record, is_metadata
+from rear.core.records import (
+    LARGEST,
+    Abort,
+    Append,
+    Beat,
+    Close,
+    File,
+    MergedRecord,
+    Open,
+    Part,
+    Record,
+    bounds_of,
+    is_metadata,
+)
 from rear.errors import FutureVersionError, JournalError
-from rear.journal.append_lines import LARGEST
 from rear.zip.codecs import crc32
+
+# ---- codec
 
 FORMAT_VERSION: Final = 1
 _KINDS: Final[dict[str, type[Any]]] = {
-    "open": Open, "append": Append, "file": File, "part": Part, "abort": Abort, "beat": Beat, "close": Close,
-    "merged": Merged,
-}  # fmt: skip
+    "open": Open,
+    "append": Append,
+    "file": File,
+    "part": Part,
+    "abort": Abort,
+    "beat": Beat,
+    "close": Close,
+    "merged": MergedRecord,
+}
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -96,81 +116,44 @@ class _Field(NamedTuple):
     required: bool
 
 
-# Exact types: JSON's true is an int to isinstance.
-def _integer(value: Any) -> bool:
-    return type(value) is int and -LARGEST <= value <= LARGEST
+def _within(least: int, most: int) -> Callable[[Any], bool]:
+    # Exact types: JSON's true is an int to isinstance.
+    return lambda value: type(value) is int and least <= value <= most
 
 
-def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST
+_is_natural: Final = _within(0, LARGEST)
 
 
-def _short(limit: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 0 <= value <= limit
-
-
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_natural, value))
+def _are_naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_natural, value))
 
 
-_ACCEPTS: Final = {
-    "int": _natural, "str": _text, "float": _number, "tuple[int, ...]": _naturals, "Metadata": is_metadata,
-}  # fmt: skip
-_SIGNED: Final = {"mtime_ns", "created_ns"}
-#: What has to fit into a header of a Zip file.
-_SHORT: Final = {"mode": 0xFFFFFFFF, "crc": 0xFFFFFFFF, "method": 0xFFFF}
+_ACCEPTS: Final[dict[str, Callable[[Any], bool]]] = {
+    "str": _is_text,
+    "float": _is_number,
+    "tuple[int, ...]": _are_naturals,
+    "Metadata": is_metadata,
+}
 
 
 def _schema(kind: type[Any]) -> list[_Field]:
     schema = []
     for name, annotation in kind.__annotations__.items():
         base, _, optional = (annotation if isinstance(annotation, str) else annotation.__forward_arg__).partition(" | ")
-        accepts = _integer if name in _SIGNED else _short(_SHORT[name]) if name in _SHORT else _ACCEPTS[base]
+        accepts = _within(*bounds_of(name)) if base == "int" else _ACCEPTS[base]
         schema.append(_Field(name, accepts, not optional))
     return schema
 
 
 _SCHEMAS: Final = {name: _schema(kind) for name, kind in _KINDS.items()}
-
-#: Types of the fields of nearly all append records: one comparison instead of a check of each.
-_PLAIN_APPENDS: Final = tuple(
-    tuple(
-        (source if name == "source" else type(None) if name == "metadata" else str)
-        if name in ("source", "metadata", "archive", "name")
-        else int
-        for name in Append._fields
-    )
-    for source in (type(None), str)
-)
-
-
-def _plain_append(payload: dict[str, Any]) -> Append | None:
-    """Return an append record without metadata whose values are as they have to be; ``None``: look closer."""
-    values = tuple(map(payload.get, Append._fields))
-    if tuple(map(type, values)) not in _PLAIN_APPENDS:
-        return None
-    record = Append._make(values)
-    (
-        sequence, _, source_start, source_end, offset, length, _, _, method, crc, compressed_size, size, mtime_ns, mode,
-        _,
-    ) = record  # fmt: skip
-    if (
-        min(sequence, source_start, source_end, offset, length, method, crc, compressed_size, size, mode) >= 0
-        and max(sequence, source_start, source_end, offset, length, compressed_size, size) <= LARGEST
-        and method <= 0xFFFF
-        and max(crc, mode) <= 0xFFFFFFFF
-        and -LARGEST <= mtime_ns <= LARGEST
-    ):
-        return record
-    return None
 
 
 def decode_record(payload: dict[str, Any]) -> Record | None:
@@ -181,12 +164,10 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
         FutureVersionError: an ``open`` record of a later format.
     """
     name = payload.get("kind")
-    if name == "append" and (plain := _plain_append(payload)) is not None:
-        return plain
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None or not isinstance(name, str):
         return None
-    if kind is Open and _natural(payload.get("format_version")) and payload["format_version"] > FORMAT_VERSION:
+    if kind is Open and _is_natural(payload.get("format_version")) and payload["format_version"] > FORMAT_VERSION:
         raise FutureVersionError(
             f"format version {payload['format_version']}, this rear knows up to {FORMAT_VERSION}: "
             "use the rear that wrote it"
@@ -198,6 +179,12 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
             raise JournalError(f"{name} record: {key} is {value!r:.80}")
         values.append(value)
     record: Record = kind._make(values)
-    if isinstance(record, Merged):
+    if isinstance(record, MergedRecord):
         return record._replace(sequences=tuple(record.sequences))
     return record
+
+
+# ---- reader
+
+
+# ---- writer

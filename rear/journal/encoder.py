@@ -19,7 +19,14 @@ from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import times_of_second
-from rear.zip.headers import Member, central_constants, encode_central_entry, encode_local_header, local_constants
+from rear.zip.headers import (
+    Member,
+    central_constants,
+    encode_central_entry,
+    encode_local_header,
+    local_constants,
+    member_of,
+)
 from rear.zip.origin import origin_constants
 from rear.zip.payload import Payload
 from rear.zip.structures import LIMIT_32
@@ -109,8 +116,7 @@ class Encoder:
             found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
             if found is not None:
                 return found[0]
-        member = Member(name, method, crc, compressed_size, size, mtime_ns, mode)
-        return encode_local_header(member, self._origin(sequence, archive, mtime_ns, mode, source, metadata))
+        return encode_local_header(member_of(append), self._origin(sequence, archive, mtime_ns, mode, source, metadata))
 
     def _header(
         self,

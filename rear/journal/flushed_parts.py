@@ -132,9 +132,16 @@ def _file_of_header(pair: Pair, descriptor: int, storage: Storage) -> tuple[Orig
             return None
         sequence = origin.sequence
         file = File(
-            sequence, sequence, 0, origin.archive, header.name.decode(), header.method, header.length, origin.mode,
-            origin.metadata,
-        )  # fmt: skip
+            sequence,
+            first_sequence=sequence,
+            repeated_size=0,
+            archive=origin.archive,
+            name=header.name.decode(),
+            method=header.method,
+            offset=header.length,
+            mode=origin.mode,
+            metadata=origin.metadata,
+        )
         # What no journal could say is no file of ours.
         decode_record(decode_line(encode_record(file).removesuffix(b"\n")))
     except (FormatError, ValueError):

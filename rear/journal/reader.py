@@ -6,12 +6,11 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from rear.core.records import Abort, Append, Beat, Close, File, Merged, Open, Part, Record, partial_of
+from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record, partial_of
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
@@ -21,9 +20,10 @@ BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
+SKIM_BYTES: Final = 16 << 10
+"""So much is read of each end of a journal to see whose it is and how far it is."""
 _READ_BYTES: Final = 128 << 10
-_SKIM_BYTES: Final = 16 << 10
-_sequence: Final = itemgetter(Append._fields.index("sequence"))
+_sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
 
 class Damage(NamedTuple):
@@ -40,42 +40,49 @@ def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> 
 
     A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
     """
-    for offset, block, complete in _read_blocks(descriptor, storage, start):
-        if not complete:
-            yield offset, block, False
-            continue
-        for line in block[:-1].split(b"\n"):
-            yield offset, line, True
+    for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+        for line in lines:
+            yield offset, line, complete
             offset += len(line) + 1
 
 
-def _read_blocks(descriptor: int, storage: Storage, start: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield whole lines, many together, as ``(offset, block, True)``, and the rest as `read_lines` does."""
+def _read_many_lines(descriptor: int, storage: Storage, start: int) -> Iterator[tuple[int, list[bytes], bool]]:
+    """Yield what `read_lines` does, many complete lines at once, with the offset of the first."""
     pending, offset, position = b"", start, start
     while data := storage.read(descriptor, _READ_BYTES, position):
         position += len(data)
         end = data.rfind(b"\n") + 1
         if end:
             block, pending = pending + data[:end], data[end:]
-            yield offset, block, True
+            yield offset, block[:-1].split(b"\n"), True
             offset += len(block)
         else:
             pending += data
         if len(pending) > LINE_LIMIT_BYTES:
-            yield offset, pending, False
+            yield offset, [pending], False
             offset += len(pending)
             pending = b""
     if pending:
-        yield offset, pending, False
+        yield offset, [pending], False
 
 
 class Journal:
     """What one journal says, after all its records were read."""
 
     __slots__ = (
-        "aborted", "appends", "beats", "closed", "damage", "file", "flushed", "lacks_file", "length", "merged",
-        "opened", "torn",
-    )  # fmt: skip
+        "aborted",
+        "appends",
+        "beats",
+        "closed",
+        "damage",
+        "file",
+        "flushed",
+        "lacks_file",
+        "length",
+        "merged",
+        "opened",
+        "torn",
+    )
 
     def __init__(self, opened: Open | None = None) -> None:
         self.opened = opened
@@ -87,7 +94,7 @@ class Journal:
         #: Parts are here, and not the record of which file they are.
         self.lacks_file = False
         self.aborted: set[int] = set()
-        self.merged: dict[int, Merged] = {}
+        self.merged: dict[int, MergedRecord] = {}
         self.beats = 0
         self.damage: list[Damage] = []
         self.torn: Damage | None = None
@@ -103,7 +110,7 @@ class Journal:
 
     def take_appends(self, appends: list[Append]) -> None:
         """Add many records of members."""
-        self.appends.update(zip(map(_sequence, appends), appends, strict=True))
+        self.appends.update(zip(map(_sequence_of, appends), appends, strict=True))
 
     def take(self, record: Record) -> None:
         """Add one record."""
@@ -124,7 +131,7 @@ class Journal:
                 self.beats = max(self.beats, record.number)
             case Abort():
                 self.aborted.add(record.sequence)
-            case Merged():
+            case MergedRecord():
                 self.merged.update(dict.fromkeys(record.sequences, record))
             case Close():
                 self.closed = record
@@ -132,6 +139,21 @@ class Journal:
                 self.opened = record
             case Open():
                 raise JournalError("a second open record")
+
+    def take_damage(self, damage: Damage) -> None:
+        """Add a damaged line; damage without a gap is one."""
+        before = self.damage[-1] if self.damage else None
+        if before is not None and before.start + before.length == damage.start:
+            self.damage[-1] = before._replace(length=before.length + damage.length)
+        else:
+            self.damage.append(damage)
+
+    def end_at(self, length: int) -> None:
+        """Count all as damage from the last damage to the end of the file, which has that length."""
+        last = self.damage.pop() if self.damage else self.torn
+        assert last is not None
+        self.damage.append(last._replace(length=length - last.start))
+        self.length, self.torn = length, None
 
 
 def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
@@ -144,8 +166,8 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     descriptor = storage.open(path)
     try:
         parser = _Parser(storage.size(descriptor))
-        for offset, block, complete in _read_blocks(descriptor, storage, 0):
-            if not (parser.take_block(offset, block) if complete else parser.take_line(offset, block, False)):
+        for offset, lines, complete in _read_many_lines(descriptor, storage, 0):
+            if not (parser.take_lines(offset, lines) if complete else parser.take_line(offset, lines[0], False)):
                 break
         return parser.finished()
     finally:
@@ -164,9 +186,14 @@ def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         return Journal()
 
 
-def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
-    """Read only the first two and the last records of a journal: who writes it, whether it is of one file, whether it
-    is closed, and its length.
+def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storage = LOCAL) -> Journal:
+    """Read only the ends of a journal: who writes it, whether it is of one file, whether it is closed, its length, and
+    its first and last members.
+
+    Args:
+        path: the journal.
+        tail_bytes: how much is read of its end.
+        storage: the file system.
 
     Raises:
         FutureVersionError: a newer rear wrote it.
@@ -174,19 +201,36 @@ def skim_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """
     descriptor = storage.open(path)
     try:
-        length = storage.size(descriptor)
-        head = storage.read(descriptor, _SKIM_BYTES, 0)
-        if length <= _SKIM_BYTES:
-            return parse_journal(read_lines(descriptor, storage=storage))
-        start = length - _SKIM_BYTES
-        tail = storage.read(descriptor, _SKIM_BYTES, start)
-        start += tail.find(b"\n") + 1
-        lines = read_lines(descriptor, storage=storage, start=start)
-        first, _, rest = head.partition(b"\n")
-        second = rest.partition(b"\n")[0]
-        return parse_journal(itertools.chain([(0, first, True), (len(first) + 1, second, True)], lines))
+        parser, last = _Parser(None), -1
+        start = max(0, storage.size(descriptor) - tail_bytes)
+        if start:
+            # The tail begins within a line, and may begin among the first ones.
+            last = start
+            for line in _first_lines(storage.read(descriptor, SKIM_BYTES, 0)):
+                parser.take_line(*line)
+                last = max(last, line[0])
+        for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+            while lines and offset <= last:
+                offset += len(lines.pop(0)) + 1
+            if complete:
+                parser.take_lines(offset, lines)
+            elif lines:
+                parser.take_line(offset, lines[0], False)
+        return parser.finished()
     finally:
         storage.close(descriptor)
+
+
+def _first_lines(head: bytes) -> list[tuple[int, bytes, bool]]:
+    """Return the lines of a journal up to its first member, as `read_lines` does."""
+    lines: list[tuple[int, bytes, bool]] = []
+    offset = 0
+    for line in head.split(b"\n")[:-1]:
+        lines.append((offset, line, True))
+        offset += len(line) + 1
+        if line.startswith(b'{"kind":"append"', 9):
+            break
+    return lines
 
 
 def parse_journal(lines: Iterable[tuple[int, bytes, bool]], length: int | None = None) -> Journal:
@@ -214,11 +258,10 @@ class _Parser:
     def take_line(self, offset: int, line: bytes, complete: bool) -> bool:
         """Take one line, as `read_lines` yields it; false ends the reading."""
         journal = self._journal
-        journal.length = offset + len(line) + complete
         if self._length is not None and self._bad_lines >= BAD_LINES_LIMIT:
-            journal.damage[-1] = journal.damage[-1]._replace(length=self._length - journal.damage[-1].start)
-            journal.length, journal.torn = self._length, None
+            journal.end_at(self._length)
             return False
+        journal.length = offset + len(line) + complete
         if not complete:
             journal.torn = Damage(offset, len(line), "torn: no newline")
             self._bad_lines += 1
@@ -231,28 +274,22 @@ class _Parser:
         except FutureVersionError:
             raise
         except JournalError as error:
+            journal.take_damage(Damage(offset, len(line) + 1, str(error)))
             self._bad_lines += 1
-            before = journal.damage[-1] if journal.damage else None
-            if before is not None and before.start + before.length == offset:
-                journal.damage[-1] = before._replace(length=before.length + len(line) + 1)
-            else:
-                journal.damage.append(Damage(offset, len(line) + 1, str(error)))
         return True
 
-    def take_block(self, offset: int, block: bytes) -> bool:
-        """Take a block of whole lines, most of them append records; false ends the reading."""
-        position = 0
-        for length, appends in parse_appends(block):
-            end = position + length
+    def take_lines(self, offset: int, lines: list[bytes]) -> bool:
+        """Take many complete lines, most of them append records; false ends the reading."""
+        for run, appends in parse_appends(lines):
             if appends is not None and self._bad_lines < BAD_LINES_LIMIT:
+                offset += sum(map(len, run)) + len(run)
                 self._journal.take_appends(appends)
-                self._journal.length, self._bad_lines = offset + end, 0
-            else:
-                for line in block[position : end - 1].split(b"\n"):
-                    if not self.take_line(offset + position, line, True):
-                        return False
-                    position += len(line) + 1
-            position = end
+                self._journal.length, self._bad_lines = offset, 0
+                continue
+            for line in run:
+                if not self.take_line(offset, line, True):
+                    return False
+                offset += len(line) + 1
         return True
 
     def finished(self) -> Journal:

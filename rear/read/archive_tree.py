@@ -17,6 +17,10 @@ VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 class ArchiveTree:
     """Yields the relative paths of the ``.zip`` files below a folder, in order; what rear keeps for itself is left out.
 
+    Args:
+        folder: where they are looked for.
+        any_kind: also links to nothing and what else of that name is no directory.
+
     Attributes:
         errors: folders below it that could not be read; complete once all is yielded.
 
@@ -24,8 +28,9 @@ class ArchiveTree:
         OSError: the folder itself cannot be read.
     """
 
-    def __init__(self, folder: StrPath) -> None:
+    def __init__(self, folder: StrPath, *, any_kind: bool = False) -> None:
         self._folder = os.fspath(folder)
+        self._any_kind = any_kind
         self.errors: list[OSError] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -50,6 +55,6 @@ class ArchiveTree:
                 is_directory = item.is_dir(follow_symlinks=False)
                 if is_directory and item.name != STATE:
                     found.append((f"{relative}{item.name}", True))
-                elif item.name.lower().endswith(".zip") and item.is_file():
+                elif item.name.lower().endswith(".zip") and (not item.is_dir() if self._any_kind else item.is_file()):
                     found.append((f"{relative}{item.name}", False))
         return sorted(found)

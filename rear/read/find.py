@@ -30,7 +30,7 @@ _NARROWING_LIMIT: Final = 500
 _UNESCAPED: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
-class Found(NamedTuple):
+class FoundMember(NamedTuple):
     """A member that was found: the path of its archive, and its row as the index has it."""
 
     archive: str
@@ -78,10 +78,17 @@ class Query:
     """What is looked for; all that is given has to hold. See `find`."""
 
     def __init__(
-        self, names: Sequence[str], *, host: str | None, worker: str | None, source: str | None,
-        changed_since: datetime | None, larger_bytes: int | None, smaller_bytes: int | None,
+        self,
+        names: Sequence[str],
+        *,
+        host: str | None,
+        worker: str | None,
+        source: str | None,
+        changed_since: datetime | None,
+        larger_bytes: int | None,
+        smaller_bytes: int | None,
         metadata: Mapping[str, str | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._names = [NamePattern(name) for name in names]
         given = {"host": host, "worker": worker, "source": source}
         self._texts = {column: NamePattern(text) for column, text in given.items() if text is not None}
@@ -175,11 +182,11 @@ class Search:
         self.unindexed: list[str] = []
         self.errors: list[RearError | OSError] = []
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[FoundMember]:
         for path in self._paths():
             try:
                 for row in self._rows(path):
-                    yield Found(path, row)
+                    yield FoundMember(path, row)
             except FileNotFoundError:
                 # Its first merge is under way, or it was renamed just now. The one that was asked for has to be there.
                 if path == self._place:
@@ -265,7 +272,8 @@ def find(
             with ``None`` for any value.
 
     Returns:
-        An iterable of `Found`, which tells afterwards which archives had no index, and what could not be searched.
+        An iterable of `FoundMember`, which tells afterwards which archives had no index, and what could not be
+        searched.
 
     Raises:
         UsageError: a pattern is none.
@@ -273,8 +281,14 @@ def find(
     """
     names = [pattern] if isinstance(pattern, str) else list(pattern)
     query = Query(
-        names, host=host, worker=worker, source=source, changed_since=changed_since, larger_bytes=larger_bytes,
-        smaller_bytes=smaller_bytes, metadata=metadata or {},
-    )  # fmt: skip
+        names,
+        host=host,
+        worker=worker,
+        source=source,
+        changed_since=changed_since,
+        larger_bytes=larger_bytes,
+        smaller_bytes=smaller_bytes,
+        metadata=metadata or {},
+    )
     place = os.fspath(base)
     return Search(place, None if archive is None else NamePattern(archive), query)

@@ -14,19 +14,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, Final, NamedTuple, Self
 
-from rear.core.layout import Layout, parse_pair
-from rear.core.names import Target, is_safe_component
-from rear.core.records import Append, Open
+from rear.core.layout import Layout
+from rear.core.names import Target
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import MemberNotFoundError, RearError, UnsupportedError, UsageError, ZipFormatError
-from rear.journal.check import why_bad
-from rear.journal.reader import read_journal, read_notes
+from rear.errors import MemberNotFoundError, UnsupportedError, UsageError, ZipFormatError
+from rear.journal.pending import pending_members
 from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.codecs import STORED, crc32
 from rear.zip.headers import CentralEntry
 from rear.zip.member_data import member_content
-from rear.zip.window import Window
 
 _MODES: Final = frozenset({"r", "rt", "tr", "rb", "br"})
 _TRIES: Final = 3
@@ -174,57 +171,6 @@ def open_written(
     raise FileNotFoundError(errno.ENOENT, "no such member, neither in the archive nor on its way to it", path)
 
 
-class PendingMember(NamedTuple):
-    """A member that waits to be merged: its record, the first one of its journal, and its temp archive."""
-
-    append: Append
-    opened: Open
-    temp_archive: str
-
-    def open(self, storage: Storage) -> int | None:
-        """Open its temp archive, if that is still there and all of the member is whole."""
-        try:
-            descriptor = storage.open(self.temp_archive)
-        except FileNotFoundError:
-            return None
-        try:
-            window = Window(descriptor, 0, storage.size(descriptor), storage=storage)
-            reason = why_bad(descriptor, self.append, self.opened, window=window, read_data=True, storage=storage)
-        except BaseException:
-            storage.close(descriptor)
-            raise
-        if reason is None:
-            return descriptor
-        storage.close(descriptor)
-        return None
-
-
-def pending_members(layout: Layout, archive: str, *, storage: Storage = LOCAL) -> Iterator[PendingMember]:
-    """Yield what waits to be merged into a final archive, by the journals' word; nothing of it is checked."""
-    folders = [layout.inbox, *(layout.claims / name for name in _safe(layout.claims, storage)), layout.graveyard]
-    for folder in folders:
-        for host in _safe(folder, storage):
-            for name in storage.names(folder / host):
-                if not name.endswith(".journal") or parse_pair(host, name) is None:
-                    continue
-                path = folder / host / name
-                try:
-                    journal = read_journal(path, storage=storage)
-                    journal.merged.update(read_notes(path.with_suffix(".merged"), storage=storage).merged)
-                except (RearError, OSError):
-                    # Taken by a scavenger just now, or unreadable: fsck tells of that.
-                    continue
-                if journal.opened is not None:
-                    temp_archive = str(path.with_suffix(".zip"))
-                    for append in journal.pending():
-                        if append.archive == archive:
-                            yield PendingMember(append, journal.opened, temp_archive)
-
-
-def _safe(folder: StrPath, storage: Storage) -> list[str]:
-    return [name for name in storage.names(folder) if is_safe_component(name)]
-
-
 def open_in_archive(
     path: StrPath,
     name: str,
@@ -256,7 +202,7 @@ def _open_committed(layout: Layout, target: Target, storage: Storage) -> _Member
 
 
 def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
-    members = pending_members(layout, target.archive, storage=storage)
+    members = pending_members(layout, target.archive, graveyard=True, storage=storage)
     found = [member for member in members if member.append.name == target.name]
     found.sort(key=lambda member: (member.append.mtime_ns, member.append.sequence), reverse=True)
     for member in found:
@@ -264,10 +210,8 @@ def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberSt
         if descriptor is not None:
             append = member.append
             label = f"{layout.base / target.archive}: member {target.name!r:.300}"
-            content = _Range(
-                descriptor, append.data_offset, append.compressed_size, append.size, append.method, append.crc, label,
-                storage,
-            )  # fmt: skip
+            sizes = (append.compressed_size, append.size)
+            content = _Range(descriptor, append.data_offset, *sizes, append.method, append.crc, label, storage)
             return _MemberStream(content, partial(storage.close, descriptor))
     return None
 

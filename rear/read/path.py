@@ -18,15 +18,16 @@ from rear.core.context import current
 from rear.core.layout import Layout, find_base
 from rear.core.names import Target
 from rear.errors import MemberNotFoundError, UsageError
-from rear.read.members import open_in_archive, open_written, pending_members
+from rear.journal.pending import pending_members
+from rear.read.members import open_in_archive, open_written
+from rear.read.patterns import translate
 from rear.read.view import open_committed
 
 _FOLDER_MODE = stat.S_IFDIR | 0o755
 _PLACES = frozenset({"", ".", ".."})
-_WILD = re.compile(r"[*?\[]")
 
 
-class Status(NamedTuple):
+class PathStatus(NamedTuple):
     """What `Path.stat` returns: that of a member, or of a folder in an archive."""
 
     st_mode: int
@@ -46,19 +47,19 @@ class _Place(NamedTuple):
     base: tuple[Layout, str] | None
     name: str
 
-    def members(self) -> dict[str, Status]:
+    def members(self) -> dict[str, PathStatus]:
         """Return all members by name, those of folders without ``/``.
 
         Raises:
             FileNotFoundError: there is neither an archive nor anything on the way to it.
         """
-        found: dict[str, Status] = {}
+        found: dict[str, PathStatus] = {}
         if self.base is not None:
             layout, archive = self.base
-            for append, _, _ in pending_members(layout, archive):
+            for append, _, _ in pending_members(layout, archive, graveyard=True):
                 known = found.get(append.name.rstrip("/"))
                 if known is None or known.st_mtime_ns <= append.mtime_ns:
-                    found[append.name.rstrip("/")] = Status(append.mode, append.size, append.mtime_ns)
+                    found[append.name.rstrip("/")] = PathStatus(append.mode, append.size, append.mtime_ns)
         try:
             opened = open_committed(self.archive)
         except FileNotFoundError:
@@ -72,7 +73,7 @@ class _Place(NamedTuple):
                     continue
                 kind = _FOLDER_MODE if entry.is_directory else stat.S_IFREG | 0o644
                 mode = entry.mode if stat.S_IFMT(entry.mode) else kind
-                found[entry.name.rstrip("/")] = Status(mode, entry.size, entry.mtime_ns)
+                found[entry.name.rstrip("/")] = PathStatus(mode, entry.size, entry.mtime_ns)
         return found
 
 
@@ -93,7 +94,7 @@ class Path(PurePosixPath):
                 return _Place(archive, find_base(archive), "/".join(parts[number:]))
         return None
 
-    def stat(self) -> Status:
+    def stat(self) -> PathStatus:
         """Return mode, size and time of last change.
 
         Raises:
@@ -105,18 +106,18 @@ class Path(PurePosixPath):
             try:
                 status = os.stat(self)
                 mode = _FOLDER_MODE if place is not None else status.st_mode
-                return Status(mode, status.st_size, status.st_mtime_ns)
+                return PathStatus(mode, status.st_size, status.st_mtime_ns)
             except FileNotFoundError:
                 if place is None or not place.members():
                     raise
-                return Status(_FOLDER_MODE, 0, 0)
+                return PathStatus(_FOLDER_MODE, 0, 0)
         members = place.members()
         if place.name in members:
             return members[place.name]
         times = [status.st_mtime_ns for name, status in members.items() if name.startswith(f"{place.name}/")]
         if not times:
             raise FileNotFoundError(errno.ENOENT, "no such member", str(self))
-        return Status(_FOLDER_MODE, 0, max(times))
+        return PathStatus(_FOLDER_MODE, 0, max(times))
 
     def _mode(self) -> int:
         try:
@@ -145,21 +146,21 @@ class Path(PurePosixPath):
         """
         return (self / name for name in sorted(self.children()))
 
-    def children(self) -> dict[str, Status]:
+    def children(self) -> dict[str, PathStatus]:
         """Return what is in a folder by name; folders that only names of members imply are among it."""
         place = self._place()
         if place is None:
             return {name: (self / name).stat() for name in os.listdir(self)}
         members = place.members()
         prefix = f"{place.name}/" if place.name else ""
-        found: dict[str, Status] = {}
+        found: dict[str, PathStatus] = {}
         for name, status in members.items():
             if name.startswith(prefix) and name != place.name:
                 child, _, below = name[len(prefix) :].partition("/")
                 if not below:
                     found[child] = status
                 else:
-                    found.setdefault(child, Status(_FOLDER_MODE, 0, status.st_mtime_ns))
+                    found.setdefault(child, PathStatus(_FOLDER_MODE, 0, status.st_mtime_ns))
         own = members.get(place.name)
         if own is not None and not stat.S_ISDIR(own.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self))
@@ -258,21 +259,11 @@ class Path(PurePosixPath):
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern for names whose parts all end in a slash."""
-    parts = ("(?:[^/]+/)*" if part == "**" else _translated(part) + "/" for part in pattern.split("/"))
-    return re.compile("".join(parts), re.DOTALL)
-
-
-def _translated(part: str) -> str:
-    text, position = "", 0
-    while found := _WILD.search(part, position):
-        text += re.escape(part[position : found.start()])
-        position = found.end()
-        end = part.find("]", position + (2 if part[position : position + 1] == "!" else 1))
-        if found.group() == "[" and end > 0:
-            inner = re.sub(r"([\\\[\]^&~|])", r"\\\1", part[position:end].removeprefix("!"))
-            text += f"(?!/)[{'^' if part[position] == '!' else ''}{inner}]"
-            position = end + 1
-        else:
-            text += {"*": "[^/]*", "?": "[^/]"}.get(found.group(), r"\[")
-    return text + re.escape(part[position:])
+    """Return a pattern for names whose parts all end in a slash; as `pathlib` has them, ``**`` is a part of its own."""
+    parts = pattern.split("/")
+    translated = (translate(re.sub(r"\*+", "*", part), negations="!") for part in parts)
+    any_depth = "(?:[^/]+/)*"
+    return re.compile(
+        "".join(any_depth if part == "**" else f"{text}/" for part, text in zip(parts, translated, strict=True)),
+        re.DOTALL,
+    )

@@ -27,8 +27,13 @@ def coarse_glob(pattern: str) -> str:
     return re.sub(r"\*+", "*", text.replace("**/", "*"))
 
 
-def translate(pattern: str) -> str:
-    """Return a pattern as a regular expression for the whole text; with ``re.DOTALL``."""
+def translate(pattern: str, *, negations: str = "!^") -> str:
+    """Return a pattern as a regular expression for the whole text; with ``re.DOTALL``.
+
+    Args:
+        pattern: what is translated.
+        negations: one of these characters at the begin of a set means all but what is in it.
+    """
     parts, position = [], 0
     while found := _WILDCARD.search(pattern, position):
         parts.append(re.escape(pattern[position : found.start()]))
@@ -36,12 +41,12 @@ def translate(pattern: str) -> str:
         wildcard = found.group()
         if wildcard == "[":
             # As in fnmatch: a bracket right after the opening one belongs to the set, and one without end is itself.
-            end = pattern.find("]", position + (2 if pattern[position : position + 1] in ("!", "^") else 1))
+            end = pattern.find("]", position + (2 if pattern.startswith(tuple(negations), position) else 1))
             if end < 0:
                 parts.append(r"\[")
                 continue
             members, position = pattern[position:end], end + 1
-            negated = members[0] in "!^"
+            negated = members[0] in negations
             escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members[negated:])
             parts.append(f"(?!/)[{'^' if negated else ''}{escaped}]")
         elif wildcard == "**/":

@@ -18,10 +18,11 @@ from typing import NamedTuple
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
 from rear.core.liveness import Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
-from rear.core.records import Merged, Open, Pair
+from rear.core.records import MergedRecord, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Event, JournalFault, LeftAlone, Refused
+from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal, read_notes
 from rear.journal.writer import JournalWriter
 
@@ -220,7 +221,7 @@ class Claims:
             writer = JournalWriter(self._storage.create(path), storage=self._storage)
         try:
             for start in range(0, len(sequences), _SEQUENCES_A_RECORD):
-                record = Merged(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
+                record = MergedRecord(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
                 writer.append(record)
                 claimed.journal.take(record)
             writer.sync()
@@ -333,8 +334,8 @@ def load_journal(
 ) -> Journal | Event | None:
     """Read a journal with what was noted about it; ``None`` when it has gone."""
     try:
-        journal = read(folder / f"{pair.stem}.journal", storage=storage)
-        journal.merged.update(read_notes(folder / f"{pair.stem}.merged", storage=storage).merged)
+        path = folder / f"{pair.stem}.journal"
+        journal = with_notes(read(path, storage=storage), path, storage=storage)
     except FileNotFoundError:
         return None
     except (FutureVersionError, JournalError, OSError) as error:

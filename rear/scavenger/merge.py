@@ -42,7 +42,7 @@ from rear.scavenger.recovery import Recovery, check_vacant, fresh_path, install
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
 from rear.zip.headers import (
-    Member,
+    member_of,
 )
 
 log = logging.getLogger("rear")
@@ -187,9 +187,7 @@ class Merger:
         for candidate, name, reason in plan.aside:
             append, pair = candidate.append, candidate.claimed.pair
             note = {"archive": plan.archive, "name": name, "reason": reason, **append._asdict()}
-            member = Member(
-                name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
-            )
+            member = member_of(append, name)
             with opened(candidate.claimed.temp_archive, self._storage) as descriptor:
                 item = self._lost_and_found.put_member(
                     item_name(pair, append.sequence), descriptor, append.offset, append.length, member, note

@@ -15,12 +15,12 @@ from operator import add, is_not, itemgetter, ne, or_
 from typing import Final, Literal, NamedTuple, Protocol
 
 from rear.core.names import numbered
-from rear.core.records import Append, Origin
+from rear.core.records import Append, origin_of
 from rear.events import Planned
 from rear.journal.intent import Move
 from rear.scavenger.claims import ClaimedPair
 from rear.zip.directory import Directory
-from rear.zip.headers import Member, encode_local_header
+from rear.zip.headers import Member, encode_local_header, member_of
 
 Conflict = Literal["rename", "first", "last"]
 _NAMES_A_LOOKUP = 64
@@ -92,10 +92,7 @@ class Placement(NamedTuple):
     @property
     def member(self) -> Member:
         """What the final archive's directory says of it."""
-        append = self.candidate.append
-        return Member(
-            self.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
-        )
+        return member_of(self.candidate.append, self.name)
 
 
 _new_placement: Final = partial(tuple.__new__, Placement)
@@ -353,12 +350,7 @@ def _assign_offsets(plan: MergePlan, accepted: dict[str, Candidate]) -> None:
 
 def _header(candidate: Candidate, name: str) -> bytes:
     append, opened = candidate.append, candidate.claimed.opened
-    member = Member(name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode)
-    origin = Origin(
-        opened.cookie, append.sequence, append.archive, opened.host, opened.worker, append.mtime_ns, append.mode,
-        append.source, append.source_start, append.metadata,
-    )  # fmt: skip
-    return encode_local_header(member, origin)
+    return encode_local_header(member_of(append, name), origin_of(opened, append))
 
 
 def planned(plan: MergePlan) -> Planned:

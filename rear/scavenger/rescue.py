@@ -19,14 +19,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from rear.core.records import Append, Origin
+from rear.core.records import Append, origin_of
 from rear.core.storage import Storage
 from rear.errors import FormatError, RearError
 from rear.journal.check import why_data_bad
 from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
 from rear.scavenger.plan import Candidate
 from rear.zip.codecs import STORED, STREAM_ENDS, crc32
-from rear.zip.headers import Member, encode_local_header
+from rear.zip.headers import encode_local_header, member_of
 from rear.zip.member_data import raw_bytes
 from rear.zip.payload import payload_of_bytes, payload_of_source
 
@@ -135,14 +135,10 @@ class Rescue:
     def _write(self, append: Append, data: Iterable[bytes]) -> Candidate:
         opened = self.claimed.opened
         size, crc = (append.size, append.crc) if append.size else (0, crc32(b""))
-        member = Member(append.name, append.method, crc, append.compressed_size, size, append.mtime_ns, append.mode)
+        member = member_of(append)._replace(crc=crc, size=size)
         if not append.size:
             member = member._replace(method=STORED, compressed_size=0)
-        origin = Origin(
-            opened.cookie, append.sequence, append.archive, opened.host, opened.worker, append.mtime_ns, append.mode,
-            append.source, append.source_start, append.metadata,
-        )  # fmt: skip
-        header = encode_local_header(member, origin)
+        header = encode_local_header(member, origin_of(opened, append))
         descriptor = self._open()
         position = self._length + self._storage.write(descriptor, [header], self._length)
         for piece in data:

@@ -6,7 +6,7 @@ from rear.core.layout import Layout
 from rear.core.records import Append, File, Open, Origin, Pair, Part
 from rear.core.storage import Storage
 from rear.worker.pair_writer import PairWriter
-from rear.zip.headers import Member, encode_central_entry, encode_local_header
+from rear.zip.headers import Member, encode_central_entry, encode_local_header, member_of
 
 
 class PartsPair(PairWriter):
@@ -59,7 +59,7 @@ class PartsPair(PairWriter):
         with self._journal_lock:
             self._journal.append(append)
         self.length, self.members = append.length, 1
-        self._directory += encode_central_entry(_member_of(append), 0)
+        self._directory += encode_central_entry(member_of(append), 0)
 
     def open_header(self, file: File, mtime_ns: int) -> bytes:
         """Return the local header of a file that is not complete."""
@@ -70,10 +70,3 @@ class PartsPair(PairWriter):
         )  # fmt: skip
         member = Member(file.name, file.method, 0, 0, 0, mtime_ns, file.mode)
         return encode_local_header(member, origin, is_open=True)
-
-
-def _member_of(append: Append) -> Member:
-    """Return what a directory says of a journaled member."""
-    return Member(
-        append.name, append.method, append.crc, append.compressed_size, append.size, append.mtime_ns, append.mode
-    )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from rear.core.records import Origin
+from rear.core.records import Append, Origin
 from rear.errors import ZipFormatError
 from rear.zip.codecs import BZIP2, DEFLATE64, LZMA, ZSTANDARD, crc32
 from rear.zip.extra_fields import decode_name, dos_to_ns, extra_fields, times_of_second, zip64_values
@@ -128,6 +128,12 @@ class Member(NamedTuple):
     size: int
     mtime_ns: int
     mode: int
+
+
+def member_of(append: Append, name: str | None = None) -> Member:
+    """Return what a directory says of a journaled member, which may get another name than the journal has."""
+    (_, _, _, _, _, _, _, journaled_name, method, crc, compressed_size, size, mtime_ns, mode, _) = append
+    return Member(journaled_name if name is None else name, method, crc, compressed_size, size, mtime_ns, mode)
 
 
 def version_needed(method: int, zip64: bool) -> int:

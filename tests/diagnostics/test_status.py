@@ -260,7 +260,7 @@ def test_a_torn_or_damaged_end_of_a_journal_does_not_stop_the_count(tmp_path: Pa
     path.write_bytes(whole + b"\0" * 5000)
     assert glance_at(path, storage=LOCAL).members == 10
     path.write_bytes(b"\xff" * 100_000)
-    assert glance_at(path, storage=LOCAL) == (None, None, 0, 0)
+    assert glance_at(path, storage=LOCAL)[:4] == (None, None, 0, 0)
 
 
 def test_ten_thousand_temp_archives_take_little_time(tmp_path: Path) -> None:

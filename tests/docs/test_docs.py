@@ -127,7 +127,7 @@ def test_every_journal_record_is_documented_with_its_keys() -> None:
     section = between(text_of("docs/reference/format.md"), "<!-- records", "<!-- end of records -->")
     kinds = {
         "open": records.Open, "append": records.Append, "abort": records.Abort, "beat": records.Beat,
-        "close": records.Close, "merged": records.Merged, "file": records.File, "part": records.Part,
+        "close": records.Close, "merged": records.MergedRecord, "file": records.File, "part": records.Part,
     }  # fmt: skip
     names = {
         "int": "integer", "str": "text", "float": "number", "Metadata": "object",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from zips import overwrite, write_zip
 
 import rear.index.index
-import rear.index.segment
+import rear.index.segment_writer
 from rear.core.layout import Layout
 from rear.core.records import Origin
 from rear.core.storage import LOCAL, Storage, StrPath
@@ -789,13 +789,13 @@ def test_what_cannot_be_removed_waits(layout: Layout) -> None:
 
 
 def test_no_room_on_local_disk(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = rear.index.segment.SegmentWriter._create_tables
+    original = rear.index.segment_writer.SegmentWriter._create_tables
 
-    def limited(self: rear.index.segment.SegmentWriter) -> None:
+    def limited(self: rear.index.segment_writer.SegmentWriter) -> None:
         original(self)
         self._connection.execute("PRAGMA max_page_count = 10")
 
-    monkeypatch.setattr(rear.index.segment.SegmentWriter, "_create_tables", limited)
+    monkeypatch.setattr(rear.index.segment_writer.SegmentWriter, "_create_tables", limited)
     index = Index.open(layout, ARCHIVE)
     with pytest.raises(OSError, match="No space left") as caught:
         index.publish(make_rows(0, 5_000), "f1", previous=None)

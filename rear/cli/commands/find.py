@@ -17,7 +17,7 @@ from rear.core.text import shown
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
-    from rear.read.find import Found, Search
+    from rear.read.find import FoundMember, Search
 
 
 def find(
@@ -111,11 +111,11 @@ def _metadata(given: list[str]) -> Mapping[str, str | None]:
     return wanted
 
 
-def _line(found: Found) -> str:
+def _line(found: FoundMember) -> str:
     return shown(found.path)
 
 
-def _long_line(found: Found) -> str:
+def _long_line(found: FoundMember) -> str:
     member = found.member
     return long_line(member.mode or 0, member.size, (member.mtime_ns or 0) // 1_000_000_000, human=False) + _line(found)
 
@@ -123,7 +123,7 @@ def _long_line(found: Found) -> str:
 _encode: Callable[[object], str] = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
-def _json(found: Found) -> str:
+def _json(found: FoundMember) -> str:
     member = found.member
     return _encode(
         {

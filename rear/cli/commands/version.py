@@ -9,7 +9,7 @@ from typing import Final
 
 from rear.core.version import __version__
 
-_PACKAGES: Final = ("isal", "zipfile-deflate64", "sqlite-utils", "rich", "typer", "zstandard", "distributed")
+_PACKAGES: Final = ("isal", "msgspec", "zipfile-deflate64", "sqlite-utils", "rich", "typer", "zstandard", "distributed")
 _EXTRAS: Final = {"zstandard": "zstd", "distributed": "dask"}
 """What an extra of rear brings; the others are always there."""
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from rear.cli.exit import report
 from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import LineWriter
-from rear.core.layout import Layout, find_base, parse_pair
+from rear.core.layout import Layout, find_base
 from rear.core.names import STATE
 from rear.core.records import Pair
 from rear.core.storage import LOCAL
 from rear.core.text import shown
 from rear.errors import FutureVersionError, UsageError
-from rear.journal.reader import Journal, read_journal, read_notes
+from rear.journal.pending import pending_journals
+from rear.journal.reader import Journal
 from rear.read.archive_tree import VANISHED
 from rear.read.patterns import Patterns
 
@@ -56,23 +55,22 @@ def list_pending(lines: LineWriter, path: str, patterns: list[str], *, as_json: 
     wanted = Patterns([*filter(None, [scope.member]), *patterns])
     seen: set[Pair] = set()
     status = 0
-    for pair, journal_path, is_claimed in _journals(scope.layout) if scope.layout else ():
-        if pair in seen:
+    for found in pending_journals(scope.layout, storage=LOCAL) if scope.layout else ():
+        if found.pair in seen:
             continue
         try:
-            journal = read_journal(journal_path)
-            journal.merged.update(read_notes(os.path.splitext(journal_path)[0] + ".merged").merged)
+            journal = found.read(storage=LOCAL)
         except FutureVersionError as error:
-            status = report(FutureVersionError(f"{journal_path}: {error}"))
+            status = report(FutureVersionError(f"{found.path}: {error}"))
             continue
         except OSError as error:
             # Claimed or merged just now: claims are listed after the inbox.
             if error.errno not in VANISHED:
                 status = report(error)
             continue
-        seen.add(pair)
-        state = "claimed" if is_claimed else "closed" if journal.closed else "open"
-        _write_pending(lines, scope, wanted, pair, journal, state, as_json=as_json)
+        seen.add(found.pair)
+        state = "claimed" if found.is_claimed else "closed" if journal.closed else "open"
+        _write_pending(lines, scope, wanted, found.pair, journal, state, as_json=as_json)
     return status
 
 
@@ -98,25 +96,3 @@ def _write_pending(
         else:
             target = shown(f"{member.archive}/{member.name}")
             lines.write(f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}")
-
-
-def _journals(layout: Layout) -> Iterator[tuple[Pair, str, bool]]:
-    """Yield the journals of the inbox, and then those of the claims, to which they move."""
-    folders = [(layout.inbox / host, host, False) for host in LOCAL.names(layout.inbox)]
-    yield from _journals_in(folders)
-    leaders = LOCAL.names(layout.claims)
-    yield from _journals_in(
-        [
-            (layout.claims / leader / host, host, True)
-            for leader in leaders
-            for host in LOCAL.names(layout.claims / leader)
-        ]
-    )
-
-
-def _journals_in(folders: list[tuple[Path, str, bool]]) -> Iterator[tuple[Pair, str, bool]]:
-    for folder, host, is_claimed in folders:
-        for name in LOCAL.names(folder):
-            pair = parse_pair(host, name)
-            if pair is not None and name.endswith(".journal"):
-                yield pair, os.path.join(folder, name), is_claimed
