@@ -22,6 +22,7 @@ from rear.core.records import Origin
 from rear.core.storage import Storage
 from rear.fsck import inspection
 from rear.fsck.inspection import inspect
+from rear.salvage import repeated_names
 from rear.zip.archive import Archive
 from rear.zip.codecs import crc32
 from rear.zip.directory import locate
@@ -508,9 +509,9 @@ def test_no_exception_wherever_a_byte_is_changed(tmp_path: Path) -> None:
 
 
 def test_names_are_seen_again_in_a_set_and_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_HASHES_LIMIT", 50)
+    monkeypatch.setattr(repeated_names, "_HASHES_LIMIT", 50)
     for count in (10, 1_000):
-        seen = inspection.SeenNames(count)
+        seen = repeated_names.SeenNames(count)
         for number in range(200):
             seen.add(str(number))
         assert all(seen.contains(str(number)) for number in range(200))

@@ -53,7 +53,8 @@ from rear.fsck.restore import Restoration
 from rear.fsck.strays import find_strays
 from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
-from rear.salvage.scan import Found, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import LostAndFound

@@ -22,7 +22,8 @@ from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedErro
 from rear.index.index import Index, rows_of
 from rear.salvage.info_zip import fix
 from rear.salvage.read_back import Written, why_wrong
-from rear.salvage.rebuild import KnownMember, Rebuilt, rebuild
+from rear.salvage.rebuild import Rebuilt, rebuild
+from rear.salvage.rebuilt_names import KnownMember
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.recovery import fresh_path, install

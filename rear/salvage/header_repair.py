@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from rear.salvage.local_headers import BOUNDARY_PATTERN, descriptor_length, is_boundary, is_damaged_boundary
+from rear.salvage.scan_result import Claim, Verdict, doubted, intact
 from rear.salvage.streams import crc_of
-from rear.salvage.verdict import Claim, Verdict, doubted, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header

@@ -21,8 +21,8 @@ from rear.salvage.local_headers import (
     is_damaged_boundary,
     local_header,
 )
+from rear.salvage.scan_result import Claim, State, Verdict, intact
 from rear.salvage.streams import Decoded, crc_of, recovery_cost_bytes, without_zero_tail
-from rear.salvage.verdict import Claim, State, Verdict, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import STORED, crc32
 from rear.zip.headers import LocalHeader
