@@ -56,9 +56,12 @@ class Mending:
             return None
         said = claim.header
         header = said._replace(
-            method=entry.method, flags=entry.flags, crc=entry.crc, compressed_size=entry.compressed_size,
+            method=entry.method,
+            flags=entry.flags,
+            crc=entry.crc,
+            compressed_size=entry.compressed_size,
             size=entry.size,
-        )  # fmt: skip
+        )
         if header.has_descriptor:
             end += descriptor_length(
                 self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
@@ -138,9 +141,7 @@ class Mending:
         """Return the reading that has the name of the directory, if a boundary is where the directory says."""
         for mended in self._other_lengths(claim):
             if mended.header.name == entry.name_bytes:
-                header = mended.header._replace(
-                    crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
-                )  # fmt: skip
+                header = mended.header._replace(crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size)
                 verdict = self._whole.unread(mended._replace(header=header, is_listed=True), unreadable)
                 if verdict is not None:
                     return doubted(verdict, f"its local header is damaged: the lengths are wrong; {unreadable}")

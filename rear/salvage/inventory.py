@@ -39,7 +39,7 @@ def _is_doubtful(found: Found) -> bool:
 
 
 class PlainRun(NamedTuple):
-    """Members of an inventory about which there is no question: a range of numbers, and where their entries are spooled.
+    """Members about which there is no question: a range of numbers, and where their entries are spooled.
 
     ``crc`` is the CRC-32 of all of their bytes, as the scan had them in memory; ``last_entry`` where the last entry is.
     """
@@ -172,8 +172,13 @@ class Inventory:
         while len(self.offsets) and self.offsets[-1] >= nested.start:
             self._doubtful.pop(self.offsets[-1], None)
             for numbers in (
-                self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.name_hashes,
-            ):  # fmt: skip
+                self.offsets,
+                self.ends,
+                self.crcs,
+                self.compressed_sizes,
+                self.sizes,
+                self.name_hashes,
+            ):
                 numbers.pop()
         while self._plain[0] and self._plain[0][-1] + self._plain[1][-1] > len(self.offsets):
             # Of a run that began before, the rest is looked at one by one.

@@ -116,9 +116,15 @@ class _Writer:
     """Writes the new archive of a survey."""
 
     def __init__(
-        self, survey: Inventory, target: int | None, keep_aside: KeepAside | None, subject: str,
-        known: Known | None, item_prefix: str, entries: IO[bytes],
-    ) -> None:  # fmt: skip
+        self,
+        survey: Inventory,
+        target: int | None,
+        keep_aside: KeepAside | None,
+        subject: str,
+        known: Known | None,
+        item_prefix: str,
+        entries: IO[bytes],
+    ) -> None:
         self.members = self.damaged = self.position = 0
         self._survey = survey
         self._storage = survey.storage
@@ -157,9 +163,15 @@ class _Writer:
         self._write_directory()
 
     def _problem(
-        self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
-        name: str | None = None, kept: str | None = None,
-    ) -> Problem:  # fmt: skip
+        self,
+        code: str,
+        detail: str,
+        outcome: Outcome,
+        offset: int | None = None,
+        length: int | None = None,
+        name: str | None = None,
+        kept: str | None = None,
+    ) -> Problem:
         return Problem(code, self._subject, detail, outcome, offset, length, name, kept)
 
     # ---- what does not get into the new archive
@@ -322,10 +334,14 @@ class _Writer:
             return ()
         return [
             self._problem(
-                "member-header-differs", resolved.contradiction, self._done, offset, None,
+                "member-header-differs",
+                resolved.contradiction,
+                self._done,
+                offset,
+                None,
                 decode_name(resolved.naming.name, FLAG_UTF8 if resolved.naming.is_utf8 else 0, local.extra),
             )
-        ]  # fmt: skip
+        ]
 
     def _take_headerless(self, found: Headerless) -> None:
         entry = found.entry
@@ -381,7 +397,9 @@ class _Writer:
             self._write(data)
         self._write(
             encode_end(
-                entries=self.members, directory_length=self.position - offset, directory_offset=offset,
+                entries=self.members,
+                directory_length=self.position - offset,
+                directory_offset=offset,
                 comment=self._survey.comment(),
             )
-        )  # fmt: skip
+        )

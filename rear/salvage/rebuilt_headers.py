@@ -148,9 +148,18 @@ def header_of_entry(entry: CentralEntry) -> bytes:
     flags = entry.flags & ~FLAG_DESCRIPTOR
     extra = zip64 + _fields(entry.extra, frozenset({ZIP64}))
     head = LOCAL.pack(
-        LOCAL_SIGNATURE, version_needed(entry.method, bool(zip64)), flags, entry.method, entry.dos_time, entry.dos_date,
-        entry.crc, compressed_size, size, len(entry.name_bytes), len(extra),
-    )  # fmt: skip
+        LOCAL_SIGNATURE,
+        version_needed(entry.method, bool(zip64)),
+        flags,
+        entry.method,
+        entry.dos_time,
+        entry.dos_date,
+        entry.crc,
+        compressed_size,
+        size,
+        len(entry.name_bytes),
+        len(extra),
+    )
     return head + entry.name_bytes + extra
 
 
@@ -171,16 +180,33 @@ def make_central_entry(
     if old is not None:
         without = {ZIP64, UNICODE_PATH} if old.name_bytes != naming.name else {ZIP64}
         return old._replace(
-            flags=flags, method=local.method, crc=facts.crc, compressed_size=facts.compressed_size, size=facts.size,
-            offset=0, name_bytes=naming.name, extra=_fields(old.extra, frozenset(without)),
-        )  # fmt: skip
+            flags=flags,
+            method=local.method,
+            crc=facts.crc,
+            compressed_size=facts.compressed_size,
+            size=facts.size,
+            offset=0,
+            name_bytes=naming.name,
+            extra=_fields(old.extra, frozenset(without)),
+        )
     clock, date = LOCAL.unpack_from(header)[4:6]
     origin = decode_origin(header)
     attributes = new_attributes(naming.name, None if origin is None else origin.mode)
     return CentralEntry(
-        MADE_BY_UNIX, flags, local.method, clock, date, facts.crc, facts.compressed_size, facts.size, attributes, 0,
-        naming.name, central_extra(local.extra), b"",
-    )  # fmt: skip
+        MADE_BY_UNIX,
+        flags,
+        local.method,
+        clock,
+        date,
+        facts.crc,
+        facts.compressed_size,
+        facts.size,
+        attributes,
+        0,
+        naming.name,
+        central_extra(local.extra),
+        b"",
+    )
 
 
 def new_attributes(name: bytes, mode: int | None) -> int:
@@ -222,10 +248,24 @@ def encode_entry(entry: CentralEntry, offset: int) -> bytes:
         extra = extra[: len(extra) - len(entry.extra)]
     needed = version_needed(entry.method, bool(large))
     head = CENTRAL.pack(
-        CENTRAL_SIGNATURE, entry.made_by, needed, entry.flags, entry.method, entry.dos_time, entry.dos_date, entry.crc,
-        compressed_size, size, len(entry.name_bytes), len(extra), len(entry.comment), 0, 0,
-        entry.external_attributes, offset,
-    )  # fmt: skip
+        CENTRAL_SIGNATURE,
+        entry.made_by,
+        needed,
+        entry.flags,
+        entry.method,
+        entry.dos_time,
+        entry.dos_date,
+        entry.crc,
+        compressed_size,
+        size,
+        len(entry.name_bytes),
+        len(extra),
+        len(entry.comment),
+        0,
+        0,
+        entry.external_attributes,
+        offset,
+    )
     return b"".join((head, entry.name_bytes, extra, entry.comment))
 
 

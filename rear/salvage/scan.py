@@ -356,13 +356,21 @@ def _found(
         reason = f"{reason}; {doubt}" if reason else doubt
         state = "unverified" if state == "whole" else state
         if entry is not None and origin is None and _is_better_name(entry.name_bytes, header.name):
-            header = header._replace(
-                name=entry.name_bytes, flags=header.flags & ~FLAG_UTF8 | entry.flags & FLAG_UTF8
-            )  # fmt: skip
+            header = header._replace(name=entry.name_bytes, flags=header.flags & ~FLAG_UTF8 | entry.flags & FLAG_UTF8)
     return Found(
-        position, header, header_bytes, decode_name(header.name, header.flags, header.extra), crc, compressed_size,
-        size, end, state, reason, recoverable_bytes, origin,
-    )  # fmt: skip
+        position,
+        header,
+        header_bytes,
+        decode_name(header.name, header.flags, header.extra),
+        crc,
+        compressed_size,
+        size,
+        end,
+        state,
+        reason,
+        recoverable_bytes,
+        origin,
+    )
 
 
 def _is_better_name(listed: bytes, found: bytes) -> bool:

@@ -196,10 +196,20 @@ class Run(NamedTuple):
             yield new(
                 Found,
                 (
-                    base + at, header, header_bytes, text, crc, compressed_size, size,
-                    base + start + compressed_size, state, reason, size if is_read else 0, origin,
+                    base + at,
+                    header,
+                    header_bytes,
+                    text,
+                    crc,
+                    compressed_size,
+                    size,
+                    base + start + compressed_size,
+                    state,
+                    reason,
+                    size if is_read else 0,
+                    origin,
                 ),
-            )  # fmt: skip
+            )
 
 
 @dataclass(frozen=True, slots=True)
