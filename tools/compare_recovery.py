@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from damage_zoo import SEED, Case, has_own_bytes, scenarios, systematic
 from make_zoo import PASSWORD, Member, MissingProgramError, Sample, program, samples
 
-from rear.salvage.scan import Found, Nested, recovered_content, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found, Nested, recovered_content
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "recover.md"
 _SECTION: Final = re.compile(r"<!-- Made by tools/compare_recovery\.py.*?<!-- End of what it made\. -->\n", re.DOTALL)

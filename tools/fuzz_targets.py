@@ -27,7 +27,8 @@ from rear.journal.codec import encode_record
 from rear.journal.intent import Move, commit_intent, read_intent, write_intent
 from rear.journal.reader import parse_journal, read_journal, read_lines, skim_journal
 from rear.journal.writer import JournalWriter
-from rear.salvage.scan import Found, Gap, Nested, recovered_content, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found, Gap, Nested, recovered_content
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.directory import entries, entry_at, fingerprint, locate, names
 

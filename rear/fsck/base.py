@@ -54,7 +54,8 @@ from rear.index.index import Index, rows_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.read.archive_tree import ArchiveTree
 from rear.read.view import open_committed
-from rear.salvage.scan import Found, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found
 from rear.scavenger.claims import ClaimedPair, Orphan
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership, is_led

@@ -24,7 +24,8 @@ from rear.journal.intent import intents_of
 from rear.read.view import open_committed
 from rear.salvage.info_zip import fix
 from rear.salvage.read_back import Written, why_wrong
-from rear.salvage.rebuild import KnownMember, Rebuilt, rebuild
+from rear.salvage.rebuild import Rebuilt, rebuild
+from rear.salvage.rebuilt_names import KnownMember
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.scavenger.recovery import fresh_path, install

@@ -23,7 +23,7 @@ _ENTRY_LIMIT_BYTES: Final = CENTRAL.size + 3 * LIMIT_16
 _TRIAL_ENTRIES: Final = 200
 
 
-class Remains:
+class DirectoryRemains:
     """The readable entries of a directory, by the position of the member that each describes.
 
     Args:

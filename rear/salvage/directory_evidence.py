@@ -29,7 +29,7 @@ _END_RECORDS_TRIED: Final = 16
 _POSITION_BITS: Final = 48
 
 
-class Listing:
+class DirectoryEvidence:
     """The entries of a directory, by where their members begin.
 
     Args:
@@ -133,7 +133,7 @@ class Listing:
                 yield entry_at(self._descriptor, self.directory, position, storage=self._storage)
 
 
-def find_listing(descriptor: int, window: Window, *, storage: Storage) -> Listing | None:
+def find_listing(descriptor: int, window: Window, *, storage: Storage) -> DirectoryEvidence | None:
     """Return what the directory of an archive lists; ``None`` when it has none that describes it.
 
     Raises:
@@ -150,7 +150,7 @@ def find_listing(descriptor: int, window: Window, *, storage: Storage) -> Listin
             _refuse_first_volume(window)
             return None
         directory = found
-    return Listing(descriptor, directory, window, storage=storage)
+    return DirectoryEvidence(descriptor, directory, window, storage=storage)
 
 
 class _Cut(Storage):

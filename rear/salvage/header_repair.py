@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from rear.salvage.local_headers import BOUNDARY_PATTERN, descriptor_length, is_boundary, is_damaged_boundary
+from rear.salvage.scan_result import Claim, Verdict, doubted, intact
 from rear.salvage.streams import crc_of
-from rear.salvage.verdict import Claim, Verdict, doubted, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
@@ -56,9 +56,12 @@ class Mending:
             return None
         said = claim.header
         header = said._replace(
-            method=entry.method, flags=entry.flags, crc=entry.crc, compressed_size=entry.compressed_size,
+            method=entry.method,
+            flags=entry.flags,
+            crc=entry.crc,
+            compressed_size=entry.compressed_size,
             size=entry.size,
-        )  # fmt: skip
+        )
         if header.has_descriptor:
             end += descriptor_length(
                 self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
@@ -138,9 +141,7 @@ class Mending:
         """Return the reading that has the name of the directory, if a boundary is where the directory says."""
         for mended in self._other_lengths(claim):
             if mended.header.name == entry.name_bytes:
-                header = mended.header._replace(
-                    crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
-                )  # fmt: skip
+                header = mended.header._replace(crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size)
                 verdict = self._whole.unread(mended._replace(header=header, is_listed=True), unreadable)
                 if verdict is not None:
                     return doubted(verdict, f"its local header is damaged: the lengths are wrong; {unreadable}")

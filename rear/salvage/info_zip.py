@@ -82,9 +82,14 @@ def _run(command: list[str], folder: Path, limit: int, seconds: float) -> int | 
     try:
         # Its status tells little: it is not 0 for many archives that it fixes, and 0 for some that it does not.
         return subprocess.run(
-            [*launcher, *command], cwd=folder, input=_ANSWER, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, timeout=seconds, check=False,
-        ).returncode  # fmt: skip
+            [*launcher, *command],
+            cwd=folder,
+            input=_ANSWER,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        ).returncode
     except subprocess.TimeoutExpired:
         return None
 

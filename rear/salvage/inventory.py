@@ -13,10 +13,10 @@ from typing import IO, Final, NamedTuple
 
 from rear.core.storage import Storage
 from rear.errors import RearError
-from rear.salvage.damaged_directory import Remains
-from rear.salvage.plainentries import encode_plain_entries, plain_names
-from rear.salvage.rebuilt_headers import Facts
-from rear.salvage.scan import Found, Gap, Nested, Run, scan_in_runs
+from rear.salvage.damaged_directory import DirectoryRemains
+from rear.salvage.rebuilt_headers import Facts, encode_plain_entries, plain_names
+from rear.salvage.scan import scan_in_runs
+from rear.salvage.scan_result import Found, Gap, Nested, Run
 from rear.zip import directory as directories
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
@@ -39,7 +39,7 @@ def _is_doubtful(found: Found) -> bool:
 
 
 class PlainRun(NamedTuple):
-    """Members of a survey about which there is no question: a range of numbers, and where their entries are spooled.
+    """Members about which there is no question: a range of numbers, and where their entries are spooled.
 
     ``crc`` is the CRC-32 of all of their bytes, as the scan had them in memory; ``last_entry`` where the last entry is.
     """
@@ -52,7 +52,7 @@ class PlainRun(NamedTuple):
     crc: int
 
 
-class Survey:
+class Inventory:
     """What a scan has found, in arrays: members that can be copied, and ranges that belong to none.
 
     Damaged members are spooled; ``damaged`` counts them.
@@ -73,7 +73,7 @@ class Survey:
         self.damaged_offsets = array("Q")
         self.gaps: list[tuple[int, int]] = []
         self.further_gaps = self.further_gap_bytes = 0
-        self.remains = Remains(descriptor, storage=storage)
+        self.remains = DirectoryRemains(descriptor, storage=storage)
         self.directory: Directory | None = None
         self._spool = spool
         self._entries = entries
@@ -172,8 +172,13 @@ class Survey:
         while len(self.offsets) and self.offsets[-1] >= nested.start:
             self._doubtful.pop(self.offsets[-1], None)
             for numbers in (
-                self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.name_hashes,
-            ):  # fmt: skip
+                self.offsets,
+                self.ends,
+                self.crcs,
+                self.compressed_sizes,
+                self.sizes,
+                self.name_hashes,
+            ):
                 numbers.pop()
         while self._plain[0] and self._plain[0][-1] + self._plain[1][-1] > len(self.offsets):
             # Of a run that began before, the rest is looked at one by one.

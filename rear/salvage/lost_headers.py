@@ -14,7 +14,7 @@ from rear.zip.member_data import has_content
 from rear.zip.structures import LOCAL
 
 if TYPE_CHECKING:
-    from rear.salvage.inventory import Survey
+    from rear.salvage.inventory import Inventory
 
 _TRIALS: Final = 8
 
@@ -34,7 +34,7 @@ class HeaderlessSearch:
         limit: so many members are found at most: each takes memory.
     """
 
-    def __init__(self, survey: Survey, limit: int) -> None:
+    def __init__(self, survey: Inventory, limit: int) -> None:
         self.found: list[Headerless] = []
         self._survey = survey
         self._limit = limit

@@ -13,7 +13,7 @@ from __future__ import annotations
 from rear.salvage.header_repair import Mending
 from rear.salvage.local_headers import is_boundary
 from rear.salvage.partial_member import BelongsTo, Fragments
-from rear.salvage.verdict import UNREAD, Claim, Verdict
+from rear.salvage.scan_result import UNREAD, Claim, Verdict
 from rear.salvage.whole_member import Wholeness
 from rear.zip.window import Window
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from rear.core.records import Origin
-from rear.salvage.directory_evidence import Listing
+from rear.salvage.directory_evidence import DirectoryEvidence
 from rear.salvage.local_headers import Belonging
 from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry, LocalHeader
@@ -41,7 +41,7 @@ class Membership:
         listing: the archive's directory, if it has one.
     """
 
-    def __init__(self, cookie: int | None, listing: Listing | None) -> None:
+    def __init__(self, cookie: int | None, listing: DirectoryEvidence | None) -> None:
         self._cookie = cookie
         self._cookie_bytes = b"" if cookie is None else cookie.to_bytes(8, "little")
         self._listing = listing

@@ -19,8 +19,8 @@ from rear.salvage.local_headers import (
     is_damaged_boundary,
     local_header,
 )
+from rear.salvage.scan_result import Claim, State, Verdict, intact
 from rear.salvage.streams import Decoded, crc_of, recovery_cost_bytes, without_zero_tail
-from rear.salvage.verdict import Claim, State, Verdict, intact
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import STORED, crc32
 from rear.zip.headers import LocalHeader
@@ -118,9 +118,12 @@ class Fragments:
         elif end < claim.end:
             reason = f"its data should end at {claim.end:,}, but the next member begins at {end:,}; {reason}"
         believed = (
-            claim.is_proven or claim.is_expected or claim.entry is not None or is_boundary(self._window, end)
+            claim.is_proven
+            or claim.is_expected
+            or claim.entry is not None
+            or is_boundary(self._window, end)
             or (header.size == header.compressed_size if header.method == STORED else recoverable > 0)
-        )  # fmt: skip
+        )
         if not believed:
             return None
         state: State = "partial" if recoverable else "lost"
@@ -165,9 +168,7 @@ class Fragments:
                 recoverable, crc = min(decoded.size, found.size), decoded.crc
             reason = decoded.reason or f"CRC-32 {crc:08x} instead of {found.crc:08x} in its data descriptor"
             state: State = "partial" if recoverable else "lost"
-            return Verdict(
-                header, found.crc, found.compressed_size, found.size, found.end, state, reason, recoverable
-            )  # fmt: skip
+            return Verdict(header, found.crc, found.compressed_size, found.size, found.end, state, reason, recoverable)
         if not (claim.is_expected or claim.entry is not None or decoded.size):
             return None
         if header.method == STORED:
@@ -177,9 +178,7 @@ class Fragments:
             end, proven = self._damaged_descriptor(data_end, decoded.crc)
             reason = f"no data descriptor at {data_end:,} that fits its data, whose CRC-32 is {decoded.crc:08x}"
             state = "unverified" if proven else "partial"
-            return Verdict(
-                header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size
-            )  # fmt: skip
+            return Verdict(header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size)
         end = self._next_boundary(start + decoded.consumed)
         decoded = self._up_to(claim, decoded, end)
         reason = decoded.reason or "no data descriptor fits its data"
@@ -271,9 +270,15 @@ class Fragments:
                 return None
             if claim.end <= end:
                 return Verdict(
-                    header, header.crc, header.compressed_size, header.size, end, "unverified",
-                    f"{reason}; nothing recognisable follows it at {end:,}", 0,
-                )  # fmt: skip
+                    header,
+                    header.crc,
+                    header.compressed_size,
+                    header.size,
+                    end,
+                    "unverified",
+                    f"{reason}; nothing recognisable follows it at {end:,}",
+                    0,
+                )
             what = f"the file ends at {limit:,}" if end == limit else f"the next member begins at {end:,}"
             reason = f"its data should end at {claim.end:,}, {what}; {reason}"
             return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
@@ -296,9 +301,7 @@ class Fragments:
             return end
         is_consistent = claim.header.method == STORED and claim.header.size == claim.header.compressed_size
         is_refuted = recorded > limit and not is_consistent
-        first, crosses = self._inner(
-            claim.data_offset + consumed, end, stop=not claim.is_expected, empty=is_refuted
-        )  # fmt: skip
+        first, crosses = self._inner(claim.data_offset + consumed, end, stop=not claim.is_expected, empty=is_refuted)
         if first is not None and (crosses or not claim.is_expected or is_refuted):
             return first
         return end

@@ -7,7 +7,7 @@ whoever keeps them. Where an archive is, and what becomes of the old one, is dec
 Which of two statements counts: sizes and CRC-32 are those that fit the data; for names see `rear.salvage.rebuilt_names`. Names that
 lead out of a directory are kept: a name is part of what was archived, and every reader has to mind it anyway.
 
-Memory: some fifty bytes a member; the new directory is spooled to local disk. What is plain (`rear.salvage.plainentries`) is
+Memory: some fifty bytes a member; the new directory is spooled to local disk. What is plain (`rear.salvage.rebuilt_headers`) is
 neither read again nor looked at one by one.
 """
 
@@ -22,9 +22,8 @@ from typing import IO, Any, Final, NamedTuple, Protocol
 
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage
-from rear.salvage.inventory import PlainRun, Survey
+from rear.salvage.inventory import Inventory, PlainRun
 from rear.salvage.lost_headers import Headerless, HeaderlessSearch
-from rear.salvage.plainentries import moved_entries
 from rear.salvage.read_back import Written
 from rear.salvage.rebuilt_headers import (
     Facts,
@@ -35,14 +34,13 @@ from rear.salvage.rebuilt_headers import (
     keeps_descriptor,
     make_central_entry,
     make_local_header,
+    moved_entries,
 )
-from rear.salvage.rebuilt_names import Known, KnownMember, Names
-from rear.salvage.scan import Found, recovered_content
+from rear.salvage.rebuilt_names import Known, RebuiltNames
+from rear.salvage.scan_result import Found, recovered_content
 from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry, decode_local_header, encode_end
 from rear.zip.structures import FLAG_UTF8, LIMIT_32
-
-__all__ = ["KeepAside", "KnownMember", "Rebuilt", "rebuild"]
 
 MADE_ANEW_LIMIT: Final = 100_000
 """So many members whose local headers are gone, or whose names occur twice, are brought back: each takes memory."""
@@ -105,7 +103,7 @@ def rebuild(
         tempfile.TemporaryFile(prefix="rear-") as plain_entries,
         tempfile.TemporaryFile(prefix="rear-") as entries,
     ):
-        survey = Survey(descriptor, spool, plain_entries, storage)
+        survey = Inventory(descriptor, spool, plain_entries, storage)
         survey.run()
         if not len(survey) and not survey.damaged and survey.directory is None:
             return Rebuilt(0, 0, Written())
@@ -118,9 +116,15 @@ class _Writer:
     """Writes the new archive of a survey."""
 
     def __init__(
-        self, survey: Survey, target: int | None, keep_aside: KeepAside | None, subject: str,
-        known: Known | None, item_prefix: str, entries: IO[bytes],
-    ) -> None:  # fmt: skip
+        self,
+        survey: Inventory,
+        target: int | None,
+        keep_aside: KeepAside | None,
+        subject: str,
+        known: Known | None,
+        item_prefix: str,
+        entries: IO[bytes],
+    ) -> None:
         self.members = self.damaged = self.position = 0
         self._survey = survey
         self._storage = survey.storage
@@ -128,7 +132,7 @@ class _Writer:
         self._target = target
         self._keep_aside = None if target is None else keep_aside
         self._subject = subject
-        self._names = Names(survey, known, MADE_ANEW_LIMIT)
+        self._names = RebuiltNames(survey, known, MADE_ANEW_LIMIT)
         self._headerless = HeaderlessSearch(survey, MADE_ANEW_LIMIT)
         self._item_prefix = item_prefix
         self._entries = entries
@@ -159,9 +163,15 @@ class _Writer:
         self._write_directory()
 
     def _problem(
-        self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
-        name: str | None = None, kept: str | None = None,
-    ) -> Problem:  # fmt: skip
+        self,
+        code: str,
+        detail: str,
+        outcome: Outcome,
+        offset: int | None = None,
+        length: int | None = None,
+        name: str | None = None,
+        kept: str | None = None,
+    ) -> Problem:
         return Problem(code, self._subject, detail, outcome, offset, length, name, kept)
 
     # ---- what does not get into the new archive
@@ -324,10 +334,14 @@ class _Writer:
             return ()
         return [
             self._problem(
-                "member-header-differs", resolved.contradiction, self._done, offset, None,
+                "member-header-differs",
+                resolved.contradiction,
+                self._done,
+                offset,
+                None,
                 decode_name(resolved.naming.name, FLAG_UTF8 if resolved.naming.is_utf8 else 0, local.extra),
             )
-        ]  # fmt: skip
+        ]
 
     def _take_headerless(self, found: Headerless) -> None:
         entry = found.entry
@@ -383,7 +397,9 @@ class _Writer:
             self._write(data)
         self._write(
             encode_end(
-                entries=self.members, directory_length=self.position - offset, directory_offset=offset,
+                entries=self.members,
+                directory_length=self.position - offset,
+                directory_offset=offset,
                 comment=self._survey.comment(),
             )
-        )  # fmt: skip
+        )

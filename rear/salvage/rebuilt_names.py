@@ -20,7 +20,7 @@ from rear.zip.origin import decode_origin
 from rear.zip.structures import FLAG_UTF8, ORIGIN
 
 if TYPE_CHECKING:
-    from rear.salvage.inventory import Survey
+    from rear.salvage.inventory import Inventory
 
 
 _SET_LIMIT: Final = 1 << 19
@@ -56,7 +56,7 @@ class Renaming(NamedTuple):
     new_name: str | None
 
 
-class Names:
+class RebuiltNames:
     """Says what the members of a survey are called.
 
     Args:
@@ -65,7 +65,7 @@ class Names:
         limit: so many members get other names at most: each takes memory.
     """
 
-    def __init__(self, survey: Survey, known: Known | None, limit: int) -> None:
+    def __init__(self, survey: Inventory, known: Known | None, limit: int) -> None:
         self._survey = survey
         self._known = known
         self._limit = limit

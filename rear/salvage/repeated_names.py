@@ -1,4 +1,4 @@
-"""Names that came before, in little memory."""
+"""Names that may occur twice among those of a large archive, in bounded memory."""
 
 from __future__ import annotations
 

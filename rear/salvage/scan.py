@@ -19,7 +19,7 @@ from typing import Final
 from rear.core.records import Origin
 from rear.core.storage import LOCAL as LOCAL_STORAGE
 from rear.core.storage import Storage
-from rear.salvage.directory_evidence import Listing, find_listing
+from rear.salvage.directory_evidence import DirectoryEvidence, find_listing
 from rear.salvage.local_headers import (
     DirectoryRange,
     directory_range,
@@ -30,8 +30,7 @@ from rear.salvage.local_headers import (
 )
 from rear.salvage.member_check import Examiner
 from rear.salvage.nested_archives import Membership
-from rear.salvage.scan_result import Found, Gap, Kind, Nested, Row, Run, recovered_content
-from rear.salvage.verdict import UNREAD, Claim, State, Verdict
+from rear.salvage.scan_result import UNREAD, Claim, Found, Gap, Kind, Nested, Row, Run, State, Verdict
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
 from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry
@@ -116,7 +115,7 @@ def scan_in_runs(
 class _Scan:
     """One run of the scanner."""
 
-    def __init__(self, window: Window, cookie: int | None, read_data: bool, listing: Listing | None) -> None:
+    def __init__(self, window: Window, cookie: int | None, read_data: bool, listing: DirectoryEvidence | None) -> None:
         self._window = window
         self._read_data = read_data
         self._listing = listing
@@ -356,13 +355,21 @@ def _found(
         reason = f"{reason}; {doubt}" if reason else doubt
         state = "unverified" if state == "whole" else state
         if entry is not None and origin is None and _is_better_name(entry.name_bytes, header.name):
-            header = header._replace(
-                name=entry.name_bytes, flags=header.flags & ~FLAG_UTF8 | entry.flags & FLAG_UTF8
-            )  # fmt: skip
+            header = header._replace(name=entry.name_bytes, flags=header.flags & ~FLAG_UTF8 | entry.flags & FLAG_UTF8)
     return Found(
-        position, header, header_bytes, decode_name(header.name, header.flags, header.extra), crc, compressed_size,
-        size, end, state, reason, recoverable_bytes, origin,
-    )  # fmt: skip
+        position,
+        header,
+        header_bytes,
+        decode_name(header.name, header.flags, header.extra),
+        crc,
+        compressed_size,
+        size,
+        end,
+        state,
+        reason,
+        recoverable_bytes,
+        origin,
+    )
 
 
 def _is_better_name(listed: bytes, found: bytes) -> bool:
@@ -371,6 +378,3 @@ def _is_better_name(listed: bytes, found: bytes) -> bool:
     Nothing tells which of the two is damaged, save that damage may leave what no name has.
     """
     return not _CONTROL.search(listed) or _CONTROL.search(found) is not None
-
-
-__all__ = ["Found", "Gap", "Kind", "Nested", "Run", "recovered_content", "scan", "scan_in_runs"]

@@ -11,8 +11,8 @@ from typing import Final
 from rear.errors import UnsupportedError
 from rear.salvage.data_descriptors import DescriptorSearch
 from rear.salvage.local_headers import descriptor_length, is_boundary
+from rear.salvage.scan_result import Claim, Verdict, intact, why_unreadable
 from rear.salvage.streams import Decoded, crc_of, decode_stream, decodes_to, recovery_cost_bytes
-from rear.salvage.verdict import Claim, Verdict, intact, why_unreadable
 from rear.zip.codecs import STORED
 from rear.zip.headers import LocalHeader
 from rear.zip.structures import FLAG_ENCRYPTED

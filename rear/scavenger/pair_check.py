@@ -24,7 +24,8 @@ from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
 from rear.journal.check import find_suspects, why_bad
 from rear.journal.reader import Journal
-from rear.salvage.scan import Found, recovered_content, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found, recovered_content
 from rear.scavenger.check_tasks import CheckedAhead
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles

@@ -23,7 +23,8 @@ from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encod
 from rear.journal.flushed_parts import records_without_journal
 from rear.journal.reader import Journal, read_journal
 from rear.salvage.info_zip import fix
-from rear.salvage.scan import Found, Gap, Nested, scan
+from rear.salvage.scan import scan
+from rear.salvage.scan_result import Found, Gap, Nested
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE

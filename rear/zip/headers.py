@@ -202,10 +202,10 @@ def central_constants(
     """
     flags = 0 if is_ascii else FLAG_UTF8
     head = struct.pack("<4s4H", CENTRAL_SIGNATURE, MADE_BY_UNIX, version_needed(method, zip64), flags, method)
-    return head, struct.pack("<4HI", extra_length, 0, 0, 0, _attributes(mode))
+    return head, struct.pack("<4HI", extra_length, 0, 0, 0, unix_attributes(mode))
 
 
-def _attributes(mode: int) -> int:
+def unix_attributes(mode: int) -> int:
     """Return the external attributes of a Unix mode (4.4.15), with the directory bit of MS-DOS."""
     return (mode & 0xFFFF) << 16 | (0x10 if stat.S_ISDIR(mode) else 0)
 

@@ -45,7 +45,7 @@ from rear.fsck.archive import check_archive_file
 from rear.fsck.inspection import inspect
 from rear.read.view import open_committed
 from rear.salvage import info_zip
-from rear.salvage.rebuild import KnownMember, Rebuilt, _Writer, rebuild
+from rear.salvage.rebuild import Rebuilt, _Writer, rebuild
 from rear.salvage.rebuilt_headers import (
     Facts,
     encode_entry,
@@ -54,7 +54,7 @@ from rear.salvage.rebuilt_headers import (
     make_local_header,
     naming_of,
 )
-from rear.salvage.rebuilt_names import Names
+from rear.salvage.rebuilt_names import KnownMember, RebuiltNames
 from rear.salvage.scan import _Scan
 from rear.zip.headers import (
     CentralEntry,
@@ -514,7 +514,7 @@ def test_many_at_once_is_the_same_as_one_by_one(
     monkeypatch.setattr(_Writer, "_take_run", lambda self, run: taken.append(run.members) or take_run(self, run))
     fast = Outcome(source, tmp_path / "fast.zip")
     assert sum(taken) > 350 or damage == "a name twice"
-    monkeypatch.setattr(Names, "is_simple", False)
+    monkeypatch.setattr(RebuiltNames, "is_simple", False)
     slow = Outcome(source, tmp_path / "slow.zip")
     assert fast.path.read_bytes() == slow.path.read_bytes()
     assert (fast.problems, fast.rebuilt[:2]) == (slow.problems, slow.rebuilt[:2])
@@ -535,7 +535,7 @@ def test_many_at_once_is_the_same_whatever_is_damaged(
         with monkeypatch.context() as patch:
             # One member at a time, in the scan and in the rebuild.
             patch.setattr(_Scan, "_plain_run", lambda self, position: None)
-            patch.setattr(Names, "is_simple", False)
+            patch.setattr(RebuiltNames, "is_simple", False)
             slow = Outcome(source, tmp_path / f"slow{number}.zip")
         assert (fast.problems, fast.rebuilt[:2]) == (slow.problems, slow.rebuilt[:2])
         assert fast.path.read_bytes() == slow.path.read_bytes()
@@ -563,7 +563,7 @@ def test_an_origin_that_makes_no_sense_is_told_by_either_way(
     source = tmp_path / "source.zip"
     source.write_bytes(b"".join(members))
     fast = Outcome(source, tmp_path / "fast.zip")
-    monkeypatch.setattr(Names, "is_simple", False)
+    monkeypatch.setattr(RebuiltNames, "is_simple", False)
     slow = Outcome(source, tmp_path / "slow.zip")
     assert fast.problems == slow.problems
     assert [(problem.code, problem.name) for problem in fast.problems] == [("member-header-differs", f"{place}.txt")]

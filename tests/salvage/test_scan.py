@@ -26,7 +26,8 @@ from rear import rear_fs, rear_open
 from rear.core.records import Origin
 from rear.errors import UnsupportedError
 from rear.salvage.local_headers import local_header
-from rear.salvage.scan import Found, Gap, Nested, Run, recovered_content, scan, scan_in_runs
+from rear.salvage.scan import scan, scan_in_runs
+from rear.salvage.scan_result import Found, Gap, Nested, Run, recovered_content
 from rear.zip.codecs import DEFLATED, STORED, ZSTANDARD, compress, crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 from rear.zip.window import PIECE_BYTES, Window
