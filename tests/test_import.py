@@ -33,7 +33,6 @@ LAYERS = _layers()
 LAYER_OF = {module: number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 
 UPWARDS = {
-    ("context", "rear"),  # install_builtins hands out the package's own functions
     ("rear", "cli"),
 }
 

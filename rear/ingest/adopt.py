@@ -33,7 +33,7 @@ from rear.ingest.zip_payload import OpenZip, mode_of, payload_of_member
 from rear.salvage.rebuild import rebuild
 from rear.scavenger.rollover import rolled_over_from
 from rear.scavenger.scavenge import options_for
-from rear.worker.worker import Worker, WorkerOptions
+from rear.worker.worker import Worker
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
@@ -305,7 +305,7 @@ class _Adoption:
 
     def _begin_worker(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._layout, WorkerOptions(), on_first_pair=lambda: None, storage=self._storage)
+            self._worker = Worker(self._layout, storage=self._storage)
         return self._worker
 
     def _close_worker(self) -> None:
