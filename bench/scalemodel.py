@@ -15,7 +15,9 @@ from typing import NamedTuple
 from rear.index.index import SMALL_MEMBERS
 from rear.journal.check import _NEAR_BYTES
 from rear.scavenger.scavenge import MEMBERS_A_ROUND
-from rear.worker.worker import _JITTER, DIRECTORY_LIMIT_BYTES, WorkerOptions
+from rear.worker.pair_maker import JITTER
+from rear.worker.worker import DIRECTORY_LIMIT_BYTES
+from rear.worker.worker_options import WorkerOptions
 
 
 class Calls(NamedTuple):
@@ -198,7 +200,7 @@ def lifetime(jobs: Jobs, knobs: Knobs) -> Lifetime:
     # A pair begins with its first member, so it holds one at least.
     by_size = max(1.0, knobs.rotation_size / jobs.member_bytes) / jobs.files_a_second
     by_directory = max(1.0, DIRECTORY_LIMIT_BYTES / (DIRECTORY_ENTRY_BYTES + jobs.name_bytes)) / jobs.files_a_second
-    spans = (knobs.rotation_span * (1 - _JITTER), knobs.rotation_span)
+    spans = (knobs.rotation_span * (1 - JITTER), knobs.rotation_span)
     return Lifetime(*(min(by_size, by_directory, max(span, 1 / jobs.files_a_second)) for span in spans))
 
 
@@ -209,7 +211,7 @@ def pair_seconds(jobs: Jobs, knobs: Knobs) -> float:
 
 def worker_calls(jobs: Jobs, knobs: Knobs) -> Calls:
     """Return the calls a second of all workers."""
-    open_share = min(1.0, knobs.rotation_span * (1 - _JITTER / 2) / pair_seconds(jobs, knobs))
+    open_share = min(1.0, knobs.rotation_span * (1 - JITTER / 2) / pair_seconds(jobs, knobs))
     rotations = jobs.workers / pair_seconds(jobs, knobs)
     syncs = jobs.workers * min(1 / knobs.sync_interval, jobs.files_a_second)
     beats = jobs.workers * open_share / (knobs.lease_seconds / 4)

@@ -68,6 +68,9 @@ def _info(name: str, status: Any) -> dict[str, Any]:
     mode = status.st_mode
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
     return {
-        "name": name, "size": status.st_size, "type": kinds.get(stat.S_IFMT(mode), "other"), "mode": mode,
+        "name": name,
+        "size": status.st_size,
+        "type": kinds.get(stat.S_IFMT(mode), "other"),
+        "mode": mode,
         "mtime": status.st_mtime,
-    }  # fmt: skip
+    }

@@ -14,14 +14,13 @@ import builtins
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple
 
 from rear.errors import NoContextError
 
 _INHERITED: Final = "_rear_context"
-_BUILTINS: Final = ("rear_open", "rear_pickup")
 
 
 class _Level:
@@ -160,12 +159,11 @@ def _wrap(original: Callable[[threading.Thread], None]) -> Callable[[threading.T
     return start
 
 
-def install_builtins() -> None:
-    """Make ``rear_open`` and ``rear_pickup`` builtins until `remove_builtins` was called as often as this."""
+def install_builtins(functions: Mapping[str, object]) -> None:
+    """Make functions builtins, by name, until `remove_builtins` was called as often as this; those of the first call
+    count.
+    """
     global _installed
-    import rear
-
-    functions = {name: getattr(rear, name) for name in _BUILTINS}
     with _lock:
         _installed += 1
         if _installed == 1:

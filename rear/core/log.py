@@ -1,4 +1,4 @@
-"""What a worker tells its program's log, under the name ``rear``.
+"""The program's log, under the name ``rear``: what a worker tells it.
 
 ``logging`` is imported with the first message: most programs never see one, and it would be a tenth of ``import rear``.
 """
@@ -21,6 +21,28 @@ def tell_error(message: str, *values: object, with_traceback: bool = False) -> N
     import logging
 
     logging.getLogger("rear").error(message, *values, exc_info=with_traceback)
+
+
+class LaterLog:
+    """Messages that wait until no lock is held: a handler of that log may be waiting for one of ours."""
+
+    def __init__(self) -> None:
+        #: Whether each is an error, the message, its values.
+        self.waiting: list[tuple[bool, str, tuple[object, ...]]] = []
+
+    def warn(self, message: str, *values: object) -> None:
+        """Have a warning told later."""
+        self.waiting.append((False, message, values))
+
+    def tell_error(self, message: str, *values: object) -> None:
+        """Have an error told later."""
+        self.waiting.append((True, message, values))
+
+    def tell(self) -> None:
+        """Log what has been waiting."""
+        while self.waiting:
+            is_error, message, values = self.waiting.pop(0)
+            (tell_error if is_error else warn)(message, *values)
 
 
 _SECONDS: Final = 0.2

@@ -34,7 +34,7 @@ from rear.read.view import open_committed
 from rear.salvage.rebuild import rebuild
 from rear.scavenger.options import options_for
 from rear.scavenger.rollover import rolled_over_from
-from rear.worker.worker import Worker, WorkerOptions
+from rear.worker.worker import Worker
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 from rear.zip.member_ends import verify
@@ -307,7 +307,7 @@ class _Adoption:
 
     def _begin_worker(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._layout, WorkerOptions(), on_first_pair=lambda: None, storage=self._storage)
+            self._worker = Worker(self._layout, storage=self._storage)
         return self._worker
 
     def _close_worker(self) -> None:

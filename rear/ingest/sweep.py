@@ -34,7 +34,7 @@ from rear.ingest.merging import Merging
 from rear.ingest.source_removal import CHANGED, remove
 from rear.ingest.source_tree import Source, SourceTree
 from rear.scavenger.options import ScavengeOptions, options_for
-from rear.worker.worker import Worker, WorkerOptions
+from rear.worker.worker import Worker
 from rear.zip.codecs import method_of
 from rear.zip.payload import payload_of_source
 
@@ -238,7 +238,7 @@ class _Sweep:
         """
         if not sources:
             return
-        worker = Worker(self._layout, WorkerOptions(), on_first_pair=lambda: None, storage=self._storage)
+        worker = Worker(self._layout, storage=self._storage)
         with closing(worker):
             for source in sources:
                 problem = self._collect_one(worker, source)

@@ -14,15 +14,16 @@ import contextlib
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 from weakref import ref
 
-from rear.core.log import tell_error, warn
+from rear.core.log import LaterLog, tell_error, warn
 from rear.core.names import Target
 from rear.core.records import Append, File, Metadata, Part
 from rear.errors import RearError
-from rear.worker.flushed_pair import PartsPair
+from rear.worker.flushed_pair import FlushedPair
+from rear.worker.worker_options import WorkerOptions
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, PartCompressor, compress, crc32
 
 PART_LIMIT_BYTES = 4 << 20
@@ -37,8 +38,9 @@ _MOVES = "%s: %s; all that was flushed goes to a new temp archive"
 class Content(Protocol):
     """A file that is being written."""
 
-    #: Whether its position has been, or is, before its end: what was flushed may have been changed since.
-    is_rewound: int
+    #: How often its position was set since the last flush; greater than 0 also while it is before its end. What was
+    #: flushed may have been changed then.
+    rewinds: int
 
     @property
     def size(self) -> int:
@@ -48,8 +50,26 @@ class Content(Protocol):
         """Return ``length`` bytes at ``start``, wherever its position is."""
 
 
-class Parts:
-    """The parts of one file, in one pair after the other if need be. Safe from many threads.
+class FlushingWorker(Protocol):
+    """A worker, as its files that are flushed see it."""
+
+    options: WorkerOptions
+
+    def make_flushed_pair(self) -> FlushedPair:
+        """Return a new pair for one file."""
+
+    def next_sequence(self) -> int:
+        """Return a number that no other member has."""
+
+    def end_flushed(self, file: FlushedFile) -> None:
+        """Forget a file that has nothing more to beat or sync."""
+
+    def wake(self) -> None:
+        """Have the background thread look again at what there is to do."""
+
+
+class FlushedFile:
+    """What was flushed of one file, in one pair after the other if need be. Safe from many threads.
 
     Args:
         target: final archive and name.
@@ -57,13 +77,7 @@ class Parts:
         mode: ``st_mode`` of the file.
         metadata: travels with the member.
         content: the file; only a weak reference is kept.
-        new_pair: makes a pair.
-        next_sequence: returns a number that no other member has.
-        ended: told when there is nothing more to beat or sync.
-        uptime: the clock that goes on during sleep, in seconds.
-        syncs_each: flushing waits until the part is on stable storage.
-        sync_interval: seconds between two syncs otherwise.
-        beat_seconds: between two beats.
+        worker: makes its pairs, and has it looked after.
     """
 
     def __init__(
@@ -73,32 +87,18 @@ class Parts:
         mode: int,
         metadata: Metadata | None,
         content: Content,
-        *,
-        new_pair: Callable[[], PartsPair],
-        next_sequence: Callable[[], int],
-        ended: Callable[[Parts], None],
-        uptime: Callable[[], float],
-        syncs_each: bool,
-        sync_interval: float,
-        beat_seconds: float,
-        wake: Callable[[], None],
+        worker: FlushingWorker,
     ) -> None:
-        self._wake = wake
         self._target = target
         self._method = method
         self._mode = mode
         self._metadata = metadata
         self._content = ref(content)
-        self._new_pair = new_pair
-        self._next_sequence = next_sequence
-        self._ended = ended
-        self._uptime = uptime
-        self._syncs_each = syncs_each
-        self._sync_interval = sync_interval
-        self._beat_seconds = beat_seconds
-        self._pair: PartsPair | None = None
+        self._worker = worker
+        self._options = worker.options
+        self._pair: FlushedPair | None = None
         #: Pairs that failed, and hold what was flushed until another one does.
-        self._earlier: list[PartsPair] = []
+        self._earlier: list[FlushedPair] = []
         self._first_sequence: int | None = None
         #: How much of the file its writer was told is kept, in whichever pair.
         self._kept_size = 0
@@ -108,8 +108,8 @@ class Parts:
         self._sync_lock = threading.Lock()
         self._lock = threading.Lock()
         self._owner: int | None = None
-        #: Warnings for the program's log. Told without the lock: a handler of that log may be waiting for it.
-        self._told: list[tuple[object, ...]] = []
+        #: What is to be told once the lock is given back.
+        self._log = LaterLog()
 
     def flush(self, content: Content) -> None:
         """Append what was written since; returning acknowledges it.
@@ -140,7 +140,7 @@ class Parts:
         """
         with self._alone():
             if self._pair is None and not self._earlier and not self._kept_size:
-                self._ended(self)
+                self._worker.end_flushed(self)
                 return False
             try:
                 size = content.size
@@ -155,9 +155,9 @@ class Parts:
                 pair.close("complete")
             except OSError as error:
                 # All of it is synced; a scavenger takes it over once this process is gone.
-                self._told.append(("%s stays unfinished until this process has ended: %s", pair.path, error))
+                self._log.warn("%s stays unfinished until this process has ended: %s", pair.path, error)
                 pair.release()
-            self._ended(self)
+            self._worker.end_flushed(self)
             return True
 
     def abort(self) -> None:
@@ -171,7 +171,7 @@ class Parts:
                     pair.abort([pair.sequence])
                     pair.sync()
                 pair.remove()
-            self._ended(self)
+            self._worker.end_flushed(self)
 
     def sync(self) -> None:
         """Bring what was flushed to stable storage.
@@ -187,7 +187,7 @@ class Parts:
                     self._confirm(pair)
             except OSError as error:
                 assert pair is not None
-                self._told.append((_MOVES, pair.path, error))
+                self._log.warn(_MOVES, pair.path, error)
                 pair.has_failed = True
             self._move()
             if self._pair is not None and self._is_dirty:
@@ -214,8 +214,8 @@ class Parts:
         pair = self._pair
         if pair is None:
             return None
-        beat = max(self._beaten, pair.created) + self._beat_seconds
-        return min(beat, self._synced + self._sync_interval) if self._is_dirty or pair.has_failed else beat
+        beat = max(self._beaten, pair.created) + self._options.beat_seconds
+        return min(beat, self._synced + self._options.sync_interval) if self._is_dirty or pair.has_failed else beat
 
     def tend(self, now: float) -> None:
         """Beat and sync when it is time; what fails goes to a new pair."""
@@ -225,17 +225,17 @@ class Parts:
         # Without the lock: flushes go on while a server is waited for, beats while a part of gigabytes is written.
         try:
             has_gap = pair.is_doubtful()
-            if now - max(self._beaten, pair.created) >= self._beat_seconds:
+            if now - max(self._beaten, pair.created) >= self._options.beat_seconds:
                 self._beaten = now
                 if not ((not has_gap or pair.confirm()) and pair.beat()):
                     raise _lost(pair)
-            if self._is_dirty and now - self._synced >= self._sync_interval:
+            if self._is_dirty and now - self._synced >= self._options.sync_interval:
                 self._synced = now
                 self._sync(pair)
                 self._confirm(pair)
         except OSError as error:
             if pair is self._pair:
-                warn("%s: %s; all that was flushed goes to a new temp archive", pair.path, error)
+                warn(_MOVES, pair.path, error)
                 pair.has_failed = True
         failure = None
         if pair.has_failed and self._lock.acquire(blocking=False):
@@ -247,7 +247,7 @@ class Parts:
             finally:
                 self._owner = None
                 self._lock.release()
-                self._tell()
+                self._log.tell()
         if failure is not None:
             tell_error("%s: %s; what was flushed is kept and tried again", self._name, failure)
 
@@ -266,12 +266,7 @@ class Parts:
                 finally:
                     self._owner = None
         finally:
-            self._tell()
-
-    def _tell(self) -> None:
-        while self._told:
-            message, *values = self._told.pop(0)
-            warn(str(message), *values)
+            self._log.tell()
 
     @property
     def _name(self) -> str:
@@ -288,7 +283,7 @@ class Parts:
         """
         if self._pair is not None and self._pair.has_failed:
             self._give_up(self._pair)
-        if self._pair is None or not (content.is_rewound or size < self._size):
+        if self._pair is None or not (content.rewinds or size < self._size):
             return
         crc = 0
         for start in range(0, min(size, self._size), PART_LIMIT_BYTES):
@@ -305,17 +300,17 @@ class Parts:
                 if is_last:
                     pair.complete(self._member(pair), STREAM_ENDS[self._method])
                 was_dirty, self._is_dirty = self._is_dirty, True
-                if not (was_dirty or self._syncs_each):
-                    self._wake()
+                if not (was_dirty or self._options.syncs_each):
+                    self._worker.wake()
                 # Those before are needed until this one is proven.
-                if self._syncs_each or is_last or self._earlier:
+                if self._options.syncs_each or is_last or self._earlier:
                     self._sync(pair)
                     if self._earlier and not pair.confirm():
                         raise _lost(pair)
                 self._confirm(pair)
             except OSError as error:
                 if self._pair is not None:
-                    self._told.append((_MOVES, self._pair.path, error))
+                    self._log.warn(_MOVES, self._pair.path, error)
                     self._give_up(self._pair)
                 if attempt == _ATTEMPTS:
                     raise
@@ -329,29 +324,28 @@ class Parts:
                 self._drop(earlier)
                 return
 
-    def _begin(self, content: Content, size: int) -> PartsPair:
+    def _begin(self, content: Content, size: int) -> FlushedPair:
         self._begin_stream()
-        sequence = self._next_sequence()
+        sequence = self._worker.next_sequence()
         if self._first_sequence is None:
             self._first_sequence = sequence
             if self._method != STORED:
                 sample = content.read_at(0, min(size, _SAMPLE_BYTES))
                 if len(sample) >= _SAMPLED_FROM_BYTES and len(compress(sample, DEFLATED)) >= len(sample):
                     self._method = STORED
-        pair = self._pair = self._new_pair()
+        pair = self._pair = self._worker.make_flushed_pair()
         self._compressor = PartCompressor(self._method)
         self._mtime_ns = time.time_ns()
-        archive, name = self._target
+        repeated_size = size if self._kept_size else 0
         file = File(
-            sequence, self._first_sequence, size if self._kept_size else 0, archive, name, self._method, 0, self._mode,
-            self._metadata,
-        )  # fmt: skip
+            sequence, self._first_sequence, repeated_size, *self._target, self._method, 0, self._mode, self._metadata
+        )
         header = pair.open_header(file, self._mtime_ns)
         pair.begin(file._replace(offset=len(header)), header)
         self._header_length = len(header)
         return pair
 
-    def _append_until(self, pair: PartsPair, content: Content, size: int) -> None:
+    def _append_until(self, pair: FlushedPair, content: Content, size: int) -> None:
         assert self._compressor is not None
         while self._size < size:
             data = content.read_at(self._size, min(PART_LIMIT_BYTES, size - self._size))
@@ -363,15 +357,28 @@ class Parts:
             pair.append_part(part, compressed)
             self._size, self._crc = end, crc
 
-    def _member(self, pair: PartsPair) -> Append:
+    def _member(self, pair: FlushedPair) -> Append:
         length = pair.length + len(STREAM_ENDS[self._method])
         archive, name = self._target
         return Append(
-            pair.sequence, None, 0, self._size, 0, length, archive, name, self._method, self._crc,
-            length - self._header_length, self._size, self._mtime_ns, self._mode, self._metadata,
-        )  # fmt: skip
+            pair.sequence,
+            source=None,
+            source_start=0,
+            source_end=self._size,
+            offset=0,
+            length=length,
+            archive=archive,
+            name=name,
+            method=self._method,
+            crc=self._crc,
+            compressed_size=length - self._header_length,
+            size=self._size,
+            mtime_ns=self._mtime_ns,
+            mode=self._mode,
+            metadata=self._metadata,
+        )
 
-    def _sync(self, pair: PartsPair) -> None:
+    def _sync(self, pair: FlushedPair) -> None:
         # One at a time: the kernel tells of a failure once, to whoever comes first.
         with self._sync_lock:
             if pair.has_failed:
@@ -384,7 +391,7 @@ class Parts:
                 pair.has_failed = True
                 raise
 
-    def _confirm(self, pair: PartsPair) -> None:
+    def _confirm(self, pair: FlushedPair) -> None:
         """After a gap longer than half the lease, make sure that the pair is still ours."""
         if pair.is_doubtful() and not pair.confirm():
             raise _lost(pair)
@@ -395,10 +402,10 @@ class Parts:
             self._give_up(self._pair)
         content = self._content()
         # A file that is being changed where it was flushed is in no state that anybody has asked to keep.
-        if self._pair is None and self._kept_size and content is not None and not content.is_rewound:
+        if self._pair is None and self._kept_size and content is not None and not content.rewinds:
             self._write(content, self._kept_size, is_last=False)
 
-    def _give_up(self, pair: PartsPair) -> None:
+    def _give_up(self, pair: FlushedPair) -> None:
         """Never write to a pair again; it stays as it is while it holds what was flushed."""
         self._pair = None
         self._is_dirty = False
@@ -414,7 +421,7 @@ class Parts:
         else:
             self._drop([pair])
 
-    def _drop(self, pairs: list[PartsPair]) -> None:
+    def _drop(self, pairs: list[FlushedPair]) -> None:
         """Remove pairs that do not count: they hold nothing, or another one holds it, or nobody wants it."""
         for pair in pairs:
             # Where it cannot be removed, this says so.
@@ -427,8 +434,8 @@ class Parts:
             if pair is not None:
                 pair.release()
         self._earlier, self._pair = [], None
-        self._ended(self)
+        self._worker.end_flushed(self)
 
 
-def _lost(pair: PartsPair) -> OSError:
+def _lost(pair: FlushedPair) -> OSError:
     return OSError(errno.ESTALE, "it was taken over while this process was paused", str(pair.path))

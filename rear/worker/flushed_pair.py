@@ -9,7 +9,7 @@ from rear.worker.pair_writer import PairWriter
 from rear.zip.headers import Member, encode_central_entry, encode_local_header, member_of
 
 
-class PartsPair(PairWriter):
+class FlushedPair(PairWriter):
     """The pair of one file: see `PairWriter`."""
 
     #: The number of the file in this pair.
@@ -59,14 +59,20 @@ class PartsPair(PairWriter):
         with self._journal_lock:
             self._journal.append(append)
         self.length, self.members = append.length, 1
-        self._directory += encode_central_entry(member_of(append), 0)
+        self.directory += encode_central_entry(member_of(append), 0)
 
     def open_header(self, file: File, mtime_ns: int) -> bytes:
         """Return the local header of a file that is not complete."""
         opened = self._opened
         origin = Origin(
-            opened.cookie, file.sequence, file.archive, opened.host, opened.worker, mtime_ns, file.mode,
+            opened.cookie,
+            file.sequence,
+            file.archive,
+            opened.host,
+            opened.worker,
+            mtime_ns,
+            file.mode,
             metadata=file.metadata,
-        )  # fmt: skip
+        )
         member = Member(file.name, file.method, 0, 0, 0, mtime_ns, file.mode)
         return encode_local_header(member, origin, is_open=True)

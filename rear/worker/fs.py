@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
 import os
 import sys
 import threading
-import time
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
@@ -23,20 +20,17 @@ from rear.core.names import Target, split_target
 from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError
-from rear.worker.member_file import MemberFile, TextMemberFile, open_member
+from rear.worker.member_file import MemberFile
+from rear.worker.open_files import OpenFiles
 from rear.worker.pickup import Pickup, SourceFile
-from rear.worker.worker import Worker, WorkerOptions
-from rear.worker.written_names import WrittenNames
+from rear.worker.text_member_file import TextMemberFile, open_member
+from rear.worker.worker import Worker
+from rear.worker.worker_options import WorkerOptions
 from rear.zip import codecs
 from rear.zip.payload import Payload
 
 METADATA_LIMIT_BYTES = 60 << 10
-_FILE_MODE = 0o100644
 _READ_MODES = frozenset({"r", "rt", "tr", "rb", "br"})
-
-
-_Ticket = tuple[Target, int, object, Metadata | None]
-"""What is known of a file that is being written: target, hash of it, where it stands among the open files, metadata."""
 
 
 class RearFs:
@@ -93,26 +87,26 @@ class RearFs:
         if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
             raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
         given = {
-            "rotation_span": rotation_span, "rotation_size": rotation_size, "compression": compression, "sync": sync,
-            "sync_interval": sync_interval, "lease_seconds": lease_seconds, "spool_size": spool_size,
-        }  # fmt: skip
+            "rotation_span": rotation_span,
+            "rotation_size": rotation_size,
+            "compression": compression,
+            "sync": sync,
+            "sync_interval": sync_interval,
+            "lease_seconds": lease_seconds,
+            "spool_size": spool_size,
+        }
         settings = load(self._layout, "worker", given, storage=storage)
-        self._spool_size: int = settings.pop("spool_size")
-        if self._spool_size < 0:
-            raise UsageError(f"spool_size is {spool_size!r}: it has to be a number of bytes")
-        self._method = codecs.method_of(settings.pop("compression"))
-        options = WorkerOptions(**settings)
+        spool_bytes: int = settings.pop("spool_size")
+        if spool_bytes < 0:
+            raise UsageError(f"spool_size is {spool_bytes!r}: it has to be a number of bytes")
+        method = codecs.method_of(settings.pop("compression"))
         self._storage = storage
-        self._success_only = success_only
         self._install_builtins = install_builtins
         self._tokens: list[object] = []
-        #: By hash of their names the files that are being written, the second one of a name by its own reference. Not
-        #: a WeakSet: that one cannot be listed while other threads open files.
-        self._open_files: dict[object, weakref.ref[MemberFile]] = {}
-        self._written = WrittenNames()
-        #: What each file is given, bound once.
-        self._finish, self._discard, self._flush = self._archive, self._drop, self._keep
-        self._worker = Worker(self._layout, options, on_first_pair=lambda: _note_open(self), storage=storage)
+        self._worker = Worker(
+            self._layout, WorkerOptions(**settings), on_first_pair=lambda: _note_open(self), storage=storage
+        )
+        self._files = OpenFiles(self._worker, method=method, spool_size=spool_bytes, success_only=success_only)
 
     @property
     def base(self) -> str:
@@ -158,86 +152,40 @@ class RearFs:
         return self._open(path, mode, encoding, errors, newline, metadata)
 
     def _open(
-        self, path: StrPath, mode: str, encoding: str | None, errors: str | None, newline: str | None,
+        self,
+        path: StrPath,
+        mode: str,
+        encoding: str | None,
+        errors: str | None,
+        newline: str | None,
         metadata: Metadata | None,
-    ) -> IO[Any]:  # fmt: skip
+    ) -> IO[Any]:
         # By position, here and below: passing names takes longer than what is done with them.
         target = split_target(path)
         if mode in _READ_MODES:
             from rear.read.members import open_written
 
-            return open_written(
-                self._layout, target, mode,
-                encoding=encoding, errors=errors, newline=newline, storage=self._storage,
-            )  # fmt: skip
+            text = {"encoding": encoding, "errors": errors, "newline": newline}
+            return open_written(self._layout, target, mode, **text, storage=self._storage)
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
-        name = os.fspath(path)
-        spool_size, success_only = self._spool_size, self._success_only
-        finish, discard, keep = self._finish, self._discard, self._flush
+        name, files = os.fspath(path), self._files
         file: MemberFile | TextMemberFile
         if mode == "wb" and encoding is errors is newline is None:
             # Nothing of it has to be looked at.
-            file = member = MemberFile(name, mode, False, spool_size, success_only, finish, discard, keep)
+            file = member = MemberFile(name, mode, False, files)
         else:
-            file = open_member(name, mode, spool_size, success_only, finish, discard, keep, encoding, errors, newline)
+            file = open_member(name, mode, files, encoding, errors, newline)
             member = file.buffer if isinstance(file, TextMemberFile) else file  # type: ignore[assignment]
-        key = hash(target)
-        place: object = key
-        reference = weakref.ref(member)
         try:
-            # One step, so that of two threads with mode x one alone gets the name. And it comes first: a file that is
-            # finished stands among the written ones before it is taken from those that are being written.
-            if self._open_files.setdefault(key, reference) is not reference:
-                place = reference
-                self._open_files[place] = reference
-            ticket: _Ticket = target, key, place, kept
-            member.ticket = ticket
-            if "x" in mode and (place is reference or key in self._written):
-                raise FileExistsError(errno.EEXIST, "this process wrote that name already", name)
+            files.add(member, target, kept)
             if self not in _open_systems:
                 _note_open(self)
         except BaseException:
-            if self._open_files.get(place) is reference:
-                del self._open_files[place]
-            member.forget()
+            files.forget(member)
             raise
         return file  # type: ignore[return-value]
-
-    def _archive(self, file: MemberFile) -> None:
-        ticket: _Ticket = file.ticket
-        target, key, place, metadata = ticket
-        try:
-            if file.parts is None or not self._finish_parts(file):
-                self._worker.append(target, file.payload(self._method), time.time_ns(), _FILE_MODE, None, metadata)
-            self._written.add(key)
-        finally:
-            self._open_files.pop(place, None)
-
-    def _finish_parts(self, file: MemberFile) -> bool:
-        try:
-            finished: bool = file.parts.finish(file)
-        except OSError as error:
-            what = "this member is not complete; what was flushed of it is kept"
-            raise _explain(error, f"{self.base}/{file.name}", what) from error
-        return finished
-
-    def _keep(self, file: MemberFile) -> None:
-        if file.parts is None:
-            target, _, _, metadata = file.ticket
-            file.parts = self._worker.open_parts(target, self._method, _FILE_MODE, metadata, file)
-        try:
-            file.parts.flush(file)
-        except OSError as error:
-            what = "this could not be flushed; what was flushed before is kept"
-            raise _explain(error, f"{self.base}/{file.name}", what) from error
-
-    def _drop(self, file: MemberFile) -> None:
-        ticket: _Ticket = file.ticket
-        self._open_files.pop(ticket[2], None)
-        if file.parts is not None:
-            file.parts.abort()
 
     def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
@@ -265,17 +213,15 @@ class RearFs:
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
             member = Target(target.archive, file.name)
-            self._worker.append(
-                member, payload, file.mtime_ns, file.mode, file.path, kept, on_stable=on_stable
-            )  # fmt: skip
-            self._written.add(hash(member))
+            self._worker.append(member, payload, file.mtime_ns, file.mode, kept, file.path, on_stable)
+            self._files.note_written(member)
 
         return Pickup(
             source,
             target.name,
-            method=self._method,
-            spool_size=self._spool_size,
-            success_only=self._success_only,
+            method=self._files.method,
+            spool_size=self._files.spool_size,
+            success_only=self._files.success_only,
             sink=sink,
             keep=keep,
         )
@@ -299,10 +245,8 @@ class RearFs:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._worker.close)
-            for reference in list(self._open_files.values()):
-                file = reference()
-                if file is not None:
-                    stack.callback(file.close)
+            for file in self._files:
+                stack.callback(file.close)
         # Only now: after an error or Ctrl-C, the end of the interpreter is another chance.
         _open_systems.discard(self)
 
@@ -311,7 +255,7 @@ class RearFs:
             raise RearError(f"the rear_fs of {self.base} is closed: make a new one")
         self._tokens.append(enter(self))
         if self._install_builtins:
-            install_builtins()
+            install_builtins({"rear_open": rear_open, "rear_pickup": rear_pickup})
         return self
 
     def _leave(self) -> bool:
@@ -358,11 +302,6 @@ class RearFs:
 
     def __repr__(self) -> str:
         return f"<rear_fs {self.base!r}>"
-
-
-def _explain(error: OSError, path: str, what: str) -> OSError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return OSError(error.errno, f"{reason}: {what}", path)
 
 
 def _check_metadata(metadata: Metadata) -> Metadata:

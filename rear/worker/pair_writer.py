@@ -86,6 +86,8 @@ class PairWriter:
         self.journal_path = layout.journal(pair)
         self.length = 0
         self.members = 0
+        #: The temp archive's own central directory, so far.
+        self.directory = bytearray()
         #: Whether it alone holds a member that counts; otherwise it need not be closed when it has failed.
         self.needed = False
         #: Whether one of them was never proven, and cannot be written again.
@@ -96,7 +98,6 @@ class PairWriter:
         self._half_lease_seconds = opened.lease_seconds / 2
         self._encoder = Encoder(opened)
         self._storage = storage
-        self._directory = bytearray()
         self._names_synced = False
         self._beats = 0
         self._failure: OSError | None = None
@@ -126,11 +127,6 @@ class PairWriter:
         """Whether its files were closed."""
         return self._descriptor < 0
 
-    @property
-    def directory_length(self) -> int:
-        """How many bytes of memory the temp archive's own central directory takes."""
-        return len(self._directory)
-
     def append(self, item: Item) -> None:
         """Write one member: its record, then header and data in one call.
 
@@ -141,7 +137,7 @@ class PairWriter:
         if self._failure is not None:
             raise self._failure
         payload = item.payload
-        offset, members, directory_length = self.length, self.members, len(self._directory)
+        offset, members, directory_length = self.length, self.members, len(self.directory)
         line, header, entry = self._encoder.encode(
             item.sequence, item.target, payload, offset, item.mtime_ns, item.mode, item.source, item.metadata
         )
@@ -152,7 +148,7 @@ class PairWriter:
                 self._storage.write(self._descriptor, [header, payload.data], offset)
             else:
                 self._write_chunks(header, payload)
-            self._directory += entry
+            self.directory += entry
             item.pair, item.offset = self, offset
             self.members = members + 1
             self.length = offset + len(header) + payload.compressed_size
@@ -162,7 +158,7 @@ class PairWriter:
             # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place.
             item.pair = None
             self.length, self.members = offset, members
-            del self._directory[directory_length:]
+            del self.directory[directory_length:]
             try:
                 self.abort([item.sequence])
                 self._storage.truncate(self._descriptor, self.length)
@@ -194,7 +190,7 @@ class PairWriter:
             OSError: the pair is poisoned.
         """
         with self._journal_lock:
-            reached = self._journal.length, self.length, self.members, len(self._directory)
+            reached = self._journal.length, self.length, self.members, len(self.directory)
             aborts = len(self._aborted_since)
         self._sync_journal()
         self._storage.sync(self._descriptor)
@@ -228,7 +224,7 @@ class PairWriter:
             self._unrecorded = list(dict.fromkeys([*self._unrecorded, *self._aborted_since]))
         self._storage.truncate(self._descriptor, length)
         self.length, self.members = length, members
-        del self._directory[directory_length:]
+        del self.directory[directory_length:]
         self._is_cut = True
         # Of what is left nothing was lost.
         self._sync_failure = None
@@ -300,12 +296,12 @@ class PairWriter:
         if self.released:
             return
         directory_offset = total = self.length
-        end = encode_end(entries=self.members, directory_length=len(self._directory), directory_offset=directory_offset)
+        end = encode_end(entries=self.members, directory_length=len(self.directory), directory_offset=directory_offset)
         try:
             # Nobody beats a pair that failed, so a scavenger may be copying what was cut off: that has to end in an
             # error of its copy, never in other bytes.
             if not self._is_cut:
-                total += self._storage.write(self._descriptor, [self._directory, end], directory_offset)
+                total += self._storage.write(self._descriptor, [self.directory, end], directory_offset)
             self._storage.truncate(self._descriptor, total)
             self.sync()
         except OSError:
@@ -363,11 +359,29 @@ def _failure_of(call: Callable[[], None]) -> OSError | None:
 
 
 def open_record(
-    process: Process, worker: str, rotation: int, *, cookie: int, uid: int, lease_seconds: float, created_ns: int,
+    process: Process,
+    worker: str,
+    rotation: int,
+    *,
+    cookie: int,
+    uid: int,
+    lease_seconds: float,
+    created_ns: int,
     repeats_from: int | None,
-) -> Open:  # fmt: skip
+) -> Open:
     """Return the first record of a journal that ``process`` is about to write."""
     return Open(
-        FORMAT_VERSION, process.host, worker, rotation, cookie, process.pid, process.process_start, process.boot_id,
-        process.pid_namespace, uid, lease_seconds, created_ns, repeats_from,
-    )  # fmt: skip
+        FORMAT_VERSION,
+        process.host,
+        worker,
+        rotation,
+        cookie,
+        process.pid,
+        process.process_start,
+        process.boot_id,
+        process.pid_namespace,
+        uid,
+        lease_seconds,
+        created_ns,
+        repeats_from,
+    )

@@ -10,9 +10,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple
 
+from rear.core.log import warn
 from rear.core.names import check_name
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import LOCAL, StrPath
@@ -98,14 +98,14 @@ def remove_source(stamp: SourceStamp) -> bool:
         found = stamp_of(stamp.path, os.lstat(stamp.path))
         # The mode may differ: the content is what was archived.
         if found[:5] != stamp[:5]:
-            _warn(f"{stamp.path} has changed since it was archived: it is left in place")
+            warn("%s has changed since it was archived: it is left in place", stamp.path)
             return False
         LOCAL.unlink(stamp.path)
     except FileNotFoundError:
-        _warn(f"{stamp.path} was archived, and someone else has removed it")
+        warn("%s was archived, and someone else has removed it", stamp.path)
         return False
     except OSError as error:
-        _warn(f"{stamp.path} was archived, but cannot be removed: {error.strerror}")
+        warn("%s was archived, but cannot be removed: %s", stamp.path, error.strerror)
         return False
     return True
 
@@ -155,9 +155,7 @@ class Pickup:
         """Return the absolute path of the source."""
         return self.source
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._success_only:
             self.discard()
         else:
@@ -241,7 +239,7 @@ class _Removal:
             except OSError as error:
                 # Not empty: something was left in place, or has come since.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    _warn(f"{folder} was archived, but cannot be removed: {error.strerror}")
+                    warn("%s was archived, but cannot be removed: %s", folder, error.strerror)
 
 
 def _folders(source: str, files: list[SourceFile]) -> list[str]:
@@ -287,10 +285,3 @@ def _payload_of_link(path: str) -> tuple[Payload, SourceStamp]:
             raise SourceError(f"{path} was replaced while its folder was picked up") from None
         raise
     return payload_of_bytes(target, STORED), stamp
-
-
-def _warn(message: str) -> None:
-    # Here and not above: few programs pick up, and logging is slow to import.
-    import logging
-
-    logging.getLogger("rear").warning(message)

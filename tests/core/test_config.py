@@ -61,7 +61,7 @@ def test_an_argument_beats_a_variable_beats_the_file_beats_the_default(
 
 def test_the_defaults_are_those_of_the_worker_and_the_scavenger() -> None:
     from rear.scavenger.options import ScavengeOptions
-    from rear.worker.worker import WorkerOptions
+    from rear.worker.worker_options import WorkerOptions
 
     worker, scavenger = WorkerOptions(), ScavengeOptions()
     for setting in SETTINGS:
@@ -85,7 +85,7 @@ def test_every_setting_of_the_file_reaches_the_worker(tmp_path: Path) -> None:
     fs = write_one(tmp_path)
     options = fs._worker.options
     assert (options.rotation_span, options.rotation_size, options.sync) == (20.0, 5 << 20, "file")
-    assert (options.sync_interval, options.lease_seconds, fs._spool_size) == (0.5, 30.0, 0)
+    assert (options.sync_interval, options.lease_seconds, fs._files.spool_size) == (0.5, 30.0, 0)
     (journal,) = (tmp_path / ".rear/inbox").rglob("*.journal")
     assert '"method":0,' in journal.read_text()
     assert '"lease_seconds":30.0' in journal.read_text()

@@ -17,6 +17,7 @@ import rear
 from rear.core import context
 from rear.errors import NoContextError
 
+FUNCTIONS = {"rear_open": rear.rear_open, "rear_pickup": rear.rear_pickup}
 ORIGINAL_START = threading.Thread.start
 
 
@@ -265,8 +266,8 @@ def test_a_name_of_a_foreign_thread() -> None:
 
 
 def test_builtins_are_counted() -> None:
-    context.install_builtins()
-    context.install_builtins()
+    context.install_builtins(FUNCTIONS)
+    context.install_builtins(FUNCTIONS)
     context.remove_builtins()
     assert builtins.__dict__["rear_open"] is rear.rear_open
     assert builtins.__dict__["rear_pickup"] is rear.rear_pickup
@@ -278,7 +279,7 @@ def test_builtins_are_counted() -> None:
 
 def test_foreign_builtins_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(builtins.__dict__, "rear_open", "theirs")
-    context.install_builtins()
+    context.install_builtins(FUNCTIONS)
     assert builtins.__dict__["rear_pickup"] is rear.rear_pickup
     assert builtins.__dict__["rear_open"] != "theirs"
     context.remove_builtins()
@@ -288,7 +289,7 @@ def test_foreign_builtins_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_builtins_that_someone_else_has_replaced_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(builtins.__dict__, "rear_open", "before")
-    context.install_builtins()
+    context.install_builtins(FUNCTIONS)
     builtins.__dict__["rear_open"] = "theirs"
     context.remove_builtins()
     assert builtins.__dict__["rear_open"] == "theirs"

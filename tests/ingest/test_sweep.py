@@ -36,7 +36,7 @@ from rear.ingest import sweep as sweeper
 from rear.ingest.sweep import split_into
 from rear.read.view import open_committed
 from rear.scavenger.leader import Leadership
-from rear.worker.worker import Worker, WorkerOptions
+from rear.worker.worker import Worker
 from rear.zip.payload import payload_of_source
 
 FILES = {
@@ -635,7 +635,7 @@ def test_a_file_that_vanishes_is_nobodys_business(spool: Path, base: Path) -> No
 
 def collect_by_hand(base: Path, spool: Path) -> Worker:
     """Do what a sweep does up to the merge, and return the worker, which is still open."""
-    worker = Worker(Layout(base), WorkerOptions(), on_first_pair=lambda: None)
+    worker = Worker(Layout(base))
     for name in FILES:
         payload, stamp = payload_of_source(str(spool / name), 8, 1 << 20)
         worker.append(

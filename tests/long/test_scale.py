@@ -55,7 +55,7 @@ with rear.rear_fs(sys.argv[1], compression="stored", sync_interval=1e9) as worke
         with rear.rear_open(f"ar.zip/{rotation}", "wb") as file:
             file.write(b"x")
         worker._worker.roll_over("rotation")
-        while worker._worker._rolling:
+        while worker._worker._pairs.rolling:
             time.sleep(0.01)
 """
 BEATS = """
@@ -64,7 +64,7 @@ import rear
 with rear.rear_fs(sys.argv[1], lease_seconds=0.4, sync_interval=1e9) as worker:
     with rear.rear_open("ar.zip/a", "wb") as file:
         file.write(b"x")
-    pair = worker._worker._pair
+    pair = worker._worker._pairs.current
     while pair._beats < int(sys.argv[2]):
         time.sleep(0.01)
 """

@@ -292,7 +292,7 @@ def test_a_failed_sync_of_a_beat_is_told_to_whoever_comes_next(tmp_path: Path, m
                 if meanwhile == "rolled over":
                     worker.roll_over()
                 else:
-                    thread = threading.Thread(target=worker._sync_all)
+                    thread = threading.Thread(target=worker._prover.sync_last)
                     thread.start()
                     thread.join(0.5)
                 raise OSError(errno.EIO, "journal pages are gone")

@@ -237,9 +237,9 @@ def test_two_open_files_of_one_name(base: Path, modes: tuple[str, str]) -> None:
                 rear_open("ar.zip/a", second)
         else:
             files.append(rear_open("ar.zip/a", second))
-        assert len(fs._open_files) == len(files)
+        assert len(fs._files._open) == len(files)
         files[0].close()
-        assert len(fs._open_files) == len(files) - 1
+        assert len(fs._files._open) == len(files) - 1
         with pytest.raises(FileExistsError):
             rear_open("ar.zip/a", "x")
         # The other one is closed at the end.
@@ -360,14 +360,14 @@ def test_x_knows_names_of_long_ago(base: Path, monkeypatch: pytest.MonkeyPatch) 
                 raise KeyError
             with contextlib.suppress(KeyError), rear_open(f"ar.zip/given up {number}", "x"):
                 raise KeyError
-        assert fs._open_files == {}
-        assert len(fs._written._recent) <= 7
+        assert fs._files._open == {}
+        assert len(fs._files._written._recent) <= 7
         for number in range(300):
             with pytest.raises(FileExistsError):
                 rear_open(f"ar.zip/{number}", "x")
             with rear_open(f"ar.zip/given up {number}", "x"), pytest.raises(FileExistsError):
                 rear_open(f"ar.zip/given up {number}", "x")
-        assert fs._open_files == {}
+        assert fs._files._open == {}
 
 
 @pytest.mark.parametrize("recent", [3, 4096])
@@ -592,7 +592,19 @@ def test_ctrl_c_at_every_operation(tmp_path: Path, sync: str, after: bool) -> No
 
 def test_ctrl_c_between_any_two_lines(tmp_path: Path) -> None:
     """Wherever it comes in a worker: closing still ends the temp archive, and who was told of it finds nothing."""
-    own = {str(ROOT / "rear" / name) for name in ("worker.py", "pairwriter.py", "journal.py", "storage.py")}
+    names = (
+        "worker.py",
+        "background.py",
+        "failed_pairs.py",
+        "pair_maker.py",
+        "pairs.py",
+        "prover.py",
+        "retained.py",
+        "pairwriter.py",
+        "journal.py",
+        "storage.py",
+    )
+    own = {str(ROOT / "rear" / name) for name in names}
     line = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -714,8 +726,8 @@ def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogC
     assert any("ar.zip/lost?" in note for note in caught.value.__notes__)
     assert "ar.zip/lost?" in caplog.text
     # Nothing is left to try when the interpreter ends.
-    fs._worker._retained.clear()
-    fs._worker._failed.clear()
+    fs._worker._retained.items.clear()
+    fs._worker._pairs.failed.pairs.clear()
     fs.close()
 
 

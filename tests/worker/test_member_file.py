@@ -33,20 +33,24 @@ from programs import in_threads, run_code
 import rear
 from rear.core.storage import Storage
 from rear.errors import RearError, UsageError
-from rear.worker import member_file
-from rear.worker.member_file import MemberFile, TextMemberFile, open_member
+from rear.worker import member_bytes, spool_file
+from rear.worker.member_file import MemberFile
+from rear.worker.text_member_file import TextMemberFile, open_member
 from rear.zip.codecs import DEFLATED, decode
 
 
 class Sink:
-    """What ``finish`` and ``discard`` were told."""
+    """An owner of files, and what it was told."""
+
+    spool_size = 1 << 20
+    success_only = True
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.contents: list[bytes] = []
         self.discarded: list[str] = []
         self.error = error
 
-    def finish(self, file: MemberFile) -> None:
+    def archive(self, file: MemberFile) -> None:
         if self.error is not None:
             raise self.error
         payload = file.payload(DEFLATED)
@@ -57,11 +61,12 @@ class Sink:
     def discard(self, file: MemberFile) -> None:
         self.discarded.append(file.name)
 
+    def keep(self, file: MemberFile) -> None:
+        pass
+
     def open(self, mode: str = "w", *, spool_size: int = 1 << 20, success_only: bool = True, **options: Any) -> Any:
-        return open_member(
-            "ar.zip/a.txt", mode, spool_size=spool_size, success_only=success_only,
-            finish=self.finish, discard=self.discard, **options,
-        )  # fmt: skip
+        self.spool_size, self.success_only = spool_size, success_only
+        return open_member("ar.zip/a.txt", mode, self, **options)
 
 
 @pytest.fixture(params=[1 << 20, 10, 0], ids=["memory", "spilling", "disk"])
@@ -271,11 +276,12 @@ def test_other_buffers_are_counted_in_bytes() -> None:
 def test_a_hole_takes_no_memory(how: str) -> None:
     payloads = []
 
-    def finish(file: MemberFile) -> None:
-        payloads.append(file.payload(DEFLATED))
+    class Keeping(Sink):
+        def archive(self, file: MemberFile) -> None:
+            payloads.append(file.payload(DEFLATED))
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    file = MemberFile("a.zip/b", "wb", False, 1 << 20, True, finish, None)
+    file = Keeping().open("wb")
     if how == "seek":
         file.seek((1 << 29) - 1)
         file.write(b"x")
@@ -466,7 +472,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object = None) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(member_file, "open_spool", fail)
+    monkeypatch.setattr(spool_file, "open_spool", fail)
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -491,7 +497,7 @@ def test_a_failure_of_the_spool_is_remembered(monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(member_file._SpoolIO, "write", fail)
+        patch.setattr(spool_file.SpoolFile, "write", fail)
         with pytest.raises(OSError, match="No space"):
             file.flush()
     file.write(b"y" * 200_000)
@@ -518,7 +524,7 @@ def test_a_forgotten_file_is_archived_with_a_warning(mode: str, in_a_cycle: bool
         del file
         gc.collect()
     assert sink.contents == [b"forgottenforgotten"]
-    assert not member_file._spools
+    assert not spool_file._spools
 
 
 def test_a_forgotten_file_that_cannot_be_archived_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,12 +543,15 @@ def test_a_forgotten_file_that_cannot_be_archived_is_loud(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_interpreter_exit_with_an_open_file(hold: str, mode: str) -> None:
     program = f"""
-        from rear.worker.member_file import open_member
+        from rear.worker.text_member_file import open_member
 
-        def finish(file):
-            print("archived", file.payload(8).size, flush=True)
+        class Owner:
+            spool_size, success_only = 10, True
 
-        {hold}open_member("a.zip/b", {mode!r}, spool_size=10, success_only=True, finish=finish)
+            def archive(self, file):
+                print("archived", file.payload(8).size, flush=True)
+
+        {hold}open_member("a.zip/b", {mode!r}, Owner())
     """
     done = run_code(textwrap.dedent(program))
     assert done.returncode == 0
@@ -602,7 +611,7 @@ def test_a_forked_child_cannot_disturb_the_parent(mode: str, spool_size: int) ->
     def forget() -> None:
         files.clear()
         gc.collect()
-        assert not member_file._spools
+        assert not spool_file._spools
         assert sink.contents == []
 
     _in_child(forget)
@@ -625,16 +634,14 @@ def test_types() -> None:
 def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those while the buffer is made, either, which takes long here."""
 
-    class SlowMemory(member_file._Memory):
+    class SlowMemory(spool_file.Memory):
         def __init__(self, data: bytes) -> None:
             time.sleep(0.05)
             super().__init__(data)
 
-    monkeypatch.setattr(member_file, "_Memory", SlowMemory)
-    sizes: list[int] = []
-    file = open_member(
-        "a.zip/b", "wb", spool_size=1 << 20, success_only=True, finish=lambda file: sizes.append(file.size)
-    )
+    monkeypatch.setattr(member_bytes, "Memory", SlowMemory)
+    sink = Sink()
+    file = sink.open("wb")
     together = threading.Barrier(4)
 
     def write(letter: bytes) -> None:
@@ -644,7 +651,7 @@ def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch
 
     in_threads(write, (b"a", b"b", b"c", b"d"))
     file.close()
-    assert sizes == [120]
+    assert [len(content) for content in sink.contents] == [120]
 
 
 @pytest.mark.parametrize("mode", ["wb", "w+b"])

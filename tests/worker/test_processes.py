@@ -276,8 +276,7 @@ def test_the_background_thread_runs_on_both_sides_of_a_fork(base: Path) -> None:
             for number in range(10, 20):
                 write(worker, range(number, number + 1))
                 time.sleep(0.06)
-            assert fs._worker._thread is not None
-            assert fs._worker._thread.is_alive()
+            assert fs._worker._background.is_alive
     # The child left the last pair unfinished, no other.
     assert sum(journal.closed is None for journal in journals(base)) <= 1
     assert len(journals(base)) > 6

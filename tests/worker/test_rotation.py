@@ -80,7 +80,7 @@ def test_a_new_temp_archive_each_span(base: Path) -> None:
             time.sleep(0.01)
         # The end of a span needs no further file, and closes the old archive soon.
         wait_for(lambda: all(journal.closed for journal in journals(base)))
-        assert fs._worker._pair is None
+        assert fs._worker._pairs.current is None
     found = journals(base)
     assert 4 <= len(found) <= 7
     assert {journal.closed.reason for journal in found if journal.closed} == {"rotation"}
@@ -105,18 +105,19 @@ def test_workers_that_begin_together_rotate_apart_and_none_too_late(
             for after in (0.0, 749.9, 800.0, 850.0, 900.0, 950.0, 1000.0):
                 now[0] = begun + after
                 for fs in workers:
-                    fs._worker._wake.set()
+                    fs._worker.wake()
                 # By then each has looked at the clock, or some seconds later on a busy machine.
                 time.sleep(0.05)
                 wait_for(
                     lambda after=after: all(
-                        (fs._worker._pair is None) is (after >= fs._worker._pair_seconds) for fs in workers
+                        (fs._worker._pairs.current is None) is (after >= fs._worker._maker.rotation_seconds)
+                        for fs in workers
                     )
                 )
-                ended.append(sum(fs._worker._pair is None for fs in workers))
+                ended.append(sum(fs._worker._pairs.current is None for fs in workers))
             assert ended[:2] == [0, 0]
             assert any(0 < count < len(workers) for count in ended[2:-1]), "all at once"
-            wait_for(lambda: all(fs._worker._pair is None for fs in workers))
+            wait_for(lambda: all(fs._worker._pairs.current is None for fs in workers))
     assert len(journals(base)) == 24
     assert len(merged_names(base)) == 24
 
@@ -161,8 +162,8 @@ def test_thousands_of_rotations_leave_nothing_behind(base: Path) -> None:
                 assert len(os.listdir("/proc/self/fd")) - len(descriptors) < 20
         alive = fs._worker
         fs.sync()
-        assert alive._retained_bytes == 0
-        assert not alive._rolling
+        assert alive._retained.bytes == 0
+        assert not alive._pairs.rolling
     assert set(os.listdir("/proc/self/fd")) == descriptors
     assert len(journals(base)) == 1500
     assert fs not in fs_module._open_systems
@@ -284,10 +285,9 @@ def test_the_background_thread_outlives_errors(base: Path, error: Exception, whe
             count += 1
             time.sleep(0.005)
             assert count < 2000
-        assert fs._worker._thread is not None
-        assert fs._worker._thread.is_alive()
+        assert fs._worker._background.is_alive
         write(fs, "last")
-        wait_for(lambda: not fs._worker._retained)
+        wait_for(lambda: not fs._worker._retained.items)
     assert len(merged_names(base)) == count + 1
 
 
@@ -301,14 +301,14 @@ def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
         time.sleep(0.2)
         # One archive that failed and one more attempt, however often it was tried.
         assert len(list((base / ".rear" / "inbox").glob("*/*.zip"))) <= 3
-        assert len(fs._worker._failed) <= 2
+        assert len(fs._worker._pairs.failed.pairs) <= 2
         with pytest.raises(OSError, match="Input/output"):
             fs.sync()
         storage.broken = False
         fs.sync()
-        assert fs._worker._retained == []
-        assert fs._worker._retained_bytes == 0
-        assert fs._worker._failed == []
+        assert fs._worker._retained.items == []
+        assert fs._worker._retained.bytes == 0
+        assert fs._worker._pairs.failed.pairs == []
         write(fs, "c")
     assert merged_names(base) == ["a", "c"]
 
@@ -323,7 +323,7 @@ def test_file_sync_is_done_before_close_returns(base: Path) -> None:
             storage.synced.clear()
             write(fs, str(number))
             assert storage.synced[:2] == [".journal", ".zip"]
-            assert fs._worker._retained == []
+            assert fs._worker._retained.items == []
     assert len(merged_names(base)) == 5
 
 
@@ -344,7 +344,7 @@ def test_threads_share_a_sync(base: Path) -> None:
     with rear_fs(base, storage=storage, sync="file", sync_interval=1000) as fs:
         in_threads(work, range(16))
         assert storage.synced.count(".zip") < 60
-        assert fs._worker._retained == []
+        assert fs._worker._retained.items == []
     assert len(merged_names(base)) == 80
 
 
@@ -355,8 +355,8 @@ def test_interval_sync_is_done_within_the_interval(base: Path) -> None:
             storage.synced.clear()
             begun = time.monotonic()
             write(fs, "a", os.urandom(10_000))
-            assert fs._worker._retained
-            wait_for(lambda: not fs._worker._retained)
+            assert fs._worker._retained.items
+            wait_for(lambda: not fs._worker._retained.items)
             assert time.monotonic() - begun < 5
             assert storage.synced[:2] == [".journal", ".zip"]
         storage.synced.clear()
@@ -368,7 +368,7 @@ def test_sync_covers_members_of_archives_that_have_rolled_over(base: Path) -> No
     """Also when the thread that would have closed them is busy elsewhere."""
     storage = Counting()
     with rear_fs(base, storage=storage, sync_interval=1000) as fs:
-        fs._worker._stopping = True  # no background thread: what it would do is left to sync()
+        fs._worker._background.stopping = True  # no background thread: what it would do is left to sync()
         for number in range(3):
             write(fs, str(number))
             fs._worker.roll_over()
@@ -376,7 +376,7 @@ def test_sync_covers_members_of_archives_that_have_rolled_over(base: Path) -> No
         storage.synced.clear()
         fs.sync()
         assert storage.synced.count(".zip") >= 4
-        assert fs._worker._retained == []
+        assert fs._worker._retained.items == []
 
 
 def test_what_is_kept_is_bounded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,23 +385,23 @@ def test_what_is_kept_is_bounded(base: Path, monkeypatch: pytest.MonkeyPatch) ->
         most = 0
         for number in range(100):
             write(fs, str(number), os.urandom(100_000))
-            most = max(most, fs._worker._retained_bytes)
+            most = max(most, fs._worker._retained.bytes)
         assert 900_000 < most <= 1 << 20
         # Files without a byte cost memory too.
         for number in range(3000):
             write(fs, f"empty/{number}", b"")
-        assert len(fs._worker._retained) < 1100
+        assert len(fs._worker._retained.items) < 1100
     assert len(merged_names(base)) == 3100
 
 
 def test_the_background_thread_syncs_before_appends_have_to_wait(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_HURRY_BYTES", 1 << 20)
+    monkeypatch.setattr(worker, "HURRY_BYTES", 1 << 20)
     with rear_fs(base, compression="stored", sync_interval=3600.0) as fs:
         for round_number in (1, 2):
             for number in range(20):
                 write(fs, f"{round_number}/{number}", bytes(60_000))
             # What was appended after that sync had begun waits for the next.
-            wait_for(lambda: fs._worker._retained_bytes < 1 << 20)
+            wait_for(lambda: fs._worker._retained.bytes < 1 << 20)
     assert len(merged_names(base)) == 40
 
 
@@ -460,12 +460,12 @@ def test_ctrl_c_during_the_sync_of_another_thread_keeps_the_source(base: Path) -
     source.write_bytes(b"s")
     with rear_fs(base, storage=Slow(), sync_interval=1000) as fs:
         fs.pickup(source, "ar.zip/a").close()
-        (item,) = fs._worker._retained
+        (item,) = fs._worker._retained.items
         other = threading.Thread(target=fs.sync, name="other")
         other.start()
         assert in_sync.wait(20)
         fs._worker._withdraw(item)  # as `append` does when Ctrl-C comes while it waits
         go_on.set()
         other.join()
-        assert fs._worker._retained_bytes == 0
+        assert fs._worker._retained.bytes == 0
     assert source.exists()
