@@ -1,4 +1,4 @@
-"""What `rear fsck` finds, as values: every problem has a stable code, which stands in `CATALOG` with its meaning.
+"""Problems that `rear fsck` finds, as values: each has a stable code, which stands in `CATALOG` with its meaning.
 
 ``docs/reference/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck ``would
 repair`` it, if it were told to; it is ``left``, because nothing can be done; or it is only ``noted``: worth knowing,
@@ -221,9 +221,14 @@ CATALOG: Final[Mapping[str, ProblemKind]] = MappingProxyType({kind.code: kind fo
 
 
 _REBUILT: Final = frozenset(
-    {"archive-directory-damaged", "member-header-missing", "member-header-differs", "member-overlap",
-     "member-duplicate-name"}
-)  # fmt: skip
+    {
+        "archive-directory-damaged",
+        "member-header-missing",
+        "member-header-differs",
+        "member-overlap",
+        "member-duplicate-name",
+    }
+)
 
 
 class Problem(Event):

@@ -1,14 +1,8 @@
-"""`rear fsck some.zip`: checks one archive anywhere, and rebuilds it beside the old one if told to.
+"""One archive anywhere, checked and, if that is asked for, written anew: `rear fsck some.zip`.
 
-Write order, so that at no instant there is less than before. A is the archive, N the new one.
-
-    1. what does not get into N is put into the folder beside it, with notes, and synced
-    2. N is written as A.<random>.new and synced
-    3. N is read back, all of it, and compared with what was to be written (`rear.salvage.read_back`)
-    4. --in-place: A gets a second name, A.damaged (a copy, where the file system has no hard links); folder synced
-    5. N is renamed to A, or to the name that --output gave; folder synced
-
-A crash before 5 leaves A as it was, and perhaps files that end in ``.new``.
+The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built as ``<name>.<random>.new`` beside
+the place that it is to have; what does not get into it goes to the folder ``<name>.lost+found`` there. With
+``--in-place`` the old one is kept as ``<name>.damaged``.
 """
 
 from __future__ import annotations
@@ -17,23 +11,23 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Generator, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import asdict, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from rear.core.layout import find_base
 from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
-from rear.core.storage import LOCAL, Storage, StrPath, opened
+from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath, opened
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
 from rear.events import Advanced
 from rear.fsck.inspection import inspect, inspect_steps
+from rear.fsck.rebuilt_archive import RebuiltArchive, run_rebuild
 from rear.read.view import directory_of, open_committed
 from rear.salvage import info_zip
-from rear.salvage.read_back import why_wrong
 from rear.salvage.rebuild import Rebuilt, rebuild
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.zip.archive import Archive
@@ -49,11 +43,16 @@ _TOLD_BY_REBUILD: Final = frozenset(
 _HOPES: Final = frozenset({"would repair", "repaired"})
 
 
-def check_archive_file(
-    path: StrPath, *, deep: bool = False, output: StrPath | None = None, in_place: bool = False,
-    executor: Executor | None = None, storage: Storage = LOCAL,
-) -> Iterator[Problem]:  # fmt: skip
-    """Check one archive, and rebuild it if told to; yield problems with what became of each.
+def check_archive_steps(
+    path: StrPath,
+    *,
+    deep: bool = False,
+    output: StrPath | None = None,
+    in_place: bool = False,
+    executor: Executor | None = None,
+    storage: Storage = LOCAL,
+) -> Iterator[Problem | Advanced]:
+    """Check one archive, and rebuild it if told to; yield problems with what became of each, and how far it is.
 
     Args:
         path: the archive.
@@ -68,18 +67,10 @@ def check_archive_file(
         RearError: the archive cannot be worked on.
         OSError: it cannot be read, or the new one not be written; nothing was changed then.
     """
-    steps = check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor, storage=storage)
-    return (step for step in steps if isinstance(step, Problem))
-
-
-def check_archive_steps(
-    path: StrPath, *, deep: bool = False, output: StrPath | None = None, in_place: bool = False,
-    executor: Executor | None = None, storage: Storage = LOCAL,
-) -> Iterator[Problem | Advanced]:  # fmt: skip
-    """Do what `check_archive_file` does, and say now and then how far it is."""
     given, path = os.fspath(path), os.path.realpath(path)
+    check = _ArchiveCheck(given, path, deep, Parallel(executor, storage=storage), storage)
     if output is None and not in_place:
-        return _report(given, path, deep, Parallel(executor, storage=storage), storage)
+        return check.report()
     if output is not None and in_place:
         raise UsageError("an archive is written anew in its place or under another name, not both")
     if in_place:
@@ -89,7 +80,12 @@ def check_archive_steps(
     target = path if output is None else os.path.abspath(output)
     if output is not None and os.path.lexists(target):
         raise UsageError(f"{os.fspath(output)} exists; name a new file, nothing was changed")
-    return _Repair(given, path, target, deep, Parallel(executor, storage=storage), storage).problems()
+    return _Repair(check, target).problems()
+
+
+def check_archive_file(path: StrPath, **options: Any) -> Iterator[Problem]:
+    """Do what `check_archive_steps` does, but do not say how far it is."""
+    return (step for step in check_archive_steps(path, **options) if isinstance(step, Problem))
 
 
 def _base_of(path: str) -> Path | None:
@@ -101,44 +97,88 @@ def _base_of(path: str) -> Path | None:
     return None if found is None else found[0].base
 
 
-# ---- report only
+# ---- check
 
 
-def _report(given: str, path: str, deep: bool, parallel: Parallel, storage: Storage) -> Iterator[Problem | Advanced]:
-    try:
-        directory_of(path, storage=storage)
-    except NotAZipError as error:
-        with _Held() as held:
+class _ArchiveCheck(NamedTuple):
+    """One archive that is checked.
+
+    Attributes:
+        given: its path as the user knows it.
+        path: the same without links.
+        deep: read all members.
+        parallel: the executor that reads them.
+        storage: the file system.
+    """
+
+    given: str
+    path: str
+    deep: bool
+    parallel: Parallel
+    storage: Storage
+
+    def report(self) -> Iterator[Problem | Advanced]:
+        """Check the archive, and tell what a repair would do."""
+        try:
+            directory_of(self.path, storage=self.storage)
+        except NotAZipError as error:
+            yield from self._report_without_directory(error)
+        except UnsupportedError:
+            yield from inspect(self.path, subject=self.given, storage=self.storage)
+        else:
+            yield from inspect_steps(
+                self.path, deep=self.deep, subject=self.given, parallel=self.parallel, storage=self.storage
+            )
+
+    def _report_without_directory(self, error: NotAZipError) -> Iterator[Problem]:
+        with _HeldProblems() as held:
             try:
-                with opened(path, storage) as descriptor:
-                    scanned = rebuild(descriptor, target=None, keep_aside=None, subject=given, storage=storage)
-                    rebuilt = held.take(scanned)
+                with opened(self.path, self.storage) as descriptor:
+                    work = rebuild(descriptor, target=None, keep_aside=None, subject=self.given, storage=self.storage)
+                    rebuilt = run_rebuild(work, held.add)
             except UnsupportedError as volume:
-                yield Problem("archive-split", given, str(volume), "left")
+                yield Problem("archive-split", self.given, str(volume), "left")
                 return
-            yield _no_directory(given, path, error, rebuilt)
+            yield self.no_directory(error, rebuilt)
             yield from held.problems()
-    except UnsupportedError:
-        yield from inspect(path, subject=given, storage=storage)
-    else:
-        yield from inspect_steps(path, deep=deep, subject=given, parallel=parallel, storage=storage)
+
+    def inspect(self, held: _HeldProblems) -> NotAZipError | None:
+        """Check the archive as it is; return why it has no directory, if so."""
+        try:
+            with open_committed(self.path, storage=self.storage) as archive:
+                self._check_settled(archive)
+                for problem in inspect(
+                    archive, deep=self.deep, subject=self.given, parallel=self.parallel, storage=self.storage
+                ):
+                    held.add(problem)
+        except NotAZipError as error:
+            return error
+        return None
+
+    def _check_settled(self, archive: Archive) -> None:
+        """Refuse an archive that a merge has begun to write to: what is shown of it stands in the merge's intent."""
+        try:
+            settled = locate(archive.descriptor, storage=self.storage) == archive.directory
+        except NotAZipError:
+            settled = False
+        if not settled:
+            raise RearError(f"a merge into {self.given} is under way, or has died: run rear scavenge first")
+
+    def no_directory(self, error: NotAZipError, rebuilt: Rebuilt) -> Problem:
+        """Return the problem that the archive has no directory, and what was found in it."""
+        reason = str(error).removeprefix(f"{self.path}: ")
+        if not rebuilt.members and not rebuilt.damaged:
+            return Problem("archive-not-a-zip", self.given, f"{reason}; and no member was found in it", "left")
+        damaged = f", {rebuilt.damaged:,} damaged ones" if rebuilt.damaged else ""
+        detail = f"{reason}; {rebuilt.members:,} whole members were found{damaged}"
+        outcome: Outcome = "would repair" if rebuilt.members else "left"
+        return Problem("archive-directory-damaged", self.given, detail, outcome)
 
 
-def _no_directory(given: str, path: str, error: Exception, rebuilt: Rebuilt) -> Problem:
-    reason = str(error).removeprefix(f"{path}: ")
-    if not rebuilt.members and not rebuilt.damaged:
-        return Problem("archive-not-a-zip", given, f"{reason}; and no member was found in it", "left")
-    found = f"{rebuilt.members:,} whole members were found" + f", {rebuilt.damaged:,} damaged ones" * (
-        rebuilt.damaged > 0
-    )
-    outcome: Outcome = "would repair" if rebuilt.members else "left"
-    return Problem("archive-directory-damaged", given, f"{reason}; {found}", outcome)
-
-
-class _Held:
+class _HeldProblems:
     """Problems that are not told before it is certain what became of them; spooled, since they may be very many."""
 
-    def __enter__(self) -> _Held:
+    def __enter__(self) -> _HeldProblems:
         self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="rear-")
         #: Where they are, if at one place.
         self.offsets: set[int] = set()
@@ -153,15 +193,6 @@ class _Held:
         self.is_rebuild_needed |= problem.needs_rebuild
         if problem.offset is not None:
             self.offsets.add(problem.offset)
-
-    def take(self, problems: Generator[Problem, None, Rebuilt]) -> Rebuilt:
-        """Add all problems of a rebuild, and return what came of it."""
-        while True:
-            try:
-                self.add(next(problems))
-            except StopIteration as end:
-                rebuilt: Rebuilt = end.value
-                return rebuilt
 
     def problems(self, would_repair: Outcome = "would repair", *, but: Set[int] = frozenset()) -> Iterator[Problem]:
         """Yield them, except those of members and gaps at the offsets ``but``.
@@ -185,35 +216,28 @@ class _Repair:
     """One archive that is to be written anew.
 
     Args:
-        given: its path as the user knows it.
-        path: the same without links.
+        check: of the old one.
         target: what the new one is to be called.
-        deep: read all members first.
-        parallel: the executor that reads them.
-        storage: the file system.
     """
 
-    def __init__(self, given: str, path: str, target: str, deep: bool, parallel: Parallel, storage: Storage) -> None:
-        self._given = given
-        self._path = path
+    def __init__(self, check: _ArchiveCheck, target: str) -> None:
+        self._check = check
+        self._given = check.given
+        self._path = check.path
         self._target = target
-        self._deep = deep
-        self._parallel = parallel
-        self._storage = storage
-        folder = Path(_free_name(f"{target}.lost+found", storage))
-        self._aside = LostAndFound(folder, folder.parent, storage=storage)
-        #: What is wrong with the new archive.
-        self._wrong: str | None = None
+        self._storage = check.storage
+        folder = Path(_free_name(f"{target}.lost+found", check.storage))
+        self._aside = LostAndFound(folder, folder.parent, storage=check.storage)
 
     @property
     def _is_in_place(self) -> bool:
         return self._target == self._path
 
     def problems(self) -> Iterator[Problem | Advanced]:
-        with _Held() as inspected, _Held() as rebuilding:
+        with _HeldProblems() as inspected, _HeldProblems() as rebuilding:
             yield Advanced("reading", self._given)
             try:
-                reason = self._inspect(inspected)
+                reason = self._check.inspect(inspected)
             except UnsupportedError:
                 yield from inspect(self._path, subject=self._given, storage=self._storage)
                 return
@@ -235,57 +259,25 @@ class _Repair:
             yield from inspected.problems(done, but=rebuilding.offsets)
             yield from rebuilding.problems(done)
 
-    def _inspect(self, held: _Held) -> NotAZipError | None:
-        """Check the archive as it is; return why it has no directory, if so."""
-        try:
-            with open_committed(self._path, storage=self._storage) as archive:
-                self._check_settled(archive)
-                for problem in inspect(
-                    archive, deep=self._deep, subject=self._given, parallel=self._parallel, storage=self._storage
-                ):
-                    held.add(problem)
-        except NotAZipError as error:
-            return error
-        return None
-
-    def _check_settled(self, archive: Archive) -> None:
-        """Refuse an archive that a merge has begun to write to: what is shown of it stands in the merge's intent."""
-        try:
-            settled = locate(archive.descriptor, storage=self._storage) == archive.directory
-        except NotAZipError:
-            settled = False
-        if not settled:
-            raise RearError(f"a merge into {self._given} is under way, or has died: run rear scavenge first")
-
-    def _rebuild(self, reason: NotAZipError | None, held: _Held) -> Problem:
+    def _rebuild(self, reason: NotAZipError | None, held: _HeldProblems) -> Problem:
         """Write the new archive and put it in its place; return what came of it."""
-        storage, fresh = self._storage, f"{self._target}.{secrets.token_hex(6)}.new"
-        source = storage.open(self._path)
-        try:
-            before = _state(os.fstat(source))
-            target = storage.create(fresh)
-            try:
-                storage.copy_owner_and_mode(source, target)
-                rebuilt, by_zip = self._write(source, target, fresh, reason, held)
-            finally:
-                storage.close(target)
-            verdict = self._verdict(rebuilt, reason, by_zip)
+        fresh = f"{self._target}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        with RebuiltArchive(
+            self._path, fresh, subject=self._given, keep_aside=self._aside, storage=self._storage
+        ) as new:
+            before = _state(os.fstat(new.original))
+            rebuilt, by_zip = self._build(new, reason, held)
+            verdict = self._verdict(rebuilt, reason, by_zip, new.wrong)
             if verdict.outcome != "left":
                 if _state(os.stat(self._path)) != before:
                     raise RearError(f"{self._given} was changed by another program meanwhile; nothing was changed here")
-                self._publish(fresh, source)
+                self._publish(new)
             return verdict
-        finally:
-            storage.close(source)
-            if os.path.basename(fresh) in storage.names(os.path.dirname(fresh)):
-                storage.unlink(fresh)
 
-    def _write(
-        self, source: int, target: int, fresh: str, reason: NotAZipError | None, held: _Held
-    ) -> tuple[Rebuilt, str]:
-        """Write the members to the target; return what came of it, and what `zip -FF` had to do with it."""
-        rebuilt = self._rebuild_from(source, target, fresh, held)
-        if rebuilt.members or rebuilt.damaged or reason is None or not self._storage.size(source):
+    def _build(self, new: RebuiltArchive, reason: NotAZipError | None, held: _HeldProblems) -> tuple[Rebuilt, str]:
+        """Write the members; return what came of it, and what `zip -FF` had to do with it."""
+        rebuilt = new.build(new.original, held.add)
+        if rebuilt.members or rebuilt.damaged or reason is None or not self._storage.size(new.original):
             return rebuilt, ""
         try:
             fixed = info_zip.fix(self._path, os.path.dirname(self._target), storage=self._storage)
@@ -295,51 +287,40 @@ class _Repair:
             return rebuilt, "zip -FF made nothing of it"
         try:
             with opened(fixed, self._storage) as descriptor:
-                rebuilt = self._rebuild_from(descriptor, target, fresh, held)
+                rebuilt = new.build(descriptor, held.add)
         finally:
             self._storage.unlink(fixed)
         return rebuilt, "zip -FF found members" if rebuilt.members else "zip -FF found none either"
 
-    def _rebuild_from(self, source: int, target: int, fresh: str, held: _Held) -> Rebuilt:
-        """Write the members of an open archive to the target, sync it and read it back."""
-        storage = self._storage
-        rebuilt = held.take(
-            rebuild(source, target=target, keep_aside=self._aside, subject=self._given, storage=storage)
-        )
-        storage.sync(target)
-        self._wrong = why_wrong(fresh, rebuilt.written, source=source, storage=storage) if rebuilt.members else None
-        return rebuilt
-
-    def _verdict(self, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str) -> Problem:
+    def _verdict(self, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str, wrong: str | None) -> Problem:
         """Return what is to be told of the old archive."""
         if reason is not None and not rebuilt.members:
-            problem = _no_directory(self._given, self._path, reason, rebuilt)
+            problem = self._check.no_directory(reason, rebuilt)
             return replace(problem, detail=f"{problem.detail}; {by_zip}") if by_zip else problem
-        if self._wrong is not None:
-            detail = f"the new archive did not pass its check ({self._wrong}), so nothing was changed"
+        if wrong is not None:
+            detail = f"the new archive did not pass its check ({wrong}), so nothing was changed"
             return Problem("refused", self._given, detail, "left")
         if reason is None:
             return Problem("archive-directory-damaged", self._given, "", "repaired")
         if by_zip:
             detail = f"{by_zip}: {rebuilt.members:,}, and all of them passed every check"
             return Problem("archive-repaired-by-zip", self._given, detail, "repaired")
-        return replace(_no_directory(self._given, self._path, reason, rebuilt), outcome="repaired")
+        return replace(self._check.no_directory(reason, rebuilt), outcome="repaired")
 
-    def _publish(self, fresh: str, source: int) -> None:
+    def _publish(self, new: RebuiltArchive) -> None:
         folder = os.path.dirname(self._target)
         if self._is_in_place:
-            self._keep_old(source, folder)
+            self._keep_old(new.original, folder)
         elif os.path.basename(self._target) in self._storage.names(folder):
             raise UsageError(f"{self._target} has been made by another program meanwhile; nothing was changed")
-        self._storage.rename(fresh, self._target)
-        self._storage.sync_directory(folder)
+        new.install(self._target)
 
     def _keep_old(self, source: int, folder: str) -> None:
         """Give the old archive a second name, so that it outlives the rename over its first one."""
         storage = self._storage
         kept = _free_name(f"{self._path}.damaged", storage)
         if not storage.link(self._path, kept):
-            copy = f"{kept}.{secrets.token_hex(6)}.new"
+            copy = f"{kept}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
             target = storage.create(copy)
             try:
                 storage.copy_owner_and_mode(source, target)

@@ -1,4 +1,4 @@
-"""Checks one archive whose central directory is there, whoever made it: every member's local header against its entry.
+"""An inspection of one archive whose central directory is there, whoever made it: each local header against its entry.
 
 Then where members are (overlaps, gaps, entries that lead nowhere), what they are called (names that escape, names that
 occur twice), and if asked for, what they hold: size and CRC-32 of each. Memory stays bounded: three numbers a member,
@@ -9,9 +9,7 @@ that escape.
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Final
 
 from rear.core.log import Pace
@@ -22,6 +20,7 @@ from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
 from rear.events import Advanced
 from rear.fsck.inspection_tasks import checked_entries, is_worth_sharing
+from rear.fsck.member_ranges import MemberRanges
 from rear.read.view import open_committed
 from rear.salvage.repeated_names import SeenNames
 from rear.zip.archive import Archive, header_difference
@@ -116,10 +115,7 @@ class _Inspection:
         self._storage = storage
         self._prefix = archive.directory.prefix
         self._limit = archive.directory.offset
-        self._starts = array("Q")
-        self._ends = array("Q")
-        #: Which entry each range belongs to; members without local header have no range.
-        self._numbers = array("Q")
+        self._ranges = MemberRanges(self._limit, DETAILED_LIMIT)
         self._names = SeenNames(archive.directory.entries)
 
     def steps(self) -> Iterator[Problem | Advanced]:
@@ -131,9 +127,7 @@ class _Inspection:
                     yield Advanced("reading", self._subject, number, self._archive.directory.entries)
                 found: Sequence[Problem] = ()
                 if end:
-                    self._starts.append(self._prefix + entry.offset)
-                    self._ends.append(end)
-                    self._numbers.append(number)
+                    self._ranges.add(number, self._prefix + entry.offset, end)
                 else:
                     found = self._check_member(number, entry)
                     yield from found
@@ -149,9 +143,8 @@ class _Inspection:
         except ZipFormatError as error:
             detail = _without(str(error), ": ")
             yield self._problem("archive-directory-damaged", detail, "would repair", self._limit)
-        overlaps: dict[int, int] = {}
-        yield from self._check_ranges(overlaps)
-        yield from self._check_names_again(overlaps)
+        yield from self._check_ranges()
+        yield from self._check_names_again()
 
     def _entries(self) -> Iterator[tuple[CentralEntry, int]]:
         """Yield all entries, each with where its member ends, if it was found that it is all right, or 0."""
@@ -160,9 +153,14 @@ class _Inspection:
         return sound_ends(self._archive, self._archive.entries(), read_data=self._deep)
 
     def _problem(
-        self, code: str, detail: str, outcome: Outcome, offset: int | None = None, length: int | None = None,
+        self,
+        code: str,
+        detail: str,
+        outcome: Outcome,
+        offset: int | None = None,
+        length: int | None = None,
         name: str | None = None,
-    ) -> Problem:  # fmt: skip
+    ) -> Problem:
         return Problem(code, self._subject, detail, outcome, offset, length, name)
 
     def _about(self, code: str, entry: CentralEntry, error: object, outcome: Outcome) -> Problem:
@@ -184,9 +182,7 @@ class _Inspection:
         return found
 
     def _note_range(self, number: int, entry: CentralEntry, start: int, end: int) -> Sequence[Problem]:
-        self._starts.append(start)
-        self._ends.append(min(end, self._limit))
-        self._numbers.append(number)
+        self._ranges.add(number, start, min(end, self._limit))
         if end > self._limit:
             detail = f"its data would end at {end:,}, the directory begins at {self._limit:,}"
             return [self._about("member-overlap", entry, detail, "would repair")]
@@ -224,31 +220,17 @@ class _Inspection:
 
     # ---- all members together
 
-    def _check_ranges(self, overlaps: dict[int, int]) -> Iterator[Problem]:
-        """Yield gaps; put entries that begin within another member into ``overlaps``, with where that one begins."""
-        order: Iterable[int] = range(len(self._starts))
-        if any(left > right for left, right in pairwise(self._starts)):
-            order = sorted(order, key=self._starts.__getitem__)
-        reached, owner, more = 0, 0, 0
-        for position in order:
-            start, end = self._starts[position], self._ends[position]
-            if start > reached:
-                yield self._gap(reached, start)
-            elif start < reached:
-                if len(overlaps) < DETAILED_LIMIT:
-                    overlaps[self._numbers[position]] = owner
-                else:
-                    more += 1
-            if end > reached:
-                reached, owner = end, start
-        if reached < self._limit:
-            yield self._gap(reached, self._limit)
+    def _check_ranges(self) -> Iterator[Problem]:
+        """Yield gaps; overlaps are told by name later."""
+        for start, end in self._ranges.gaps():
+            yield self._gap(start, end)
+        more = self._ranges.further_overlaps
         if more:
             yield self._problem("member-overlap", f"{more:,} more members overlap others", "would repair")
 
     def _gap(self, start: int, end: int) -> Problem:
         what = "zeros" if self._are_zeros(start, end) else "bytes that belong to no member"
-        if start == 0 and len(self._starts):
+        if start == 0 and len(self._ranges):
             return self._problem("archive-prefix", f"{end:,} {what} before the first member", "noted", 0, end)
         where = "before the directory" if end == self._limit else "between members"
         return self._problem("archive-gap", f"{end - start:,} {what} {where}", "noted", start, end - start)
@@ -260,8 +242,9 @@ class _Inspection:
         except ZipFormatError:
             return False
 
-    def _check_names_again(self, overlaps: dict[int, int]) -> Iterator[Problem]:
+    def _check_names_again(self) -> Iterator[Problem]:
         """Tell overlaps by name, and look whether names that seemed to be there twice are."""
+        overlaps = self._ranges.overlaps
         if not overlaps and not self._names.perhaps_twice:
             return
         first: dict[int, int] = {}

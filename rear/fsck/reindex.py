@@ -56,9 +56,15 @@ def index_state(path: StrPath, *, storage: Storage = LOCAL) -> IndexState:
     else:
         state = "damaged" if index.problems else "missing"
     return IndexState(
-        archive, layout.index(archive), state, directory.entries, index.count, fingerprint, index.segments,
-        index.problems,
-    )  # fmt: skip
+        archive,
+        layout.index(archive),
+        state,
+        members=directory.entries,
+        indexed=index.count,
+        fingerprint=fingerprint,
+        segments=index.segments,
+        problems=index.problems,
+    )
 
 
 def reindex(path: StrPath, *, storage: Storage = LOCAL) -> int:

@@ -1,9 +1,7 @@
-"""Puts a rebuilt archive in the place of a damaged one of a base; the damaged one is kept in lost+found.
+"""Restores damaged final archives of a base, each from its own members; the damaged one is kept in lost+found.
 
-The order of writes: the new archive is built aside, synced, read back and compared (`rear.salvage.read_back`); the damaged
-one gets a second name in lost+found (a copy where there are no links); the new one is renamed over it; the index is
-made again. A crash before the rename leaves the damaged archive where it was, and what was built goes with the next
-check.
+The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built among the intents, which the next
+check clears of what a crash has left there, and in the end the index is made again.
 """
 
 from __future__ import annotations
@@ -11,24 +9,21 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from rear.core.layout import Layout, check_inside
 from rear.core.problems import Problem
-from rear.core.storage import Storage, opened
+from rear.core.storage import Storage, StrPath, opened
 from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
+from rear.fsck.rebuilt_archive import RebuiltArchive
 from rear.index.index import Index, rows_of
 from rear.journal.intent import intents_of
 from rear.read.view import open_committed
-from rear.salvage.info_zip import fix
-from rear.salvage.read_back import Written, why_wrong
-from rear.salvage.rebuild import Rebuilt, rebuild
+from rear.salvage import info_zip
 from rear.salvage.rebuilt_names import KnownMember
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
-from rear.scavenger.recovery import fresh_path, install
+from rear.scavenger.recovery import fresh_path
 
 
 class Restoration:
@@ -64,77 +59,51 @@ class Restoration:
         self._check_no_intent(archive)
         fresh = fresh_path(self._layout.intent(archive, self._leadership.name))
         self._storage.make_directories(fresh.parent)
-        self._unlink(fresh)
-        try:
-            problems, rebuilt = self._build(archive, path, fresh)
-            if not rebuilt.members:
-                problems, rebuilt = self._build_by_zip(archive, path, fresh)
-            if not rebuilt.members:
+        known = _known(Index.open(self._layout, archive, storage=self._storage))
+        problems: list[Problem] = []
+        with RebuiltArchive(
+            path,
+            fresh,
+            subject=archive,
+            keep_aside=self._lost_and_found,
+            known=known.get,
+            item_prefix=f"{_flat(archive)}-",
+            storage=self._storage,
+        ) as new:
+            members = new.build(new.original, problems.append).members
+            if not members:
+                problems, members = self._build_by_zip(archive, path, new)
+            if not members:
                 return [*problems, Problem("archive-not-a-zip", archive, reason, "left")]
-            self._copy_owner_and_mode(path, fresh)
-            known = _known(Index.open(self._layout, archive, storage=self._storage))
+            if new.wrong is not None:
+                raise ZipFormatError(f"the rebuilt archive is not sound: {new.wrong}; the old one stays as it is")
             item = self._lost_and_found.put_copy(_flat(archive), path, {"archive": archive, "reason": reason})
             self._leadership.prove()
-            install(fresh, path, storage=self._storage)
-        except BaseException:
-            self._unlink(fresh)
-            raise
+            new.install(path)
         done = [replace(problem, outcome="repaired", lost_and_found=item) for problem in mendable]
         return done + problems + self._missing(archive, known, problems)
-
-    def _copy_owner_and_mode(self, path: Path, fresh: Path) -> None:
-        with opened(path, self._storage) as source, opened(fresh, self._storage, write=True) as target:
-            self._storage.copy_owner_and_mode(source, target)
-            self._storage.sync(target)
 
     def _check_no_intent(self, archive: str) -> None:
         """Refuse while a merge waits to be undone: its undo would write the old end into the new archive."""
         if intents_of(self._layout, archive, storage=self._storage):
             raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
 
-    def _unlink(self, fresh: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._storage.unlink(fresh)
-
-    def _build(self, archive: str, source: Path, fresh: Path) -> tuple[list[Problem], Rebuilt]:
-        known = _known(Index.open(self._layout, archive, storage=self._storage))
-        problems: list[Problem] = []
-        target = self._storage.create(fresh)
-        try:
-            with opened(source, self._storage) as descriptor:
-                work = rebuild(
-                    descriptor, target=target, keep_aside=self._lost_and_found, subject=archive, known=known.get,
-                    item_prefix=f"{_flat(archive)}-", storage=self._storage,
-                )  # fmt: skip
-                rebuilt = _collected(work, problems.append)
-                self._storage.sync(target)
-                if rebuilt.members:
-                    self._check(fresh, rebuilt.written, descriptor)
-        finally:
-            self._storage.close(target)
-        return problems, rebuilt
-
-    def _build_by_zip(self, archive: str, path: Path, fresh: Path) -> tuple[list[Problem], Rebuilt]:
+    def _build_by_zip(self, archive: str, path: StrPath, new: RebuiltArchive) -> tuple[list[Problem], int]:
         """Let ``zip -FF`` try; what it makes is scanned, and checked, like the archive itself."""
-        nothing = Rebuilt(0, 0, Written())
+        problems: list[Problem] = []
         with tempfile.TemporaryDirectory(prefix="rear-fsck-") as folder:
             try:
-                fixed = fix(path, folder, storage=self._storage)
+                fixed = info_zip.fix(path, folder, storage=self._storage)
             except UnsupportedError as error:
-                return [Problem("archive-not-a-zip", archive, str(error), "noted")], nothing
+                return [Problem("archive-not-a-zip", archive, str(error), "noted")], 0
             if fixed is None:
-                return [Problem("archive-not-a-zip", archive, "zip -FF made nothing of it either", "noted")], nothing
-            self._unlink(fresh)
-            problems, rebuilt = self._build(archive, fixed, fresh)
-        if rebuilt.members:
-            detail = f"zip -FF found {rebuilt.members:,} members that pass all checks"
+                return [Problem("archive-not-a-zip", archive, "zip -FF made nothing of it either", "noted")], 0
+            with opened(fixed, self._storage) as descriptor:
+                members = new.build(descriptor, problems.append).members
+        if members:
+            detail = f"zip -FF found {members:,} members that pass all checks"
             problems.append(Problem("archive-repaired-by-zip", archive, detail, "repaired"))
-        return problems, rebuilt
-
-    def _check(self, fresh: Path, written: Written, source: int) -> None:
-        wrong = why_wrong(fresh, written, source=source, storage=self._storage)
-        if wrong is not None:
-            raise ZipFormatError(f"the rebuilt archive is not sound: {wrong}; the old one stays as it is")
+        return problems, members
 
     def _missing(self, archive: str, known: dict[int, KnownMember], problems: list[Problem]) -> list[Problem]:
         """Make the index again, and name the members that only the old one knows."""
@@ -156,16 +125,6 @@ def _known(index: Index) -> dict[int, KnownMember]:
         for row in index.rows():
             known[row.target_start] = KnownMember(row.name, row.crc, row.size)
     return known
-
-
-def _collected(work: Iterator[Problem], take: Callable[[Problem], None]) -> Rebuilt:
-    """Run a rebuild to its end."""
-    while True:
-        try:
-            take(next(work))
-        except StopIteration as end:
-            rebuilt: Rebuilt = end.value
-            return rebuilt
 
 
 def _flat(archive: str) -> str:

@@ -1,4 +1,4 @@
-"""What stands in rear's own folders and belongs to nothing: rests of writes that never ended, files of others."""
+"""Strays in rear's own folders: rests of writes that never ended, indexes without archives, files of others."""
 
 from __future__ import annotations
 
@@ -122,7 +122,17 @@ class _Strays:
 
 _STATE_NAMES: Final = frozenset(
     {
-        "claims", "config.toml", "flush", "graveyard", "inbox", "index", "intents", "lock", "lost+found",
-        "observations", "reports", "terms",
+        "claims",
+        "config.toml",
+        "flush",
+        "graveyard",
+        "inbox",
+        "index",
+        "intents",
+        "lock",
+        "lost+found",
+        "observations",
+        "reports",
+        "terms",
     }
-)  # fmt: skip
+)

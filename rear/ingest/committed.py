@@ -1,4 +1,4 @@
-"""Which files below a directory have their bytes in a final archive already, by its index and, if asked, byte by byte.
+"""What final archives have already, as they are committed: members by their names, files by path, size and mtime.
 
 A file counts as archived when the index has its path, size and mtime, or when the member that it would become is there
 with exactly its bytes: one that was only touched is not archived again. Archives that were rolled over from the final
@@ -18,7 +18,7 @@ from rear.core.names import numbered
 from rear.core.storage import Storage
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
-from rear.ingest.source_tree import Source, SourceTree
+from rear.ingest.source_tree import SourceEntry, SourceTree
 from rear.journal.intent import intents_of
 from rear.journal.pending import pending_members
 from rear.read.view import open_committed
@@ -33,14 +33,14 @@ _T = TypeVar("_T")
 _PAUSE_SECONDS: Final = 0.1
 
 
-class Held(NamedTuple):
+class HeldMember(NamedTuple):
     """Where the bytes of a file are: the final archive, and the index's row of the member."""
 
     archive: str
     row: IndexRow
 
 
-def key_of(source: Source) -> SourceKey:
+def key_of(source: SourceEntry) -> SourceKey:
     """Return what the index knows a file by."""
     return source.path, source.stamp.size, source.stamp.mtime_ns
 
@@ -76,7 +76,7 @@ class CommittedArchives:
                 index = self._mirroring(index, opened, stack)
             yield archive, index
 
-    def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, Held]:
+    def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, HeldMember]:
         """Return where members are: under their name, or under one that a merge gave them, as ``a~1.txt``.
 
         Args:
@@ -86,22 +86,15 @@ class CommittedArchives:
         Raises:
             RearError, OSError: an archive or its index cannot be read.
         """
-        held: dict[_T, Held] = {}
+        held: dict[_T, HeldMember] = {}
         with ExitStack() as stack:
             for archive, index in self.indexes(stack):
-                candidates = [wanted for wanted in names if wanted not in held]
-                for number in range(_NUMBERS_LIMIT):
-                    numbered_names = {wanted: _with_number(names[wanted], number) for wanted in candidates}
-                    rows = index.find(numbered_names.values())
-                    # A number that is free ends the numbers: see `rear.scavenger.plan`.
-                    candidates = [wanted for wanted in candidates if numbered_names[wanted] in rows]
-                    if not candidates:
-                        break
-                    for wanted in candidates:
-                        row = rows[numbered_names[wanted]]
+                missing = {wanted: name for wanted, name in names.items() if wanted not in held}
+                for rows in _numbered_rows(index, missing):
+                    for wanted, row in rows.items():
                         if is_same(wanted, row):
-                            held[wanted] = Held(archive, row)
-                    candidates = [wanted for wanted in candidates if wanted not in held]
+                            held[wanted] = HeldMember(archive, row)
+                            del missing[wanted]
         return held
 
     def _mirroring(self, index: Index, archive: Archive, stack: ExitStack) -> Index:
@@ -160,53 +153,49 @@ class SourceIndex(CommittedArchives):
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, archive: str, name_of: Callable[[Source], str], *, storage: Storage) -> None:
+    def __init__(
+        self, layout: Layout, archive: str, name_of: Callable[[SourceEntry], str], *, storage: Storage
+    ) -> None:
         super().__init__(layout, archive, storage=storage)
         self._name_of = name_of
 
-    def find(self, sources: Iterable[Source], tree: SourceTree) -> dict[Source, Held]:
+    def find(self, sources: Iterable[SourceEntry], tree: SourceTree) -> dict[SourceEntry, HeldMember]:
         """Return where those files are that are archived; ask for many at once: it reads whole indexes.
 
         Raises:
             RearError, OSError: an archive or its index cannot be read.
         """
         missing = {key_of(source): source for source in sources}
-        held: dict[Source, Held] = {}
+        held: dict[SourceEntry, HeldMember] = {}
         with ExitStack() as stack:
             for archive, index in self.indexes(stack):
                 if missing:
                     for key, row in index.find_sources(missing).items():
                         if (row.source_start, row.source_end) == (0, row.size):
-                            held[missing.pop(key)] = Held(archive, row)
+                            held[missing.pop(key)] = HeldMember(archive, row)
         if missing:
             held.update(self._find_same(list(missing.values()), tree))
         return held
 
-    def _find_same(self, sources: list[Source], tree: SourceTree) -> dict[Source, Held]:
+    def _find_same(self, sources: list[SourceEntry], tree: SourceTree) -> dict[SourceEntry, HeldMember]:
         """Return those files whose bytes are in the member that they would become, or in ``a~1.txt`` and so on."""
-        same: dict[Source, Held] = {}
+        same: dict[SourceEntry, HeldMember] = {}
         with ExitStack() as stack:
             try:
                 archive = stack.enter_context(self.open_archive(self._archive))
             except FileNotFoundError:
                 return same
             index = self._mirroring(Index.open(self._layout, self._archive, storage=self._storage), archive, stack)
-            for number in range(_NUMBERS_LIMIT):
-                names = {source: _with_number(self._name_of(source), number) for source in sources}
-                rows = index.find(names.values())
-                # A number that is free ends the numbers: see `rear.scavenger.plan`.
-                sources = [source for source in sources if names[source] in rows]
-                if not sources:
-                    break
-                candidates = {source: rows[names[source]] for source in sources}
-                members = Members(archive, candidates.values(), storage=self._storage)
-                for source, row in candidates.items():
+            missing = {source: self._name_of(source) for source in sources}
+            for rows in _numbered_rows(index, missing):
+                members = Members(archive, rows.values(), storage=self._storage)
+                for source, row in rows.items():
                     if self._is_same(members, source, row, tree):
-                        same[source] = Held(self._archive, row)
-                sources = [source for source in sources if source not in same]
+                        same[source] = HeldMember(self._archive, row)
+                        del missing[source]
         return same
 
-    def _is_same(self, members: Members, source: Source, row: IndexRow, tree: SourceTree) -> bool:
+    def _is_same(self, members: Members, source: SourceEntry, row: IndexRow, tree: SourceTree) -> bool:
         is_file = row.mode is None or row.mode >> 12 in (0, 0o10)
         if row.size != source.stamp.size or not is_file:
             return False
@@ -283,5 +272,21 @@ class Members:
         return is_same and not self._storage.read(descriptor, 1, position)
 
 
-def _with_number(name: str, number: int) -> str:
-    return numbered(name, number) if number else name
+def _numbered_rows(index: Index, missing: Mapping[_T, str]) -> Iterator[dict[_T, IndexRow]]:
+    """Look names up, then the same with 1, 2, … behind them; yield the rows that there are for each number.
+
+    Args:
+        index: where they are looked up.
+        missing: what is looked for, and its name; what the caller takes out meanwhile is looked for no longer.
+    """
+    candidates: Iterable[_T] = missing
+    for number in range(_NUMBERS_LIMIT):
+        names = {wanted: missing[wanted] for wanted in candidates if wanted in missing}
+        if number:
+            names = {wanted: numbered(name, number) for wanted, name in names.items()}
+        rows = index.find(names.values())
+        # A number that is free ends the numbers: see `rear.scavenger.plan`.
+        candidates = [wanted for wanted, name in names.items() if name in rows]
+        if not candidates:
+            return
+        yield {wanted: rows[names[wanted]] for wanted in candidates}

@@ -1,4 +1,4 @@
-"""One command as a job: what it prints and the files that it leaves go into an archive.
+"""A command as a job: it is run once, and what it prints and the files that it leaves go into an archive.
 
 All of it is spooled in one local folder, as plain files with the names of the members to be: whatever kills this
 process, or keeps it from archiving, the folder still holds what there was, and ``rear put`` archives it by hand.
@@ -32,15 +32,21 @@ OUTPUT_VARIABLE: Final = "REAR_OUTPUT"
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 _FORWARDED: Final = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGALRM, signal.SIGXCPU,
-)  # fmt: skip
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXCPU,
+)
 _PIECE_BYTES: Final = 1 << 16
 _DRAIN_SECONDS: Final = 2.0
 """So long after its end the output of processes that a command has left in the background is waited for."""
 
 
-class Ended(NamedTuple):
+class JobEnd(NamedTuple):
     """What became of a job.
 
     ``exit_status`` is the command's, as a shell has it: 128 + n after signal n. ``kept`` is the local folder, if there
@@ -94,7 +100,7 @@ class Job:
         self._spool = ""
         self._output = output and os.path.abspath(output)
 
-    def run(self) -> Ended:
+    def run(self) -> JobEnd:
         """Run the command, archive what it left, and tell how it ended. When this returns, that survives loss of power.
 
         Signals that ask a process for something go to the command's process group, until it has ended; from then on
@@ -123,16 +129,19 @@ class Job:
                 # The base may have room where the local disk has none.
                 failures.append(error)
             self._archive(status, failures)
-        return Ended(status, failures, self._spool if os.path.isdir(self._spool) else None)
+        return JobEnd(status, failures, self._spool if os.path.isdir(self._spool) else None)
 
     def _execute(self, forwarding: _Forwarding, failures: list[RearError | OSError]) -> int:
         with io.FileIO(f"{self._spool}/stdout", "wb") as stdout, io.FileIO(f"{self._spool}/stderr", "wb") as stderr:
             process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
                 env=os.environ | {OUTPUT_VARIABLE: str(self._output)},
                 # Of its own, so that a signal reaches all of its processes, and Ctrl-C only once.
                 start_new_session=True,
-            )  # fmt: skip
+            )
             forwarding.begin(process.pid)
             assert process.stdout is not None
             assert process.stderr is not None
@@ -160,9 +169,13 @@ class Job:
 
     def _describe(self, started: float, status: int | None = None) -> None:
         description: dict[str, object] = {
-            "command": self._command, "directory": os.getcwd(), "host": socket.gethostname(),
-            "base": self._fs.base, "into": self._folder, "started": _utc(started),
-        }  # fmt: skip
+            "command": self._command,
+            "directory": os.getcwd(),
+            "host": socket.gethostname(),
+            "base": self._fs.base,
+            "into": self._folder,
+            "started": _utc(started),
+        }
         if status is not None:
             description |= {"ended": _utc(time.time()), "exit_status": status}
         with open(f"{self._spool}/run.json", "w", encoding="utf-8") as file:

@@ -14,8 +14,8 @@ from typing import Final
 from rear.core.storage import Storage
 from rear.errors import RearError, SourceError
 from rear.events import Event, Refused, SourceDeleted, SourceLeft
-from rear.ingest.committed import Held, Members, SourceIndex
-from rear.ingest.source_tree import Source, SourceTree
+from rear.ingest.committed import HeldMember, Members, SourceIndex
+from rear.ingest.source_tree import SourceEntry, SourceTree
 
 CHANGED: Final = "changed while it was swept"
 _CLOCK_TICK_SECONDS: Final = 0.05
@@ -25,7 +25,9 @@ _WHOLE_SECONDS: Final = 2.0
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY})
 
 
-def remove(held: Mapping[Source, Held], index: SourceIndex, tree: SourceTree, *, storage: Storage) -> Iterator[Event]:
+def remove(
+    held: Mapping[SourceEntry, HeldMember], index: SourceIndex, tree: SourceTree, *, storage: Storage
+) -> Iterator[Event]:
     """Remove files that are archived, and say of each what came of it; of one that has gone, nothing.
 
     Args:
@@ -34,7 +36,7 @@ def remove(held: Mapping[Source, Held], index: SourceIndex, tree: SourceTree, *,
         tree: the folder that the files are in.
         storage: the file system.
     """
-    by_archive: dict[str, list[Source]] = {}
+    by_archive: dict[str, list[SourceEntry]] = {}
     for source, place in held.items():
         by_archive.setdefault(place.archive, []).append(source)
     for name, sources in by_archive.items():
@@ -50,7 +52,9 @@ def remove(held: Mapping[Source, Held], index: SourceIndex, tree: SourceTree, *,
             yield Refused(name, f"{error}; the files that were archived here stay where they are")
 
 
-def _remove(source: Source, held: Held, members: Members, tree: SourceTree, storage: Storage) -> Event | None:
+def _remove(
+    source: SourceEntry, held: HeldMember, members: Members, tree: SourceTree, storage: Storage
+) -> Event | None:
     try:
         _settle(source)
         descriptor = tree.open(source)
@@ -79,7 +83,7 @@ def _remove(source: Source, held: Held, members: Members, tree: SourceTree, stor
     return SourceDeleted(source.path, held.archive, held.row.name, source.stamp.size)
 
 
-def _settle(source: Source) -> None:
+def _settle(source: SourceEntry) -> None:
     """Wait until another change of the file would give it another mtime."""
     mtime_ns = source.stamp.mtime_ns
     tick = _WHOLE_SECONDS if mtime_ns % 1_000_000_000 == 0 else _CLOCK_TICK_SECONDS

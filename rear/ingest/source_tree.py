@@ -28,7 +28,7 @@ _PATH_LIMIT_BYTES: Final = 4_096
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
-class Source(NamedTuple):
+class SourceEntry(NamedTuple):
     """A regular file below the directory: its path in it, and its state when it was found."""
 
     relative: str
@@ -100,7 +100,7 @@ class SourceTree:
 
     # ---- finding
 
-    def walk(self) -> Iterator[Source | Event]:
+    def walk(self) -> Iterator[SourceEntry | Event]:
         """Yield every regular file, and say why other things are left; the names of one folder at a time are in memory.
 
         Sorted within each folder, files before what is in folders. Files may be removed meanwhile.
@@ -130,7 +130,7 @@ class SourceTree:
                 self._storage.close(descriptor)
             folders += reversed(inner)
 
-    def _look(self, relative: str, name: str, descriptor: int) -> Source | Event | str | None:
+    def _look(self, relative: str, name: str, descriptor: int) -> SourceEntry | Event | str | None:
         """Return what is there: a file, a folder as its path, something to tell of, or ``None`` when it has gone."""
         path = self._path(relative)
         try:
@@ -147,7 +147,7 @@ class SourceTree:
             return SourceLeft(path, f"{describe_kind(status.st_mode)}: only regular files are swept")
         if self._is_in_base and name.lower().endswith(".zip"):
             return SourceLeft(path, "a .zip file in a base counts as a final archive, which is never swept")
-        return Source(relative, stamp_of(path, status))
+        return SourceEntry(relative, stamp_of(path, status))
 
     def _has_state(self, folder: str, descriptor: int) -> bool:
         if self._path(folder) == self._base:
@@ -172,7 +172,7 @@ class SourceTree:
 
     # ---- using
 
-    def open(self, source: Source) -> int:
+    def open(self, source: SourceEntry) -> int:
         """Open a file to read, and return its descriptor.
 
         Raises:
@@ -194,7 +194,7 @@ class SourceTree:
             raise
         return descriptor
 
-    def unlink(self, source: Source) -> None:
+    def unlink(self, source: SourceEntry) -> None:
         """Remove a file if it is still what was found.
 
         Raises:
@@ -238,7 +238,7 @@ class SourceTree:
         return descriptor
 
 
-def _check_unchanged(source: Source, status: os.stat_result) -> None:
+def _check_unchanged(source: SourceEntry, status: os.stat_result) -> None:
     found = stamp_of(source.path, status)
     # The mode may differ: the content is what was archived.
     if found[:5] != source.stamp[:5]:

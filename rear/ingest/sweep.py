@@ -1,4 +1,4 @@
-"""One sweep of a folder: files that no index knows go to a final archive, and those whose bytes are there may go.
+"""A sweep of a folder: files that no index knows go to a final archive, and those whose bytes are there may go.
 
 A sweep is a worker and a scavenger in one. It copies files to temp archives like a pickup, has them merged, and only
 then looks whether it may delete: see `rear.ingest.source_removal`. Whenever it stops, the next sweep goes on from what is on
@@ -7,32 +7,22 @@ disk.
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.names import Target, check_name, split_into
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import BaseError, NotLeaderError, PathError, SourceError, UsageError
-from rear.events import (
-    Collected,
-    Event,
-    Refused,
-    SourceDeleted,
-    SourceLeft,
-    SweepStarted,
-    Swept,
-    Waiting,
-)
-from rear.ingest.committed import Held, SourceIndex, key_of
-from rear.ingest.merging import Merging
+from rear.errors import PathError, SourceError
+from rear.events import Collected, Event, Refused, SourceDeleted, SourceLeft, SweepStarted, Swept
+from rear.ingest.committed import HeldMember, SourceIndex, key_of
+from rear.ingest.merging import Merging, base_to_fill, check_seconds
 from rear.ingest.source_removal import CHANGED, remove
-from rear.ingest.source_tree import Source, SourceTree
+from rear.ingest.source_tree import SourceEntry, SourceTree
 from rear.scavenger.options import ScavengeOptions, options_for
 from rear.worker.worker import Worker
 from rear.zip.codecs import method_of
@@ -43,8 +33,7 @@ BATCH_FILES: Final = 20_000
 BATCH_BYTES: Final = 16 << 30
 """Or files of so many bytes: a sweep needs this much room for temp archives."""
 _SPOOL_BYTES: Final = 8 << 20
-_FIRST_PAUSE_SECONDS: Final = 0.25
-_LONGEST_PAUSE_SECONDS: Final = 5.0
+_OTHERS_WRITE: Final = "others are still writing what they have taken from this folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +47,31 @@ class SweepOptions:
     select: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("older_than_seconds", "wait_seconds"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise UsageError(f"{name} is {value!r}: it has to be a number of seconds, 0 or more")
+        check_seconds("older_than_seconds", self.older_than_seconds)
+        check_seconds("wait_seconds", self.wait_seconds)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What a sweep has counted, by the names that `Swept` has for it."""
+
+    files: int = 0
+    archived: int = 0
+    size_bytes: int = 0
+    there_already: int = 0
+    deleted: int = 0
+    pending: int = 0
+    left_alone: int = 0
+    refused: int = 0
+
+    def add_event(self, event: Event) -> None:
+        self.left_alone += isinstance(event, SourceLeft)
+        self.refused += isinstance(event, Refused)
+        self.deleted += isinstance(event, SourceDeleted)
+
+    def add_archived(self, source: SourceEntry) -> None:
+        self.archived += 1
+        self.size_bytes += source.stamp.size
 
 
 def sweep(
@@ -108,9 +118,7 @@ def sweep(
     """
     target = split_into(into)
     options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select)
-    layout = Layout(base)
-    if os.path.lexists(layout.base) and not os.path.isdir(layout.base):
-        raise BaseError(f"{layout.base} is not a directory: it cannot be a base")
+    layout = base_to_fill(base)
     merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()
 
@@ -131,37 +139,28 @@ class _Sweep:
         self._target = target
         self._layout = layout
         self._options = options
-        self._merging = Merging(layout, merging, storage=storage)
+        self._merging = Merging(layout, merging, options.wait_seconds, storage=storage)
         self._storage = storage
         self._index = SourceIndex(layout, target.archive, self._name_of, storage=storage)
         self._method = method_of("deflate")
-        self._wait_left = options.wait_seconds
-        self._has_told_to_wait = False
-        self._files = self._archived = self._size_bytes = self._there_already = 0
-        self._deleted = self._pending = self._left_alone = self._refused = 0
+        self._totals = _Totals()
 
-    def _name_of(self, source: Source) -> str:
+    def _name_of(self, source: SourceEntry) -> str:
         return self._target.name + source.relative
 
     def events(self) -> Iterator[Event]:
         with SourceTree(self._directory, self._layout, storage=self._storage) as tree:
             for event in self._run(tree):
-                self._left_alone += isinstance(event, SourceLeft)
-                self._refused += isinstance(event, Refused)
-                self._deleted += isinstance(event, SourceDeleted)
+                self._totals.add_event(event)
                 yield event
-            yield Swept(
-                tree.root, self._target.archive, self._files, self._archived, self._size_bytes, self._there_already,
-                self._deleted, self._pending, self._left_alone, self._refused,
-            )  # fmt: skip
+            yield Swept(tree.root, self._target.archive, **asdict(self._totals))
 
     def _run(self, tree: SourceTree) -> Iterator[Event]:
         yield SweepStarted(str(self._layout.base), tree.root, self._target.archive, self._target.name.rstrip("/"))
         if not self._options.dry_run:
             # What an earlier sweep had archived when it died is merged first, so that it is not archived again.
-            with suppress(NotLeaderError):
-                yield from self._merging.events()
-        batch: list[Source] = []
+            yield from self._merging.once()
+        batch: list[SourceEntry] = []
         size_bytes = 0
         for found in tree.walk():
             if isinstance(found, Event):
@@ -169,7 +168,7 @@ class _Sweep:
                 continue
             if self._options.select is not None and not self._options.select(found.relative):
                 continue
-            self._files += 1
+            self._totals.files += 1
             problem = self._why_not(found)
             if problem is not None:
                 yield problem
@@ -182,7 +181,7 @@ class _Sweep:
         if batch:
             yield from self._sweep(batch, tree)
 
-    def _why_not(self, source: Source) -> Event | None:
+    def _why_not(self, source: SourceEntry) -> Event | None:
         limit = self._options.older_than_seconds
         if limit and time.time() - source.stamp.mtime_ns / 1e9 < limit:
             return SourceLeft(source.path, f"changed less than {limit:g} s ago")
@@ -192,44 +191,39 @@ class _Sweep:
             return Refused(source.path, f"it cannot become a member: {error}; left as it is")
         return None
 
-    def _sweep(self, batch: list[Source], tree: SourceTree) -> Iterator[Event]:
+    def _sweep(self, batch: list[SourceEntry], tree: SourceTree) -> Iterator[Event]:
         held = self._index.find(batch, tree)
-        self._there_already += len(held)
+        self._totals.there_already += len(held)
         missing = [source for source in batch if source not in held]
         waiting = self._on_their_way(missing, tree)
         new = [source for source in missing if source not in waiting]
         if self._options.dry_run:
             for source in new:
-                self._count(source)
+                self._totals.add_archived(source)
                 yield self._collected(source)
-            self._pending += len(waiting)
+            self._totals.pending += len(waiting)
             return
         expected = sorted(waiting)
-        for event in self._collect(new, tree):
-            if isinstance(event, Source):
+        for event in self._collect(new):
+            if isinstance(event, SourceEntry):
                 expected.append(event)
                 yield self._collected(event)
             else:
                 yield event
         if expected:
-            merged: dict[Source, Held] = {}
-            yield from self._wait_for(expected, merged, tree)
+            merged = yield from self._merge(expected, tree)
             for source in merged:
-                self._count(source)
+                self._totals.add_archived(source)
             held |= merged
         if self._options.delete:
             yield from remove(held, self._index, tree, storage=self._storage)
 
-    def _count(self, source: Source) -> None:
-        self._archived += 1
-        self._size_bytes += source.stamp.size
-
-    def _collected(self, source: Source) -> Collected:
+    def _collected(self, source: SourceEntry) -> Collected:
         return Collected(source.path, self._target.archive, self._name_of(source), source.stamp.size)
 
     # ---- to a temp archive
 
-    def _collect(self, sources: list[Source], tree: SourceTree) -> Iterator[Source | Event]:
+    def _collect(self, sources: list[SourceEntry]) -> Iterator[SourceEntry | Event]:
         """Copy files to temp archives of this process; yield those that are acknowledged, and why others are not.
 
         Raises:
@@ -247,7 +241,7 @@ class _Sweep:
                 elif os.path.lexists(source.path):
                     yield problem
 
-    def _collect_one(self, worker: Worker, source: Source) -> Event | None:
+    def _collect_one(self, worker: Worker, source: SourceEntry) -> Event | None:
         """Archive one file, or say why not."""
         try:
             payload, stamp = payload_of_source(source.path, self._method, _SPOOL_BYTES)
@@ -259,11 +253,9 @@ class _Sweep:
             # By way of a folder that was swapped for a link, this may be any file that the caller can read.
             payload.close()
             return SourceLeft(source.path, CHANGED)
+        target = Target(self._target.archive, self._name_of(source))
         try:
-            worker.append(
-                Target(self._target.archive, self._name_of(source)), payload,
-                mtime_ns=stamp.mtime_ns, mode=stamp.mode, source=source.path,
-            )  # fmt: skip
+            worker.append(target, payload, mtime_ns=stamp.mtime_ns, mode=stamp.mode, source=source.path)
         except SourceError:
             return SourceLeft(source.path, CHANGED)
         except OSError as error:
@@ -275,44 +267,38 @@ class _Sweep:
 
     # ---- to the final archive
 
-    def _wait_for(self, sources: list[Source], merged: dict[Source, Held], tree: SourceTree) -> Iterator[Event]:
-        """Have files merged, and fill ``merged``; wait for other scavengers and workers as long as that is allowed."""
-        pause = _FIRST_PAUSE_SECONDS
-        collected = sources
-        while True:
-            reason, has_led = "others are still writing what they have taken from this folder", True
-            try:
-                yield from self._merging.events()
-            except NotLeaderError as error:
-                reason, has_led = error.situation, False
-            merged.update(self._index.find(sources, tree))
-            sources = [source for source in sources if source not in merged]
-            waiting = self._on_their_way(sources, tree)
+    def _merge(
+        self, collected: list[SourceEntry], tree: SourceTree
+    ) -> Generator[Event, None, dict[SourceEntry, HeldMember]]:
+        """Have files merged, and return where they are; say so where others have not let that happen in time."""
+        merged: dict[SourceEntry, HeldMember] = {}
+        missing, waiting = collected, set(collected)
+
+        def look(situation: str) -> str:
+            nonlocal missing, waiting
+            merged.update(self._index.find(missing, tree))
+            missing = [source for source in missing if source not in merged]
+            waiting = self._on_their_way(missing, tree)
             # Another sweep may have had the same files merged while what this one wrote of them is still in the inbox.
-            is_done = not waiting and (has_led or not self._on_their_way(collected, tree))
-            if is_done or self._wait_left <= 0:
-                break
-            if not self._has_told_to_wait:
-                self._has_told_to_wait = True
-                yield Waiting(reason, self._wait_left)
-            pause = min(pause, self._wait_left)
-            self._wait_left -= pause
-            time.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+            is_done = not waiting and (not situation or not self._on_their_way(collected, tree))
+            return "" if is_done else situation or _OTHERS_WRITE
+
+        reason = yield from self._merging.until(look)
         if waiting:
-            self._pending += len(waiting)
+            self._totals.pending += len(waiting)
             yield Refused(
                 self._target.archive,
                 f"{len(waiting):,} files of {tree.root} are kept in temp archives, but not merged yet: {reason}; "
                 "the files stay where they are, and a later sweep goes on",
             )
-        for source in sources:
+        for source in missing:
             if source not in waiting and os.path.lexists(source.path):
                 yield Refused(
                     source.path, f"it was archived, but is not in {self._target.archive}: see lost+found; left in place"
                 )
+        return merged
 
-    def _on_their_way(self, sources: list[Source], tree: SourceTree) -> set[Source]:
+    def _on_their_way(self, sources: list[SourceEntry], tree: SourceTree) -> set[SourceEntry]:
         """Return those files that are in temp archives, of whomever."""
         if not sources:
             return set()

@@ -1,0 +1,131 @@
+"""A rebuilt archive that takes the place of a damaged one: written aside, synced, read back, and only then renamed.
+
+Write order, so that at no instant there is less than before. A is the archive, N the new one.
+
+    1. what does not get into N is put aside, with notes, and synced
+    2. N is written under a name of its own, with owner and mode of A, and synced
+    3. N is read back, all of it, and compared with what was to be written (`rear.salvage.read_back`)
+    4. A gets a second name (a copy, where the file system has no hard links); folder synced
+    5. N is renamed to its place; folder synced
+
+A crash before 5 leaves A as it was, and perhaps N under its own name. Step 4 is the caller's, and what has to be sure
+before it: one archive alone is kept beside N (`rear.fsck.archive`); one of a base is kept in lost+found, and the leader
+proves that it still leads (`rear.fsck.restore`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator
+from typing import Self
+
+from rear.core.problems import Problem
+from rear.core.storage import Storage, StrPath
+from rear.salvage.read_back import why_wrong
+from rear.salvage.rebuild import KeepAside, Rebuilt, rebuild
+from rear.salvage.rebuilt_names import KnownMember
+
+
+class RebuiltArchive:
+    """A new archive; use it as a context manager: what has no place at the end is removed.
+
+    Args:
+        original: the damaged archive.
+        fresh: where the new one is written; nobody else uses this name.
+        subject: what problems call the archive.
+        keep_aside: takes what does not get into the new archive.
+        known: returns what an index says of the member at an offset of the old archive.
+        item_prefix: what names of items given to ``keep_aside`` begin with.
+        storage: the file system.
+
+    Attributes:
+        original: the damaged archive, open.
+        wrong: where the new archive is not what was to be written; ``None`` if it is, or has no members.
+    """
+
+    def __init__(
+        self,
+        original: StrPath,
+        fresh: StrPath,
+        *,
+        subject: str,
+        keep_aside: KeepAside,
+        known: Callable[[int], KnownMember | None] | None = None,
+        item_prefix: str = "",
+        storage: Storage,
+    ) -> None:
+        self.original = storage.open(original)
+        self.wrong: str | None = None
+        self._fresh = os.fspath(fresh)
+        self._subject = subject
+        self._keep_aside = keep_aside
+        self._known = known
+        self._item_prefix = item_prefix
+        self._storage = storage
+        self._is_begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._remove()
+        finally:
+            self._storage.close(self.original)
+
+    def build(self, source: int, tell: Callable[[Problem], None]) -> Rebuilt:
+        """Write the members of a damaged archive, sync the new one and read it back; what was written before goes.
+
+        Args:
+            source: the damaged archive, or what another program has made of it, open.
+            tell: takes what is not as it should be.
+
+        Raises:
+            UnsupportedError: the archive is split into volumes.
+            OSError: one of the files cannot be read or written.
+        """
+        storage = self._storage
+        self._remove()
+        target = storage.create(self._fresh)
+        self._is_begun = True
+        try:
+            storage.copy_owner_and_mode(self.original, target)
+            work = rebuild(
+                source,
+                target=target,
+                keep_aside=self._keep_aside,
+                subject=self._subject,
+                known=self._known,
+                item_prefix=self._item_prefix,
+                storage=storage,
+            )
+            rebuilt = run_rebuild(work, tell)
+            storage.sync(target)
+        finally:
+            storage.close(target)
+        wrong = why_wrong(self._fresh, rebuilt.written, source=source, storage=storage) if rebuilt.members else None
+        self.wrong = wrong
+        return rebuilt
+
+    def install(self, path: StrPath) -> None:
+        """Give the new archive its name, whatever has it now."""
+        self._storage.rename(self._fresh, path)
+        self._is_begun = False
+        self._storage.sync_directory(os.path.dirname(path))
+
+    def _remove(self) -> None:
+        if self._is_begun:
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.unlink(self._fresh)
+            self._is_begun = False
+
+
+def run_rebuild(work: Generator[Problem, None, Rebuilt], tell: Callable[[Problem], None]) -> Rebuilt:
+    """Run a rebuild to its end; ``tell`` takes its problems."""
+    while True:
+        try:
+            tell(next(work))
+        except StopIteration as end:
+            rebuilt: Rebuilt = end.value
+            return rebuilt
