@@ -23,8 +23,6 @@ from rear.journal.append_lines import LARGEST
 from rear.zip.codecs import crc32
 
 FORMAT_VERSION: Final = 1
-LINE_LIMIT_BYTES: Final = 2 << 20
-"""Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 _KINDS: Final[dict[str, type[Any]]] = {
     "open": Open, "append": Append, "file": File, "part": Part, "abort": Abort, "beat": Beat, "close": Close,
     "merged": Merged,

@@ -15,10 +15,12 @@ from rear.core.records import Abort, Append, Beat, Close, File, Merged, Open, Pa
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
-from rear.journal.codec import LINE_LIMIT_BYTES, decode_line, decode_record
+from rear.journal.codec import decode_line, decode_record
 
 BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
+LINE_LIMIT_BYTES: Final = 2 << 20
+"""Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 _READ_BYTES: Final = 128 << 10
 _SKIM_BYTES: Final = 16 << 10
 _sequence: Final = itemgetter(Append._fields.index("sequence"))
