@@ -14,6 +14,12 @@ def ar(tmp_path: Path) -> Path:
     return write_zip(tmp_path / "ar.zip", "README", "logs/a.txt", "logs/b.txt", "logs/deep/c.txt", "other/a.txt")
 
 
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """An archive with a name that looks like a pattern, and with a directory."""
+    return write_zip(tmp_path / "ar.zip", "README", "logs/a.txt", "logs/b.txt", "logs/[x].txt", "logs/deep/c.txt", "d/")
+
+
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """0.9 GB of zeros in 0.9 MB: long enough to look at a bar."""

@@ -12,12 +12,6 @@ from programs import run_rear, start_rear
 from zips import flip
 
 
-@pytest.fixture
-def odd(tmp_path: Path) -> Path:
-    """An archive with a name that looks like a pattern, and with a directory."""
-    return write_zip(tmp_path / "ar.zip", "README", "logs/a.txt", "logs/b.txt", "logs/[x].txt", "logs/deep/c.txt", "d/")
-
-
 def test_cat(ar: Path) -> None:
     result = Result("cat", f"{ar}/README", f"{ar}/logs/a.txt")
     assert (result.status, result.out) == (0, "content of READMEcontent of logs/a.txt")

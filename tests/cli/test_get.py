@@ -275,8 +275,8 @@ def test_modes_and_the_umask(tmp_path: Path) -> None:
     assert found == {"d": "0o775", "d/open": "0o666", "d/set": "0o751", "made": "0o750"}
 
 
-def test_strip(ar: Path, tmp_path: Path) -> None:
-    assert Result("get", f"{ar}/logs", "--strip", "1", "-C", tmp_path / "out").status == 0
+def test_strip(odd: Path, tmp_path: Path) -> None:
+    assert Result("get", f"{odd}/logs", "--strip", "1", "-C", tmp_path / "out").status == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["[x].txt", "a.txt", "b.txt", "deep"]
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
-
-import zips
 
 from rear.core.layout import Layout
 from rear.journal.intent import Move, commit_intent, write_intent
@@ -15,7 +14,10 @@ MOVES = [Move("h/w-1-1", 1, "new", 0, 100)]
 
 
 def write_zip(path: Path, *members: str) -> Path:
-    return zips.write_zip(path, {name: b"content of " + name.encode() for name in members})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in members:
+            archive.writestr(name, f"content of {name}")
+    return path
 
 
 class Base:

@@ -282,14 +282,14 @@ def test_no_scheduler_answers(base: Path, name: str) -> None:
 @pytest.mark.parametrize("address", ["no address", "tcp://", "foo://x:1", ""])
 def test_an_address_that_cannot_be(base: Path, address: str) -> None:
     code = "import rear.dask, rear.cli\nrear.dask.CONNECT_SECONDS = 1\nrear.cli.main()"
-    done = run_rear("scavenge", base, "--dask", address, code=code)
+    done = run_code(code, "scavenge", base, "--dask", address)
     assert done.returncode in (2, 3), done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_dask_is_not_installed(base: Path) -> None:
     code = "import sys\nsys.modules['distributed'] = None\nimport rear.cli\nrear.cli.main()"
-    done = run_rear("scavenge", base, "--dask", "tcp://127.0.0.1:1", code=code)
+    done = run_code(code, "scavenge", base, "--dask", "tcp://127.0.0.1:1")
     assert done.returncode == 5
     assert "pip install 'rear[dask]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -301,7 +301,7 @@ def test_somebody_else_answers_there(base: Path) -> None:
         listening.listen()
         code = "import rear.dask, rear.cli\nrear.dask.CONNECT_SECONDS = 1\nrear.cli.main()"
         address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        done = run_rear("scavenge", base, "--dask", address, code=code)
+        done = run_code(code, "scavenge", base, "--dask", address)
     assert done.returncode == 3
     assert f"rear: {address}: no Dask scheduler answers" in done.stderr
     assert "Traceback" not in done.stderr

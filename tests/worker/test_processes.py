@@ -78,7 +78,7 @@ def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
     folders = ("inbox", "claims", "graveyard", "intents", "lost+found")
-    return [path for folder in folders for path in files_below(base / ".rear" / folder)]
+    return [f".rear/{folder}/{path}" for folder in folders for path in files_below(base / ".rear" / folder)]
 
 
 # -- many at once
