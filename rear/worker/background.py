@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.storage import Storage
-from rear.worker.pair_writer import PairWriter
-from rear.worker.worker_options import WorkerOptions
+
+if TYPE_CHECKING:
+    from rear.worker.worker import Worker
 
 LONGEST_WAIT_SECONDS: Final = 3600.0
-
-
-class Tended(Protocol):
-    """A worker, as its background thread sees it."""
-
-    layout: Layout
-    options: WorkerOptions
-
-    @property
-    def current_pair(self) -> PairWriter | None:
-        """The pair that takes the next member."""
-
-    def next_due(self, pair: PairWriter | None, beaten: float, synced: float) -> float | None:
-        """Return when something is to be done, on the clock ``uptime``: nothing ever before it is woken."""
-
-    def beat(self, pair: PairWriter) -> bool:
-        """Show that this process lives; false when the pair is no longer its own, or has failed."""
-
-    def tend(self, now: float) -> bool:
-        """See to files that were flushed, and roll over; false when an append held the lock for too long for that."""
-
-    def finish(self, takes_sync: Callable[[], bool]) -> None:
-        """End pairs that have rolled over, then sync the current one if ``takes_sync`` says so."""
-
-    def roll_over(self) -> None:
-        """End the current temp archive."""
-
-    def run_alone(self, do: Callable[[], None]) -> None:
-        """Call something that a signal handler in this thread must not come back to."""
-
-    def tell_log(self) -> None:
-        """Log what has been waiting for it."""
 
 
 class BackgroundThread:
@@ -56,7 +23,7 @@ class BackgroundThread:
         storage: the file system, and the clock.
     """
 
-    def __init__(self, worker: Tended, *, storage: Storage) -> None:
+    def __init__(self, worker: Worker, *, storage: Storage) -> None:
         #: It is to end, with the turn that it is in.
         self.stopping = False
         #: Much is kept in memory: it is to sync at once.

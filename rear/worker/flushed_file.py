@@ -15,7 +15,7 @@ import errno
 import threading
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 from weakref import ref
 
 from rear.core.log import LaterLog, tell_error, warn
@@ -23,8 +23,11 @@ from rear.core.names import Target
 from rear.core.records import Append, File, Metadata, Part
 from rear.errors import RearError
 from rear.worker.flushed_pair import FlushedPair
-from rear.worker.worker_options import WorkerOptions
+from rear.worker.spool_file import MemberBytes
 from rear.zip.codecs import DEFLATED, STORED, STREAM_ENDS, PartCompressor, compress, crc32
+
+if TYPE_CHECKING:
+    from rear.worker.worker import Worker
 
 PART_LIMIT_BYTES = 4 << 20
 """More plain bytes are flushed in several parts, so that memory stays bounded."""
@@ -33,39 +36,6 @@ _SAMPLED_FROM_BYTES = 1 << 10
 """A first part that is shorter tells nothing of how the file will shrink."""
 _ATTEMPTS = 2
 _MOVES = "%s: %s; all that was flushed goes to a new temp archive"
-
-
-class Content(Protocol):
-    """A file that is being written."""
-
-    #: How often its position was set since the last flush; greater than 0 also while it is before its end. What was
-    #: flushed may have been changed then.
-    rewinds: int
-
-    @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
-    def read_at(self, start: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``start``, wherever its position is."""
-
-
-class FlushingWorker(Protocol):
-    """A worker, as its files that are flushed see it."""
-
-    options: WorkerOptions
-
-    def make_flushed_pair(self) -> FlushedPair:
-        """Return a new pair for one file."""
-
-    def next_sequence(self) -> int:
-        """Return a number that no other member has."""
-
-    def end_flushed(self, file: FlushedFile) -> None:
-        """Forget a file that has nothing more to beat or sync."""
-
-    def wake(self) -> None:
-        """Have the background thread look again at what there is to do."""
 
 
 class FlushedFile:
@@ -86,8 +56,8 @@ class FlushedFile:
         method: int,
         mode: int,
         metadata: Metadata | None,
-        content: Content,
-        worker: FlushingWorker,
+        content: MemberBytes,
+        worker: Worker,
     ) -> None:
         self._target = target
         self._method = method
@@ -111,7 +81,7 @@ class FlushedFile:
         #: What is to be told once the lock is given back.
         self._log = LaterLog()
 
-    def flush(self, content: Content) -> None:
+    def flush(self, content: MemberBytes) -> None:
         """Append what was written since; returning acknowledges it.
 
         Raises:
@@ -129,7 +99,7 @@ class FlushedFile:
             if size and (self._pair is None or size > self._size):
                 self._write(content, size, is_last=False)
 
-    def finish(self, content: Content) -> bool:
+    def finish(self, content: MemberBytes) -> bool:
         """Append the rest, and close the pair; returning true acknowledges the whole file.
 
         Returns:
@@ -277,7 +247,7 @@ class FlushedFile:
         self._mtime_ns = 0
         self._compressor: PartCompressor | None = None
 
-    def _look_for_changes(self, content: Content, size: int) -> None:
+    def _look_for_changes(self, content: MemberBytes, size: int) -> None:
         """Give up a pair that has failed, or whose stream does not go on as the file does, which was changed before its
         end.
         """
@@ -291,7 +261,7 @@ class FlushedFile:
         if size < self._size or crc != self._crc:
             self._give_up(self._pair)
 
-    def _write(self, content: Content, size: int, *, is_last: bool) -> None:
+    def _write(self, content: MemberBytes, size: int, *, is_last: bool) -> None:
         """Bring all up to ``size`` into the pair, or into a new one with all that came before."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -324,7 +294,7 @@ class FlushedFile:
                 self._drop(earlier)
                 return
 
-    def _begin(self, content: Content, size: int) -> FlushedPair:
+    def _begin(self, content: MemberBytes, size: int) -> FlushedPair:
         self._begin_stream()
         sequence = self._worker.next_sequence()
         if self._first_sequence is None:
@@ -345,7 +315,7 @@ class FlushedFile:
         self._header_length = len(header)
         return pair
 
-    def _append_until(self, pair: FlushedPair, content: Content, size: int) -> None:
+    def _append_until(self, pair: FlushedPair, content: MemberBytes, size: int) -> None:
         assert self._compressor is not None
         while self._size < size:
             data = content.read_at(self._size, min(PART_LIMIT_BYTES, size - self._size))

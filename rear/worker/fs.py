@@ -20,8 +20,7 @@ from rear.core.names import Target, split_target
 from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError
-from rear.worker.member_file import MemberFile
-from rear.worker.open_files import OpenFiles
+from rear.worker.member_file import MemberFile, OpenFiles
 from rear.worker.pickup import Pickup, SourceFile
 from rear.worker.text_member_file import TextMemberFile, open_member
 from rear.worker.worker import Worker

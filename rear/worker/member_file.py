@@ -2,25 +2,31 @@
 
 Nothing of it is in any archive before `MemberFile.close` has had its owner archive it, and then all of it is; what
 `MemberFile.flush` has had it keep is in one even when its process dies. A text file is an `io.TextIOWrapper` around
-this one, see ``rear.worker.text_member_file``. After a fork the file belongs to the parent alone: the child can neither use it
+this one, see
+``rear.worker.text_member_file``. After a fork the file belongs to the parent alone: the child can neither use it
 nor archive it, and leaves the spool as it is.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
+import time
 import warnings
-from collections.abc import Callable
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Self, TypeVar
 from weakref import ref
 
 from rear.core.names import Target
 from rear.core.records import Metadata
 from rear.worker import spool_file
 from rear.worker.flushed_file import FlushedFile
-from rear.worker.member_bytes import ENDED, MemberBytes
-from rear.worker.spool_file import do_nothing
+from rear.worker.spool_file import ENDED, MemberBytes, do_nothing
+from rear.worker.worker import Worker, explained
+from rear.worker.written_names import WrittenNames
+
+_FILE_MODE: Final = 0o100644
 
 _T = TypeVar("_T")
 
@@ -41,24 +47,6 @@ class OpenFile:
         self.flushed: FlushedFile | None = None
 
 
-class FileOwner(Protocol):
-    """What a file belongs to."""
-
-    #: Up to this many bytes are held in memory, more in a local file without a name.
-    spool_size: int
-    #: A ``with`` block that raises discards the file.
-    success_only: bool
-
-    def archive(self, file: MemberFile) -> None:
-        """Archive a file; called once, by the first `MemberFile.close`."""
-
-    def discard(self, file: MemberFile) -> None:
-        """Take note that a file will not be archived."""
-
-    def keep(self, file: MemberFile) -> None:
-        """Keep what is written so far; called by `MemberFile.flush`."""
-
-
 class MemberFile(MemberBytes):
     """A member as a binary file.
 
@@ -76,7 +64,7 @@ class MemberFile(MemberBytes):
     #: What the owner wants to know of it.
     opened: OpenFile
 
-    def __init__(self, path: str, mode: str, readable: bool, owner: FileOwner) -> None:
+    def __init__(self, path: str, mode: str, readable: bool, owner: OpenFiles) -> None:
         # All of it here: calling the base class takes longer than all this.
         self.name = path
         self.mode = mode
@@ -255,3 +243,108 @@ def warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:
         warnings.warn(f"unclosed file {name!r}", ResourceWarning, stacklevel=3, source=file)
     finally:
         close()
+
+
+class OpenFiles:
+    """Has a worker archive files when they are closed: the owner of each `MemberFile`.
+
+    Args:
+        worker: archives members.
+        method: compression method.
+        spool_size: up to this many bytes of a file are held in memory.
+        success_only: a ``with`` block that raises discards the file.
+    """
+
+    def __init__(self, worker: Worker, *, method: int, spool_size: int, success_only: bool) -> None:
+        self.method = method
+        self.spool_size = spool_size
+        self.success_only = success_only
+        self._worker = worker
+        #: By hash of their names the files that are being written, the second one of a name by its own reference. Not
+        #: a WeakSet: that one cannot be listed while other threads open files.
+        self._open: dict[object, ref[MemberFile]] = {}
+        self._written = WrittenNames()
+
+    def __iter__(self) -> Iterator[MemberFile]:
+        """Those that are there still."""
+        for reference in list(self._open.values()):
+            file = reference()
+            if file is not None:
+                yield file
+
+    def add(self, file: MemberFile, target: Target, metadata: Metadata | None) -> None:
+        """Take on a new file.
+
+        Raises:
+            FileExistsError: its mode has an ``x``, and the name was written before, or is being written.
+        """
+        key = hash(target)
+        reference = ref(file)
+        opened = file.opened = OpenFile(target, key, metadata)
+        # One step, so that of two threads with mode x one alone gets the name. And it comes first: a file that is
+        # finished stands among the written ones before it is taken from those that are being written.
+        if self._open.setdefault(key, reference) is not reference:
+            opened.place = reference
+            self._open[reference] = reference
+        if "x" in file.mode and (opened.place is reference or key in self._written):
+            raise FileExistsError(errno.EEXIST, "this process wrote that name already", file.name)
+
+    def forget(self, file: MemberFile) -> None:
+        """Drop a file that could not be opened after all, however far `add` came with it."""
+        opened: OpenFile | None = getattr(file, "opened", None)
+        if opened is not None and self._open.get(opened.place) is ref(file):
+            del self._open[opened.place]
+        file.forget()
+
+    def note_written(self, target: Target) -> None:
+        """Remember that a name was written."""
+        self._written.add(hash(target))
+
+    # -- called by its files
+
+    def archive(self, file: MemberFile) -> None:
+        """Archive a file.
+
+        Raises:
+            OSError: that failed; what was flushed of it is kept.
+        """
+        opened = file.opened
+        try:
+            if opened.flushed is None or not self._finish_flushed(file, opened.flushed):
+                payload = file.payload(self.method)
+                self._worker.append(opened.target, payload, time.time_ns(), _FILE_MODE, opened.metadata)
+            self._written.add(opened.key)
+        finally:
+            self._open.pop(opened.place, None)
+
+    def _finish_flushed(self, file: MemberFile, flushed: FlushedFile) -> bool:
+        try:
+            return flushed.finish(file)
+        except OSError as error:
+            what = "this member is not complete; what was flushed of it is kept"
+            raise explained(error, what, self._path_of(file)) from error
+
+    def keep(self, file: MemberFile) -> None:
+        """Keep what was written so far of a file.
+
+        Raises:
+            OSError: that failed; it can be tried again.
+        """
+        opened = file.opened
+        if opened.flushed is None:
+            opened.flushed = self._worker.open_flushed(opened.target, self.method, _FILE_MODE, opened.metadata, file)
+        try:
+            opened.flushed.flush(file)
+        except OSError as error:
+            what = "this could not be flushed; what was flushed before is kept"
+            raise explained(error, what, self._path_of(file)) from error
+
+    def discard(self, file: MemberFile) -> None:
+        """Drop a file with all that was flushed of it."""
+        opened = file.opened
+        self._open.pop(opened.place, None)
+        if opened.flushed is not None:
+            opened.flushed.abort()
+
+    def _path_of(self, file: MemberFile) -> str:
+        return f"{self._worker.layout.base}/{file.name}"

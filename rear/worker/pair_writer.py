@@ -12,12 +12,10 @@ import threading
 from collections.abc import Callable
 
 from rear.core.layout import Layout
-from rear.core.liveness import Process
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
 from rear.core.storage import Storage
 from rear.errors import FormatError
-from rear.journal.codec import FORMAT_VERSION
 from rear.journal.encoder import Encoder
 from rear.journal.writer import JournalWriter
 from rear.zip.headers import encode_end, local_header_length
@@ -30,18 +28,9 @@ class Item:
     """A member on its way: kept by the worker until it is proven on stable storage."""
 
     __slots__ = (
-        "metadata",
-        "mode",
-        "mtime_ns",
-        "offset",
-        "on_stable",
-        "pair",
-        "payload",
-        "proven",
-        "sequence",
-        "source",
+        "metadata", "mode", "mtime_ns", "offset", "on_stable", "pair", "payload", "proven", "sequence", "source",
         "target",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -356,32 +345,3 @@ def _failure_of(call: Callable[[], None]) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def open_record(
-    process: Process,
-    worker: str,
-    rotation: int,
-    *,
-    cookie: int,
-    uid: int,
-    lease_seconds: float,
-    created_ns: int,
-    repeats_from: int | None,
-) -> Open:
-    """Return the first record of a journal that ``process`` is about to write."""
-    return Open(
-        FORMAT_VERSION,
-        process.host,
-        worker,
-        rotation,
-        cookie,
-        process.pid,
-        process.process_start,
-        process.boot_id,
-        process.pid_namespace,
-        uid,
-        lease_seconds,
-        created_ns,
-        repeats_from,
-    )

@@ -1,59 +1,126 @@
 """The pairs of one worker: the one that takes the next member, those that have rolled over, those that have failed.
 
-What is kept because it is not proven finds its way to another pair here. Who calls holds the worker's lock.
+A pair that took an error stays until what it alone held is proven elsewhere: what it says after a failed sync cannot
+be relied on; the members that were proven in it before that can. What is kept because it is not proven finds its way to
+another pair here. Who calls holds the worker's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
+from rear.core.layout import Layout
+from rear.core.liveness import Process, this_process, worker_name
 from rear.core.log import LaterLog
+from rear.core.records import Open, Pair
+from rear.core.storage import Storage
 from rear.errors import SourceError
-from rear.worker.failed_pairs import FailedPairs
-from rear.worker.pair_maker import PairMaker
+from rear.journal.codec import FORMAT_VERSION
 from rear.worker.pair_writer import Item, PairWriter
 from rear.worker.retained import Retained
+from rear.worker.worker_options import WorkerOptions
+
+JITTER: Final = 0.25
+"""By up to this part of it a temp archive ends before its `rotation_span`."""
+
+_Pair = TypeVar("_Pair", bound=PairWriter)
 
 
 class Pairs:
-    """Which pair takes a member.
+    """Makes the pairs of a worker, and chooses which one takes a member.
 
     Args:
-        maker: makes them.
+        layout: the base.
+        options: of the worker.
         retained: members that are kept until they are proven.
         log: told of what fails.
-        on_begin: called when there is a new pair to be looked after.
-        on_end: called when there is one to be closed.
+        on_first_pair: called before the first files are made.
+        on_change: called when there is a pair to be looked after, or to be closed.
+        storage: the file system.
     """
 
     def __init__(
         self,
-        maker: PairMaker,
+        layout: Layout,
+        options: WorkerOptions,
         retained: Retained,
         log: LaterLog,
         *,
-        on_begin: Callable[[], None],
-        on_end: Callable[[], None],
+        on_first_pair: Callable[[], None],
+        on_change: Callable[[], None],
+        storage: Storage,
     ) -> None:
         self.current: PairWriter | None = None
         #: To be synced and closed, and why.
         self.rolling: list[tuple[PairWriter, str]] = []
-        self.failed = FailedPairs(log)
-        self._maker = maker
+        self.failed: list[PairWriter] = []
+        #: The last failed one that held mere repetitions.
+        self._attempt: PairWriter | None = None
+        #: Name of the worker, from the first pair on.
+        self.worker = ""
+        #: After so long the newest pair ends.
+        self.rotation_seconds = 0.0
+        self._process: Process | None = None
+        self._rotations = itertools.count()
+        self._layout = layout
+        self._options = options
         self._retained = retained
         self._log = log
-        self._on_begin = on_begin
-        self._on_end = on_end
+        self._on_first_pair = on_first_pair
+        self._on_change = on_change
+        self._storage = storage
 
     def __iter__(self) -> Iterator[PairWriter]:
         """All of them."""
         if self.current is not None:
             yield self.current
-        yield from self.failed.pairs
+        yield from self.failed
         for pair, _ in self.rolling:
             yield pair
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker has its name."""
+        return self._process is not None
+
+    def make(self, kind: type[_Pair], repeats_from: int | None = None) -> _Pair:
+        """Make a pair of a class, with names that were never used before; it takes no lock.
+
+        ``repeats_from`` is the lowest number of a member that may stand in an earlier pair, too.
+
+        Raises:
+            OSError: its files cannot be made.
+        """
+        # Whoever is called back in the middle of a first pair may make one as well: name and record of each agree.
+        process, name = self._process, self.worker
+        if process is None:
+            self._on_first_pair()
+            process = this_process()
+            name = self.worker = worker_name(process, os.urandom(8).hex())
+            self._process = process
+        pair = Pair(process.host, name, next(self._rotations))
+        opened = Open(
+            FORMAT_VERSION,
+            *pair,
+            cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1,
+            pid=process.pid,
+            process_start=process.process_start,
+            boot_id=process.boot_id,
+            pid_namespace=process.pid_namespace,
+            uid=os.getuid(),
+            lease_seconds=float(self._options.lease_seconds),
+            created_ns=time.time_ns(),
+            repeats_from=repeats_from,
+        )
+        # Workers of a job begin together; from their second temp archive on they do not all come at once.
+        self.rotation_seconds = self._options.rotation_span * (1.0 - JITTER * os.urandom(1)[0] / 256)
+        return kind(self._layout, pair, opened, storage=self._storage)
 
     def place(self, item: Item) -> None:
         """Append a member to the current pair, or else to a new one.
@@ -78,29 +145,33 @@ class Pairs:
         """
         homeless = self._retained.of(None)
         if item is None and not homeless:
-            self.failed.settle([])
+            self._settle([])
             return
         self.roll_over("rotation")
         repeated: list[Item] = []
-        tried = [*homeless, *([item] if item and self.failed.pairs else [])]
+        tried = [*homeless, *([item] if item and self.failed else [])]
         first = min((one.sequence for one in tried), default=None)
         # Current from now on, so that it is beaten while its first member, perhaps of gigabytes, is written.
-        pair = self.current = self._maker.make(PairWriter, first)
+        pair = self.current = self.make(PairWriter, first)
         try:
-            self._on_begin()
+            self._on_change()
             repeated += (kept for kept in homeless if self._repeat(pair, kept))
             if repeated:
                 pair.sync()
                 if not pair.is_owned():
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(pair.path))
-            self.failed.settle(repeated)
+            self._settle(repeated)
             self._retained.prove(pair, repeated)
             if item is not None:
                 pair.append(item)
         except OSError as error:
             self.give_up(pair, error, item)
-            if not any(kept.proven for kept in repeated):
-                self.failed.keep_attempt(pair)
+            if pair in self.failed and not any(kept.proven for kept in repeated):
+                # One failed pair of mere repetitions is kept, not one for each try: memory has them all too.
+                if self._attempt in self.failed and not self._attempt.holds_only_copy:
+                    self.failed.remove(self._attempt)
+                    self._attempt.remove()
+                self._attempt = pair
             raise
 
     def _repeat(self, pair: PairWriter, kept: Item) -> bool:
@@ -109,20 +180,50 @@ class Pairs:
         except SourceError as error:
             # A pickup whose source has changed since.
             self._log.tell_error("%s/%s could not be written again: %s", *kept.target, error)
-            self.failed.keep_only_copy()
+            # Its copy in one of these is all there is, and stays valid.
+            for failed in self.failed:
+                failed.needed = failed.holds_only_copy = True
             self._retained.let_go(kept)
             kept.payload.close()
             return False
         return True
 
+    def _settle(self, repeated: list[Item]) -> None:
+        """Close failed pairs: their proven members count, those that were repeated elsewhere do not."""
+        failed, self.failed = self.failed, []
+        for pair in failed:
+            if not pair.needed:
+                # What it held is proven elsewhere, and what it says after a failed sync cannot be relied on.
+                pair.remove()
+                continue
+            try:
+                if not pair.is_owned():
+                    # Nobody has beaten it since it failed. Who took it knows all that this could tell.
+                    pair.release()
+                    continue
+                if not pair.holds_only_copy:
+                    pair.cut_back()
+                pair.abort([item.sequence for item in repeated])
+                pair.close("poisoned")
+            except OSError as error:
+                self._log.warn("%s cannot be ended now: %s", pair.path, error)
+                self.failed.append(pair)
+
     def give_up(self, pair: PairWriter, error: OSError, item: Item | None = None) -> None:
-        """Never again write a member to this pair or sync it: its members that are not proven need another place."""
+        """Never again write a member to this pair or sync it: its members that are not proven need another place.
+
+        ``item`` is the member that it took when it failed.
+        """
         self._log.warn("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
         self._abandon(pair)
         if pair.members == 0:
             pair.remove()
-        else:
-            self.failed.add(pair, item)
+            return
+        if item is not None:
+            with contextlib.suppress(OSError):
+                # Without this record a scavenger finds the bytes torn, or the same member in a later pair.
+                pair.abort([item.sequence])
+        self.failed.append(pair)
 
     def lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
@@ -141,7 +242,7 @@ class Pairs:
         if self.current is not None:
             self.rolling.append((self.current, reason))
             self.current = None
-            self._on_end()
+            self._on_change()
 
     def is_rolling(self, pair: PairWriter) -> bool:
         """Whether a pair has rolled over, and is still to be closed."""

@@ -1,25 +1,40 @@
-"""Where the bytes of an open file are when they are many: a local file without a name, the spool, behind a buffer.
+"""The bytes of one member while they are written: as they came at first, then in memory, when they are many in a spool.
 
-It belongs to the process that made it. A forked child shares the file position with its parent, and would write the
-buffered bytes out when it drops its copy of the file: so in the child everything seems to succeed and nothing happens.
+Most files are written at once and never looked at again: those have no buffer. Threads may share a file: one alone
+makes the buffer, and one alone moves it to the spool, a local file without a name.
+
+They belong to the process that made them. A forked child shares the position in the spool with its parent, and would
+write the buffered bytes out when it drops its copy of the file: so in the child everything seems to succeed and nothing
+happens.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
-from rear.zip.payload import open_spool
+from rear.core.storage import LOCAL
+from rear.errors import RearError
+from rear.zip.payload import Payload, open_spool, payload_of_bytes, payload_of_file
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 _SPOOL_BUFFER_BYTES: Final = 1 << 16
 
 process = object()
 """Another one in each process that a fork made: cheaper to compare than process ids are to get."""
+
+ENDED: Final = io.BytesIO()
+"""The file behind all files that have ended."""
+ENDED.close()
+
+_beginning = threading.RLock()
+"""Held while the buffer of a file is made: threads that share a file must not lose a write."""
 
 do_nothing: Final = cast("Callable[[], None]", int)
 """A finalizer that is not a line of Python: the exception of a signal handler that is called in a ``__del__`` becomes a
@@ -31,8 +46,10 @@ closed before the file that it belongs to."""
 
 
 def _begin_process() -> None:
-    global process
+    global process, _beginning
     process = object()
+    # Another thread of the parent may have held it during the fork.
+    _beginning = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_begin_process)
@@ -73,8 +90,8 @@ class SpoolFile(io.FileIO):
         return super().truncate(size) if self._process is process else 0
 
 
-def spill(memory: io.BytesIO) -> io.BufferedRandom:
-    """Return a new spool with what was in memory, at the same position; it stays until `drop`.
+def _spill(memory: io.BytesIO) -> io.BufferedRandom:
+    """Return a new spool with what was in memory, at the same position; it stays until `_drop`.
 
     Raises:
         OSError: the local disk cannot take it.
@@ -91,8 +108,299 @@ def spill(memory: io.BytesIO) -> io.BufferedRandom:
     return spool
 
 
-def drop(spool: io.BufferedRandom) -> None:
+def _drop(spool: io.BufferedRandom) -> None:
     """Close a spool. What is still buffered need not reach a file that no one will read."""
     cast("SpoolFile", spool.raw).abandon()
     _spools.discard(spool)
     spool.close()
+
+
+class MemberBytes(io.BufferedIOBase):
+    """Bytes that are written, and read where the mode allows it, until they are a payload."""
+
+    # Slots, because a dictionary for each file takes longer than all the rest of its making.
+    __slots__ = (
+        "_failure", "_file", "_first", "_in_memory", "_lock", "_readable", "_spool_size", "name", "process", "rewinds",
+    )  # fmt: skip
+
+    #: The path that it was opened by.
+    name: str
+    #: The process that it belongs to, see `SpoolFile`.
+    process: object
+    #: Counts up with each seek, until a flush has seen it; greater than 0 also where the position is before the end.
+    rewinds: int
+    _readable: bool
+    #: Up to this many bytes are held in memory.
+    _spool_size: int
+    _in_memory: bool
+    #: Of the spool: the file is incomplete.
+    _failure: OSError | None
+    #: Made when it is needed: most files are written at once, and their bytes are in ``_first`` then.
+    _file: io.BytesIO | io.BufferedRandom | None
+    _first: list[bytes]
+    #: Made with the buffer: of threads that share a file, one alone moves it to its spool.
+    _lock: threading.RLock
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write bytes and return how many.
+
+        Raises:
+            OSError: the local spool cannot take them. The file is incomplete then and will not be archived.
+        """
+        if self.process is not process:
+            self.refuse_child()
+        file = self._file
+        if file is None:
+            if type(data) is bytes and not self._first and len(data) <= self._spool_size:
+                self._first.append(data)
+                if self._file is not None:
+                    # Another thread has just made the buffer, and may not have seen this.
+                    self._move_first(self._file)
+                return len(data)
+            self._usable()
+        with self._lock:
+            # Another thread may have moved it to its spool.
+            file = self._usable()
+            if self._in_memory:
+                length = len(data) if type(data) is bytes else memoryview(data).nbytes
+                if file.tell() + length <= self._spool_size:
+                    return file.write(data)
+            try:
+                if self._in_memory:
+                    file = self._spill()
+                return file.write(data)
+            except OSError as error:
+                self._failure = error
+                raise
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to ``size`` bytes, to the end by default."""
+        return self._reading().read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Read up to ``size`` bytes, with at most one access to the spool."""
+        return self._reading().read1(size)
+
+    def readinto(self, target: WriteableBuffer, /) -> int:
+        """Fill ``target`` and return how many bytes that were."""
+        return self._reading().readinto(target)
+
+    def readinto1(self, target: WriteableBuffer, /) -> int:
+        """Like `readinto`, with at most one access to the spool."""
+        file = self._reading()
+        return file.readinto(target) if isinstance(file, io.BytesIO) else file.readinto1(target)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Read up to the next newline, which is included."""
+        return self._reading().readline(-1 if size is None else size)
+
+    def __next__(self) -> bytes:
+        line = self._reading().readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """Return some of the bytes that come next, and stay where the file is."""
+        file = self._reading()
+        if isinstance(file, io.BytesIO):
+            position = file.tell()
+            data = file.read(max(size, io.DEFAULT_BUFFER_SIZE))
+            file.seek(position)
+            return data
+        return file.peek(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position, which may lie behind the end, and return it."""
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            self.rewinds += 1
+            if self._in_memory:
+                # BytesIO takes a position before the start for the start.
+                if whence == os.SEEK_CUR:
+                    offset, whence = file.tell() + offset, os.SEEK_SET
+                elif whence == os.SEEK_END:
+                    offset, whence = self._size_in_memory() + offset, os.SEEK_SET
+                if offset < 0 and whence == os.SEEK_SET:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            try:
+                return file.seek(offset, whence)
+            except OSError as error:
+                self._note(error)
+                raise
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._usable().tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file with zeros to ``size`` bytes, by default where it is, and return the size."""
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            self.rewinds += 1
+            position = file.tell()
+            if size is None:
+                size = position
+            if size < 0:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            try:
+                if self._in_memory:
+                    if size > self._spool_size:
+                        file = self._spill()
+                    elif size > (length := self._size_in_memory()):
+                        file.seek(length)
+                        file.write(bytes(size - length))
+                        file.seek(position)
+                        return size
+                return file.truncate(size)
+            except OSError as error:
+                self._note(error)
+                raise
+
+    def _push(self) -> io.BytesIO | io.BufferedRandom:
+        """Write out what Python buffers of the spool."""
+        self._usable()
+        with self._lock:
+            file = self._usable()
+            try:
+                file.flush()
+            except OSError as error:
+                self._failure = error
+                raise
+            return file
+
+    def read_at(self, start: int, length: int) -> bytes:
+        """Return a range of what was flushed or is pushed out, wherever the position is; any thread may ask."""
+        if self._file is None:
+            return b"".join(self._first)[start : start + length]
+        self._check_open()
+        with self._lock:
+            file = self._usable()
+            if isinstance(file, io.BytesIO):
+                # Not a view: another thread could not write while it lives.
+                return file.getvalue()[start : start + length]
+            return LOCAL.read(file.fileno(), length, start)
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        if self._file is None:
+            return sum(map(len, self._first))
+        self._check_open()
+        with self._lock:
+            if self._in_memory:
+                return self._size_in_memory()
+            self._push()
+            return os.fstat(self._usable().fileno()).st_size
+
+    def payload(self, method: int) -> Payload:
+        """Return all of the file as a payload; for who archives it.
+
+        Raises:
+            OSError: the local spool cannot be written or read.
+        """
+        file = self._file
+        if file is None:
+            first = self._first
+            return payload_of_bytes(first[0] if len(first) == 1 else b"".join(first), method)
+        if isinstance(file, io.BytesIO):
+            return payload_of_bytes(file.getvalue(), method)
+        return payload_of_file(file, self.size, method, self._spool_size)
+
+    # -- what kind of file it is
+
+    def readable(self) -> bool:
+        """Whether the mode has a ``+``."""
+        self._check_open()
+        return self._readable
+
+    def writable(self) -> bool:
+        """Always."""
+        self._check_open()
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        self._check_open()
+        return True
+
+    def isatty(self) -> bool:
+        """Never."""
+        self._check_open()
+        return False
+
+    def fileno(self) -> int:
+        """Refuse: there is no file that another program could write to."""
+        self._check_open()
+        raise io.UnsupportedOperation(
+            f"{self.name} has no file descriptor: its bytes go into an archive. A program that needs one can write a"
+            " local file for rear_pickup"
+        )
+
+    # -- helpers
+
+    def _usable(self) -> io.BytesIO | io.BufferedRandom:
+        if self.process is not process:
+            self.refuse_child()
+        file = self._file
+        if file is None:
+            with _beginning:
+                file = self._file
+                if file is None:
+                    file = Memory(b"")
+                    self._move_first(file)
+                    self._lock = threading.RLock()
+                    self._file = file
+                    # A thread that has just added something sees the buffer, or is seen here.
+                    self._move_first(file)
+        return file
+
+    def _move_first(self, file: io.BytesIO | io.BufferedRandom) -> None:
+        with _beginning:
+            while self._first:
+                file.write(self._first.pop(0))
+
+    def _reading(self) -> io.BytesIO | io.BufferedRandom:
+        if not self._readable:
+            self._check_open()
+            raise io.UnsupportedOperation("not readable")
+        return self._usable()
+
+    def _check_open(self) -> None:
+        if self._file is ENDED and self.closed:
+            raise ValueError("I/O operation on closed file.")
+
+    def refuse_child(self) -> NoReturn:
+        """Say that the file belongs to the process that a fork has made this one of.
+
+        Raises:
+            RearError: always.
+        """
+        raise RearError(f"{self.name} was opened before a fork and belongs to the parent process")
+
+    def _note(self, error: OSError) -> None:
+        # A refused position harms no byte. Anything else may have happened while the buffer was written out.
+        if error.errno != errno.EINVAL:
+            self._failure = error
+
+    def _size_in_memory(self) -> int:
+        if self._file is None:
+            return sum(map(len, self._first))
+        with cast("io.BytesIO", self._file).getbuffer() as view:
+            return len(view)
+
+    def _spill(self) -> io.BufferedRandom:
+        memory = cast("io.BytesIO", self._usable())
+        spool = _spill(memory)
+        self._file = spool
+        self._in_memory = False
+        memory.close()
+        return spool
+
+    def _close_buffer(self, file: io.BytesIO | io.BufferedRandom) -> None:
+        if self._in_memory:
+            file.close()
+        else:
+            _drop(cast("io.BufferedRandom", file))

@@ -10,7 +10,7 @@ from weakref import ref
 
 from rear.errors import UsageError
 from rear.worker import spool_file
-from rear.worker.member_file import FileOwner, MemberFile, warn_unclosed
+from rear.worker.member_file import MemberFile, OpenFiles, warn_unclosed
 from rear.worker.spool_file import do_nothing
 
 
@@ -48,7 +48,7 @@ def _parse_mode(mode: str) -> _Mode:
 def open_member(
     path: str,
     mode: str,
-    owner: FileOwner,
+    owner: OpenFiles,
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,

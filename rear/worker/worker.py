@@ -28,13 +28,13 @@ from rear.core.records import Metadata
 from rear.core.storage import LOCAL, Storage
 from rear.errors import NotArchivedError, RearError
 from rear.worker.background import LONGEST_WAIT_SECONDS, BackgroundThread
-from rear.worker.flushed_file import Content, FlushedFile
+from rear.worker.flushed_file import FlushedFile
 from rear.worker.flushed_pair import FlushedPair
-from rear.worker.pair_maker import PairMaker
 from rear.worker.pair_writer import Item, PairWriter
 from rear.worker.pairs import Pairs
 from rear.worker.prover import Prover
 from rear.worker.retained import HURRY_BYTES, RETAINED_LIMIT_BYTES, Retained
+from rear.worker.spool_file import MemberBytes
 from rear.worker.worker_options import WorkerOptions
 from rear.zip.payload import Payload
 
@@ -71,13 +71,15 @@ class Worker:
         _workers.add(self)
 
     def _begin(self) -> None:
-        self._maker = PairMaker(self.layout, self.options, on_first_pair=self._on_first_pair, storage=self._storage)
         self._sequences = itertools.count(1)
         #: What is to be told once no lock is held.
         self._log = LaterLog()
         self._lock = threading.RLock()
         self._retained = Retained()
-        self._pairs = Pairs(self._maker, self._retained, self._log, on_begin=self._start_thread, on_end=self.wake)
+        self._pairs = Pairs(
+            self.layout, self.options, self._retained, self._log,
+            on_first_pair=self._on_first_pair, on_change=self._start_thread, storage=self._storage,
+        )  # fmt: skip
         self._prover = Prover(self._lock, self._pairs, self._retained, self._log)
         #: Files that are flushed before they are closed; each has a pair of its own.
         self._flushed: set[FlushedFile] = set()
@@ -209,7 +211,7 @@ class Worker:
         with self._prover.lock:
             try:
                 self._prover.finish_rolling()
-                if self._retained.items or self._pairs.failed.pairs:
+                if self._retained.items or self._pairs.failed:
                     with self._lock:
                         self._pairs.renew()
                         self._pairs.roll_over("exit")
@@ -219,7 +221,7 @@ class Worker:
                 if names:
                     raise NotArchivedError(_list_unproven(names, error)) from error
                 self._log.warn("%s: %s", self.layout.base, error)
-            for pair in self._pairs.failed.pairs:
+            for pair in self._pairs.failed:
                 self._log.warn("%s stays unfinished until this process has ended", pair.path)
 
     def _check_open(self, target: Target) -> None:
@@ -252,7 +254,7 @@ class Worker:
         forgotten file, or by a signal handler that writes one. What it was about to do cannot be waited for.
         """
         self._check_open(item.target)
-        pair = self._maker.make(PairWriter)
+        pair = self._pairs.make(PairWriter)
         try:
             pair.append(item)
             pair.sync()
@@ -273,7 +275,7 @@ class Worker:
     # For files that are flushed before they are closed.
 
     def open_flushed(
-        self, target: Target, method: int, mode: int, metadata: Metadata | None, content: Content
+        self, target: Target, method: int, mode: int, metadata: Metadata | None, content: MemberBytes
     ) -> FlushedFile:
         """Return what keeps a file that is flushed before it is closed.
 
@@ -306,19 +308,19 @@ class Worker:
         Raises:
             OSError: its files cannot be made.
         """
-        if not (self._maker.has_begun and self._background.has_started):
+        if not (self._pairs.has_begun and self._background.has_started):
             with self._lock:
-                pair = self._maker.make(FlushedPair)
+                pair = self._pairs.make(FlushedPair)
                 self._start_thread()
         else:
             # Without the lock: whoever has it may wait for the file, which the collector closes.
-            pair = self._maker.make(FlushedPair)
+            pair = self._pairs.make(FlushedPair)
             self.wake()
         return pair
 
     def _start_thread(self) -> None:
         if not self.closed:
-            self._background.start(self._maker.worker)
+            self._background.start(self._pairs.worker)
         self.wake()
 
     def wake(self) -> None:
@@ -358,7 +360,7 @@ class Worker:
             due.append(synced + self.options.sync_interval)
         if pair is not None:
             created = pair.created
-            due += [max(beaten, created) + self.options.beat_seconds, created + self._maker.rotation_seconds]
+            due += [max(beaten, created) + self.options.beat_seconds, created + self._pairs.rotation_seconds]
         return min(due, default=None)
 
     def beat(self, pair: PairWriter) -> bool:
@@ -372,7 +374,7 @@ class Worker:
         except OSError as error:
             with self._lock:
                 # Also when it has rolled over meanwhile: the kernel tells of a failed sync once.
-                if not pair.released and pair not in self._pairs.failed.pairs:
+                if not pair.released and pair not in self._pairs.failed:
                     self._pairs.give_up(pair, error)
                     self._pairs.renew()
             return False
@@ -392,7 +394,7 @@ class Worker:
             return False
         try:
             pair = self._pairs.current
-            if pair is not None and now - pair.created >= self._maker.rotation_seconds:
+            if pair is not None and now - pair.created >= self._pairs.rotation_seconds:
                 self._pairs.roll_over("rotation")
         finally:
             self._lock.release()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bases import check_base, members, of_kind, scavenge
-from pairs import GONE, MTIME_NS, see_nobody, write_pair
+from pairs import GONE, MTIME_NS, open_record, see_nobody, write_pair
 from zips import flip
 
 import rear
@@ -26,7 +26,7 @@ from rear.events import Cleared, Damaged, Event, Lost, Merged, Recovered, Refuse
 from rear.index.index import Index
 from rear.journal.reader import read_journal
 from rear.scavenger.pair_check import PairCheck
-from rear.worker.pair_writer import Item, PairWriter, open_record
+from rear.worker.pair_writer import Item, PairWriter
 from rear.zip.payload import payload_of_bytes
 
 
@@ -236,10 +236,7 @@ class Thawed:
         self._writers = []
         for worker in range(workers):
             pair = Pair(here.host, f"7-7-{worker:06x}", 0)
-            opened = open_record(
-                process, pair.worker, 0, cookie=worker + 1, uid=os.getuid(), lease_seconds=60.0, created_ns=MTIME_NS,
-                repeats_from=None,
-            )  # fmt: skip
+            opened = open_record(process, pair, cookie=worker + 1, uid=os.getuid())
             self._writers.append(PairWriter(Layout(base), pair, opened, storage=LOCAL))
 
     def write(self, count: int, only: int | None = None) -> None:

@@ -9,9 +9,10 @@ import pytest
 from rear.core.layout import Layout
 from rear.core.liveness import Process, this_process, worker_name
 from rear.core.names import Target
-from rear.core.records import Pair
+from rear.core.records import Open, Pair
 from rear.core.storage import LOCAL
-from rear.worker.pair_writer import Item, PairWriter, open_record
+from rear.journal.codec import FORMAT_VERSION
+from rear.worker.pair_writer import Item, PairWriter
 from rear.zip.payload import payload_of_bytes
 
 GONE = 2_000_000_000
@@ -26,17 +27,9 @@ def write_pair(
     """Write a pair of a worker that is gone; return its temp archive and journal."""
     here = this_process()
     process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
-    opened = open_record(
-        process,
-        worker,
-        rotation,
-        cookie=rotation + 1,
-        uid=0,
-        lease_seconds=60.0,
-        created_ns=MTIME_NS,
-        repeats_from=repeats_from,
-    )
-    writer = PairWriter(Layout(base), Pair(here.host, worker, rotation), opened, storage=LOCAL)
+    pair = Pair(here.host, worker, rotation)
+    opened = open_record(process, pair, cookie=rotation + 1, repeats_from=repeats_from)
+    writer = PairWriter(Layout(base), pair, opened, storage=LOCAL)
     for sequence, (name, content) in members.items():
         target = Target("ar.zip", name)
         writer.append(
@@ -56,6 +49,12 @@ def write_pair(
     else:
         writer.close(close)
     return writer.path, writer.journal_path
+
+
+def open_record(process: Process, pair: Pair, *, cookie: int, uid: int = 0, repeats_from: int | None = None) -> Open:
+    """Return the first record of the journal of a pair."""
+    who = (process.pid, process.process_start, process.boot_id, process.pid_namespace, uid)
+    return Open(FORMAT_VERSION, *pair, cookie, *who, 60.0, MTIME_NS, repeats_from)
 
 
 def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

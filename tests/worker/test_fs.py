@@ -727,7 +727,7 @@ def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogC
     assert "ar.zip/lost?" in caplog.text
     # Nothing is left to try when the interpreter ends.
     fs._worker._retained.items.clear()
-    fs._worker._pairs.failed.pairs.clear()
+    fs._worker._pairs.failed.clear()
     fs.close()
 
 

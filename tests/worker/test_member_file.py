@@ -33,7 +33,7 @@ from programs import in_threads, run_code
 import rear
 from rear.core.storage import Storage
 from rear.errors import RearError, UsageError
-from rear.worker import member_bytes, spool_file
+from rear.worker import spool_file
 from rear.worker.member_file import MemberFile
 from rear.worker.text_member_file import TextMemberFile, open_member
 from rear.zip.codecs import DEFLATED, decode
@@ -639,7 +639,7 @@ def test_threads_that_share_a_file_lose_no_write(monkeypatch: pytest.MonkeyPatch
             time.sleep(0.05)
             super().__init__(data)
 
-    monkeypatch.setattr(member_bytes, "Memory", SlowMemory)
+    monkeypatch.setattr(spool_file, "Memory", SlowMemory)
     sink = Sink()
     file = sink.open("wb")
     together = threading.Barrier(4)

@@ -110,7 +110,7 @@ def test_workers_that_begin_together_rotate_apart_and_none_too_late(
                 time.sleep(0.05)
                 wait_for(
                     lambda after=after: all(
-                        (fs._worker._pairs.current is None) is (after >= fs._worker._maker.rotation_seconds)
+                        (fs._worker._pairs.current is None) is (after >= fs._worker._pairs.rotation_seconds)
                         for fs in workers
                     )
                 )
@@ -301,14 +301,14 @@ def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
         time.sleep(0.2)
         # One archive that failed and one more attempt, however often it was tried.
         assert len(list((base / ".rear" / "inbox").glob("*/*.zip"))) <= 3
-        assert len(fs._worker._pairs.failed.pairs) <= 2
+        assert len(fs._worker._pairs.failed) <= 2
         with pytest.raises(OSError, match="Input/output"):
             fs.sync()
         storage.broken = False
         fs.sync()
         assert fs._worker._retained.items == []
         assert fs._worker._retained.bytes == 0
-        assert fs._worker._pairs.failed.pairs == []
+        assert fs._worker._pairs.failed == []
         write(fs, "c")
     assert merged_names(base) == ["a", "c"]
 
