@@ -16,12 +16,7 @@ LONGEST_WAIT_SECONDS: Final = 3600.0
 
 
 class BackgroundThread:
-    """A thread that looks after one worker; it starts with the first member.
-
-    Args:
-        worker: what it looks after.
-        storage: the file system, and the clock.
-    """
+    """A thread that looks after one worker; it starts with the first member."""
 
     def __init__(self, worker: Worker, *, storage: Storage) -> None:
         #: It is to end, with the turn that it is in.
@@ -101,7 +96,7 @@ class BackgroundThread:
                 message = "%s: %r; acknowledged members are kept and tried again"
                 tell_error(message, worker.layout.base, error, with_traceback=not isinstance(error, OSError))
                 self._wake.wait(min(options.sync_interval, LONGEST_WAIT_SECONDS))
-            worker.tell_log()
+            worker.log.tell()
 
     def _seconds_until(self, due: float) -> float:
         return max(0.0, min(due - self._storage.uptime(), LONGEST_WAIT_SECONDS))

@@ -2,7 +2,8 @@
 
 Its first flush begins a pair for it alone. Each flush appends one part, record first: the next piece of one compressed
 stream, ended at a byte. Closing appends the end of the stream, writes the final local header over the first one and
-journals the member as any other. A writer that dies leaves the parts, which a scavenger joins: see ``rear.scavenger.flushed_files``.
+journals the member as any other. A writer that dies leaves the parts, which a scavenger joins: see
+``rear.scavenger.flushed_files``.
 
 Nothing but the file itself holds its content. When a pair fails or was taken over, all that was flushed goes to a new
 pair, under a new number: a partial member that was made of the old one meanwhile must not be taken for the file.
@@ -41,13 +42,8 @@ _MOVES = "%s: %s; all that was flushed goes to a new temp archive"
 class FlushedFile:
     """What was flushed of one file, in one pair after the other if need be. Safe from many threads.
 
-    Args:
-        target: final archive and name.
-        method: compression method; stored where a beginning of some length does not shrink.
-        mode: ``st_mode`` of the file.
-        metadata: travels with the member.
-        content: the file; only a weak reference is kept.
-        worker: makes its pairs, and has it looked after.
+    Of ``content``, the file, only a weak reference is kept. Whatever ``method`` says, the file is stored where a
+    beginning of some length does not shrink.
     """
 
     def __init__(
@@ -331,22 +327,11 @@ class FlushedFile:
         length = pair.length + len(STREAM_ENDS[self._method])
         archive, name = self._target
         return Append(
-            pair.sequence,
-            source=None,
-            source_start=0,
-            source_end=self._size,
-            offset=0,
-            length=length,
-            archive=archive,
-            name=name,
-            method=self._method,
-            crc=self._crc,
-            compressed_size=length - self._header_length,
-            size=self._size,
-            mtime_ns=self._mtime_ns,
-            mode=self._mode,
-            metadata=self._metadata,
-        )
+            pair.sequence, source=None, source_start=0, source_end=self._size, offset=0, length=length,
+            archive=archive, name=name, method=self._method, crc=self._crc,
+            compressed_size=length - self._header_length, size=self._size,
+            mtime_ns=self._mtime_ns, mode=self._mode, metadata=self._metadata,
+        )  # fmt: skip
 
     def _sync(self, pair: FlushedPair) -> None:
         # One at a time: the kernel tells of a failure once, to whoever comes first.

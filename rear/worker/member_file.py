@@ -248,11 +248,8 @@ def warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:
 class OpenFiles:
     """Has a worker archive files when they are closed: the owner of each `MemberFile`.
 
-    Args:
-        worker: archives members.
-        method: compression method.
-        spool_size: up to this many bytes of a file are held in memory.
-        success_only: a ``with`` block that raises discards the file.
+    Up to ``spool_size`` bytes of each are held in memory; with ``success_only`` a ``with`` block that raises discards
+    its file.
     """
 
     def __init__(self, worker: Worker, *, method: int, spool_size: int, success_only: bool) -> None:

@@ -57,13 +57,7 @@ class Item:
 
 
 class PairWriter:
-    """Appends members to a new temp archive.
-
-    Args:
-        layout: the base.
-        pair: names of the two files, never used before.
-        opened: the journal's first record.
-        storage: the file system.
+    """Appends members to a new temp archive: ``pair`` was never used before, ``opened`` is its journal's first record.
 
     Raises:
         OSError: a file could not be made, or the first record not written; what was made is removed again.
@@ -194,9 +188,11 @@ class PairWriter:
         with self._journal_sync_lock:
             if self._sync_failure is not None:
                 raise OSError(self._sync_failure.errno, "an earlier sync has failed", str(self.journal_path))
-            self._sync_failure = _failure_of(self._journal.sync)
-            if self._sync_failure is not None:
-                raise self._sync_failure
+            try:
+                self._journal.sync()
+            except OSError as error:
+                self._sync_failure = error
+                raise
 
     def cut_back(self) -> None:
         """Take back what was written since the last sync that succeeded, once its members are proven elsewhere.
@@ -337,11 +333,3 @@ class PairWriter:
             except OSError:
                 # An empty pair of a live worker harms nobody; a scavenger clears it later.
                 pass
-
-
-def _failure_of(call: Callable[[], None]) -> OSError | None:
-    try:
-        call()
-    except OSError as error:
-        return error
-    return None

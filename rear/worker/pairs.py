@@ -106,18 +106,11 @@ class Pairs:
             self._process = process
         pair = Pair(process.host, name, next(self._rotations))
         opened = Open(
-            FORMAT_VERSION,
-            *pair,
-            cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1,
-            pid=process.pid,
-            process_start=process.process_start,
-            boot_id=process.boot_id,
-            pid_namespace=process.pid_namespace,
-            uid=os.getuid(),
-            lease_seconds=float(self._options.lease_seconds),
-            created_ns=time.time_ns(),
-            repeats_from=repeats_from,
-        )
+            FORMAT_VERSION, *pair, cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1,
+            pid=process.pid, process_start=process.process_start, boot_id=process.boot_id,
+            pid_namespace=process.pid_namespace, uid=os.getuid(), lease_seconds=float(self._options.lease_seconds),
+            created_ns=time.time_ns(), repeats_from=repeats_from,
+        )  # fmt: skip
         # Workers of a job begin together; from their second temp archive on they do not all come at once.
         self.rotation_seconds = self._options.rotation_span * (1.0 - JITTER * os.urandom(1)[0] / 256)
         return kind(self._layout, pair, opened, storage=self._storage)

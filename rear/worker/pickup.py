@@ -67,7 +67,8 @@ def collect(source: str, name: str = "") -> list[SourceFile]:
     folders = [(source, "", status)]
     while folders:
         folder, relative, status = folders.pop()
-        entries = sorted(_entries(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
         if not entries and prefix + relative:
             check_name(prefix + relative)
             found.append(SourceFile(folder, prefix + relative, relative, status.st_mtime_ns, status.st_mode))
@@ -262,11 +263,6 @@ def _absolute(source: StrPath) -> str:
     # Not abspath: it takes `link/..` for nothing, and that may be another directory.
     path = os.path.join(os.getcwd(), path).rstrip("/") or "/"
     return os.path.realpath(path) if os.path.basename(path) in ("", ".", "..") else path
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
 
 
 def _check_readable(path: str) -> None:

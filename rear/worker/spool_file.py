@@ -321,10 +321,7 @@ class MemberBytes(io.BufferedIOBase):
         self._check_open()
         return True
 
-    def seekable(self) -> bool:
-        """Always."""
-        self._check_open()
-        return True
+    seekable = writable
 
     def isatty(self) -> bool:
         """Never."""

@@ -53,15 +53,7 @@ def open_member(
     errors: str | None = None,
     newline: str | None = None,
 ) -> MemberFile | TextMemberFile:
-    """Return a new file for one member.
-
-    Args:
-        path: the target, as the file's ``name``.
-        mode: ``w``, ``x``, ``w+``, ``x+``, with ``b`` or ``t``, as ``open()`` means them.
-        owner: archives the file.
-        encoding: as for ``open()``.
-        errors: as for ``open()``.
-        newline: as for ``open()``.
+    """Return a new file for one member; ``mode`` and the options for text are those of ``open()``.
 
     Raises:
         UsageError: the mode means nothing, or the options do not go with it.

@@ -2,9 +2,9 @@
 
 A member is *acknowledged* when `Worker.append` returns: it is then in a file of the operating system and survives
 SIGKILL of this process. It is *proven* when a sync that began later has succeeded on a pair that was still this
-worker's own. Until then it is kept in memory (small ones) or in its spool file, see ``rear.worker.retained``, and when the
-pair fails or is lost it is written again to a new pair, under its old sequence number, by which a scavenger recognises
-a second copy.
+worker's own. Until then it is kept in memory (small ones) or in its spool file, see ``rear.worker.retained``,
+and when the pair fails or is lost it is written again to a new pair, under its old sequence number, by which a
+scavenger recognises a second copy.
 
 One background thread syncs, beats, rolls over and answers flush requests; it starts with the first member. Lock
 order: that of the `Prover` (one sync, close or read-back at a time) before `_lock` (appends and the choice of the pair;
@@ -32,8 +32,7 @@ from rear.worker.flushed_file import FlushedFile
 from rear.worker.flushed_pair import FlushedPair
 from rear.worker.pair_writer import Item, PairWriter
 from rear.worker.pairs import Pairs
-from rear.worker.prover import Prover
-from rear.worker.retained import HURRY_BYTES, RETAINED_LIMIT_BYTES, Retained
+from rear.worker.retained import HURRY_BYTES, RETAINED_LIMIT_BYTES, Prover, Retained
 from rear.worker.spool_file import MemberBytes
 from rear.worker.worker_options import WorkerOptions
 from rear.zip.payload import Payload
@@ -73,14 +72,14 @@ class Worker:
     def _begin(self) -> None:
         self._sequences = itertools.count(1)
         #: What is to be told once no lock is held.
-        self._log = LaterLog()
+        self.log = LaterLog()
         self._lock = threading.RLock()
         self._retained = Retained()
         self._pairs = Pairs(
-            self.layout, self.options, self._retained, self._log,
+            self.layout, self.options, self._retained, self.log,
             on_first_pair=self._on_first_pair, on_change=self._start_thread, storage=self._storage,
         )  # fmt: skip
-        self._prover = Prover(self._lock, self._pairs, self._retained, self._log)
+        self._prover = Prover(self._lock, self._pairs, self._retained, self.log)
         #: Files that are flushed before they are closed; each has a pair of its own.
         self._flushed: set[FlushedFile] = set()
         self._background = BackgroundThread(self, storage=self._storage)
@@ -159,8 +158,8 @@ class Worker:
                 raise
             finally:
                 self._inside.discard(thread)
-                if self._log.waiting:
-                    self._log.tell()
+                if self.log.waiting:
+                    self.log.tell()
         except OSError as error:
             payload.close()
             path = str(self.layout.base / target.archive / target.name)
@@ -220,9 +219,9 @@ class Worker:
                 names = [f"{item.target.archive}/{item.target.name}" for item in self._retained.items]
                 if names:
                     raise NotArchivedError(_list_unproven(names, error)) from error
-                self._log.warn("%s: %s", self.layout.base, error)
+                self.log.warn("%s: %s", self.layout.base, error)
             for pair in self._pairs.failed:
-                self._log.warn("%s stays unfinished until this process has ended", pair.path)
+                self.log.warn("%s stays unfinished until this process has ended", pair.path)
 
     def _check_open(self, target: Target) -> None:
         if self.closed:
@@ -245,7 +244,7 @@ class Worker:
             do()
         finally:
             self._inside.discard(thread)
-            self._log.tell()
+            self.log.tell()
 
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
@@ -277,14 +276,7 @@ class Worker:
     def open_flushed(
         self, target: Target, method: int, mode: int, metadata: Metadata | None, content: MemberBytes
     ) -> FlushedFile:
-        """Return what keeps a file that is flushed before it is closed.
-
-        Args:
-            target: final archive and name.
-            method: compression method.
-            mode: ``st_mode`` of the file.
-            metadata: travels with the member.
-            content: the file; to be passed with each call, too.
+        """Return what keeps a file that is flushed before it is closed; each of its calls takes ``content`` as well.
 
         Raises:
             RearError: the worker is closed.
@@ -348,10 +340,7 @@ class Worker:
     def next_due(self, pair: PairWriter | None, beaten: float, synced: float) -> float | None:
         """Return when there is something to do, on the clock ``uptime``; nothing ever before something comes.
 
-        Args:
-            pair: the current one.
-            beaten: when the last beat was.
-            synced: when the last sync was.
+        ``pair`` is the current one; the last beat and the last sync were at ``beaten`` and ``synced``.
         """
         if self._pairs.rolling:
             return 0.0
@@ -410,10 +399,6 @@ class Worker:
             self._prover.finish_rolling()
             if takes_sync():
                 self._prover.sync_last()
-
-    def tell_log(self) -> None:
-        """Log what has been waiting for it, without any lock."""
-        self._log.tell()
 
 
 def explained(error: OSError, what: str, path: str) -> OSError:

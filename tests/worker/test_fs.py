@@ -592,7 +592,7 @@ def test_ctrl_c_at_every_operation(tmp_path: Path, sync: str, after: bool) -> No
 
 def test_ctrl_c_between_any_two_lines(tmp_path: Path) -> None:
     """Wherever it comes in a worker: closing still ends the temp archive, and who was told of it finds nothing."""
-    files = {"fs", "member_file", "member_bytes", "open_files", "text_member_file", "spool_file", "pickup", "__init__"}
+    files = {"fs", "member_file", "text_member_file", "spool_file", "pickup", "__init__"}
     own = {str(path) for path in (REAR / "worker").glob("*.py") if path.stem not in files}
     own |= {str(REAR / "journal" / "writer.py"), str(REAR / "core" / "storage.py")}
     line = 0
