@@ -77,7 +77,7 @@ class BackgroundThread:
         while True:
             pair = worker.current_pair
             due = worker.next_due(pair, self._beaten, self._synced)
-            self._wake.wait(None if due is None else self._seconds_until(due))
+            self._wake.wait(None if due is None else max(0.0, min(due - self._storage.uptime(), LONGEST_WAIT_SECONDS)))
             self._wake.clear()
             if self.stopping:
                 return
@@ -97,9 +97,6 @@ class BackgroundThread:
                 tell_error(message, worker.layout.base, error, with_traceback=not isinstance(error, OSError))
                 self._wake.wait(min(options.sync_interval, LONGEST_WAIT_SECONDS))
             worker.log.tell()
-
-    def _seconds_until(self, due: float) -> float:
-        return max(0.0, min(due - self._storage.uptime(), LONGEST_WAIT_SECONDS))
 
     def _takes_sync(self, now: float) -> bool:
         if not self.hurries and now - self._synced < self._worker.options.sync_interval:

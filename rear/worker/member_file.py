@@ -48,14 +48,7 @@ class OpenFile:
 
 
 class MemberFile(MemberBytes):
-    """A member as a binary file.
-
-    Args:
-        path: the target, as the file's ``name``.
-        mode: as it was given.
-        readable: whether it can be read, too.
-        owner: archives it.
-    """
+    """A member as a binary file, whose ``name`` is the path of the target; its owner archives it."""
 
     __slots__ = ("_quiet_thread", "_unended", "mode", "opened", "owner", "text")
 

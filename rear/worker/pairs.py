@@ -35,14 +35,8 @@ _Pair = TypeVar("_Pair", bound=PairWriter)
 class Pairs:
     """Makes the pairs of a worker, and chooses which one takes a member.
 
-    Args:
-        layout: the base.
-        options: of the worker.
-        retained: members that are kept until they are proven.
-        log: told of what fails.
-        on_first_pair: called before the first files are made.
-        on_change: called when there is a pair to be looked after, or to be closed.
-        storage: the file system.
+    ``on_first_pair`` is called before the first files are made, ``on_change`` when there is a pair to be looked after
+    or to be closed.
     """
 
     def __init__(
