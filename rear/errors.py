@@ -69,7 +69,11 @@ class FormatError(RearError, ValueError):
 
 
 class ZipFormatError(FormatError):
-    """A Zip structure is damaged or contradicts another one."""
+    """A Zip structure is damaged or contradicts another one; ``what`` says so without the archive's path."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        super().__init__(f"{path}: {what}" if path else what)
+        self.what = what
 
 
 class NotAZipError(ZipFormatError):

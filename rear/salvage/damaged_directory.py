@@ -24,12 +24,7 @@ _TRIAL_ENTRIES: Final = 200
 
 
 class DirectoryRemains:
-    """The readable entries of a directory, by the position of the member that each describes.
-
-    Args:
-        descriptor: the open archive.
-        storage: the file system.
-    """
+    """The readable entries of a directory, by the position of the member that each describes."""
 
     def __init__(self, descriptor: int, *, storage: Storage) -> None:
         self._descriptor = descriptor
@@ -54,10 +49,8 @@ class DirectoryRemains:
     def settle(self, name_at: Callable[[int], bytes | None], *, prefix: int | None, first: int) -> None:
         """Find out what recorded offsets count from; afterwards entries can be looked up.
 
-        Args:
-            name_at: returns the name in the local header at a position, ``None`` where there is no member.
-            prefix: where the directory is whole: what its end record says.
-            first: where the first member is.
+        Where the directory is whole, ``prefix`` is what its end record says. Else they count from the start of the
+        file or so that the first entry is that of the member at ``first``: whatever more names of members confirm.
         """
         order = sorted(range(len(self._offsets)), key=self._offsets.__getitem__)
         self._offsets = array("Q", (self._offsets[number] for number in order))
@@ -72,27 +65,22 @@ class DirectoryRemains:
     def _matches(self, shift: int, name_at: Callable[[int], bytes | None]) -> int:
         step = max(1, len(self._offsets) // _TRIAL_ENTRIES)
         trials = range(0, len(self._offsets), step)
-        return sum(self._entry(number).name_bytes == name_at(self._offsets[number] + shift) for number in trials)
+        return sum(self.entry(number).name_bytes == name_at(self._offsets[number] + shift) for number in trials)
 
     def find(self, position: int) -> Iterator[CentralEntry]:
-        """Yield the entries of the member whose local header is at ``position`` of the file; nearly always one."""
+        """Return the entries of the member whose local header is at ``position`` of the file; nearly always one."""
+        return map(self.entry, self._numbers(position))
+
+    def _numbers(self, position: int) -> Iterator[int]:
         offset = position - self._shift
-        if offset < 0:
-            return
-        number = bisect_left(self._offsets, offset)
+        number = bisect_left(self._offsets, offset) if offset >= 0 else len(self._offsets)
         while number < len(self._offsets) and self._offsets[number] == offset:
-            yield self._entry(number)
+            yield number
             number += 1
 
     def rank(self, position: int) -> int:
         """Return where the last entry of a member stands, -1 without one: of one name, readers show the last."""
-        offset = position - self._shift
-        number = bisect_left(self._offsets, offset) if offset >= 0 else len(self._offsets)
-        found = -1
-        while number < len(self._offsets) and self._offsets[number] == offset:
-            found = max(found, self._positions[number])
-            number += 1
-        return found
+        return max((self._positions[number] for number in self._numbers(position)), default=-1)
 
     def all(self) -> Iterator[tuple[int, int]]:
         """Yield ``(position of the member, number)`` of each entry, by position; `entry` returns the entry."""
@@ -101,9 +89,6 @@ class DirectoryRemains:
 
     def entry(self, number: int) -> CentralEntry:
         """Return the entry of a number that `all` gave."""
-        return self._entry(number)
-
-    def _entry(self, number: int) -> CentralEntry:
         position = self._positions[number]
         head = self._ahead.read_on(position, CENTRAL.size)
         length = CENTRAL.size + sum(CENTRAL.unpack(head)[10:13])

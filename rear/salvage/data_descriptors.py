@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.salvage.local_headers import is_boundary, is_signature_at
+from rear.salvage.local_headers import BOUNDARY_PATTERN, Facts, is_boundary, is_signature_at
 from rear.zip.structures import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE
 from rear.zip.window import Window
 
-_PATTERN: Final = re.compile(rb"PK(?:\x07\x08|\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
+_PATTERN: Final = re.compile(BOUNDARY_PATTERN.pattern + b"|" + DESCRIPTOR_SIGNATURE)
 #: Descriptors that wait for a member to ask for them; forged ones must not fill the memory.
 _WAITING_LIMIT: Final = 1 << 18
 _PER_MEMBER_LIMIT: Final = 64
@@ -26,27 +26,17 @@ class Descriptor(NamedTuple):
     """A data descriptor: one with a signature, or one that a signature of a record follows."""
 
     position: int
-    length: int
-    crc: int
-    compressed_size: int
-    size: int
+    #: First byte after it.
+    end: int
+    facts: Facts
     #: What follows is a boundary, and not merely a signature.
     followed: bool
     #: The signature of a record follows, be the record as damaged as it may.
     marked: bool
 
-    @property
-    def end(self) -> int:
-        """First byte after it."""
-        return self.position + self.length
-
 
 class DescriptorSearch:
-    """Finds descriptors by the distance from the data that they are about.
-
-    Args:
-        window: the file.
-    """
+    """Finds descriptors by the distance from the data that they are about."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
@@ -90,15 +80,14 @@ class DescriptorSearch:
             if not signature and self._window.read(at - 4, 4) == DESCRIPTOR_SIGNATURE:
                 # One with a signature, met from behind: its size is wrong by those four bytes.
                 continue
-            crc, compressed_size, size = layout.unpack(values)
-            position = at - len(signature)
-            start = position - compressed_size
+            facts = Facts._make(layout.unpack(values))
+            position, end = at - len(signature), at + layout.size
+            start = position - facts.compressed_size
             if start < data_offset or (start > data_offset and self._waiting_count >= _WAITING_LIMIT):
                 continue
-            followed = is_boundary(self._window, at + layout.size)
-            marked = followed or is_signature_at(self._window, at + layout.size)
-            length = len(signature) + layout.size
-            self._waiting[start].append(Descriptor(position, length, crc, compressed_size, size, followed, marked))
+            followed = is_boundary(self._window, end)
+            marked = followed or is_signature_at(self._window, end)
+            self._waiting[start].append(Descriptor(position, end, facts, followed, marked))
             self._waiting_count += 1
         return True
 

@@ -16,7 +16,7 @@ from rear.errors import UnsupportedError, ZipFormatError
 from rear.salvage.local_headers import directory_range, is_header, local_header
 from rear.zip.directory import Directory, entries, entry_at, locate, names
 from rear.zip.headers import CentralEntry
-from rear.zip.structures import CENTRAL, DESCRIPTOR_SIGNATURE, END, END_SIGNATURE, LOCAL, LOCAL_SIGNATURE
+from rear.zip.structures import CENTRAL, DESCRIPTOR_SIGNATURE, END, END_SIGNATURE, LIMIT_16, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import Window
 
 #: With more entries than this that name no member, the directory is not believed.
@@ -30,14 +30,7 @@ _POSITION_BITS: Final = 48
 
 
 class DirectoryEvidence:
-    """The entries of a directory, by where their members begin.
-
-    Args:
-        descriptor: the open archive.
-        directory: where its directory is.
-        window: the archive.
-        storage: the file system.
-    """
+    """The entries of a directory, by where their members begin."""
 
     def __init__(self, descriptor: int, directory: Directory, window: Window, *, storage: Storage) -> None:
         self.directory = directory
@@ -133,23 +126,23 @@ class DirectoryEvidence:
                 yield entry_at(self._descriptor, self.directory, position, storage=self._storage)
 
 
-def find_listing(descriptor: int, window: Window, *, storage: Storage) -> DirectoryEvidence | None:
+def find_evidence(descriptor: int, window: Window, *, storage: Storage) -> DirectoryEvidence | None:
     """Return what the directory of an archive lists; ``None`` when it has none that describes it.
 
     Raises:
         UnsupportedError: the file is a volume of a split archive.
     """
+    directory: Directory | None
     try:
         directory = locate(descriptor, storage=storage)
     except UnsupportedError:
         _refuse_last_volume(window)
         return None
     except ZipFormatError:
-        found = _locate_before_garbage(descriptor, window, storage)
-        if found is None:
-            _refuse_first_volume(window)
-            return None
-        directory = found
+        directory = _locate_before_garbage(descriptor, window, storage)
+    if directory is None:
+        _refuse_first_volume(window)
+        return None
     return DirectoryEvidence(descriptor, directory, window, storage=storage)
 
 
@@ -167,10 +160,14 @@ class _Cut(Storage):
         return self._storage.read(descriptor, min(length, max(0, self._end - offset)), offset)
 
 
+def _tail(window: Window, length: int) -> tuple[int, bytes]:
+    start = max(0, window.end - length)
+    return start, window.read(start, window.end - start)
+
+
 def _locate_before_garbage(descriptor: int, window: Window, storage: Storage) -> Directory | None:
     """Return the directory of an archive that something was appended to, where `locate` finds none."""
-    tail_start = max(0, window.end - _GARBAGE_LIMIT_BYTES)
-    tail = window.read(tail_start, window.end - tail_start)
+    tail_start, tail = _tail(window, _GARBAGE_LIMIT_BYTES)
     at = len(tail)
     for _ in range(_END_RECORDS_TRIED):
         at = tail.rfind(END_SIGNATURE, 0, at)
@@ -199,8 +196,7 @@ def _refuse_first_volume(window: Window) -> None:
 
 def _refuse_last_volume(window: Window) -> None:
     """Refuse a file whose end record counts several volumes, unless its members are in this file all the same."""
-    tail_start = max(0, window.end - END.size - 0xFFFF)
-    tail = window.read(tail_start, window.end - tail_start)
+    tail_start, tail = _tail(window, END.size + LIMIT_16)
     at = tail.rfind(END_SIGNATURE)
     if at < 0 or len(tail) < at + END.size:
         return

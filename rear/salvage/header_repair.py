@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from rear.salvage.local_headers import BOUNDARY_PATTERN, descriptor_length, is_boundary, is_damaged_boundary
+from rear.salvage.local_headers import (
+    BOUNDARY_PATTERN,
+    Facts,
+    descriptor_length,
+    facts_of,
+    is_boundary,
+    is_damaged_boundary,
+)
 from rear.salvage.scan_result import Claim, Verdict, doubted, intact
 from rear.salvage.streams import crc_of
 from rear.salvage.whole_member import Wholeness
@@ -18,12 +25,7 @@ _STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)
 
 
 class Mending:
-    """Finds members whose data is whole although their header, or their descriptor, is damaged.
-
-    Args:
-        window: the archive.
-        whole: tells whether a reading of a header fits its data.
-    """
+    """Finds members whose data is whole although their header, or their descriptor, is damaged."""
 
     def __init__(self, window: Window, whole: Wholeness) -> None:
         self._window = window
@@ -51,25 +53,22 @@ class Mending:
         entry = claim.entry
         if entry is None or entry.is_encrypted or entry.method not in (STORED, *_STREAMS):
             return None
-        end = claim.data_offset + entry.compressed_size
-        if not self._whole.decodes(claim, entry.method, end, entry.size, entry.crc):
+        facts = facts_of(entry)
+        if not self._whole.decodes(claim, entry.method, facts):
             return None
         said = claim.header
-        header = said._replace(
-            method=entry.method,
-            flags=entry.flags,
-            crc=entry.crc,
-            compressed_size=entry.compressed_size,
-            size=entry.size,
-        )
-        if header.has_descriptor:
-            end += descriptor_length(
-                self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
-            )
+        header = said._replace(method=entry.method, flags=entry.flags, **facts._asdict())
         reason = f"its local header says {_describe(said)}; the central directory {_describe(header)}, as is found"
         if header == said and not header.has_descriptor:
             reason = ""
-        return intact(claim._replace(header=header), entry.crc, entry.compressed_size, entry.size, end, reason)
+        return self._found(claim, header, reason)
+
+    def _found(self, claim: Claim, header: LocalHeader, reason: str) -> Verdict:
+        """Return the verdict on data that fits this header, with the descriptor behind it, if there is one."""
+        facts, end = facts_of(header), claim.data_offset + header.compressed_size
+        if header.has_descriptor:
+            end += descriptor_length(self._window, end, facts)
+        return intact(header, facts, end, reason)
 
     def _by_flags(self, claim: Claim) -> Verdict | None:
         """Try what one wrong bit in flags or method would explain."""
@@ -77,9 +76,9 @@ class Mending:
         if said.flags & FLAG_ENCRYPTED:
             plain = claim._replace(header=said._replace(flags=said.flags & ~FLAG_ENCRYPTED))
             verdict = self._whole.whole(plain)
-            if verdict is not None and verdict.size:
+            if verdict is not None and verdict.facts.size:
                 return doubted(verdict, "its local header says that it is encrypted, but it is not")
-        if not (said.compressed_size or said.size or said.crc) and not said.has_descriptor:
+        if not any(facts_of(said)) and not said.has_descriptor:
             verdict = self._whole.whole(claim._replace(header=said._replace(flags=said.flags | 1 << 3)))
             if verdict is not None:
                 return doubted(verdict, "its local header says that it is empty; a data descriptor says otherwise")
@@ -90,21 +89,21 @@ class Mending:
                 continue
             verdict = self._whole.whole(claim._replace(header=said._replace(method=method)))
             if verdict is not None:
-                name = METHOD_NAMES[method]
-                return doubted(
-                    verdict, f"its local header says compression method {said.method}, but its data is {name}"
+                reason = (
+                    f"its local header says compression method {said.method}, but its data is {METHOD_NAMES[method]}"
                 )
+                return doubted(verdict, reason)
         return None
 
     def _by_next_signature(self, claim: Claim) -> Verdict | None:
         """Believe a header that says that the member is empty when the next one begins there, damaged as it may be."""
         header = claim.header
-        is_empty = not (header.compressed_size or header.size or header.crc or header.has_descriptor)
-        if not is_empty or header.flags & FLAG_ENCRYPTED or not (claim.is_expected or claim.entry is not None):
+        is_empty = not (any(facts_of(header)) or header.has_descriptor)
+        if not is_empty or header.flags & FLAG_ENCRYPTED or not claim.is_backed:
             return None
         if not is_damaged_boundary(self._window, claim.end):
             return None
-        return intact(claim, 0, 0, 0, claim.end, f"the header that follows it at {claim.end:,} is damaged")
+        return intact(header, facts_of(header), claim.end, f"the header that follows it at {claim.end:,} is damaged")
 
     def _by_lengths(self, claim: Claim) -> Verdict | None:
         """Try what one wrong bit in the length of name or extra area would explain."""
@@ -131,7 +130,7 @@ class Mending:
             # Data with the right CRC-32 proves its lengths; of what is empty, the shortest takes nothing from others.
             if verdict is not None and (best is None or verdict.end < best.end):
                 best = verdict
-            if verdict is not None and verdict.compressed_size:
+            if verdict is not None and verdict.facts.compressed_size:
                 break
         if best is None:
             return None
@@ -141,7 +140,7 @@ class Mending:
         """Return the reading that has the name of the directory, if a boundary is where the directory says."""
         for mended in self._other_lengths(claim):
             if mended.header.name == entry.name_bytes:
-                header = mended.header._replace(crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size)
+                header = mended.header._replace(**facts_of(entry)._asdict())
                 verdict = self._whole.unread(mended._replace(header=header, is_listed=True), unreadable)
                 if verdict is not None:
                     return doubted(verdict, f"its local header is damaged: the lengths are wrong; {unreadable}")
@@ -171,14 +170,14 @@ class Mending:
         if claim.has_sizes or header.method != STORED:
             return True
         # Of members whose end has to be looked for, only empty ones.
-        length = descriptor_length(self._window, start, crc=0, compressed_size=0, size=0)
+        length = descriptor_length(self._window, start, Facts(0, 0, 0))
         return length > 0 and not header.size and is_boundary(self._window, start + length)
 
     def _stored(self, claim: Claim) -> Verdict | None:
         said, start = claim.header, claim.data_offset
         sizes = {said.compressed_size, said.size} if said.compressed_size != said.size else set()
         for size in sorted(sizes):
-            if self._whole.decodes(claim, STORED, start + size, size, said.crc):
+            if self._whole.decodes(claim, STORED, Facts(said.crc, size, size)):
                 return self._with_sizes(claim, size, size)
         end = min(claim.end, self._window.end)
         if (claim.end <= end and is_boundary(self._window, claim.end)) or self._whole.budget_bytes < 0:
@@ -202,14 +201,11 @@ class Mending:
     def _with_sizes(self, claim: Claim, compressed_size: int, size: int) -> Verdict:
         said = claim.header
         header = said._replace(compressed_size=compressed_size, size=size)
-        end = claim.data_offset + compressed_size
-        if header.has_descriptor:
-            end += descriptor_length(self._window, end, crc=said.crc, compressed_size=compressed_size, size=size)
         reason = (
             f"its local header says {said.compressed_size:,} bytes of data for {said.size:,}; "
             f"{compressed_size:,} bytes have the right CRC-32"
         )
-        return intact(claim._replace(header=header), said.crc, compressed_size, size, end, reason)
+        return self._found(claim, header, reason)
 
 
 def _describe(header: LocalHeader) -> str:

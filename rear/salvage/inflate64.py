@@ -109,9 +109,7 @@ def _dynamic_codes(bits: _Bits) -> tuple[_Code, _Code]:
 def inflate64(data: bytes, limit: int) -> bytes:
     """Return what the begin of a raw Deflate64 stream decodes to, up to its end, damage, or the end of ``data``.
 
-    Args:
-        data: the stream; what follows it does no harm.
-        limit: stop when so many bytes came out.
+    It stops when ``limit`` bytes came out; what follows the stream does no harm.
     """
     bits, plain = _Bits(data), bytearray()
     try:

@@ -43,13 +43,9 @@ _NOT_FOUND: Final = 127
 def fix(
     path: StrPath, folder: StrPath, *, seconds: float = TIME_LIMIT_SECONDS, storage: Storage = LOCAL
 ) -> Path | None:
-    """Let ``zip -FF`` make an archive from a copy of a damaged one.
+    """Let ``zip -FF`` make an archive from a copy of a damaged one, in at most ``seconds``.
 
-    Args:
-        path: the damaged archive; it is only read.
-        folder: where copy and result are made; all but the result is removed again.
-        seconds: ``zip`` is killed after that.
-        storage: the file system.
+    Copy and result are made in ``folder``, and all but the result is removed again.
 
     Returns:
         path of the result, which is the caller's to check and to remove; ``None`` when there is none.

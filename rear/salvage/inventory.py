@@ -14,7 +14,8 @@ from typing import IO, Final, NamedTuple
 from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.salvage.damaged_directory import DirectoryRemains
-from rear.salvage.rebuilt_headers import Facts, encode_plain_entries, plain_names
+from rear.salvage.local_headers import Facts
+from rear.salvage.rebuilt_headers import encode_plain_entries, plain_names
 from rear.salvage.scan import scan_in_runs
 from rear.salvage.scan_result import Found, Gap, Nested, Run
 from rear.zip import directory as directories
@@ -26,8 +27,6 @@ from rear.zip.window import FIRST_BYTES, Window
 
 GAPS_KEPT: Final = 1_000
 """So many ranges without member are kept one by one; of more, the old archive is the only copy."""
-
-
 _DAMAGED: Final = frozenset({"partial", "lost"})
 
 
@@ -69,6 +68,7 @@ class Inventory:
         self.sizes = array("Q")
         #: Hashes of the names in the local headers.
         self.name_hashes = array("q")
+        self._columns = self.offsets, self.ends, self.crcs, self.compressed_sizes, self.sizes, self.name_hashes
         self.damaged = 0
         self.damaged_offsets = array("Q")
         self.gaps: list[tuple[int, int]] = []
@@ -116,12 +116,9 @@ class Inventory:
         if found.state == "unverified" and _is_doubtful(found):
             self._doubtful[found.offset] = self._spool.tell()
             pickle.dump(found, self._spool, pickle.HIGHEST_PROTOCOL)
-        self.offsets.append(found.offset)
-        self.ends.append(found.end)
-        self.crcs.append(found.crc)
-        self.compressed_sizes.append(found.compressed_size)
-        self.sizes.append(found.size)
-        self.name_hashes.append(hash(found.name))
+        values = found.offset, found.end, found.crc, found.compressed_size, found.size, hash(found.name)
+        for numbers, value in zip(self._columns, values, strict=True):
+            numbers.append(value)
 
     def _add_run(self, run: Run) -> None:
         first, base = len(self.offsets), run.base
@@ -171,14 +168,7 @@ class Inventory:
         end = nested.start + nested.length
         while len(self.offsets) and self.offsets[-1] >= nested.start:
             self._doubtful.pop(self.offsets[-1], None)
-            for numbers in (
-                self.offsets,
-                self.ends,
-                self.crcs,
-                self.compressed_sizes,
-                self.sizes,
-                self.name_hashes,
-            ):
+            for numbers in self._columns:
                 numbers.pop()
         while self._plain[0] and self._plain[0][-1] + self._plain[1][-1] > len(self.offsets):
             # Of a run that began before, the rest is looked at one by one.
@@ -209,9 +199,8 @@ class Inventory:
                 yield found
 
     def _read_remains(self) -> None:
-        prefix = None
+        prefix = None if self.directory is None else self.directory.prefix
         if self.directory is not None:
-            prefix = self.directory.prefix
             self._directory_ranges = [(self.directory.offset, self.directory.length)]
         for start, length in self._directory_ranges:
             self.remains.read(start, length)

@@ -8,10 +8,16 @@ those of APPNOTE 6.3.10.
 from __future__ import annotations
 
 import re
-import struct
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from rear.zip.headers import CentralEntry, LocalHeader, decode_central_entry, decode_local_header, descriptor_lengths
+from rear.zip.headers import (
+    CentralEntry,
+    LocalHeader,
+    decode_central_entry,
+    decode_local_header,
+    descriptor_lengths,
+    local_header_length,
+)
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -20,6 +26,7 @@ from rear.zip.structures import (
     END_SIGNATURE,
     LIMIT_16,
     LOCAL,
+    LOCAL_HEAD,
     LOCAL_LIMIT_BYTES,
     LOCAL_SIGNATURE,
     ZIP64_END,
@@ -29,11 +36,9 @@ from rear.zip.structures import (
 )
 from rear.zip.window import Window
 
-#: Is a local header one of this archive, and not of a Zip inside it?
-Belonging = Literal["yes", "no", "maybe"]
-
-LOCAL_PATTERN: Final = re.compile(rb"PK\x03\x04")
-BOUNDARY_PATTERN: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
+LOCAL_PATTERN: Final = re.compile(LOCAL_SIGNATURE)
+DIRECTORY_PATTERN: Final = re.compile(b"|".join((CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE)))
+BOUNDARY_PATTERN: Final = re.compile(LOCAL_PATTERN.pattern + b"|" + DIRECTORY_PATTERN.pattern)
 
 #: Bits that 4.4.4 leaves unused or reserves.
 _RESERVED_FLAGS: Final = 0xD780
@@ -42,9 +47,20 @@ _METHODS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14, 16, 18, 19, 
 #: Newest version needed (4.4.3.2) in the low byte; some software writes its system (4.4.2) into the high one.
 _NEWEST_VERSION: Final = 63
 _NEWEST_SYSTEM: Final = 30
-_HEAD: Final = struct.Struct("<4s3H")
-_CENTRAL_HEAD: Final = struct.Struct("<4sHHHH16x3H")
 _DIGITAL_SIGNATURE: Final = b"PK\x05\x05"  # 4.3.13
+
+
+class Facts(NamedTuple):
+    """CRC-32 and sizes of a member's data: as a header, an entry or a descriptor has them, or as they were found."""
+
+    crc: int
+    compressed_size: int
+    size: int
+
+
+def facts_of(said: LocalHeader | CentralEntry) -> Facts:
+    """Return what a header or an entry says of the data."""
+    return Facts(said.crc, said.compressed_size, said.size)
 
 
 class DirectoryRange(NamedTuple):
@@ -61,7 +77,11 @@ class DirectoryRange(NamedTuple):
 
 def implausible(head: bytes) -> str:
     """Tell what is odd about the fixed part of a local header; nothing when it may be one."""
-    _, needed, flags, method = _HEAD.unpack_from(head)
+    _, needed, flags, method = LOCAL_HEAD.unpack_from(head)
+    return _oddity(needed, flags, method)
+
+
+def _oddity(needed: int, flags: int, method: int) -> str:
     if needed & 0xFF > _NEWEST_VERSION or needed >> 8 > _NEWEST_SYSTEM:
         return f"version needed {needed:#06x}"
     if flags & _RESERVED_FLAGS:
@@ -83,8 +103,7 @@ def local_header(window: Window, position: int) -> tuple[LocalHeader, bytes, str
             return None
     if data[at : at + 4] != LOCAL_SIGNATURE:
         return None
-    length = LOCAL.size + int.from_bytes(data[at + 26 : at + 28], "little")
-    length += int.from_bytes(data[at + 28 : at + 30], "little")
+    length = local_header_length(data[at : at + LOCAL.size])
     found = data[at : at + length]
     if len(found) < length:
         found = window.read(position, length)
@@ -111,7 +130,7 @@ def flipped_signature(window: Window, position: int) -> tuple[LocalHeader, bytes
     wrong = int.from_bytes(head[:4], "little") ^ int.from_bytes(LOCAL_SIGNATURE, "little")
     if wrong.bit_count() > 2 or implausible(head):
         return None
-    length = LOCAL.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+    length = local_header_length(LOCAL_SIGNATURE + head[4:])
     found = window.read(position, length)
     if len(found) < length:
         return None
@@ -152,20 +171,15 @@ def is_boundary(window: Window, position: int) -> bool:
 def _is_central(head: bytes) -> bool:
     if len(head) < CENTRAL.size:
         return True
-    _, _, needed, flags, method, name_length, _, _ = _CENTRAL_HEAD.unpack_from(head)
-    return (
-        needed & 0xFF <= _NEWEST_VERSION
-        and needed >> 8 <= _NEWEST_SYSTEM
-        and not flags & _RESERVED_FLAGS
-        and method in _METHODS
-        and name_length > 0
-    )
+    fields = CENTRAL.unpack_from(head)
+    needed, flags, method, name_length = *fields[2:5], fields[10]
+    return name_length > 0 and not _oddity(needed, flags, method)
 
 
-def descriptor_length(window: Window, position: int, *, crc: int, compressed_size: int, size: int) -> int:
+def descriptor_length(window: Window, position: int, facts: Facts) -> int:
     """Return the length of the data descriptor at ``position`` that says exactly this, 0 when there is none."""
     data = window.read(position, DESCRIPTOR_LIMIT_BYTES)
-    lengths = list(descriptor_lengths(data, crc, compressed_size, size))
+    lengths = list(descriptor_lengths(data, *facts))
     # Where two layouts fit, the one that a boundary follows is meant.
     followed = (length for length in lengths if len(lengths) == 1 or is_boundary(window, position + length))
     return next(followed, lengths[0] if lengths else 0)
@@ -182,7 +196,7 @@ def directory_range(window: Window, position: int) -> DirectoryRange:
             break
         length = CENTRAL.size
         if len(head) == CENTRAL.size:
-            length += sum(_CENTRAL_HEAD.unpack_from(head)[-3:])
+            length += sum(CENTRAL.unpack(head)[10:13])
         if at + length > len(data):
             # Torn in its last entry.
             return DirectoryRange(start, window.end, window.end, None, first)

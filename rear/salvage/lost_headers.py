@@ -27,36 +27,28 @@ class Headerless(NamedTuple):
 
 
 class HeaderlessSearch:
-    """Looks for the data of members of one archive.
+    """Looks for the data of members of one archive; at most ``limit`` are ``found``: each takes memory."""
 
-    Args:
-        survey: what a scan has found.
-        limit: so many members are found at most: each takes memory.
-    """
-
-    def __init__(self, survey: Inventory, limit: int) -> None:
+    def __init__(self, inventory: Inventory, limit: int) -> None:
         self.found: list[Headerless] = []
-        self._survey = survey
+        self._inventory = inventory
         self._limit = limit
         #: Forged entries must not have the same bytes decoded a million times.
-        self._budget = _TRIALS * survey.size
+        self._budget = _TRIALS * inventory.size
 
     def find(self, position: int, entry: CentralEntry, *likely: int) -> bool:
         """Look for the data of the member that an entry tells of; add it to ``found`` and say whether it is there.
 
         It may begin where its header says, if there is one; or end where the next member begins; or begin behind a
-        header of the usual length: without extra fields, or with those of the directory.
-
-        Args:
-            position: where its local header has to be.
-            entry: the entry.
-            likely: where its data may begin, first of all.
+        header of the usual length: without extra fields, or with those of the directory. ``likely`` comes first.
         """
         if len(self.found) >= self._limit:
             return False
-        offsets = self._survey.offsets
+        offsets, directory = self._inventory.offsets, self._inventory.directory
         following = bisect_right(offsets, position)
-        end = offsets[following] if following < len(offsets) else self._directory_start()
+        end = self._inventory.size if directory is None else directory.offset
+        if following < len(offsets):
+            end = offsets[following]
         usual = position + LOCAL.size + len(entry.name_bytes)
         for start in dict.fromkeys((*likely, end - entry.compressed_size, usual, usual + len(entry.extra))):
             least = position + LOCAL.size
@@ -70,21 +62,12 @@ class HeaderlessSearch:
                 return True
         return False
 
-    def _directory_start(self) -> int:
-        return self._survey.directory.offset if self._survey.directory is not None else self._survey.size
-
     def _fits(self, start: int, entry: CentralEntry) -> bool:
         if entry.is_encrypted:
             return False
         try:
-            return has_content(
-                self._survey.descriptor,
-                start,
-                entry.compressed_size,
-                entry.method,
-                size=entry.size,
-                crc=entry.crc,
-                storage=self._survey.storage,
-            )
+            data = start, entry.compressed_size, entry.method
+            descriptor, storage = self._inventory.descriptor, self._inventory.storage
+            return has_content(descriptor, *data, size=entry.size, crc=entry.crc, storage=storage)
         except RearError:
             return False

@@ -11,28 +11,23 @@ What a damaged archive says of itself contradicts itself somewhere, so each stat
 from __future__ import annotations
 
 from rear.salvage.header_repair import Mending
-from rear.salvage.local_headers import is_boundary
-from rear.salvage.partial_member import BelongsTo, Fragments
+from rear.salvage.local_headers import facts_of, is_boundary
+from rear.salvage.nested_archives import Membership
+from rear.salvage.partial_member import Fragments
 from rear.salvage.scan_result import UNREAD, Claim, Verdict
 from rear.salvage.whole_member import Wholeness
 from rear.zip.window import Window
 
 
 class Examiner:
-    """Judges one local header after the other.
+    """Judges one local header after the other."""
 
-    Args:
-        window: the archive.
-        read_data: decode data whose bounds are beyond doubt.
-        belongs: tells whether a local header is one of this archive, as far as can be told from itself.
-    """
-
-    def __init__(self, window: Window, *, read_data: bool, belongs: BelongsTo) -> None:
+    def __init__(self, window: Window, membership: Membership, *, read_data: bool) -> None:
         self._window = window
         self._read_data = read_data
         self._whole = Wholeness(window)
         self._mending = Mending(window, self._whole)
-        self._fragments = Fragments(window, self._whole, belongs)
+        self._fragments = Fragments(window, self._whole, membership)
 
     def examine(self, claim: Claim) -> Verdict | None:
         """Return what is to be thought of a member; ``None`` when that is none."""
@@ -59,9 +54,7 @@ class Examiner:
         entry, header = claim.entry, claim.header
         if entry is None or claim.is_proven:
             return claim
-        recorded = header._replace(
-            flags=entry.flags, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
-        )
+        recorded = header._replace(flags=entry.flags, **facts_of(entry)._asdict())
         listed = claim._replace(header=recorded, is_proven=True, is_listed=True)
         if recorded == header or claim.is_unresolved:
             return listed if listed.end <= self._window.end else claim

@@ -2,7 +2,8 @@
 
 The strongest evidence decides:
 
-1. the cookie of the temp archive, when the caller knows it: members have it in their origin field (``docs/reference/format.md``);
+1. the cookie of the temp archive, when the caller knows it: members have it in their origin field (see
+   ``docs/reference/format.md``);
 2. the central directory, when the archive has one that describes it: a header that it does not list is no member's;
 3. an archive of which the first member has an origin field was written by rear: behind damage, only a header with such
    a field is taken for a member's.
@@ -10,17 +11,19 @@ The strongest evidence decides:
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rear.core.records import Origin
 from rear.salvage.directory_evidence import DirectoryEvidence
-from rear.salvage.local_headers import Belonging
 from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry, LocalHeader
 from rear.zip.origin import check_origin, decode_origin
 from rear.zip.structures import ORIGIN
 
 _IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
+
+
+Belonging = Literal["yes", "no", "maybe"]
 
 
 class Belongs(NamedTuple):
@@ -34,17 +37,12 @@ class Belongs(NamedTuple):
 
 
 class Membership:
-    """Tells members of an archive from those of a Zip inside it.
+    """Tells members of an archive from those of a Zip inside it."""
 
-    Args:
-        cookie: that of the temp archive, if the caller knows it.
-        listing: the archive's directory, if it has one.
-    """
-
-    def __init__(self, cookie: int | None, listing: DirectoryEvidence | None) -> None:
+    def __init__(self, cookie: int | None, evidence: DirectoryEvidence | None) -> None:
         self._cookie = cookie
         self._cookie_bytes = b"" if cookie is None else cookie.to_bytes(8, "little")
-        self._listing = listing
+        self.evidence = evidence
         self._made_by_rear: bool | None = None
 
     def learn(self, origin: Origin | None) -> None:
@@ -60,23 +58,22 @@ class Membership:
 
     def entry_at(self, position: int) -> CentralEntry | None:
         """Return the directory entry of the member at ``position``; ask with growing positions."""
-        listing = self._listing
-        return listing.at(position) if listing is not None and listing.is_believed else None
+        evidence = self.evidence
+        return evidence.at(position) if evidence is not None and evidence.is_believed else None
 
     @property
     def has_evidence(self) -> bool:
         """Whether anything but a header itself tells whether it belongs."""
-        return self._listing is not None or self._cookie is not None
+        return self.evidence is not None or self._cookie is not None
 
     def is_clear(self, position: int, name: bytes, extra: bytes, header_bytes: bytes) -> tuple[bool, int | None]:
         """Tell, quickly, whether there is no doubt that an expected header belongs and is as it was written.
 
-        Returns:
-            the answer, and the mode that rear's own field has, if there is one.
+        With the answer comes the mode that rear's own field has, if there is one.
         """
-        listing = self._listing
-        if listing is not None:
-            entry = listing.at(position) if listing.is_believed else None
+        evidence = self.evidence
+        if evidence is not None:
+            entry = evidence.at(position) if evidence.is_believed else None
             if entry is None or entry.name_bytes != name:
                 return False, None
         checked = None
@@ -91,14 +88,7 @@ class Membership:
     def of(
         self, header: LocalHeader, header_bytes: bytes, *, entry: CentralEntry | None = None, is_expected: bool = False
     ) -> Belongs:
-        """Tell whether a local header belongs to the archive.
-
-        Args:
-            header: the local header.
-            header_bytes: the same as it stands in the file.
-            entry: what `entry_at` said.
-            is_expected: the member before it ends where it begins.
-        """
+        """Tell whether a local header belongs to the archive; it is expected where the member before it ends."""
         extra = header.extra
         has_field = self._has_field(extra)
         origin = decode_origin(header_bytes) if has_field else None
@@ -107,10 +97,10 @@ class Membership:
         doubt = ""
         if has_field and origin is None and self._made_by_rear:
             doubt = "its local header does not pass the checksum of its origin field"
-        listing = self._listing
-        if listing is not None and listing.is_believed:
+        evidence = self.evidence
+        if evidence is not None and evidence.is_believed:
             if entry is None:
-                answer: Belonging = "maybe" if listing.may_miss(header.name) else "no"
+                answer: Belonging = "maybe" if evidence.may_miss(header.name) else "no"
                 return Belongs(answer, origin, None, doubt)
             return Belongs("yes", origin, entry, doubt or _name_differs(header, origin, entry))
         if self._made_by_rear and not has_field and not is_expected:
@@ -124,10 +114,6 @@ class Membership:
         if entry is not None or self._cookie_bytes in extra:
             return Belongs("yes", None, entry, doubt)
         return Belongs("maybe" if is_expected else "no", None, None, doubt)
-
-    def is_inside(self, position: int, header: LocalHeader, header_bytes: bytes) -> Belonging:
-        """Like `of`, for a header that was met in the data of a damaged member."""
-        return self.of(header, header_bytes).answer
 
 
 def _name_differs(header: LocalHeader, origin: Origin | None, entry: CentralEntry) -> str:

@@ -8,53 +8,43 @@ them a member of this archive.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 from rear.salvage.local_headers import (
+    DIRECTORY_PATTERN,
     LOCAL_PATTERN,
-    Belonging,
+    Facts,
     descriptor_length,
+    facts_of,
     is_boundary,
     is_damaged_boundary,
     local_header,
 )
-from rear.salvage.scan_result import Claim, State, Verdict, intact
-from rear.salvage.streams import Decoded, crc_of, recovery_cost_bytes, without_zero_tail
+from rear.salvage.nested_archives import Membership
+from rear.salvage.scan_result import Claim, Verdict, damaged, doubted, intact, unread
+from rear.salvage.streams import NOTHING_DECODED, Decoded, crc_of, recovery_cost_bytes, without_zero_tail
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import STORED, crc32
-from rear.zip.headers import LocalHeader
 from rear.zip.structures import DESCRIPTOR_LAYOUTS, DESCRIPTOR_SIGNATURE, LIMIT_32
 from rear.zip.window import Window
 
-BelongsTo = Callable[[int, LocalHeader, bytes], Belonging]
-
 #: Of a torn member so many zeros may be missing that its CRC-32 proves them.
 _MISSING_ZEROS_LIMIT_BYTES: Final = 1 << 20
-_DESCRIPTOR_PATTERN: Final = re.compile(re.escape(DESCRIPTOR_SIGNATURE))
-_DIRECTORY_PATTERN: Final = re.compile(rb"PK(?:\x01\x02|\x05\x06|\x06\x06)")
+_DESCRIPTOR_PATTERN: Final = re.compile(DESCRIPTOR_SIGNATURE)
 
 
 class Fragments:
-    """Judges members that are not whole.
+    """Judges members that are not whole."""
 
-    Args:
-        window: the archive.
-        whole: tells whether a member is whole.
-        belongs: tells whether a local header is one of this archive, as far as can be told from itself.
-    """
-
-    def __init__(self, window: Window, whole: Wholeness, belongs: BelongsTo) -> None:
+    def __init__(self, window: Window, whole: Wholeness, membership: Membership) -> None:
         self._window = window
         self._whole = whole
-        self._belongs = belongs
+        self._membership = membership
 
     def left_of(self, claim: Claim, reason: str) -> Verdict | None:
         """Return the verdict on a member that is not whole; ``None`` when it is none.
 
-        Args:
-            claim: its local header.
-            reason: why its data cannot be decoded here, empty if it can.
+        ``reason`` says why its data cannot be decoded here, and is empty where it can.
         """
         if claim.has_sizes and claim.is_unresolved:
             return self._unresolved(claim, reason)
@@ -67,7 +57,7 @@ class Fragments:
     def _unresolved(self, claim: Claim, reason: str) -> Verdict | None:
         """Judge a member whose Zip64 field, which has the length of its data, is damaged."""
         said, start = claim.header, claim.data_offset
-        if not (claim.is_proven or claim.is_expected or claim.entry is not None):
+        if not (claim.is_proven or claim.is_backed):
             return None
         if not said.crc and not reason:
             compressed_size = size = 0
@@ -87,7 +77,7 @@ class Fragments:
 
     def _damaged(self, claim: Claim) -> Verdict | None:
         header, start, limit = claim.header, claim.data_offset, self._window.end
-        decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._whole.stream(claim)
+        decoded = NOTHING_DECODED if header.method == STORED else self._whole.stream(claim)
         if self._is_stream_better(claim, decoded):
             header = header._replace(compressed_size=decoded.consumed)
             claim = claim._replace(header=header)
@@ -119,17 +109,14 @@ class Fragments:
             reason = f"its data should end at {claim.end:,}, but the next member begins at {end:,}; {reason}"
         believed = (
             claim.is_proven
-            or claim.is_expected
-            or claim.entry is not None
+            or claim.is_backed
             or is_boundary(self._window, end)
             or (header.size == header.compressed_size if header.method == STORED else recoverable > 0)
         )
         if not believed:
             return None
-        state: State = "partial" if recoverable else "lost"
-        if not (header.compressed_size or header.size):
-            state = "unverified"
-        return Verdict(header, header.crc, data_end - start, header.size, end, state, reason, recoverable)
+        verdict = damaged(header, Facts(header.crc, data_end - start, header.size), end, reason, recoverable)
+        return verdict if header.compressed_size or header.size else doubted(verdict, reason)
 
     def _up_to(self, claim: Claim, decoded: Decoded, end: int) -> Decoded:
         """Return what decodes up to ``end``: what came from behind its data is not its own."""
@@ -150,26 +137,26 @@ class Fragments:
     def _damaged_with_descriptor(self, claim: Claim) -> Verdict | None:
         """Judge a member whose sizes stand behind its data, which is damaged."""
         header, start = claim.header, claim.data_offset
-        decoded = Decoded(0, 0, 0, False, "") if header.method == STORED else self._whole.stream(claim)
+        decoded = NOTHING_DECODED if header.method == STORED else self._whole.stream(claim)
         for found in self._whole.search.candidates(start):
-            if not found.followed or (header.method == STORED and found.size != found.compressed_size):
+            facts = found.facts
+            if not found.followed or (header.method == STORED and facts.size != facts.compressed_size):
                 continue
             is_crossed = found.position < start + decoded.consumed
-            if is_crossed and self._up_to(claim, decoded, found.position).size < found.size:
+            if is_crossed and self._up_to(claim, decoded, found.position).size < facts.size:
                 continue
             if header.method == STORED:
                 recoverable = without_zero_tail(self._window, start, found.position)
                 crc = crc_of(self._window, start, found.position)
-            elif decoded.ended and (decoded.consumed, decoded.crc) == (found.compressed_size, found.crc):
-                reason = f"its data descriptor says {found.size:,} bytes; {decoded.size:,} have the right CRC-32"
-                return intact(claim, found.crc, decoded.consumed, decoded.size, found.end, reason)
+            elif decoded.ended and decoded.facts[:2] == facts[:2]:
+                reason = f"its data descriptor says {facts.size:,} bytes; {decoded.size:,} have the right CRC-32"
+                return intact(header, decoded.facts, found.end, reason)
             else:
                 decoded = self._up_to(claim, decoded, found.position)
-                recoverable, crc = min(decoded.size, found.size), decoded.crc
-            reason = decoded.reason or f"CRC-32 {crc:08x} instead of {found.crc:08x} in its data descriptor"
-            state: State = "partial" if recoverable else "lost"
-            return Verdict(header, found.crc, found.compressed_size, found.size, found.end, state, reason, recoverable)
-        if not (claim.is_expected or claim.entry is not None or decoded.size):
+                recoverable, crc = min(decoded.size, facts.size), decoded.crc
+            reason = decoded.reason or f"CRC-32 {crc:08x} instead of {facts.crc:08x} in its data descriptor"
+            return damaged(header, facts, found.end, reason, recoverable)
+        if not (claim.is_backed or decoded.size):
             return None
         if header.method == STORED:
             return self._stored_without_descriptor(claim)
@@ -177,14 +164,12 @@ class Fragments:
             data_end = start + decoded.consumed
             end, proven = self._damaged_descriptor(data_end, decoded.crc)
             reason = f"no data descriptor at {data_end:,} that fits its data, whose CRC-32 is {decoded.crc:08x}"
-            state = "unverified" if proven else "partial"
-            return Verdict(header, decoded.crc, decoded.consumed, decoded.size, end, state, reason, decoded.size)
+            return Verdict(header, decoded.facts, end, "unverified" if proven else "partial", reason, decoded.size)
         end = self._next_boundary(start + decoded.consumed)
         decoded = self._up_to(claim, decoded, end)
         reason = decoded.reason or "no data descriptor fits its data"
-        state = "partial" if decoded.size else "lost"
         size = header.size or decoded.size
-        return Verdict(header, decoded.crc, end - start, size, end, state, reason, min(size, decoded.size))
+        return damaged(header, Facts(decoded.crc, end - start, size), end, reason, min(size, decoded.size))
 
     def _damaged_descriptor(self, position: int, crc: int) -> tuple[int, bool]:
         """Return where a damaged descriptor at ``position`` ends, and whether it says the CRC-32 that is expected."""
@@ -221,9 +206,8 @@ class Fragments:
                     continue
                 crc = crc_of(self._window, start, position)
                 if values[len(signature) : len(signature) + 4] == crc.to_bytes(4, "little"):
-                    size = position - start
                     reason = "its data descriptor has the right CRC-32, but wrong sizes or a wrong signature"
-                    return Verdict(header, crc, size, size, end, "unverified", reason, size)
+                    return intact(header, Facts(crc, position - start, position - start), end, reason)
                 if signature and values.startswith(signature):
                     data_end = position
             if data_end == end:
@@ -236,8 +220,8 @@ class Fragments:
         recoverable = without_zero_tail(self._window, start, data_end)
         crc = crc_of(self._window, start, data_end)
         reason = f"no data descriptor fits its data, whose CRC-32 is {crc:08x}"
-        state: State = "partial" if recoverable else "lost"
-        return Verdict(header, crc, data_end - start, max(header.size, recoverable), end, state, reason, recoverable)
+        facts = Facts(crc, data_end - start, max(header.size, recoverable))
+        return damaged(header, facts, end, reason, recoverable)
 
     def _by_descriptor_crc(self, claim: Claim, limit: int) -> Verdict | None:
         """Find the first descriptor up to ``limit`` that says the CRC-32 of all data before it, whatever its sizes."""
@@ -253,7 +237,7 @@ class Fragments:
             if not size and any(window.read(at + 8, end - at - 8)):
                 continue
             reason = "its data descriptor has the right CRC-32, but is damaged, or the header behind it is"
-            return Verdict(claim.header, crc, size, size, end, "unverified", reason, size)
+            return intact(claim.header, Facts(crc, size, size), end, reason)
         return None
 
     def _closed(self, claim: Claim, reason: str) -> Verdict | None:
@@ -263,40 +247,28 @@ class Fragments:
         if verdict is not None:
             return verdict
         if claim.has_sizes:
-            if not (claim.is_proven or claim.is_expected or claim.entry is not None):
+            if not (claim.is_proven or claim.is_backed):
                 return None
             end = self._extent(claim, claim.end, 0)
             if end is None:
                 return None
             if claim.end <= end:
-                return Verdict(
-                    header,
-                    header.crc,
-                    header.compressed_size,
-                    header.size,
-                    end,
-                    "unverified",
-                    f"{reason}; nothing recognisable follows it at {end:,}",
-                    0,
-                )
+                return unread(header, facts_of(header), end, f"{reason}; nothing recognisable follows it at {end:,}")
             what = f"the file ends at {limit:,}" if end == limit else f"the next member begins at {end:,}"
             reason = f"its data should end at {claim.end:,}, {what}; {reason}"
-            return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
-        if not (claim.is_expected or claim.entry is not None):
+            return damaged(header, Facts(header.crc, end - start, header.size), end, reason, 0)
+        if not claim.is_backed:
             return None
         end = self._next_boundary(start)
         reason = f"no data descriptor tells where its data ends; {reason}"
-        return Verdict(header, header.crc, end - start, header.size, end, "lost", reason, 0)
+        return damaged(header, Facts(header.crc, end - start, header.size), end, reason, 0)
 
     def _extent(self, claim: Claim, recorded: int, consumed: int) -> int | None:
         """Return where a damaged member ends whose data should end at ``recorded``."""
         limit = self._window.end
         end = min(recorded, limit)
         if claim.header.has_descriptor and recorded <= limit:
-            header = claim.header
-            end += descriptor_length(
-                self._window, end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
-            )
+            end += descriptor_length(self._window, end, facts_of(claim.header))
         if claim.is_proven or (recorded <= limit and is_boundary(self._window, end)):
             return end
         is_consistent = claim.header.method == STORED and claim.header.size == claim.header.compressed_size
@@ -309,11 +281,7 @@ class Fragments:
     def _inner(self, start: int, end: int, *, stop: bool, empty: bool = False) -> tuple[int | None, bool]:
         """Look for whole members in a range; return where the first begins, and whether one goes on past the end.
 
-        Args:
-            start: where to begin.
-            end: end of the range.
-            stop: the first one is enough.
-            empty: one without data counts, too.
+        With ``stop`` the first one is enough; with ``empty`` one without data counts, too.
         """
         if self._whole.budget_bytes < 0:
             return None, False
@@ -325,17 +293,17 @@ class Fragments:
             found = local_header(self._window, at)
             if found is None or found[2]:
                 continue
-            belonging = self._belongs(at, found[0], found[1])
-            if belonging == "yes":
+            answer = self._membership.of(found[0], found[1]).answer
+            if answer == "yes":
                 return (at if first is None else first), True
-            if belonging == "no":
+            if answer == "no":
                 continue
             inner = Claim(at, found[0], False, False, None)
             reason = self._whole.why_unreadable(inner.header)
             verdict = self._whole.bounded(inner, reason) if reason else self._whole.whole(inner)
             if verdict is None or (verdict.state != "whole" and not reason):
                 continue
-            if not (verdict.compressed_size or empty):
+            if not (verdict.facts.compressed_size or empty):
                 continue
             first = at if first is None else first
             position = verdict.end
@@ -347,7 +315,7 @@ class Fragments:
         """Return where a member has to have ended that goes on at ``start``, and of which no length is known."""
         first, _ = self._inner(start, self._window.end, stop=True, empty=True)
         end = self._window.end if first is None else first
-        for at in self._window.matches(_DIRECTORY_PATTERN, start, end):
+        for at in self._window.matches(DIRECTORY_PATTERN, start, end):
             if is_boundary(self._window, at):
                 return at
         return end

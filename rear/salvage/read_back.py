@@ -94,11 +94,7 @@ class Written:
 def why_wrong(path: StrPath, written: Written, *, source: int, storage: Storage) -> str | None:
     """Read a rebuilt archive, and tell where it is not what was written; ``None`` when all of it is.
 
-    Args:
-        path: the new archive, closed or at least written to its end.
-        written: what was written.
-        source: the old archive, open.
-        storage: the file system.
+    ``source`` is the old archive, open; the new one is written to its end.
 
     Raises:
         OSError: one of them cannot be read.
@@ -161,7 +157,7 @@ def _wrong_members(path: StrPath, descriptor: int, written: Written, storage: St
                     return wrong
             position += section.length
     except RearError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return error.what if isinstance(error, ZipFormatError) else str(error)
     return None
 
 
@@ -190,5 +186,5 @@ def _wrong_member(archive: Archive, entry: CentralEntry) -> str | None:
     except UnsupportedError:
         pass
     except ZipFormatError as error:
-        return str(error).removeprefix(f"{archive.path}: ")
+        return error.what
     return None

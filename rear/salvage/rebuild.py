@@ -4,10 +4,10 @@ Whole members are copied byte for byte, neighbours as one range; a new central d
 not get into the new archive: what decodes of it, its raw bytes, and bytes that belong to no member are handed to
 whoever keeps them. Where an archive is, and what becomes of the old one, is decided elsewhere: here are two open files.
 
-Which of two statements counts: sizes and CRC-32 are those that fit the data; for names see `rear.salvage.rebuilt_names`. Names that
+Which of two statements counts: sizes and CRC-32 are those that fit the data; for names see *rebuilt_names*. Names that
 lead out of a directory are kept: a name is part of what was archived, and every reader has to mind it anyway.
 
-Memory: some fifty bytes a member; the new directory is spooled to local disk. What is plain (`rear.salvage.rebuilt_headers`) is
+Memory: some fifty bytes a member; the new directory is spooled to local disk. What is plain (*rebuilt_headers*) is
 neither read again nor looked at one by one.
 """
 
@@ -23,10 +23,10 @@ from typing import IO, Any, Final, NamedTuple, Protocol
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage
 from rear.salvage.inventory import Inventory, PlainRun
+from rear.salvage.local_headers import Facts, facts_of
 from rear.salvage.lost_headers import Headerless, HeaderlessSearch
 from rear.salvage.read_back import Written
 from rear.salvage.rebuilt_headers import (
-    Facts,
     Naming,
     encode_entry,
     header_of_entry,
@@ -38,7 +38,6 @@ from rear.salvage.rebuilt_headers import (
 )
 from rear.salvage.rebuilt_names import Known, RebuiltNames
 from rear.salvage.scan_result import Found, recovered_content
-from rear.zip.extra_fields import decode_name
 from rear.zip.headers import CentralEntry, decode_local_header, encode_end
 from rear.zip.structures import FLAG_UTF8, LIMIT_32
 
@@ -80,19 +79,17 @@ def rebuild(
     """Write a new archive of all members that the old one still has; yield what is not as it should be.
 
     Nothing that is yielded is certain before the caller has synced the new archive and put it in its place.
+    Where there is neither directory nor member, nothing is written or kept aside.
 
     Args:
         descriptor: the damaged archive, open; it is only read.
         target: an empty file, open for writing; ``None`` to write nothing and only tell: what would be ``repaired``
             then has the outcome ``would repair``.
-        keep_aside: takes what does not get into the new archive; ``None`` to keep nothing.
+        keep_aside: takes what does not get into the new archive.
         subject: what problems call the archive.
-        known: returns what an index says of the member at an offset of the old archive.
+        known: what an index says of its members.
         item_prefix: what names of items given to ``keep_aside`` begin with.
         storage: the file system.
-
-    Returns:
-        what came of it. Where there is neither directory nor member, nothing was written or kept aside.
 
     Raises:
         UnsupportedError: the archive is split into volumes.
@@ -103,21 +100,21 @@ def rebuild(
         tempfile.TemporaryFile(prefix="rear-") as plain_entries,
         tempfile.TemporaryFile(prefix="rear-") as entries,
     ):
-        survey = Inventory(descriptor, spool, plain_entries, storage)
-        survey.run()
-        if not len(survey) and not survey.damaged and survey.directory is None:
+        inventory = Inventory(descriptor, spool, plain_entries, storage)
+        inventory.run()
+        if not len(inventory) and not inventory.damaged and inventory.directory is None:
             return Rebuilt(0, 0, Written())
-        writer = _Writer(survey, target, keep_aside, subject, known, item_prefix, entries)
+        writer = _Writer(inventory, target, keep_aside, subject, known, item_prefix, entries)
         yield from writer.run()
         return Rebuilt(writer.members, writer.damaged, writer.written)
 
 
 class _Writer:
-    """Writes the new archive of a survey."""
+    """Writes the new archive of an inventory."""
 
     def __init__(
         self,
-        survey: Inventory,
+        inventory: Inventory,
         target: int | None,
         keep_aside: KeepAside | None,
         subject: str,
@@ -126,14 +123,14 @@ class _Writer:
         entries: IO[bytes],
     ) -> None:
         self.members = self.damaged = self.position = 0
-        self._survey = survey
-        self._storage = survey.storage
-        self._source = survey.descriptor
+        self._inventory = inventory
+        self._storage = inventory.storage
+        self._source = inventory.descriptor
         self._target = target
         self._keep_aside = None if target is None else keep_aside
         self._subject = subject
-        self._names = RebuiltNames(survey, known, MADE_ANEW_LIMIT)
-        self._headerless = HeaderlessSearch(survey, MADE_ANEW_LIMIT)
+        self._names = RebuiltNames(inventory, known, MADE_ANEW_LIMIT)
+        self._headerless = HeaderlessSearch(inventory, MADE_ANEW_LIMIT)
         self._item_prefix = item_prefix
         self._entries = entries
         self._range = (0, 0)
@@ -146,46 +143,33 @@ class _Writer:
 
     def run(self) -> Iterator[Problem]:
         yield from self._tell_damaged()
-        yield from self._look_at_empty()
         yield from self._look_for_missing()
         yield from self._tell_gaps()
         yield from self._settle_names()
-        self._copy_stub()
+        self._copy(0, self._stub_length())
         following = 0
         for run in self._plain_runs():
             yield from self._take_all(range(following, run.first))
             following = run.first + run.members
             yield from self._take_run(run)
-        yield from self._take_all(range(following, len(self._survey)))
+        yield from self._take_all(range(following, len(self._inventory)))
         for found in self._headerless.found:
             self._take_headerless(found)
         self._flush()
         self._write_directory()
 
-    def _problem(
-        self,
-        code: str,
-        detail: str,
-        outcome: Outcome,
-        offset: int | None = None,
-        length: int | None = None,
-        name: str | None = None,
-        kept: str | None = None,
-    ) -> Problem:
-        return Problem(code, self._subject, detail, outcome, offset, length, name, kept)
-
     # ---- what does not get into the new archive
 
     def _tell_damaged(self) -> Iterator[Problem]:
-        for found in self._survey.damaged_members():
+        for found in self._inventory.damaged_members():
             facts = Facts(found.crc, found.compressed_size, found.size)
             entry = self._names.old_entry(found.offset, found.header.name, facts)
-            if entry is None and self._survey.remains.is_trusted:
-                entry = next(self._survey.remains.find(found.offset), None)
+            if entry is None and self._inventory.remains.is_trusted:
+                entry = next(self._inventory.remains.find(found.offset), None)
             name = found.name if entry is None else entry.name
             if entry is not None and self._headerless.find(found.offset, entry, found.data_offset):
                 detail = "its data fits its directory entry, and a new local header was made"
-                yield self._problem("member-header-differs", detail, self._done, found.offset, None, name)
+                yield Problem("member-header-differs", self._subject, detail, self._done, found.offset, None, name)
                 continue
             self.damaged += 1
             yield self._tell_one(found, name)
@@ -203,7 +187,7 @@ class _Writer:
                 content = recovered_content(self._source, found, storage=self._storage)
                 note["recovered_bytes"] = found.recoverable_bytes
                 kept = self._keep_aside.put_content(item, content, note)
-        return self._problem(code, detail, "left", found.offset, length, name, kept)
+        return Problem(code, self._subject, detail, "left", found.offset, length, name, kept)
 
     def _note(self, start: int, length: int, reason: str, name: str | None = None) -> dict[str, Any]:
         about = {} if name is None else {"name": name}
@@ -215,8 +199,8 @@ class _Writer:
 
     def _tell_gaps(self) -> Iterator[Problem]:
         """Keep bytes that belong to no member. Without a directory, one may have been a member: nobody can tell."""
-        outcome: Outcome = "noted" if self._survey.directory is not None else "left"
-        gaps = self._survey.gaps[1:] if self._stub_length() else self._survey.gaps
+        outcome: Outcome = "noted" if self._inventory.directory is not None else "left"
+        gaps = self._inventory.gaps[1:] if self._stub_length() else self._inventory.gaps
         taken = array("Q", sorted(found.data_start for found in self._headerless.found))
         detail = "bytes that belong to no member"
         for start, length in gaps:
@@ -227,86 +211,75 @@ class _Writer:
             if self._keep_aside is not None:
                 note = self._note(start, length, detail)
                 kept = self._keep_aside.put_bytes(self._item("bytes", start), self._source, start, length, note)
-            yield self._problem("bytes-unplaced", detail, outcome, start, length, None, kept)
-        if self._survey.further_gaps:
+            yield Problem("bytes-unplaced", self._subject, detail, outcome, start, length, None, kept)
+        if self._inventory.further_gaps:
             detail = (
-                f"{self._survey.further_gap_bytes:,} bytes in {self._survey.further_gaps:,} more places belong to no "
-                "member; they are in the old archive alone"
+                f"{self._inventory.further_gap_bytes:,} bytes in {self._inventory.further_gaps:,} more places belong "
+                "to no member; they are in the old archive alone"
             )
-            yield self._problem("bytes-unplaced", detail, outcome)
+            yield Problem("bytes-unplaced", self._subject, detail, outcome)
 
     def _stub_length(self) -> int:
         """Return the length of the program before the first member of a self-extracting archive, 0 without one."""
-        survey = self._survey
-        if not survey.gaps or survey.gaps[0][0] or not _STUB.match(self._storage.read(self._source, 4, 0)):
+        inventory = self._inventory
+        if not inventory.gaps or inventory.gaps[0][0] or not _STUB.match(self._storage.read(self._source, 4, 0)):
             return 0
-        return survey.gaps[0][1]
+        return inventory.gaps[0][1]
 
     # ---- members that only the old directory knows
 
-    def _look_at_empty(self) -> Iterator[Problem]:
-        """Look for the data of members that only seem empty: the directory knows better than a damaged header."""
-        survey = self._survey
-        if not survey.remains.is_trusted:
+    def _look_for_missing(self) -> Iterator[Problem]:
+        """Look for the data of members that only seem empty, as the directory knows better, or have no local header."""
+        inventory = self._inventory
+        if not inventory.remains.is_trusted:
             return
-        for number in survey.doubtful_empty_members():
-            offset = survey.offsets[number]
-            entry = next(survey.remains.find(offset), None)
+        for number in inventory.doubtful_empty_members():
+            offset = inventory.offsets[number]
+            entry = next(inventory.remains.find(offset), None)
             if entry is not None and entry.size:
                 self._skipped.add(number)
                 yield self._restore(offset, entry)
-
-    def _look_for_missing(self) -> Iterator[Problem]:
-        """Look for the data of members whose local header is gone."""
-        survey = self._survey
-        if not survey.remains.is_trusted:
-            return
-        told = set(survey.damaged_offsets)
-        for position, number in survey.remains.all():
-            if position in told or survey.number_at(position) is not None:
+        told = set(inventory.damaged_offsets)
+        for position, number in inventory.remains.all():
+            if position in told or inventory.number_at(position) is not None:
                 continue
             told.add(position)
-            yield self._restore(position, survey.remains.entry(number))
+            yield self._restore(position, inventory.remains.entry(number))
 
     def _restore(self, position: int, entry: CentralEntry) -> Problem:
         """Find the data of a member that has no good local header; tell whether it is there."""
         if self._headerless.find(position, entry):
             detail = "its local header was gone; its data fits its directory entry, and a new header was made"
-            return self._problem("member-header-missing", detail, self._done, position, None, entry.name)
+            return Problem("member-header-missing", self._subject, detail, self._done, position, None, entry.name)
         self.damaged += 1
         detail = f"the old directory tells of it, but neither its header nor its data is at {position:,}"
-        return self._problem("member-lost", detail, "left", position, entry.compressed_size, entry.name)
+        return Problem("member-lost", self._subject, detail, "left", position, entry.compressed_size, entry.name)
 
     # ---- writing
 
     def _settle_names(self) -> Iterator[Problem]:
         others = {found.entry.name for found in self._headerless.found}
         for number, name, new_name in self._names.settle(others, self._skipped):
-            offset, outcome = self._survey.offsets[number], self._done
+            offset, outcome = self._inventory.offsets[number], self._done
             detail = f"another member of this name counts; this one is called {new_name!r:.200} now"
             if new_name is None:
                 detail, outcome = "another member of this name counts; too many have to get other names", "left"
-            yield self._problem("member-duplicate-name", detail, outcome, offset, None, name)
-
-    def _copy_stub(self) -> None:
-        length = self._stub_length()
-        if length:
-            self._copy(0, length)
+            yield Problem("member-duplicate-name", self._subject, detail, outcome, offset, None, name)
 
     def _plain_runs(self) -> Iterable[PlainRun]:
         """Return what can be taken without a look at each member."""
-        return self._survey.plain_runs() if self._names.is_simple and not self._skipped else ()
+        return self._inventory.plain_runs() if self._names.is_simple and not self._skipped else ()
 
     def _take_run(self, run: PlainRun) -> Iterable[Problem]:
-        survey, last = self._survey, run.first + run.members - 1
-        start, end, target = survey.offsets[run.first], survey.ends[last], self._next_position()
+        inventory, last = self._inventory, run.first + run.members - 1
+        start, end, target = inventory.offsets[run.first], inventory.ends[last], self._next_position()
         if target + end - start > LIMIT_32:
             return self._take_all(range(run.first, last + 1))
         self._copy(start, end - start, run.crc)
         self.members += run.members
         if self._target is not None:
             self.written.note_entries(run.entries_length, run.members, run.last_entry)
-            self._entries.write(moved_entries(survey.plain_entries(run), run.members, target - start))
+            self._entries.write(moved_entries(inventory.plain_entries(run), run.members, target - start))
         return ()
 
     def _take_all(self, numbers: range) -> Iterator[Problem]:
@@ -314,10 +287,10 @@ class _Writer:
             if number not in self._skipped:
                 yield from self._take(number)
 
-    def _take(self, number: int) -> Iterable[Problem]:
-        survey = self._survey
-        resolved, facts = self._names.resolve(number), survey.facts(number)
-        offset, end = survey.offsets[number], survey.ends[number]
+    def _take(self, number: int) -> Iterator[Problem]:
+        inventory = self._inventory
+        resolved, facts = self._names.resolve(number), inventory.facts(number)
+        offset, end = inventory.offsets[number], inventory.ends[number]
         at = self._next_position()
         header = resolved.header
         if not resolved.contradiction and is_consistent(resolved.local, resolved.naming, facts):
@@ -330,22 +303,13 @@ class _Writer:
             self._copy(data_start, data_end - data_start)
         local = decode_local_header(header)
         self._add_entry(make_central_entry(header, local, resolved.naming, facts, resolved.old), at)
-        if not resolved.contradiction:
-            return ()
-        return [
-            self._problem(
-                "member-header-differs",
-                resolved.contradiction,
-                self._done,
-                offset,
-                None,
-                decode_name(resolved.naming.name, FLAG_UTF8 if resolved.naming.is_utf8 else 0, local.extra),
-            )
-        ]
+        if resolved.contradiction:
+            name, detail = resolved.naming.text(local.extra), resolved.contradiction
+            yield Problem("member-header-differs", self._subject, detail, self._done, offset, None, name)
 
     def _take_headerless(self, found: Headerless) -> None:
         entry = found.entry
-        facts = Facts(entry.crc, entry.compressed_size, entry.size)
+        facts = facts_of(entry)
         naming = Naming(entry.name_bytes, bool(entry.flags & FLAG_UTF8))
         header = header_of_entry(entry)
         at = self._next_position()
@@ -395,11 +359,5 @@ class _Writer:
         self._entries.seek(0)
         while data := self._entries.read(COPY_CHUNK_BYTES):
             self._write(data)
-        self._write(
-            encode_end(
-                entries=self.members,
-                directory_length=self.position - offset,
-                directory_offset=offset,
-                comment=self._survey.comment(),
-            )
-        )
+        length, comment = self.position - offset, self._inventory.comment()
+        self._write(encode_end(entries=self.members, directory_length=length, directory_offset=offset, comment=comment))

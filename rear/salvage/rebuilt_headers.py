@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rear.core.records import Origin
+from rear.salvage.local_headers import Facts, facts_of
 from rear.salvage.scan_result import Run
 from rear.zip.codecs import DEFLATED, STORED
-from rear.zip.extra_fields import extra_fields
+from rear.zip.extra_fields import decode_name, extra_fields
 from rear.zip.headers import CentralEntry, LocalHeader, Member, encode_local_header, unix_attributes, version_needed
 from rear.zip.origin import decode_origin
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
+    EXTRA_HEADER,
     EXTRA_LIMIT_BYTES,
     FLAG_DESCRIPTOR,
     FLAG_ENCRYPTED,
@@ -35,7 +37,6 @@ from rear.zip.structures import (
     ZIP64,
 )
 
-_FIELD: Final = struct.Struct("<2H")
 _UNIX_OLD: Final = 0x7855  # Info-ZIP Unix type 2, whose central form is empty (4.6.1)
 _FILE_MODE: Final = stat.S_IFREG | 0o644
 _DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
@@ -51,17 +52,9 @@ _ENTRY: Final = struct.Struct("<8s22sH10sI")
 _SLASH: Final = ord("/")
 _OFFSET_AT: Final = CENTRAL.size - 4
 _LENGTHS: Final = struct.Struct("<28x3H")
-_TIME: Final = struct.pack("<2H", TIMESTAMP, 5)
+_TIME: Final = EXTRA_HEADER.pack(TIMESTAMP, 5)
 _TIME_BYTES: Final = len(_TIME) + 5
 _ORIGIN_IDENTIFIER: Final = ORIGIN.to_bytes(2, "little")
-
-
-class Facts(NamedTuple):
-    """What was found out about a member's data, whatever its header says."""
-
-    crc: int
-    compressed_size: int
-    size: int
 
 
 class Naming(NamedTuple):
@@ -70,25 +63,31 @@ class Naming(NamedTuple):
     name: bytes
     is_utf8: bool
 
+    def text(self, extra: bytes) -> str:
+        """Return it as text; an extra field may have it in UTF-8 (4.6.9)."""
+        return decode_name(self.name, FLAG_UTF8 if self.is_utf8 else 0, extra)
+
 
 def naming_of(name: str) -> Naming:
     """Return a name as it is written: UTF-8, flagged unless it is ASCII."""
     return Naming(name.encode("utf-8", "surrogateescape"), not name.isascii())
 
 
-def _fields(extra: bytes, without: frozenset[int]) -> bytes:
-    return b"".join(
-        _FIELD.pack(identifier, len(data)) + data
-        for identifier, data in extra_fields(extra)
-        if identifier not in without
-    )
+def _without(extra: bytes, *unwanted: int) -> bytes:
+    """Return an extra area without some of its fields."""
+    fields = ((identifier, data) for identifier, data in extra_fields(extra) if identifier not in unwanted)
+    return b"".join(EXTRA_HEADER.pack(identifier, len(data)) + data for identifier, data in fields)
+
+
+def _flags(flags: int, naming: Naming) -> int:
+    return flags & ~FLAG_UTF8 | (FLAG_UTF8 if naming.is_utf8 else 0)
 
 
 def is_consistent(local: LocalHeader, naming: Naming, facts: Facts) -> bool:
     """Whether a local header can stay as it is."""
     if local.name != naming.name:
         return False
-    return local.has_descriptor or (local.crc, local.compressed_size, local.size) == facts
+    return local.has_descriptor or facts_of(local) == facts
 
 
 def keeps_descriptor(local: LocalHeader) -> bool:
@@ -104,33 +103,28 @@ def make_local_header(header: bytes, local: LocalHeader, naming: Naming, facts: 
     origin = decode_origin(header)
     if origin is not None:
         return _make_own_header(local, naming, facts, origin)
-    without = {ZIP64, ORIGIN} | ({UNICODE_PATH} if naming.name != local.name else set())
-    keep = keeps_descriptor(local)
-    _, _, _, _, clock, date, crc, compressed_size, size, _, _ = LOCAL.unpack_from(header)
-    method, needed = local.method, version_needed(local.method, False)
-    flags = local.flags & ~FLAG_UTF8 | (FLAG_UTF8 if naming.is_utf8 else 0)
-    zip64 = b""
+    _, _, _, _, clock, date, *recorded, _, _ = LOCAL.unpack_from(header)
+    keep, flags = keeps_descriptor(local), _flags(local.flags, naming)
+    unwanted = [ORIGIN] if naming.name == local.name else [ORIGIN, UNICODE_PATH]
     if keep:
         # What stands in the header of such a member may be zero; the Zip64 field tells how long its descriptor is.
-        zip64 = _only(local.extra, ZIP64)
+        facts = Facts._make(recorded)
     else:
+        unwanted.append(ZIP64)
         flags &= ~FLAG_DESCRIPTOR
-        crc, compressed_size, size = facts
-        if compressed_size >= LIMIT_32 or size >= LIMIT_32:
-            zip64 = struct.pack("<2HQQ", ZIP64, 16, size, compressed_size)
-            compressed_size = size = LIMIT_32
-            needed = version_needed(method, True)
-    extra = zip64 + _fields(local.extra, frozenset(without))
-    head = LOCAL.pack(
-        LOCAL_SIGNATURE, needed, flags, method, clock, date, crc, compressed_size, size, len(naming.name), len(extra)
-    )
-    return head + naming.name + extra
+    made = LocalHeader(flags, local.method, *facts, naming.name, _without(local.extra, *unwanted), 0)
+    return _encode_local(made, (clock, date), is_as_recorded=keep)
 
 
-def _only(extra: bytes, wanted: int) -> bytes:
-    return b"".join(
-        _FIELD.pack(identifier, len(data)) + data for identifier, data in extra_fields(extra) if identifier == wanted
-    )
+def _encode_local(local: LocalHeader, moment: tuple[int, int], *, is_as_recorded: bool = False) -> bytes:
+    """Return a local header as bytes; sizes over 32 bits go into a Zip64 field (4.5.3) if they do not stand there."""
+    flags, method, crc, compressed_size, size, name, extra, _ = local
+    is_large = not is_as_recorded and max(compressed_size, size) >= LIMIT_32
+    if is_large:
+        extra = EXTRA_HEADER.pack(ZIP64, 16) + struct.pack("<2Q", size, compressed_size) + extra
+        compressed_size = size = LIMIT_32
+    head = version_needed(method, is_large), flags, method, *moment, crc, compressed_size, size, len(name), len(extra)
+    return LOCAL.pack(LOCAL_SIGNATURE, *head) + name + extra
 
 
 def _make_own_header(local: LocalHeader, naming: Naming, facts: Facts, origin: Origin) -> bytes:
@@ -141,26 +135,9 @@ def _make_own_header(local: LocalHeader, naming: Naming, facts: Facts, origin: O
 
 def header_of_entry(entry: CentralEntry) -> bytes:
     """Return a local header for a member of which only the directory entry is left."""
-    zip64, compressed_size, size = b"", entry.compressed_size, entry.size
-    if compressed_size >= LIMIT_32 or size >= LIMIT_32:
-        zip64 = struct.pack("<2HQQ", ZIP64, 16, size, compressed_size)
-        compressed_size = size = LIMIT_32
-    flags = entry.flags & ~FLAG_DESCRIPTOR
-    extra = zip64 + _fields(entry.extra, frozenset({ZIP64}))
-    head = LOCAL.pack(
-        LOCAL_SIGNATURE,
-        version_needed(entry.method, bool(zip64)),
-        flags,
-        entry.method,
-        entry.dos_time,
-        entry.dos_date,
-        entry.crc,
-        compressed_size,
-        size,
-        len(entry.name_bytes),
-        len(extra),
-    )
-    return head + entry.name_bytes + extra
+    extra = _without(entry.extra, ZIP64)
+    made = LocalHeader(entry.flags & ~FLAG_DESCRIPTOR, entry.method, *facts_of(entry), entry.name_bytes, extra, 0)
+    return _encode_local(made, (entry.dos_time, entry.dos_date))
 
 
 def make_central_entry(
@@ -168,45 +145,19 @@ def make_central_entry(
 ) -> CentralEntry:
     """Return the directory entry of a member; its offset is 0 yet.
 
-    Args:
-        header: the local header as it will stand in the archive.
-        local: the same, decoded.
-        naming: the name.
-        facts: sizes and CRC-32.
-        old: the member's entry in the old directory: attributes, times, extra fields and comment come from there.
+    ``header`` is as it will stand there. Of an old entry, attributes, times, extra fields and comment are kept.
     """
     # The new directory is not encrypted, and masks nothing.
-    flags = local.flags & ~(FLAG_UTF8 | FLAG_MASKED) | (FLAG_UTF8 if naming.is_utf8 else 0)
+    flags = _flags(local.flags & ~FLAG_MASKED, naming)
     if old is not None:
-        without = {ZIP64, UNICODE_PATH} if old.name_bytes != naming.name else {ZIP64}
-        return old._replace(
-            flags=flags,
-            method=local.method,
-            crc=facts.crc,
-            compressed_size=facts.compressed_size,
-            size=facts.size,
-            offset=0,
-            name_bytes=naming.name,
-            extra=_fields(old.extra, frozenset(without)),
-        )
+        extra = _without(old.extra, *((ZIP64,) if old.name_bytes == naming.name else (ZIP64, UNICODE_PATH)))
+        entry = old._replace(flags=flags, method=local.method, offset=0, name_bytes=naming.name, extra=extra)
+        return entry._replace(**facts._asdict())
     clock, date = LOCAL.unpack_from(header)[4:6]
     origin = decode_origin(header)
     attributes = new_attributes(naming.name, None if origin is None else origin.mode)
-    return CentralEntry(
-        MADE_BY_UNIX,
-        flags,
-        local.method,
-        clock,
-        date,
-        facts.crc,
-        facts.compressed_size,
-        facts.size,
-        attributes,
-        0,
-        naming.name,
-        central_extra(local.extra),
-        b"",
-    )
+    described = flags, local.method, clock, date, *facts
+    return CentralEntry(MADE_BY_UNIX, *described, attributes, 0, naming.name, central_extra(local.extra), b"")
 
 
 def new_attributes(name: bytes, mode: int | None) -> int:
@@ -227,46 +178,22 @@ def central_extra(extra: bytes) -> bytes:
             data = data[: 5 if data[:1] and data[0] & 1 else 1]
         elif identifier == _UNIX_OLD:
             data = b""
-        fields.append(_FIELD.pack(identifier, len(data)) + data)
+        fields.append(EXTRA_HEADER.pack(identifier, len(data)) + data)
     return b"".join(fields)
 
 
 def encode_entry(entry: CentralEntry, offset: int) -> bytes:
     """Return a directory entry whose member is at ``offset``, with a Zip64 field where needed (4.3.12, 4.5.3)."""
-    compressed_size, size, large = entry.compressed_size, entry.size, b""
-    if size >= LIMIT_32:
-        large += struct.pack("<Q", size)
-        size = LIMIT_32
-    if compressed_size >= LIMIT_32:
-        large += struct.pack("<Q", compressed_size)
-        compressed_size = LIMIT_32
-    if offset >= LIMIT_32:
-        large += struct.pack("<Q", offset)
-        offset = LIMIT_32
-    extra = (_FIELD.pack(ZIP64, len(large)) + large if large else b"") + entry.extra
-    if len(extra) > EXTRA_LIMIT_BYTES:
-        extra = extra[: len(extra) - len(entry.extra)]
-    needed = version_needed(entry.method, bool(large))
-    head = CENTRAL.pack(
-        CENTRAL_SIGNATURE,
-        entry.made_by,
-        needed,
-        entry.flags,
-        entry.method,
-        entry.dos_time,
-        entry.dos_date,
-        entry.crc,
-        compressed_size,
-        size,
-        len(entry.name_bytes),
-        len(extra),
-        len(entry.comment),
-        0,
-        0,
-        entry.external_attributes,
-        offset,
-    )
-    return b"".join((head, entry.name_bytes, extra, entry.comment))
+    made_by, flags, method, clock, date, crc, compressed_size, size, attributes, _, name, extra, comment = entry
+    large = b"".join(struct.pack("<Q", value) for value in (size, compressed_size, offset) if value >= LIMIT_32)
+    compressed_size, size, offset = min(compressed_size, LIMIT_32), min(size, LIMIT_32), min(offset, LIMIT_32)
+    if large:
+        zip64 = EXTRA_HEADER.pack(ZIP64, len(large)) + large
+        extra = zip64 + extra if len(zip64) + len(extra) <= EXTRA_LIMIT_BYTES else zip64
+    described = made_by, version_needed(method, bool(large)), flags, method, clock, date, crc, compressed_size, size
+    lengths = len(name), len(extra), len(comment)
+    head = CENTRAL.pack(CENTRAL_SIGNATURE, *described, *lengths, 0, 0, attributes, offset)
+    return b"".join((head, name, extra, comment))
 
 
 class PlainEntries(NamedTuple):
@@ -285,7 +212,7 @@ def encode_plain_entries(run: Run) -> PlainEntries | None:
     if run.end > LIMIT_32:
         return None
     if not run.has_extra and b"/\0" not in b"\0".join((*run.names, b"")):
-        return _bare_entries(run)
+        return _joined(_bare_entries(run))
     file = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
     folder = _MIDDLE + struct.pack("<I", new_attributes(b"/", None))
     pack, heads, modes, size = _ENTRY.pack, _HEADS, run.modes, LOCAL.size
@@ -307,17 +234,15 @@ def encode_plain_entries(run: Run) -> PlainEntries | None:
     return _joined(parts)
 
 
-def _bare_entries(run: Run) -> PlainEntries:
+def _bare_entries(run: Run) -> list[bytes]:
     """Return the directory entries of files without any extra field: all of an entry is packed at once."""
     base, data, rows, heads = run.base, run.data, run.rows, _HEADS
     tail = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
     packs = {length: struct.Struct(f"<8s22sH10sI{length}s").pack for length in {row[5] for row in rows}}
-    return _joined(
-        [
-            packs[length](heads[data[at + 8]], data[at + 6 : at + 28], 0, tail, base + at, name)
-            for (at, _, _, _, _, length), name in zip(rows, run.names, strict=True)
-        ]
-    )
+    return [
+        packs[length](heads[data[at + 8]], data[at + 6 : at + 28], 0, tail, base + at, name)
+        for (at, _, _, _, _, length), name in zip(rows, run.names, strict=True)
+    ]
 
 
 def _joined(entries: list[bytes]) -> PlainEntries:

@@ -12,16 +12,16 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rear.core.names import numbered
-from rear.salvage.rebuilt_headers import Facts, Naming, is_consistent, naming_of
+from rear.salvage.local_headers import Facts
+from rear.salvage.rebuilt_headers import Naming, is_consistent, naming_of
 from rear.salvage.repeated_names import SeenNames
-from rear.zip.extra_fields import decode_name, extra_fields
+from rear.zip.extra_fields import extra_fields
 from rear.zip.headers import CentralEntry, LocalHeader
 from rear.zip.origin import decode_origin
 from rear.zip.structures import FLAG_UTF8, ORIGIN
 
 if TYPE_CHECKING:
     from rear.salvage.inventory import Inventory
-
 
 _SET_LIMIT: Final = 1 << 19
 
@@ -57,16 +57,10 @@ class Renaming(NamedTuple):
 
 
 class RebuiltNames:
-    """Says what the members of a survey are called.
+    """Says what the members of an inventory are called; at most ``limit`` get other names: each takes memory."""
 
-    Args:
-        survey: what a scan has found.
-        known: what an index says.
-        limit: so many members get other names at most: each takes memory.
-    """
-
-    def __init__(self, survey: Inventory, known: Known | None, limit: int) -> None:
-        self._survey = survey
+    def __init__(self, inventory: Inventory, known: Known | None, limit: int) -> None:
+        self._inventory = inventory
         self._known = known
         self._limit = limit
         self._renamed: dict[int, str] = {}
@@ -74,12 +68,12 @@ class RebuiltNames:
     @property
     def is_simple(self) -> bool:
         """Whether nothing but the local headers says what members are called, and none has another name now."""
-        return self._known is None and not len(self._survey.remains) and not self._renamed
+        return self._known is None and not len(self._inventory.remains) and not self._renamed
 
     def old_entry(self, offset: int, name: bytes, facts: Facts) -> CentralEntry | None:
         """Return the old directory entry of a member, if there is one that speaks of it."""
         found = None
-        for entry in self._survey.remains.find(offset):
+        for entry in self._inventory.remains.find(offset):
             if entry.name_bytes == name:
                 return entry
             if (entry.crc, entry.size) == (facts.crc, facts.size):
@@ -88,9 +82,9 @@ class RebuiltNames:
 
     def resolve(self, number: int) -> Resolved:
         """Return a member as it goes into the new archive."""
-        survey = self._survey
-        header, local, contradiction = survey.header(number)
-        offset, facts = survey.offsets[number], survey.facts(number)
+        inventory = self._inventory
+        header, local, contradiction = inventory.header(number)
+        offset, facts = inventory.offsets[number], inventory.facts(number)
         old = self.old_entry(offset, local.name, facts)
         naming = Naming(local.name, bool(local.flags & FLAG_UTF8))
         better = self._better_naming(offset, facts, old)
@@ -114,21 +108,18 @@ class RebuiltNames:
 
     def _name(self, number: int) -> str:
         resolved = self.resolve(number)
-        flags = FLAG_UTF8 if resolved.naming.is_utf8 else 0
-        return decode_name(resolved.naming.name, flags, resolved.local.extra)
+        return resolved.naming.text(resolved.local.extra)
 
     def settle(self, others: Collection[str], skipped: Collection[int]) -> Iterator[Renaming]:
         """Give other names to members whose name occurs twice, and yield them.
 
-        Args:
-            others: names of further members of the new archive, which keep them.
-            skipped: members that do not get into it.
+        ``others`` are names of further members of the new archive, which keep them; ``skipped`` members are not in it.
         """
-        survey = self._survey
-        if self.is_simple and not others and _are_all_different(survey.name_hashes):
+        inventory = self._inventory
+        if self.is_simple and not others and _are_all_different(inventory.name_hashes):
             return
-        seen, keys = SeenNames(len(survey) + len(others)), array("q")
-        for number in range(len(survey)):
+        seen, keys = SeenNames(len(inventory) + len(others)), array("q")
+        for number in range(len(inventory)):
             name = self._name(number)
             keys.append(hash(name))
             seen.add(name)
@@ -142,7 +133,7 @@ class RebuiltNames:
             if key in seen.perhaps_twice and number not in skipped:
                 name = self._name(number)
                 # Directories may be there as often as they like.
-                if survey.sizes[number] or not name.endswith("/"):
+                if inventory.sizes[number] or not name.endswith("/"):
                     groups.setdefault(name, []).append(number)
         for name, numbers in groups.items():
             keeps = -1 if name in others else max(numbers, key=lambda number: self._claim(number, name))
@@ -150,10 +141,10 @@ class RebuiltNames:
 
     def _claim(self, number: int, name: str) -> tuple[bool, bool, int, int]:
         """Return what makes a member the one that counts, to be compared with others of its name."""
-        survey, offset = self._survey, self._survey.offsets[number]
+        inventory, offset = self._inventory, self._inventory.offsets[number]
         known = self._known(offset) if self._known is not None else None
         is_known = known is not None and known.name == name
-        return is_known, not survey.is_doubtful(number), survey.remains.rank(offset), number
+        return is_known, not inventory.is_doubtful(number), inventory.remains.rank(offset), number
 
     def _rename(self, name: str, numbers: list[int], seen: SeenNames) -> Iterator[Renaming]:
         # What is no UTF-8 stays in the name that is kept, but no new name is made of it.

@@ -13,10 +13,7 @@ _HASHES_LIMIT: Final = 250_000
 class SeenNames:
     """Finds names that may occur twice: by their hashes, and in large archives by a table of bits (a Bloom filter).
 
-    Of some names the latter says so that do not, so they are compared.
-
-    Args:
-        count: about how many names there will be.
+    Of some names the latter says so that do not, so they are compared. ``count`` is about how many there will be.
 
     Attributes:
         perhaps_twice: hashes of names that may occur twice. Python's are keyed at random: nobody can make names that
@@ -40,25 +37,23 @@ class SeenNames:
                 self.perhaps_twice.add(key)
             self._hashes.add(key)
             return
-        self._begin_table()
-        seen = True
-        for place in (key & self._mask, key >> 32 & self._mask):
-            byte, bit = place >> 3, 1 << (place & 7)
-            if not self._table[byte] & bit:
-                self._table[byte] |= bit
-                seen = False
-        if seen:
+        if self._hashes is not None:
+            # Go on with a table: there are more names than the end record said.
+            hashes, self._hashes = self._hashes, None
+            self._table = bytearray((self._mask + 1) // 8)
+            for other in hashes:
+                self._mark(other)
+        if self._mark(key):
             self.perhaps_twice.add(key)
 
-    def _begin_table(self) -> None:
-        """Go on with a table: there are more names than the end record said."""
-        if self._hashes is None:
-            return
-        hashes, self._hashes = self._hashes, None
-        self._table = bytearray((self._mask + 1) // 8)
-        for key in hashes:
-            for place in (key & self._mask, key >> 32 & self._mask):
-                self._table[place >> 3] |= 1 << (place & 7)
+    def _mark(self, key: int) -> bool:
+        """Mark both places of a key; return whether they were marked already."""
+        was_marked = True
+        for place in (key & self._mask, key >> 32 & self._mask):
+            byte, bit = place >> 3, 1 << (place & 7)
+            was_marked = was_marked and self._table[byte] & bit > 0
+            self._table[byte] |= bit
+        return was_marked
 
     def contains(self, name: str) -> bool:
         """Whether a name was added; now and then true of one that was not."""

@@ -1,9 +1,9 @@
 """Finds the members of a Zip by their local headers, without a central directory.
 
 One pass from the begin to the end, in pieces: where a member ends the next one is expected, and where none is there the
-next plausible local header is looked for. `rear.salvage.member_check` judges each; `rear.salvage.local_headers` says what is plausible.
+next plausible local header is looked for. *member_check* judges each; *local_headers* says what is plausible.
 
-A Zip inside a member whose own header is damaged looks like a part of the archive: `rear.salvage.nested_archives` tells such members
+A Zip inside a member whose own header is damaged looks like a part of the archive: *nested_archives* tells such members
 from those of the archive. Where it cannot, directory and end record of the inner Zip do, once the scan comes to them:
 then `Nested` takes back what was found.
 """
@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Final
 
-from rear.core.records import Origin
 from rear.core.storage import LOCAL as LOCAL_STORAGE
 from rear.core.storage import Storage
-from rear.salvage.directory_evidence import DirectoryEvidence, find_listing
+from rear.salvage.directory_evidence import find_evidence
 from rear.salvage.local_headers import (
+    BOUNDARY_PATTERN,
     DirectoryRange,
     directory_range,
     flipped_signature,
@@ -29,15 +29,13 @@ from rear.salvage.local_headers import (
     local_header,
 )
 from rear.salvage.member_check import Examiner
-from rear.salvage.nested_archives import Membership
+from rear.salvage.nested_archives import Belongs, Membership
 from rear.salvage.scan_result import UNREAD, Claim, Found, Gap, Kind, Nested, Row, Run, State, Verdict
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
 from rear.zip.extra_fields import decode_name
-from rear.zip.headers import CentralEntry
-from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_LIMIT_BYTES, LOCAL_SIGNATURE
+from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_HEAD, LOCAL_LIMIT_BYTES, LOCAL_SIGNATURE
 from rear.zip.window import PIECE_BYTES, Window
 
-_SIGNATURES: Final = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x05\x06|\x06\x06)")
 #: Zeros that are fewer are part of what is around them.
 _ZERO_RUN: Final = re.compile(rb"\0{64,}")
 _ZEROS: Final = bytes(PIECE_BYTES)
@@ -49,7 +47,6 @@ _USUAL_METHODS: Final = (STORED, DEFLATED)
 _PLAIN_SIZE_BYTES: Final = 1 << 24
 #: Of a local header, all that stands before time and date, then CRC-32, sizes and lengths.
 _SIZES: Final = struct.Struct("<10s4x3I2H")
-_KIND: Final = struct.Struct("<4s3H")
 #: So many members are in memory at a time.
 _RUN_LIMIT: Final = 1 << 13
 _KINDS_LIMIT: Final = 1 << 10
@@ -75,57 +72,46 @@ def scan(
         start: where to begin, in bytes from the start of the file.
         end: where to stop; the end of the file by default.
         cookie: that of the temp archive, from its journal: only members that carry it are members then.
-        read_data: decode the data of members whose bounds are beyond doubt, and compare their CRC-32. Otherwise they
-            are ``unverified``.
+        read_data: decode data whose bounds are beyond doubt, and compare its CRC-32. Else it is ``unverified``.
         storage: the file system.
 
     Raises:
         UnsupportedError: the file is a volume of a split archive.
         OSError: it cannot be read.
     """
-    for item in scan_in_runs(descriptor, start=start, end=end, cookie=cookie, read_data=read_data, storage=storage):
+    size = storage.size(descriptor)
+    end = size if end is None else min(end, size)
+    window = Window(descriptor, min(start, end), end, storage=storage)
+    evidence = find_evidence(descriptor, window, storage=storage) if start == 0 and end == size else None
+    for item in _Scan(window, Membership(cookie, evidence), read_data=read_data).run():
         if isinstance(item, Run):
             yield from item.members()
         else:
             yield item
 
 
-def scan_in_runs(
-    descriptor: int,
-    *,
-    start: int = 0,
-    end: int | None = None,
-    cookie: int | None = None,
-    read_data: bool = True,
-    storage: Storage = LOCAL_STORAGE,
-) -> Iterator[Run | Found | Gap | Nested]:
-    """Like `scan`, with most whole members in a `Run` each some thousand: for who has to deal with a million.
+def scan_in_runs(descriptor: int, *, storage: Storage = LOCAL_STORAGE) -> Iterator[Run | Found | Gap | Nested]:
+    """Like `scan` of a whole file, with most whole members in a `Run` each some thousand: for who has a million.
 
-    Args and what is raised are those of `scan`.
+    What is raised is the same.
     """
-    size = storage.size(descriptor)
-    end = size if end is None else min(end, size)
-    window = Window(descriptor, min(start, end), end, storage=storage)
-    listing = None
-    if start == 0 and end == size:
-        listing = find_listing(descriptor, window, storage=storage)
-    return _Scan(window, cookie, read_data, listing).run()
+    window = Window(descriptor, 0, storage.size(descriptor), storage=storage)
+    evidence = find_evidence(descriptor, window, storage=storage)
+    return _Scan(window, Membership(None, evidence), read_data=True).run()
 
 
 class _Scan:
     """One run of the scanner."""
 
-    def __init__(self, window: Window, cookie: int | None, read_data: bool, listing: DirectoryEvidence | None) -> None:
+    def __init__(self, window: Window, membership: Membership, *, read_data: bool) -> None:
         self._window = window
+        self._membership = membership
         self._read_data = read_data
-        self._listing = listing
-        self._membership = Membership(cookie, listing)
-        self._examiner = Examiner(window, read_data=read_data, belongs=self._membership.is_inside)
+        self._examiner = Examiner(window, membership, read_data=read_data)
         #: Where the last member ended: there the next one has to begin.
         self._expected = window.start
         self._first_offset: int | None = None
-        #: Methods of headers that are like most, -1 for others, by the bytes that tell.
-        self._kinds: dict[bytes, int] = {}
+        self._methods = _PlainMethods()
         self._gap: Gap | None = None
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)
 
@@ -159,10 +145,10 @@ class _Scan:
         Nearly all members are of that kind. `_member` answers the questions that the others raise, in ten times the
         time.
         """
-        window, membership, read_data, kinds = self._window, self._membership, self._read_data, self._kinds
+        window, membership, read_data, methods = self._window, self._membership, self._read_data, self._methods
         data, base, view = window.data, window.base, memoryview(window.data)
         unpack, length, at = _SIZES.unpack_from, len(data), position - base
-        last, kind_bytes, size_limit = length - LOCAL.size, _KIND.size, _PLAIN_SIZE_BYTES
+        last, kind_bytes, size_limit = length - LOCAL.size, LOCAL_HEAD.size, _PLAIN_SIZE_BYTES
         has_evidence = membership.has_evidence
         rows: list[Row] = []
         names: list[bytes] = []
@@ -172,9 +158,9 @@ class _Scan:
             if at > last:
                 break
             kind, crc, compressed_size, size, name_length, extra_length = unpack(data, at)
-            method = kinds.get(kind)
+            method = methods.get(kind)
             if method is None:
-                method = self._method_of(kind)
+                method = methods[kind]
             name_end = at + 30 + name_length
             start = name_end + extra_length
             end = start + compressed_size
@@ -183,7 +169,7 @@ class _Scan:
             if not compressed_size or not read_data:
                 if (size or crc) if not compressed_size else (method == STORED and compressed_size != size):
                     break
-                if kinds.get(data[end : end + kind_bytes], -1) < 0 and not is_boundary(window, base + end):
+                if methods.get(data[end : end + kind_bytes], -1) < 0 and not is_boundary(window, base + end):
                     break
             elif method == STORED:
                 if compressed_size != size or crc32(view[start:end]) != crc:
@@ -210,13 +196,6 @@ class _Scan:
         state: State = "whole" if read_data else "unverified"
         return Run(base, data, rows, names, has_extra, modes, base + at, state, "" if read_data else UNREAD)
 
-    def _method_of(self, kind: bytes) -> int:
-        """Return what `_plain_method` says of a header's first bytes, and remember it."""
-        if len(self._kinds) >= _KINDS_LIMIT:
-            self._kinds.clear()
-        method = self._kinds[kind] = _plain_method(kind)
-        return method
-
     def _member(self, position: int) -> Found | None:
         is_expected = position == self._expected
         entry = self._membership.entry_at(position)
@@ -231,28 +210,25 @@ class _Scan:
             oddity = f"its signature is {header_bytes[:4]!r} instead of {LOCAL_SIGNATURE!r}"
         else:
             return None
-        answer, origin, entry, doubt = self._membership.of(header, header_bytes, entry=entry, is_expected=is_expected)
-        if answer == "no":
+        belongs = self._membership.of(header, header_bytes, entry=entry, is_expected=is_expected)
+        if belongs.answer == "no":
             return None
-        claim = Claim(position, header, origin is not None, is_expected, entry)
-        if oddity and not (is_expected or entry is not None):
-            verdict = self._examiner.proven(claim)
-        else:
-            verdict = self._examiner.examine(claim)
+        claim = Claim(position, header, belongs.origin is not None, is_expected, belongs.entry)
+        verdict = self._examiner.proven(claim) if oddity and not claim.is_backed else self._examiner.examine(claim)
         if verdict is None or verdict.end > self._window.end:
             return None
         if oddity:
             # A header that says impossible things counts only where its data proves the rest of it, its bounds do, or
             # the directory, as long as it tells where its data begins.
-            is_whole = verdict.state in ("whole", "unverified") and verdict.compressed_size
+            entry, is_whole = belongs.entry, verdict.state in ("whole", "unverified") and verdict.facts.compressed_size
             if not is_whole and (entry is None or len(entry.name_bytes) != len(verdict.header.name)):
                 return None
-            doubt = doubt or f"its local header is damaged: {oddity}"
+            belongs = belongs._replace(doubt=belongs.doubt or f"its local header is damaged: {oddity}")
             if entry is None and _CONTROL.search(verdict.header.name):
                 verdict = verdict._replace(state="partial")
         if verdict.header.length != len(header_bytes):
             header_bytes = self._window.read(position, verdict.header.length)
-        return _found(position, header_bytes, verdict, doubt, origin, entry)
+        return _found(position, header_bytes, verdict, belongs)
 
     def _skip(self, position: int) -> Generator[Found | Gap | Nested, None, int]:
         """Go on to where the next member or directory may begin; return that position."""
@@ -262,7 +238,7 @@ class _Scan:
             # The file has become shorter.
             yield from self._extend_gap(position, window.end, "unknown")
             return window.end
-        match = _SIGNATURES.search(data, at)
+        match = BOUNDARY_PATTERN.search(data, at)
         if match is not None and match.start() == at:
             if data[at : at + 4] != LOCAL_SIGNATURE:
                 found = directory_range(window, position)
@@ -270,7 +246,7 @@ class _Scan:
                     yield from self._extend_gap(position, found.end, "directory")
                     yield from self._nested(found)
                     return found.end
-            match = _SIGNATURES.search(data, at + 1)
+            match = BOUNDARY_PATTERN.search(data, at + 1)
         if match is not None:
             stop = match.start()
         else:
@@ -319,7 +295,7 @@ class _Scan:
 
     def _nested(self, found: DirectoryRange) -> Iterator[Gap | Nested]:
         """Tell when a directory shows that what it describes begins behind damage, and not where the archive does."""
-        if found.recorded is None or found.first is None or self._listing is not None:
+        if found.recorded is None or found.first is None or self._membership.evidence is not None:
             return
         _, length, offset = found.recorded
         base = found.start - offset
@@ -338,38 +314,28 @@ class _Scan:
             yield Nested(base, found.end - base)
 
 
-def _plain_method(kind: bytes) -> int:
-    """Return the method that a header with these first bytes has, -1 when there is anything unusual about them."""
-    if len(kind) < _KIND.size:
-        return -1
-    signature, needed, flags, method = _KIND.unpack(kind)
-    is_plain = signature == LOCAL_SIGNATURE and needed <= _USUAL_VERSION and not flags & _UNUSUAL_FLAGS
-    return int(method) if is_plain and method in _USUAL_METHODS else -1
+class _PlainMethods(dict[bytes, int]):
+    """The methods of headers by their first bytes, -1 when there is anything unusual about them."""
+
+    def __missing__(self, kind: bytes) -> int:
+        if len(self) >= _KINDS_LIMIT:
+            self.clear()
+        signature, needed, flags, method = LOCAL_HEAD.unpack(kind)
+        is_plain = signature == LOCAL_SIGNATURE and needed <= _USUAL_VERSION and not flags & _UNUSUAL_FLAGS
+        found = self[kind] = int(method) if is_plain and method in _USUAL_METHODS else -1
+        return found
 
 
-def _found(
-    position: int, header_bytes: bytes, verdict: Verdict, doubt: str, origin: Origin | None, entry: CentralEntry | None
-) -> Found:
-    header, crc, compressed_size, size, end, state, reason, recoverable_bytes = verdict
+def _found(position: int, header_bytes: bytes, verdict: Verdict, belongs: Belongs) -> Found:
+    header, facts, end, state, reason, recoverable = verdict
+    _, origin, entry, doubt = belongs
     if doubt:
         reason = f"{reason}; {doubt}" if reason else doubt
         state = "unverified" if state == "whole" else state
         if entry is not None and origin is None and _is_better_name(entry.name_bytes, header.name):
             header = header._replace(name=entry.name_bytes, flags=header.flags & ~FLAG_UTF8 | entry.flags & FLAG_UTF8)
-    return Found(
-        position,
-        header,
-        header_bytes,
-        decode_name(header.name, header.flags, header.extra),
-        crc,
-        compressed_size,
-        size,
-        end,
-        state,
-        reason,
-        recoverable_bytes,
-        origin,
-    )
+    name = decode_name(header.name, header.flags, header.extra)
+    return Found(position, header, header_bytes, name, *facts, end, state, reason, recoverable, origin)
 
 
 def _is_better_name(listed: bytes, found: bytes) -> bool:

@@ -11,6 +11,7 @@ from rear.core.records import Origin
 from rear.core.storage import LOCAL as LOCAL_STORAGE
 from rear.core.storage import Storage
 from rear.errors import UnsupportedError, ZipFormatError
+from rear.salvage.local_headers import Facts
 from rear.salvage.streams import recoverable_pieces
 from rear.zip.codecs import STORED, StreamDecoder
 from rear.zip.extra_fields import decode_name
@@ -25,14 +26,7 @@ Row = tuple[int, int, int, int, int, int]
 """Where header and data begin in a piece of the file; CRC-32, compressed size, plain size, length of the name."""
 
 UNREAD: Final = "its data was not read"
-_ODD_METHOD_NAMES: Final = {
-    1: "shrink",
-    6: "implode",
-    95: "xz",
-    97: "WavPack",
-    98: "PPMd",
-    99: "AES",
-}
+_ODD_METHOD_NAMES: Final = {1: "shrink", 6: "implode", 95: "xz", 97: "WavPack", 98: "PPMd", 99: "AES"}
 _FLAGS_AND_METHOD: Final = struct.Struct("<2H")
 
 
@@ -40,9 +34,7 @@ class Verdict(NamedTuple):
     """What is to be thought of a member; ``header`` is what its local header must have said before it was damaged."""
 
     header: LocalHeader
-    crc: int
-    compressed_size: int
-    size: int
+    facts: Facts
     end: int
     state: State
     reason: str
@@ -67,6 +59,11 @@ class Claim(NamedTuple):
     def data_offset(self) -> int:
         """Where the data begins."""
         return self.position + self.header.length
+
+    @property
+    def is_backed(self) -> bool:
+        """Whether its place or the directory speaks for it."""
+        return self.is_expected or self.entry is not None
 
     @property
     def has_sizes(self) -> bool:
@@ -103,10 +100,19 @@ def why_unreadable(header: LocalHeader) -> str:
     return ""
 
 
-def intact(claim: Claim, crc: int, compressed_size: int, size: int, end: int, reason: str = "") -> Verdict:
+def intact(header: LocalHeader, facts: Facts, end: int, reason: str = "") -> Verdict:
     """Return the verdict on a member whose data is whole; with a reason, its header or its descriptor is not."""
-    state: State = "unverified" if reason else "whole"
-    return Verdict(claim.header, crc, compressed_size, size, end, state, reason, size)
+    return Verdict(header, facts, end, "unverified" if reason else "whole", reason, facts.size)
+
+
+def damaged(header: LocalHeader, facts: Facts, end: int, reason: str, recoverable_bytes: int) -> Verdict:
+    """Return the verdict on a member of which nothing decodes, or the first ``recoverable_bytes``."""
+    return Verdict(header, facts, end, "partial" if recoverable_bytes else "lost", reason, recoverable_bytes)
+
+
+def unread(header: LocalHeader, facts: Facts, end: int, reason: str) -> Verdict:
+    """Return the verdict on a member whose data was not, or cannot be, decoded here."""
+    return Verdict(header, facts, end, "unverified", reason, 0)
 
 
 def doubted(verdict: Verdict, reason: str) -> Verdict:
@@ -193,23 +199,22 @@ class Run(NamedTuple):
             text = name.decode("ascii") if name.isascii() else decode_name(name, flags, extra)
             header_bytes = data[at:start]
             origin = decode_origin(header_bytes) if at in modes else None
-            yield new(
-                Found,
-                (
-                    base + at,
-                    header,
-                    header_bytes,
-                    text,
-                    crc,
-                    compressed_size,
-                    size,
-                    base + start + compressed_size,
-                    state,
-                    reason,
-                    size if is_read else 0,
-                    origin,
-                ),
+            end, whole = base + start + compressed_size, size if is_read else 0
+            fields = (
+                base + at,
+                header,
+                header_bytes,
+                text,
+                crc,
+                compressed_size,
+                size,
+                end,
+                state,
+                reason,
+                whole,
+                origin,
             )
+            yield new(Found, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,20 +241,14 @@ def recovered_content(descriptor: int, found: Found, *, storage: Storage = LOCAL
     partial one; nothing of a lost one. Of a member that cannot be decoded here, or was not, the data as it stands in
     the file.
 
-    Args:
-        descriptor: the open file.
-        found: what `scan` said about the member.
-        storage: the file system.
-
     Raises:
         OSError: the file cannot be read.
     """
     start, method = found.data_offset, found.header.method
     end = start + found.compressed_size
     window = Window(descriptor, start, end, storage=storage)
-    is_raw = found.state == "unverified" and (
-        found.recoverable_bytes != found.size or why_unreadable(found.header) != ""
-    )
+    is_decoded = found.recoverable_bytes == found.size and not why_unreadable(found.header)
+    is_raw = found.state == "unverified" and not is_decoded
     if is_raw or method == STORED:
         length = found.compressed_size if is_raw else found.recoverable_bytes
         for piece in window.pieces(start, start + length):

@@ -37,9 +37,7 @@ _SIZE_LENGTHS: Final = (0, 2, 4, 8)
 def with_other_checks(method: int, data: bytes) -> Iterator[bytes]:
     """Yield what a damaged stream has been if one of its own checks is what is damaged.
 
-    Args:
-        method: compression method (APPNOTE 4.4.5).
-        data: the stream from its begin on, at most `STREAM_LIMIT_BYTES`; what follows it does no harm.
+    At most `STREAM_LIMIT_BYTES` of it are looked at; what follows it does no harm.
     """
     if method == BZIP2:
         yield from _bzip2(data)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rear.errors import UnsupportedError, ZipFormatError
+from rear.salvage.local_headers import Facts
 from rear.salvage.stream_checks import METHODS_WITH_CHECKS, STREAM_LIMIT_BYTES, with_other_checks
 from rear.zip.codecs import DEFLATE64, DEFLATED, LZMA, STORED, ZSTANDARD, StreamDecoder, crc32, inflate
 from rear.zip.window import Window
@@ -25,12 +26,21 @@ class Decoded(NamedTuple):
 
     #: Plain bytes, as far as they decode.
     size: int
+    #: Of these.
     crc: int
     #: Bytes of the range up to the end of the stream, or to where it is damaged.
     consumed: int
     #: The stream has an end, and it was reached.
     ended: bool
     reason: str
+
+    @property
+    def facts(self) -> Facts:
+        """Sizes and CRC-32, as found."""
+        return Facts(self.crc, self.consumed, self.size)
+
+
+NOTHING_DECODED: Final = Decoded(0, 0, 0, False, "")
 
 
 def crc_of(window: Window, start: int, end: int, crc: int = 0) -> int:
@@ -132,20 +142,14 @@ def _byte_by_byte(
 ) -> Iterator[tuple[bytes, int, bool]]:
     """Decode again up to ``position``, then ``length`` bytes singly; leave out the first ``skip`` plain bytes."""
     stream = StreamDecoder(method)
-    produced = 0
-
-    def rest(plain: bytes) -> bytes:
-        return plain[max(0, skip - (produced - len(plain))) :]
-
-    for chunk in _chunks(window, start, position, stream.feed_bytes):
-        for plain in stream.decode(chunk):
-            produced += len(plain)
+    before = (stream.decode(chunk) for chunk in _chunks(window, start, position, stream.feed_bytes))
+    produced = sum(len(plain) for pieces in before for plain in pieces)
     for byte in bytes(window.read(position, length)):
         position += 1
         for plain in stream.decode(bytes((byte,))):
             produced += len(plain)
             if produced > skip:
-                yield rest(plain), position - start, False
+                yield plain[max(0, skip - (produced - len(plain))) :], position - start, False
         if stream.ended:
             yield b"", position - start, True
             return
@@ -211,26 +215,16 @@ def _behind_checks(method: int, data: bytes, skip: int) -> Iterator[bytes]:
             return
 
 
-def decode_stream(
-    window: Window, method: int, start: int, end: int, *, limit: int | None = None, trust_checks: bool = True
-) -> Decoded:
+def decode_stream(window: Window, method: int, start: int, end: int, *, trust_checks: bool) -> Decoded:
     """Decode a compressed stream that begins at ``start``, to its end, to damage, or to ``end``.
 
-    Args:
-        window: the file.
-        method: compression method, not stored.
-        start: where the data begins.
-        end: where it has to have ended.
-        limit: stop when more than this many plain bytes came out.
-        trust_checks: stop where a check fails that the stream itself carries; else go on, if that can be done.
+    With ``trust_checks``, stop where a check fails that the stream itself carries; else go on, if that can be done.
     """
     size = crc = consumed = 0
     ended = False
     pieces = stream_pieces if trust_checks else recoverable_pieces
     try:
         for plain, consumed, ended in pieces(window, method, start, end):  # noqa: B007
-            if limit is not None and size + len(plain) > limit:
-                return Decoded(limit, crc, consumed, False, f"the data expands to more than {limit:,} bytes")
             crc = crc32(plain, crc)
             size += len(plain)
     except (ZipFormatError, UnsupportedError) as error:

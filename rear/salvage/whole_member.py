@@ -10,8 +10,8 @@ from typing import Final
 
 from rear.errors import UnsupportedError
 from rear.salvage.data_descriptors import DescriptorSearch
-from rear.salvage.local_headers import descriptor_length, is_boundary
-from rear.salvage.scan_result import Claim, Verdict, intact, why_unreadable
+from rear.salvage.local_headers import Facts, descriptor_length, facts_of, is_boundary
+from rear.salvage.scan_result import Claim, Verdict, intact, unread, why_unreadable
 from rear.salvage.streams import Decoded, crc_of, decode_stream, decodes_to, recovery_cost_bytes
 from rear.zip.codecs import STORED
 from rear.zip.headers import LocalHeader
@@ -30,9 +30,6 @@ class Wholeness:
     Attributes:
         budget_bytes: what may still be read again; below 0, nothing large is.
         search: finds data descriptors.
-
-    Args:
-        window: the archive.
     """
 
     def __init__(self, window: Window) -> None:
@@ -51,7 +48,7 @@ class Wholeness:
 
     def whole(self, claim: Claim) -> Verdict | None:
         """Return the verdict on a member that is all right, else ``None``."""
-        header, window = claim.header, self._window
+        header, window, facts = claim.header, self._window, facts_of(claim.header)
         if self.why_unreadable(header):
             return None
         if not claim.has_sizes:
@@ -59,29 +56,31 @@ class Wholeness:
         end = claim.end
         if end > window.end:
             return None
-        if not (header.compressed_size or header.size or header.crc):
+        if not any(facts):
             # All zeros would also be what a lost descriptor flag leaves.
             if not claim.is_proven and not is_boundary(window, end):
                 return None
-        elif not self.decodes(claim, header.method, end, header.size, header.crc):
+        elif not self.decodes(claim, header.method, facts):
             return None
-        if not header.has_descriptor:
-            return intact(claim, header.crc, header.compressed_size, header.size, end)
-        length = descriptor_length(
-            window, end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
-        )
-        reason = "" if length else f"no data descriptor at {end:,}, where its flags announce one"
-        return intact(claim, header.crc, header.compressed_size, header.size, end + length, reason)
+        return self._with_descriptor(claim, facts) if header.has_descriptor else intact(header, facts, end)
 
-    def decodes(self, claim: Claim, method: int, end: int, size: int, crc: int) -> bool:
-        """Tell whether the data up to ``end``, and nothing less, decodes to that plain size and CRC-32."""
-        length = end - claim.data_offset
-        if end > self._window.end or length < 0 or (length == 0 and not is_boundary(self._window, end)):
+    def _with_descriptor(self, claim: Claim, facts: Facts) -> Verdict:
+        """Return the verdict on whole data that a descriptor ought to follow."""
+        end = claim.data_offset + facts.compressed_size
+        length = descriptor_length(self._window, end, facts)
+        reason = "" if length else f"no data descriptor at {end:,}, where its flags announce one"
+        return intact(claim.header, facts, end + length, reason)
+
+    def decodes(self, claim: Claim, method: int, facts: Facts) -> bool:
+        """Tell whether all data of that size decodes to that plain size and CRC-32."""
+        length = facts.compressed_size
+        end = claim.data_offset + length
+        if end > self._window.end or (length == 0 and not is_boundary(self._window, end)):
             return False
         if self.budget_bytes < 0 and length > _SMALL_BYTES and not is_boundary(self._window, end):
             return False
         try:
-            if decodes_to(self._window, method, claim.data_offset, end, size=size, crc=crc):
+            if decodes_to(self._window, method, claim.data_offset, end, size=facts.size, crc=facts.crc):
                 return True
         except UnsupportedError:
             pass
@@ -89,51 +88,41 @@ class Wholeness:
         return False
 
     def _whole_with_descriptor(self, claim: Claim) -> Verdict | None:
-        start, entry = claim.data_offset, claim.entry
-        if entry is not None and self.decodes(
-            claim, claim.header.method, start + entry.compressed_size, entry.size, entry.crc
-        ):
-            end = start + entry.compressed_size
-            length = descriptor_length(
-                self._window, end, crc=entry.crc, compressed_size=entry.compressed_size, size=entry.size
-            )
-            reason = "" if length else f"no data descriptor at {end:,}, where its flags announce one"
-            return intact(claim, entry.crc, entry.compressed_size, entry.size, end + length, reason)
+        entry = claim.entry
+        if entry is not None and self.decodes(claim, claim.header.method, facts_of(entry)):
+            return self._with_descriptor(claim, facts_of(entry))
         if claim.header.method == STORED:
             return self._stored_with_descriptor(claim)
         decoded = self.stream(claim)
         if decoded.ended:
-            end = start + decoded.consumed
-            length = descriptor_length(
-                self._window, end, crc=decoded.crc, compressed_size=decoded.consumed, size=decoded.size
-            )
+            end = claim.data_offset + decoded.consumed
+            length = descriptor_length(self._window, end, decoded.facts)
             if length:
                 self.budget_bytes += decoded.consumed
-                return intact(claim, decoded.crc, decoded.consumed, decoded.size, end + length)
+                return intact(claim.header, decoded.facts, end + length)
         return None
 
     def _stored_with_descriptor(self, claim: Claim) -> Verdict | None:
         """Find the descriptor that has the right distance, and whose CRC-32 is that of the bytes before it."""
         position, crc = claim.data_offset, 0
         for found in self.search.candidates(claim.data_offset):
-            if found.size != found.compressed_size or found.position < position:
+            facts = found.facts
+            if facts.size != facts.compressed_size or found.position < position:
                 continue
             if self.budget_bytes < 0 and found.position - position > _SMALL_BYTES:
                 return None
             self.budget_bytes -= found.position - position
             crc = crc_of(self._window, position, found.position, crc)
             position = found.position
-            if crc == found.crc and (found.size or found.followed):
-                self.budget_bytes += found.size
-                return intact(claim, crc, found.size, found.size, found.end)
+            if crc == facts.crc and (facts.size or found.followed):
+                self.budget_bytes += facts.size
+                return intact(claim.header, facts, found.end)
         return None
 
     def stream(self, claim: Claim, end: int | None = None) -> Decoded:
         """Decode from where the data begins to where its stream ends, whatever the header says of its length.
 
-        Args:
-            claim: the local header.
-            end: where it has to have ended, if that is known; then what decoders keep back is looked for, too.
+        Where ``end`` says that it has to have ended there, what decoders keep back is looked for, too.
         """
         start, limit = claim.data_offset, self._window.end if end is None else end
         recovers = end is not None and self.budget_bytes >= 0
@@ -150,16 +139,14 @@ class Wholeness:
         header = claim.header
         end = claim.end
         if header.has_descriptor:
-            end += descriptor_length(
-                self._window, end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
-            )
+            end += descriptor_length(self._window, end, facts_of(header))
         if end > self._window.end or not (claim.is_proven or is_boundary(self._window, end)):
             return None
         if header.method == STORED and header.size != header.compressed_size and not header.flags & FLAG_ENCRYPTED:
             return None
         if not header.compressed_size and header.size:
             return None
-        return Verdict(header, header.crc, header.compressed_size, header.size, end, "unverified", reason, 0)
+        return unread(header, facts_of(header), end, reason)
 
     def bounded(self, claim: Claim, reason: str) -> Verdict | None:
         """Return the verdict on a member of which nothing but the bounds can be known, if these are beyond doubt."""
@@ -170,30 +157,29 @@ class Wholeness:
                 return verdict
         best = None
         for found in self.search.candidates(claim.data_offset):
-            if found.followed and (found.compressed_size or not found.size):
+            if found.followed and (found.facts.compressed_size or not found.facts.size):
                 best = found
                 break
             # The right distance is evidence enough when the next header is damaged.
-            if found.compressed_size and (best is None or (found.marked and not best.marked)):
+            if found.facts.compressed_size and (best is None or (found.marked and not best.marked)):
                 best = found
         if best is None:
             return None
-        if claim.has_sizes and best.compressed_size != header.compressed_size:
+        if claim.has_sizes and best.facts.compressed_size != header.compressed_size:
             said = f"its local header says {header.compressed_size:,} bytes of data"
-            reason = f"{said}, its data descriptor {best.compressed_size:,}; {reason}"
-            header = header._replace(crc=best.crc, compressed_size=best.compressed_size, size=best.size)
-        return Verdict(header, best.crc, best.compressed_size, best.size, best.end, "unverified", reason, 0)
+            reason = f"{said}, its data descriptor {best.facts.compressed_size:,}; {reason}"
+            header = header._replace(**best.facts._asdict())
+        return unread(header, best.facts, best.end, reason)
 
     def has_boundary(self, claim: Claim) -> bool:
         """Tell whether a boundary, or the right descriptor, follows the recorded end."""
         if is_boundary(self._window, claim.end):
             return True
-        header = claim.header
-        length = descriptor_length(
-            self._window, claim.end, crc=header.crc, compressed_size=header.compressed_size, size=header.size
-        )
-        return length > 0 and header.compressed_size > 0
+        facts = facts_of(claim.header)
+        return facts.compressed_size > 0 and descriptor_length(self._window, claim.end, facts) > 0
 
     def has_descriptor(self, claim: Claim) -> bool:
         """Tell whether a descriptor with the right distance, and a boundary behind it, follow the data."""
-        return any(found.followed and found.compressed_size for found in self.search.candidates(claim.data_offset))
+        return any(
+            found.followed and found.facts.compressed_size for found in self.search.candidates(claim.data_offset)
+        )

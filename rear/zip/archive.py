@@ -80,7 +80,7 @@ class Archive:
         try:
             yield from entries(self._snapshot.fileno(), self.directory, start=0)
         except ZipFormatError as error:
-            raise ZipFormatError(f"{self.path}: {error}") from None
+            raise ZipFormatError(error.what, self.path) from None
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Yield ``(position, name)`` of each entry, faster than `entries`; `entry_at` returns the entry.
@@ -91,7 +91,7 @@ class Archive:
         try:
             yield from names(self._snapshot.fileno(), self.directory, start=0)
         except ZipFormatError as error:
-            raise ZipFormatError(f"{self.path}: {error}") from None
+            raise ZipFormatError(error.what, self.path) from None
 
     def entry_at(self, position: int) -> CentralEntry:
         """Return the entry at a position that `names` gave."""
@@ -209,7 +209,7 @@ class Archive:
             yield data
 
     def _fail(self, entry: CentralEntry, text: str) -> NoReturn:
-        raise ZipFormatError(f"{self.path}: member {entry.name!r:.300}: {text}") from None
+        raise ZipFormatError(f"member {entry.name!r:.300}: {text}", self.path) from None
 
 
 def header_difference(entry: CentralEntry, local: LocalHeader) -> str | None:

@@ -35,6 +35,7 @@ from rear.zip.structures import (
     LIMIT_16,
     LIMIT_32,
     LOCAL,
+    LOCAL_HEAD,
     LOCAL_SIGNATURE,
     MADE_BY_UNIX,
     ORIGIN,
@@ -190,7 +191,7 @@ def local_constants(method: int, is_ascii: bool, zip64: bool = False) -> bytes:
         zip64: whether there is a Zip64 field.
     """
     flags = 0 if is_ascii else FLAG_UTF8
-    return struct.pack("<4s3H", LOCAL_SIGNATURE, version_needed(method, zip64), flags, method)
+    return LOCAL_HEAD.pack(LOCAL_SIGNATURE, version_needed(method, zip64), flags, method)
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,7 @@ ZIP64_END_SIGNATURE: Final = b"PK\x06\x06"
 ZIP64_LOCATOR_SIGNATURE: Final = b"PK\x06\x07"
 DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"  # 4.3.9.3
 LOCAL: Final = struct.Struct("<4s5H3I2H")  # 4.3.7
+LOCAL_HEAD: Final = struct.Struct("<4s3H")  # of it: signature, version needed, flags, method
 CENTRAL: Final = struct.Struct("<4s6H3I5H2I")  # 4.3.12
 END: Final = struct.Struct("<4s4H2IH")  # 4.3.16
 ZIP64_END: Final = struct.Struct("<4sQ2H2I4Q")  # 4.3.14

@@ -45,9 +45,9 @@ from rear.fsck.archive import check_archive_file
 from rear.fsck.inspection import inspect
 from rear.read.view import open_committed
 from rear.salvage import info_zip
+from rear.salvage.local_headers import Facts
 from rear.salvage.rebuild import Rebuilt, _Writer, rebuild
 from rear.salvage.rebuilt_headers import (
-    Facts,
     encode_entry,
     header_of_entry,
     make_central_entry,

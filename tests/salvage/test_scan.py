@@ -742,6 +742,60 @@ def test_plain_members_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert all((one.origin is not None) == own for one in whole)
 
 
+def fast_and_general(data: bytes, **how: Any) -> tuple[list[Any], list[Any]]:
+    """Return what a scan yields, many members at a time and one by one."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        fast = list(scan(file.fileno(), **how))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rear.salvage.scan._Scan._plain_run", lambda self, position: None)
+            return fast, list(scan(file.fileno(), **how))
+
+
+ORDINARY = (b"", b"payload " * 9, bytes(range(256)), bytes(700))
+ODD = ("header", "data", "name", "length", "junk", "cut", "nothing")
+
+
+@given(
+    members=st.lists(
+        st.tuples(st.sampled_from(ORDINARY), st.sampled_from((0, 8)), st.sampled_from(ODD), st.integers(0, 2**20)),
+        min_size=1,
+        max_size=8,
+    ),
+    read_data=st.booleans(),
+    has_directory=st.booleans(),
+)
+@settings(deadline=None)
+def test_many_at_a_time_are_found_as_one_by_one(
+    members: list[tuple[bytes, int, str, int]], read_data: bool, has_directory: bool
+) -> None:
+    buffer = io.BytesIO()
+    ends = []
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, (content, method, odd, _) in enumerate(members):
+            info = zipfile.ZipInfo(("folder/" if not content else "") + f"{number}" + ("é\1" if odd == "name" else ""))
+            info.compress_type = method
+            info.extra = b"UT\5\0\1abcd" if number % 3 else b""
+            archive.writestr(info, content)
+            ends.append(buffer.tell())
+    data = buffer.getvalue() if has_directory else buffer.getvalue()[: ends[-1]]
+    parts, start = [], 0
+    for (_, _, odd, place), end in zip(members, ends, strict=True):
+        part = bytearray(data[start:end])
+        if odd in ("header", "length", "data"):
+            low, high = {"header": (0, 30), "length": (14, 30), "data": (30, len(part))}[odd]
+            part[low + place % (high - low)] ^= 1 << place % 8
+        elif odd == "cut":
+            del part[len(part) - place % 20 :]
+        elif odd == "junk":
+            part += b"PK\3\4" + place.to_bytes(3, "little")
+        parts.append(bytes(part))
+        start = end
+    fast, general = fast_and_general(b"".join([*parts, data[start:]]), read_data=read_data)
+    assert fast == general
+
+
 def test_a_hundred_thousand_fake_headers_in_a_payload() -> None:
     payload = fake_headers(100_000, 1000)
     storage, scanned = counted(member("a", payload)[0] + member("b", b"2")[0])
