@@ -17,12 +17,7 @@ _BETWEEN_SECONDS = 0.1
 
 
 class ByteProgress:
-    """A bar of bytes that appears after half a second and leaves nothing behind; a context.
-
-    Args:
-        title: what is under way.
-        total_bytes: called when the bar appears; returns how many bytes there will be.
-    """
+    """A bar of bytes that appears after half a second, asks then how many there will be, and leaves nothing behind."""
 
     def __init__(self, title: str, total_bytes: Callable[[], int]) -> None:
         self._title = title

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,15 +40,21 @@ class ProbeContext:
         self.storage.make_directories(path, sync=False)
         return path
 
-    def write_file(self, path: Path, data: bytes, *, sync: bool = True) -> None:
-        """Make a new file with this content."""
+    @contextmanager
+    def created(self, path: Path) -> Iterator[int]:
+        """Make a new file, and close it at the end of the block."""
         descriptor = self.storage.create(path)
         try:
+            yield descriptor
+        finally:
+            self.storage.close(descriptor)
+
+    def write_file(self, path: Path, data: bytes, *, sync: bool = True) -> None:
+        """Make a new file with this content."""
+        with self.created(path) as descriptor:
             self.storage.write(descriptor, [data], 0)
             if sync:
                 self.storage.sync(descriptor)
-        finally:
-            self.storage.close(descriptor)
 
     def renew_processes(self) -> None:
         """Replace the second processes: a late answer must not be taken for one to the next question."""

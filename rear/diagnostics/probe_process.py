@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from rear.core.storage import LOCAL, StrPath
+from rear.core.storage import LOCAL, StrPath, opened
 
 Reply = dict[str, Any]
 
@@ -35,11 +35,7 @@ class NoAnswerError(Exception):
 
 
 class ProbeProcess:
-    """The doctor's end of a second process.
-
-    Args:
-        folder: in which it works; another process may see it under another path.
-    """
+    """The doctor's end of a second process in ``folder``, which another process may see under another path."""
 
     def __init__(self, folder: StrPath) -> None:
         self.folder = os.fspath(folder)
@@ -59,22 +55,15 @@ class ProbeProcess:
         self._received = b""
 
     def send(self, command: str, place: str = "", **arguments: Any) -> None:
-        """Ask for something; `receive` returns the answer.
-
-        Args:
-            command: one of `serve`.
-            place: the folder to work in, relative to this process's own.
-            arguments: of the command.
+        """Send one of the commands of `serve`, for the folder ``place`` in its own; `receive` returns the answer.
 
         Raises:
             NoAnswerError: the process has ended.
         """
         assert self._process.stdin is not None
-        line = (
-            json.dumps({"command": command, "folder": os.path.join(self.folder, place), **arguments}).encode() + b"\n"
-        )
+        request = {"command": command, "folder": os.path.join(self.folder, place), **arguments}
         try:
-            self._process.stdin.write(line)
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise NoAnswerError("a second process died") from None
 
@@ -213,11 +202,8 @@ def _reread(folder: str, until: float) -> Iterator[Reply]:
     while time.monotonic() < until:
         counts["reads"] += 1
         try:
-            descriptor = LOCAL.open(current)
-            try:
+            with opened(current, LOCAL) as descriptor:
                 data = LOCAL.read(descriptor, VERSION_BYTES + 1, 0)
-            finally:
-                LOCAL.close(descriptor)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
@@ -230,11 +216,8 @@ def _reread(folder: str, until: float) -> Iterator[Reply]:
 
 
 def _read(folder: str, name: str, offset: int, length: int) -> Iterator[Reply]:
-    descriptor = LOCAL.open(os.path.join(folder, name))
-    try:
+    with opened(os.path.join(folder, name), LOCAL) as descriptor:
         yield {"data": LOCAL.read(descriptor, length, offset).hex(), "size": LOCAL.size(descriptor)}
-    finally:
-        LOCAL.close(descriptor)
 
 
 def lock_error(descriptor: int) -> int:
@@ -354,16 +337,9 @@ def _size_by_stat(path: str) -> int | None:
 def _size_by_open(path: str) -> int | None:
     """Return how many bytes a reader gets."""
     try:
-        descriptor = LOCAL.open(path)
+        with opened(path, LOCAL) as descriptor:
+            return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESTALE):
             raise
         return None
-    try:
-        return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        return None
-    finally:
-        LOCAL.close(descriptor)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.core.text import counted
 from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
@@ -239,11 +239,8 @@ class Observer:
             if not name.endswith(".intent"):
                 continue
             try:
-                descriptor = self._storage.open(self._layout.intents / name)
-                try:
+                with opened(self._layout.intents / name, self._storage) as descriptor:
                     yield read_begin(descriptor, storage=self._storage).archive
-                finally:
-                    self._storage.close(descriptor)
             except FileNotFoundError:
                 continue
             except (JournalError, FutureVersionError, UnfinishedIntentError, OSError):

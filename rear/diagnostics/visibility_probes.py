@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from rear.core.storage import opened
 from rear.core.text import fine_seconds_text
 from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext
@@ -70,12 +71,9 @@ def probe_visibility_claim(context: ProbeContext) -> Finding:
 
 
 def _append(context: ProbeContext, path: Path) -> None:
-    descriptor = context.storage.open(path, write=True)
-    try:
+    with opened(path, context.storage, write=True) as descriptor:
         context.storage.write(descriptor, [bytes(AFTER_BYTES - BEFORE_BYTES)], BEFORE_BYTES)
         context.storage.sync(descriptor)
-    finally:
-        context.storage.close(descriptor)
 
 
 def _make_event(context: ProbeContext, method: str, event: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import attrgetter, itemgetter
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -36,8 +36,6 @@ from rear.read.patterns import Patterns, has_wildcard
 from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
-
-_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
 class ListingOptions(NamedTuple):
@@ -213,7 +211,7 @@ def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, opt
 
 def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
     for entry in entries:
-        yield f'{entry_json(entry)[:-1]}, "metadata": {_encode_json(metadata_of(archive, entry))}}}'
+        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(metadata_of(archive, entry))}}}'
 
 
 def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions) -> str:
@@ -291,7 +289,7 @@ def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: 
 
 def _archive_json(item: Item) -> str:
     about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
-    return _encode_json(about)
+    return json.dumps(about)
 
 
 def _archive_line(item: Item, options: ListingOptions) -> str:

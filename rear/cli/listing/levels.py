@@ -154,13 +154,7 @@ def members_below(archive: Archive, folder: str, depth: int, *, with_metadata: b
 class ArchiveItems:
     """Yields the archives below a folder as items, by their relative paths; what cannot be read is reported.
 
-    Args:
-        folder: the base, or a folder in it.
-        patterns: which archives are meant.
-        counted: open each one, to know how many members it has.
-
-    Attributes:
-        status: the exit status: not 0 when something could not be read.
+    With ``counted`` each is opened, to know how many members it has. After that ``status`` is the exit status.
     """
 
     def __init__(self, folder: str, patterns: Patterns, *, counted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from rear.cli.exit import report
 from rear.cli.listing.member_lines import iso_time_ns
@@ -19,8 +19,6 @@ from rear.journal.pending import pending_journals
 from rear.journal.reader import Journal
 from rear.read.archive_tree import VANISHED
 from rear.read.patterns import Patterns
-
-_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
 class _Scope(NamedTuple):
@@ -92,7 +90,7 @@ def _write_pending(
                 "sequence": member.sequence,
                 "state": state,
             }
-            lines.write(_encode_json(about))
+            lines.write(json.dumps(about))
         else:
             target = shown(f"{member.archive}/{member.name}")
             lines.write(f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}")
