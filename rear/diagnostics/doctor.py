@@ -108,10 +108,7 @@ def _examine(
             progress(probe)
             yield from _run(probe, context)
     finally:
-        for second in (*context.near, *context.far):
-            second.kill()
-        for second in (*context.near, *context.far):
-            second.close()
+        context.end_processes()
         _remove(context.folder)
         _remove(layout.base / f"{name}{_MOVED}")
 

@@ -56,13 +56,18 @@ class ProbeContext:
             if sync:
                 self.storage.sync(descriptor)
 
-    def renew_processes(self) -> None:
-        """Replace the second processes: a late answer must not be taken for one to the next question."""
+    def end_processes(self) -> None:
+        """End the second processes: all are killed before the end of one is waited for."""
         for process in (*self.near, *self.far):
             process.kill()
+        for process in (*self.near, *self.far):
+            process.close()
+
+    def renew_processes(self) -> None:
+        """Replace the second processes: a late answer must not be taken for one to the next question."""
+        self.end_processes()
         for processes in (self.near, self.far):
             for number, process in enumerate(processes):
-                process.close()
                 processes[number] = ProbeProcess(process.folder)
 
 

@@ -20,7 +20,7 @@ from rear.core.text import counted
 from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
-from rear.scavenger.leader import Owner, read_owner
+from rear.scavenger.leader import read_owner
 from rear.scavenger.report import ReportSummary, last_summaries
 
 JSON_VERSION: Final = 1
@@ -226,13 +226,11 @@ class Observer:
         owner = read_owner(self._layout, storage=self._storage)
         if owner is None:
             return None
-        return Leader(owner.leader, owner.process.host, owner.process.pid, self._leader_state(owner), owner.since_ns)
-
-    def _leader_state(self, owner: Owner) -> Literal["live", "unconfirmed", "stale", "crashed"]:
         running = is_running(owner.process)
-        if running is not None:
-            return "live" if running else "crashed"
-        return self._signs.state(owner.leader, owner.beat, owner.lease_seconds)
+        state: Literal["live", "unconfirmed", "stale", "crashed"] = "live" if running else "crashed"
+        if running is None:
+            state = self._signs.state(owner.leader, owner.beat, owner.lease_seconds)
+        return Leader(owner.leader, owner.process.host, owner.process.pid, state, owner.since_ns)
 
     def _intents(self) -> Iterator[str]:
         for name in self._storage.names(self._layout.intents):
