@@ -286,18 +286,17 @@ def _watch(folder: str, limit_seconds: float) -> Iterator[Reply]:
 
 def _remember(folder: str, name: str) -> Iterator[Reply]:
     """Look at a file, as a scavenger does at a pair that is still being written."""
-    path = os.path.join(folder, name)
     LOCAL.names(folder)
-    for _ in range(2):
-        sizes = {"stat": _size_by_stat(path), "open": _size_by_open(path)}
-    yield dict(sizes)
+    for method in ("stat", "open") * 2:
+        _size(folder, name, method)
+    yield {}
 
 
 def _take(folder: str, name: str) -> Iterator[Reply]:
     """Take a file as a leader claims one, and say how many bytes there are then."""
-    taken = os.path.join(folder, f"taken-{name}")
-    LOCAL.rename(os.path.join(folder, name), taken)
-    yield {"open": _size_by_open(taken)}
+    taken = f"taken-{name}"
+    LOCAL.rename(os.path.join(folder, name), os.path.join(folder, taken))
+    yield {"open": _size(folder, taken, "open")}
 
 
 def _sees(folder: str, method: str, event: str) -> bool:
@@ -312,31 +311,24 @@ def _sees(folder: str, method: str, event: str) -> bool:
     if method == "listed":
         # Some clients believe what they remember of a file until they have listed its folder again.
         LOCAL.names(where)
-    size = _size_by_stat if method == "stat" else _size_by_open
     match event:
         case "create":
-            return size(os.path.join(where, "created")) is not None
+            return _size(where, "created", method) is not None
         case "append":
-            return size(os.path.join(where, "to-append")) == AFTER_BYTES
+            return _size(where, "to-append", method) == AFTER_BYTES
         case "rename":
-            is_gone = size(os.path.join(where, "to-rename")) is None
-            return size(os.path.join(where, "renamed")) is not None and is_gone
+            is_gone = _size(where, "to-rename", method) is None
+            return _size(where, "renamed", method) is not None and is_gone
         case _:
-            return size(os.path.join(where, "to-unlink")) is None
+            return _size(where, "to-unlink", method) is None
 
 
-def _size_by_stat(path: str) -> int | None:
+def _size(folder: str, name: str, method: str) -> int | None:
+    """Return the size of a file as ``stat`` tells it, else how many bytes a reader gets; ``None`` without a file."""
+    path = os.path.join(folder, name)
     try:
-        return os.stat(path).st_size
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
-            raise
-        return None
-
-
-def _size_by_open(path: str) -> int | None:
-    """Return how many bytes a reader gets."""
-    try:
+        if method == "stat":
+            return os.stat(path).st_size
         with opened(path, LOCAL) as descriptor:
             return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
     except OSError as error:

@@ -43,11 +43,6 @@ class Display(Protocol):
         """Leave the terminal clean."""
 
 
-def show(events: Iterable[Event], style: str) -> bool:
-    """Show events as `follow` does, without a summary; return whether something was lost, or left as it is."""
-    return follow(events, style, command="scavenge", subject="", has_summary=False).needs_attention
-
-
 def follow(
     events: Iterable[Event],
     style: str,
@@ -68,7 +63,7 @@ def follow(
         subject: the base or archive, as the user named it.
         dry_run: nothing is changed.
         sums_up: print a summary even when nothing was done or found.
-        has_summary: print one at all.
+        has_summary: print one at all; not where the command sums up in words of its own.
 
     Raises:
         BrokenPipeError: of ``json``, nobody reads it any more.
