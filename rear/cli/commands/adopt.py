@@ -49,15 +49,14 @@ def adopt(
     Example: rear adopt results.zip /nfs/base --into ar.zip/results
     """
     import rear
-    from rear.cli.display.follow import follow
+    from rear.cli.display.follow import show
 
     with closing(
         rear.adopt(zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait))  # type: ignore[type-var]
     ) as events:
         style = "json" if json else "quiet" if quiet else "plain"
-        told = events if json else _told(events, quiet=quiet)
-        progress = follow(told, style, command="scavenge", subject="", has_summary=False)
-    if progress.needs_attention:
+        needs_attention = show(events if json else _told(events, quiet=quiet), style)
+    if needs_attention:
         raise typer.Exit(ATTENTION)
 
 

@@ -43,6 +43,11 @@ class Display(Protocol):
         """Leave the terminal clean."""
 
 
+def show(events: Iterable[Event], style: str) -> bool:
+    """Show events as `follow` does, without a summary; return whether something was lost, or left as it is."""
+    return follow(events, style, command="scavenge", subject="", has_summary=False).needs_attention
+
+
 def follow(
     events: Iterable[Event],
     style: str,
