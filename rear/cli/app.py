@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -36,22 +36,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="scavenge")(reported(scavenge.scavenge))
-app.command(name="sweep")(reported(sweep.sweep))
-# -h is for sizes there, as in ls.
-app.command(name="ls", context_settings={"help_option_names": ["--help"]})(reported(ls.ls))
-app.command(name="find")(reported(find.find))
-app.command(name="adopt")(reported(adopt.adopt))
-app.command(name="put")(reported(put.put))
-app.command(name="run", context_settings={"allow_interspersed_args": False})(reported(run.run))
-app.command(name="cat")(reported(cat.cat))
-app.command(name="get")(reported(get.get))
-app.command(name="index")(reported(index.index))
-app.command(name="fsck")(reported(fsck.fsck))
-app.command(name="status")(reported(status.status))
-app.command(name="doctor")(reported(doctor.doctor))
-app.command(name="config")(reported(config.config))
-app.command(name="demo")(reported(demo.demo))
+_SETTINGS: Final[dict[str, dict[str, Any]]] = {
+    # -h is for sizes there, as in ls.
+    "ls": {"help_option_names": ["--help"]},
+    "run": {"allow_interspersed_args": False},
+}
+for _module in (scavenge, sweep, ls, find, adopt, put, run, cat, get, index, fsck, status, doctor, config, demo):
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(name=_name, context_settings=_SETTINGS.get(_name))(reported(getattr(_module, _name)))
 
 scavenger_app = typer.Typer(
     add_completion=False,

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,12 +16,7 @@ _BETWEEN_SECONDS = 0.1
 
 
 class ByteProgress:
-    """A bar of bytes that appears after half a second and leaves nothing behind; a context.
-
-    Args:
-        title: what is under way.
-        total_bytes: called when the bar appears; returns how many bytes there will be.
-    """
+    """A bar of bytes that appears after half a second, asks then how many there will be, and leaves nothing behind."""
 
     def __init__(self, title: str, total_bytes: Callable[[], int]) -> None:
         self._title = title
@@ -35,9 +29,7 @@ class ByteProgress:
     def __enter__(self) -> ByteProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._bar is not None:
             self._bar[0].stop()
 

@@ -34,12 +34,7 @@ class Answer(NamedTuple):
 
 
 def offer_members(name: str, command: Any) -> None:
-    """Have the arguments of a command that reads archives completed by what is in them.
-
-    Args:
-        name: of the command.
-        command: the command, as Typer makes it.
-    """
+    """Have the arguments of a command (as Typer makes it) that reads archives completed by what is in them."""
     if name in _COMMANDS:
         for parameter in command.params:
             if parameter.param_type_name == "argument":

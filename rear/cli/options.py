@@ -117,15 +117,10 @@ Dask = Annotated[
 
 
 class Executors:
-    """Opens the executor that options ask for, as often as it is needed.
-
-    Args:
-        base: whose configuration says what is not given; one archive has none.
-        jobs: processes on this host; 1 for none but this one.
-        dask: address of a Dask scheduler.
+    """Opens the executor that ``--jobs`` or ``--dask`` asks for; with neither, the configuration of the base.
 
     Raises:
-        UsageError: both.
+        UsageError: both are given.
     """
 
     def __init__(self, base: str, jobs: int | None, dask: str | None) -> None:

@@ -10,8 +10,7 @@ from typing import IO
 class Outlet:
     """Writes to a stream as long as that works, and goes silent when it does not: nobody is there to read.
 
-    Args:
-        stream: standard output or standard error; ``None`` when the process was started without it.
+    A process that was started without standard output or standard error has ``None`` in its place.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:

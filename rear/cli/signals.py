@@ -14,9 +14,6 @@ class Ended(KeyboardInterrupt):
     """SIGTERM or SIGHUP came: all that Ctrl-C undoes and closes is undone and closed.
 
     Like Ctrl-C it is no error, so that nothing on the way takes it for one.
-
-    Args:
-        number: of the signal.
     """
 
     def __init__(self, number: int) -> None:

@@ -57,12 +57,8 @@ class Glance(NamedTuple):
 class Signs:
     """Signs of life of processes that cannot be seen from here, as far as this host has watched them.
 
-    What scavenges of this host have noted counts, and what was seen earlier through this object; nothing is written.
-
-    Args:
-        layout: the base.
-        topic: of the observations, ``workers`` or ``leader``.
-        storage: the file system.
+    What scavenges of this host have noted under ``topic`` (``workers``, ``leader``) counts, and what was seen earlier
+    through this object; nothing is written.
     """
 
     def __init__(self, layout: Layout, topic: str, storage: Storage) -> None:
@@ -84,12 +80,7 @@ class Signs:
 
 
 class Backlog:
-    """Looks at the pairs of a base, again and again if need be.
-
-    Args:
-        layout: the base.
-        storage: the file system.
-    """
+    """Looks at the pairs of a base, again and again if need be."""
 
     def __init__(self, layout: Layout, *, storage: Storage) -> None:
         self._layout = layout

@@ -13,6 +13,7 @@ import statistics
 import time
 from typing import Final
 
+from rear.core.storage import opened
 from rear.core.text import fine_seconds_text
 from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext, error_name
@@ -41,32 +42,24 @@ def probe_append_and_read_back(context: ProbeContext) -> Finding:
     storage = context.storage
     pieces = [os.urandom(100), os.urandom(5000), os.urandom(70_001)]
     expected = b"".join(pieces) * 3
-    descriptor = storage.create(path)
     wrong = []
-    try:
+    with context.created(path) as descriptor, opened(path, storage) as reader:
         position = 0
         for _ in range(3):
             position += storage.write(descriptor, pieces, position)
-        reader = storage.open(path)
-        try:
-            if storage.read(reader, len(expected), 0) != expected:
-                wrong.append("another descriptor reads other bytes than were written")
-            if storage.read(reader, 10, len(expected) + 1000) != b"":
-                wrong.append("there are bytes behind the end")
-            storage.sync(descriptor)
-            wrong += _read_elsewhere(context, expected)
-            far_end = len(expected) + _HOLE_BYTES
-            storage.write(descriptor, [b"end"], far_end)
-            if storage.read(reader, _HOLE_BYTES + 10, len(expected)) != bytes(_HOLE_BYTES) + b"end":
-                wrong.append("a hole does not read as zeros")
-            storage.truncate(descriptor, 1000)
-            storage.truncate(descriptor, 2000)
-            if storage.read(reader, 10_000, 0) != expected[:1000] + bytes(1000):
-                wrong.append("a file that is cut and extended does not end in zeros")
-        finally:
-            storage.close(reader)
-    finally:
-        storage.close(descriptor)
+        if storage.read(reader, len(expected), 0) != expected:
+            wrong.append("another descriptor reads other bytes than were written")
+        if storage.read(reader, 10, len(expected) + 1000) != b"":
+            wrong.append("there are bytes behind the end")
+        storage.sync(descriptor)
+        wrong += _read_elsewhere(context, expected)
+        storage.write(descriptor, [b"end"], len(expected) + _HOLE_BYTES)
+        if storage.read(reader, _HOLE_BYTES + 10, len(expected)) != bytes(_HOLE_BYTES) + b"end":
+            wrong.append("a hole does not read as zeros")
+        storage.truncate(descriptor, 1000)
+        storage.truncate(descriptor, 2000)
+        if storage.read(reader, 10_000, 0) != expected[:1000] + bytes(1000):
+            wrong.append("a file that is cut and extended does not end in zeros")
     if wrong:
         return judge.broken(
             "; ".join(wrong),
@@ -91,11 +84,9 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
     folder = context.place(judge.probe)
     data = os.urandom(_COPY_BYTES)
     context.write_file(folder / "source", data, sync=False)
-    source, target = context.storage.open(folder / "source"), context.storage.create(folder / "target")
     slow = "rear reads and writes the ranges itself: merges bring every byte through this host."
-    begun = time.perf_counter()
-    try:
-        copied = 0
+    with opened(folder / "source", context.storage) as source, context.created(folder / "target") as target:
+        begun, copied = time.perf_counter(), 0
         try:
             while copied < _COPY_BYTES:
                 count = os.copy_file_range(source, target, _COPY_BYTES - copied, copied, copied)
@@ -117,9 +108,6 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
             )
         if copied < _COPY_BYTES:
             return judge.degraded(f"it stops after {copied:,} of {_COPY_BYTES:,} bytes and says so", slow)
-    finally:
-        context.storage.close(source)
-        context.storage.close(target)
     return judge.ok(f"{_COPY_BYTES:,} bytes copied by the kernel or the server, in {fine_seconds_text(took)}")
 
 
@@ -129,15 +117,12 @@ def probe_reflink(context: ProbeContext) -> Finding:
     folder = context.place(judge.probe)
     data = os.urandom(1 << 16)
     context.write_file(folder / "source", data)
-    source, target = context.storage.open(folder / "source"), context.storage.create(folder / "target")
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        is_same = context.storage.read(target, len(data) + 1, 0) == data
-    except OSError as error:
-        return judge.ok(f"not to be had ({error_name(error.errno)}), not needed")
-    finally:
-        context.storage.close(source)
-        context.storage.close(target)
+    with opened(folder / "source", context.storage) as source, context.created(folder / "target") as target:
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+            is_same = context.storage.read(target, len(data) + 1, 0) == data
+        except OSError as error:
+            return judge.ok(f"not to be had ({error_name(error.errno)}), not needed")
     if not is_same:
         return judge.broken("a clone has other bytes than its source", "Do not trust copies on this file system.")
     return judge.ok("files can share their bytes; rear does not need it")
@@ -149,16 +134,13 @@ def probe_reflink(context: ProbeContext) -> Finding:
 def probe_fsync(context: ProbeContext) -> Finding:
     """How long it takes until a small append is on stable storage, as far as the file system says (A2)."""
     judge = Judge("fsync", "s")
-    descriptor = context.storage.create(context.place(judge.probe) / "file")
     took = []
-    try:
+    with context.created(context.place(judge.probe) / "file") as descriptor:
         for number in range(SYNC_ROUNDS):
             context.storage.write(descriptor, [os.urandom(SYNC_BYTES)], number * SYNC_BYTES)
             begun = time.perf_counter()
             context.storage.sync(descriptor)
             took.append(time.perf_counter() - begun)
-    finally:
-        context.storage.close(descriptor)
     median, worst = statistics.median(took), max(took)
     seen = f"median {fine_seconds_text(median)}, worst {fine_seconds_text(worst)} of {SYNC_ROUNDS} appends of 4 KiB"
     if median <= SLOW_MEDIAN_SECONDS and worst <= SLOW_SYNC_SECONDS:
@@ -202,11 +184,8 @@ def probe_clock(context: ProbeContext) -> Finding:
     samples = []
     for number in range(5):
         before = time.time_ns()
-        descriptor = context.storage.create(folder / str(number))
-        try:
+        with context.created(folder / str(number)) as descriptor:
             stamp = os.fstat(descriptor).st_mtime_ns
-        finally:
-            context.storage.close(descriptor)
         after = time.time_ns()
         samples.append((after - before, stamp - (before + after) // 2))
     # The shortest way there and back says it best.

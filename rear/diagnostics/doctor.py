@@ -78,21 +78,17 @@ def examine(
         raise BaseError(f"{layout.base} {what}: name the directory that the workers are to write to")
     if peer is not None and not os.path.isdir(peer):
         raise UsageError(f"--peer {os.fspath(peer)} is not a directory: name the base, as another mount shows it")
-    return _examine(layout, peer, visibility_limit_seconds, progress, storage)
+    process = this_process()
+    name = f"{_PREFIX}{worker_name(process, secrets.token_hex(6))}.{process.host}"
+    parent = layout.state if os.path.isdir(layout.state) else layout.base
+    context = ProbeContext(layout.base, parent / name, storage, limit_seconds=visibility_limit_seconds)
+    return _examine(layout, context, peer, progress)
 
 
 def _examine(
-    layout: Layout,
-    peer: StrPath | None,
-    visibility_limit_seconds: float,
-    progress: Callable[[str], None],
-    storage: Storage,
+    layout: Layout, context: ProbeContext, peer: StrPath | None, progress: Callable[[str], None]
 ) -> Generator[Finding, None, None]:
-    parent = layout.state if os.path.isdir(layout.state) else layout.base
-    yield from _remove_leftovers(layout, storage)
-    process = this_process()
-    name = f"{_PREFIX}{worker_name(process, secrets.token_hex(6))}.{process.host}"
-    context = ProbeContext(layout.base, parent / name, storage, limit_seconds=visibility_limit_seconds)
+    yield from _remove_leftovers(layout, context.storage)
     try:
         _make_folder(context)
         far = os.fspath(context.folder)
@@ -108,12 +104,9 @@ def _examine(
             progress(probe)
             yield from _run(probe, context)
     finally:
-        for second in (*context.near, *context.far):
-            second.kill()
-        for second in (*context.near, *context.far):
-            second.close()
+        context.end_processes()
         _remove(context.folder)
-        _remove(layout.base / f"{name}{_MOVED}")
+        _remove(layout.base / f"{context.folder.name}{_MOVED}")
 
 
 def _make_folder(context: ProbeContext) -> None:

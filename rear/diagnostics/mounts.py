@@ -34,12 +34,7 @@ class Mount(NamedTuple):
 
 
 def mount_of(path: StrPath, mountinfo: str | None = None) -> Mount | None:
-    """Return the mount that a path is on, ``None`` where the system does not tell.
-
-    Args:
-        path: an existing path; links in it are followed.
-        mountinfo: text in place of the kernel's, for tests.
-    """
+    """Return the mount that a path leads to, ``None`` where the system (or ``mountinfo``, a text like its) has none."""
     real = os.path.realpath(path)
     found = None
     for mount in _mounts(_text() if mountinfo is None else mountinfo):

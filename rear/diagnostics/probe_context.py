@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,23 +40,34 @@ class ProbeContext:
         self.storage.make_directories(path, sync=False)
         return path
 
-    def write_file(self, path: Path, data: bytes, *, sync: bool = True) -> None:
-        """Make a new file with this content."""
+    @contextmanager
+    def created(self, path: Path) -> Iterator[int]:
+        """Make a new file, and close it at the end of the block."""
         descriptor = self.storage.create(path)
         try:
-            self.storage.write(descriptor, [data], 0)
-            if sync:
-                self.storage.sync(descriptor)
+            yield descriptor
         finally:
             self.storage.close(descriptor)
 
-    def renew_processes(self) -> None:
-        """Replace the second processes: a late answer must not be taken for one to the next question."""
+    def write_file(self, path: Path, data: bytes, *, sync: bool = True) -> None:
+        """Make a new file with this content."""
+        with self.created(path) as descriptor:
+            self.storage.write(descriptor, [data], 0)
+            if sync:
+                self.storage.sync(descriptor)
+
+    def end_processes(self) -> None:
+        """End the second processes: all are killed before the end of one is waited for."""
         for process in (*self.near, *self.far):
             process.kill()
+        for process in (*self.near, *self.far):
+            process.close()
+
+    def renew_processes(self) -> None:
+        """Replace the second processes: a late answer must not be taken for one to the next question."""
+        self.end_processes()
         for processes in (self.near, self.far):
             for number, process in enumerate(processes):
-                process.close()
                 processes[number] = ProbeProcess(process.folder)
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from rear.core.storage import LOCAL, StrPath
+from rear.core.storage import LOCAL, StrPath, opened
 
 Reply = dict[str, Any]
 
@@ -35,11 +35,7 @@ class NoAnswerError(Exception):
 
 
 class ProbeProcess:
-    """The doctor's end of a second process.
-
-    Args:
-        folder: in which it works; another process may see it under another path.
-    """
+    """The doctor's end of a second process in ``folder``, which another process may see under another path."""
 
     def __init__(self, folder: StrPath) -> None:
         self.folder = os.fspath(folder)
@@ -59,22 +55,15 @@ class ProbeProcess:
         self._received = b""
 
     def send(self, command: str, place: str = "", **arguments: Any) -> None:
-        """Ask for something; `receive` returns the answer.
-
-        Args:
-            command: one of `serve`.
-            place: the folder to work in, relative to this process's own.
-            arguments: of the command.
+        """Send one of the commands of `serve`, for the folder ``place`` in its own; `receive` returns the answer.
 
         Raises:
             NoAnswerError: the process has ended.
         """
         assert self._process.stdin is not None
-        line = (
-            json.dumps({"command": command, "folder": os.path.join(self.folder, place), **arguments}).encode() + b"\n"
-        )
+        request = {"command": command, "folder": os.path.join(self.folder, place), **arguments}
         try:
-            self._process.stdin.write(line)
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise NoAnswerError("a second process died") from None
 
@@ -213,11 +202,8 @@ def _reread(folder: str, until: float) -> Iterator[Reply]:
     while time.monotonic() < until:
         counts["reads"] += 1
         try:
-            descriptor = LOCAL.open(current)
-            try:
+            with opened(current, LOCAL) as descriptor:
                 data = LOCAL.read(descriptor, VERSION_BYTES + 1, 0)
-            finally:
-                LOCAL.close(descriptor)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
@@ -230,11 +216,8 @@ def _reread(folder: str, until: float) -> Iterator[Reply]:
 
 
 def _read(folder: str, name: str, offset: int, length: int) -> Iterator[Reply]:
-    descriptor = LOCAL.open(os.path.join(folder, name))
-    try:
+    with opened(os.path.join(folder, name), LOCAL) as descriptor:
         yield {"data": LOCAL.read(descriptor, length, offset).hex(), "size": LOCAL.size(descriptor)}
-    finally:
-        LOCAL.close(descriptor)
 
 
 def lock_error(descriptor: int) -> int:
@@ -303,18 +286,17 @@ def _watch(folder: str, limit_seconds: float) -> Iterator[Reply]:
 
 def _remember(folder: str, name: str) -> Iterator[Reply]:
     """Look at a file, as a scavenger does at a pair that is still being written."""
-    path = os.path.join(folder, name)
     LOCAL.names(folder)
-    for _ in range(2):
-        sizes = {"stat": _size_by_stat(path), "open": _size_by_open(path)}
-    yield dict(sizes)
+    for method in ("stat", "open") * 2:
+        _size(folder, name, method)
+    yield {}
 
 
 def _take(folder: str, name: str) -> Iterator[Reply]:
     """Take a file as a leader claims one, and say how many bytes there are then."""
-    taken = os.path.join(folder, f"taken-{name}")
-    LOCAL.rename(os.path.join(folder, name), taken)
-    yield {"open": _size_by_open(taken)}
+    taken = f"taken-{name}"
+    LOCAL.rename(os.path.join(folder, name), os.path.join(folder, taken))
+    yield {"open": _size(folder, taken, "open")}
 
 
 def _sees(folder: str, method: str, event: str) -> bool:
@@ -329,41 +311,27 @@ def _sees(folder: str, method: str, event: str) -> bool:
     if method == "listed":
         # Some clients believe what they remember of a file until they have listed its folder again.
         LOCAL.names(where)
-    size = _size_by_stat if method == "stat" else _size_by_open
     match event:
         case "create":
-            return size(os.path.join(where, "created")) is not None
+            return _size(where, "created", method) is not None
         case "append":
-            return size(os.path.join(where, "to-append")) == AFTER_BYTES
+            return _size(where, "to-append", method) == AFTER_BYTES
         case "rename":
-            is_gone = size(os.path.join(where, "to-rename")) is None
-            return size(os.path.join(where, "renamed")) is not None and is_gone
+            is_gone = _size(where, "to-rename", method) is None
+            return _size(where, "renamed", method) is not None and is_gone
         case _:
-            return size(os.path.join(where, "to-unlink")) is None
+            return _size(where, "to-unlink", method) is None
 
 
-def _size_by_stat(path: str) -> int | None:
+def _size(folder: str, name: str, method: str) -> int | None:
+    """Return the size of a file as ``stat`` tells it, else how many bytes a reader gets; ``None`` without a file."""
+    path = os.path.join(folder, name)
     try:
-        return os.stat(path).st_size
+        if method == "stat":
+            return os.stat(path).st_size
+        with opened(path, LOCAL) as descriptor:
+            return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESTALE):
             raise
         return None
-
-
-def _size_by_open(path: str) -> int | None:
-    """Return how many bytes a reader gets."""
-    try:
-        descriptor = LOCAL.open(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
-            raise
-        return None
-    try:
-        return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        return None
-    finally:
-        LOCAL.close(descriptor)

@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.core.text import counted
 from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
-from rear.scavenger.leader import Owner, read_owner
+from rear.scavenger.leader import read_owner
 from rear.scavenger.report import ReportSummary, last_summaries
 
 JSON_VERSION: Final = 1
@@ -226,24 +226,19 @@ class Observer:
         owner = read_owner(self._layout, storage=self._storage)
         if owner is None:
             return None
-        return Leader(owner.leader, owner.process.host, owner.process.pid, self._leader_state(owner), owner.since_ns)
-
-    def _leader_state(self, owner: Owner) -> Literal["live", "unconfirmed", "stale", "crashed"]:
         running = is_running(owner.process)
-        if running is not None:
-            return "live" if running else "crashed"
-        return self._signs.state(owner.leader, owner.beat, owner.lease_seconds)
+        state: Literal["live", "unconfirmed", "stale", "crashed"] = "live" if running else "crashed"
+        if running is None:
+            state = self._signs.state(owner.leader, owner.beat, owner.lease_seconds)
+        return Leader(owner.leader, owner.process.host, owner.process.pid, state, owner.since_ns)
 
     def _intents(self) -> Iterator[str]:
         for name in self._storage.names(self._layout.intents):
             if not name.endswith(".intent"):
                 continue
             try:
-                descriptor = self._storage.open(self._layout.intents / name)
-                try:
+                with opened(self._layout.intents / name, self._storage) as descriptor:
                     yield read_begin(descriptor, storage=self._storage).archive
-                finally:
-                    self._storage.close(descriptor)
             except FileNotFoundError:
                 continue
             except (JournalError, FutureVersionError, UnfinishedIntentError, OSError):

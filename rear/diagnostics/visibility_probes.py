@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from rear.core.storage import opened
 from rear.core.text import fine_seconds_text
 from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext
@@ -70,12 +71,9 @@ def probe_visibility_claim(context: ProbeContext) -> Finding:
 
 
 def _append(context: ProbeContext, path: Path) -> None:
-    descriptor = context.storage.open(path, write=True)
-    try:
+    with opened(path, context.storage, write=True) as descriptor:
         context.storage.write(descriptor, [bytes(AFTER_BYTES - BEFORE_BYTES)], BEFORE_BYTES)
         context.storage.sync(descriptor)
-    finally:
-        context.storage.close(descriptor)
 
 
 def _make_event(context: ProbeContext, method: str, event: str) -> None:
@@ -99,26 +97,24 @@ def _late(reply: Reply, done: dict[str, float], key: str) -> float | None:
     return max(0.0, missed - done[key]) if missed is not None else 0.0
 
 
-#: What it means when a file that was synced is short for who opens it after that (A8).
-_SHORT_APPENDS: Final = {
-    "listed": "A file that was synced is short for who lists its folder and opens it then (A8): a scavenger may "
-    "find acknowledged members cut off and report them as lost (promise 1). Run workers and scavengers on one host."
-}
-
-
 def _judge(method: str, late: dict[str, float | None], context: ProbeContext) -> Finding:
     judge = Judge(f"visibility_{method}", "s")
     limit = context.limit_seconds
-    shown = {
-        event: f"not within {limit:.0f} s" if delay is None else fine_seconds_text(delay) if delay else "at once"
-        for event, delay in late.items()
-    }
     worst = max(limit if delay is None else delay for delay in late.values())
-    seen = "all seen at once" if not worst else ", ".join(f"{event} {text}" for event, text in shown.items())
     if not worst:
-        return judge.ok(seen, worst)
-    if method in _SHORT_APPENDS and late["append"] != 0:
-        return judge.broken(seen, _SHORT_APPENDS[method], worst)
+        return judge.ok("all seen at once", worst)
+    seen = ", ".join(
+        f"{event} "
+        + (f"not within {limit:.0f} s" if delay is None else fine_seconds_text(delay) if delay else "at once")
+        for event, delay in late.items()
+    )
+    if method == "listed" and late["append"] != 0:
+        return judge.broken(
+            seen,
+            "A file that was synced is short for who lists its folder and opens it then (A8): a scavenger may find "
+            "acknowledged members cut off and report them as lost (promise 1). Run workers and scavengers on one host.",
+            worst,
+        )
     if method == "listdir" and worst >= min(limit, LEASE_SECONDS / 2):
         return judge.broken(
             seen,

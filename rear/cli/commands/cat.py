@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from rear.cli.exit import report
-from rear.cli.listing.selection import positions, split
+from rear.cli.listing.selection import selected, split
 from rear.errors import RearError, UsageError
 from rear.read.patterns import Patterns, has_wildcard
 from rear.read.view import open_committed
@@ -76,7 +76,9 @@ def _cat(path: str | None, arguments: list[str], failures: list[int]) -> None:
                 _copy_input()
         return
     with open_committed(path) as archive:
-        known = _positions(archive, {split(argument).member for argument in arguments})
+        names = {split(argument).member for argument in arguments}
+        # The last one of each name.
+        known = {name: position for position, name in archive.names() if name in names}
         for argument in arguments:
             with _told(failures):
                 for entry in _entries(archive, argument, known):
@@ -92,11 +94,6 @@ def _copy_input() -> None:
         sys.stdout.buffer.flush()
 
 
-def _positions(archive: Archive, names: set[str]) -> dict[str, int]:
-    """Return where the entries of these names are, of those that there are; the last one of each name."""
-    return {name: position for position, name in archive.names() if name in names}
-
-
 def _entries(archive: Archive, argument: str, known: dict[str, int]) -> Iterator[CentralEntry]:
     name = split(argument).member
     if not name:
@@ -108,5 +105,5 @@ def _entries(archive: Archive, argument: str, known: dict[str, int]) -> Iterator
         yield entry
         return
     patterns = Patterns([name])
-    yield from (entry for entry in map(archive.entry_at, positions(archive, patterns)) if not entry.is_directory)
+    yield from (entry for entry in selected(archive, patterns) if not entry.is_directory)
     patterns.check(archive.path)

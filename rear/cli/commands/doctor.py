@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from contextlib import closing
-from types import FrameType
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from rear.cli.exit import ATTENTION
 from rear.cli.options import JsonLines, base_argument, seconds
+from rear.cli.signals import Ended
 from rear.core.text import shown
 from rear.diagnostics.findings import JSON_VERSION
 
@@ -48,41 +46,26 @@ def doctor(
     """
     from rear.diagnostics.doctor import examine
 
-    _end_in_good_order()
     display: _Json | _Lines = _Json() if as_json else _Lines()
-    with (
-        display,
-        closing(
-            examine(base, peer=peer, visibility_limit_seconds=seconds(peer_wait), progress=display.progress)
-        ) as findings,
-    ):
-        for finding in findings:
-            display.show(finding)
+    limit_seconds = seconds(peer_wait)
+    findings = examine(base, peer=peer, visibility_limit_seconds=limit_seconds, progress=display.progress)
+    try:
+        with display, closing(findings):
+            for finding in findings:
+                display.show(finding)
+    except Ended as end:
+        # Without a word: the folder is removed, and there is nothing to go on with.
+        raise typer.Exit(128 + end.number) from None
     display.finish()
     raise typer.Exit(ATTENTION if display.counts["broken"] else 0)
 
 
-def _end_in_good_order() -> None:
-    """Let SIGTERM and SIGHUP remove the folder too, as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-
-
-class _Json:
+class _Json(nullcontext[None]):
     """Findings for programs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.counts = dict.fromkeys(_STYLES, 0)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
 
     def progress(self, probe: str) -> None:
         """A probe begins."""

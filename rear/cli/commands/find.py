@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,12 +120,9 @@ def _long_line(found: FoundMember) -> str:
     return long_line(member.mode or 0, member.size, (member.mtime_ns or 0) // 1_000_000_000, human=False) + _line(found)
 
 
-_encode: Callable[[object], str] = json.JSONEncoder(separators=(", ", ": ")).encode
-
-
 def _json(found: FoundMember) -> str:
     member = found.member
-    return _encode(
+    return json.dumps(
         {
             "archive": found.archive,
             "name": member.name,

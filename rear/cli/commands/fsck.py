@@ -46,13 +46,16 @@ def fsck(
 
     Example: rear fsck --output mended.zip damaged.zip
     """
-    from rear.core.problems import COULD_NOT_RUN
+    from rear.cli.display.follow import follow
+    from rear.core.problems import COULD_NOT_RUN, exit_status
 
     style = style_of(plain=plain, json=json, quiet=quiet)
     try:
         with Executors(path, jobs, dask).open() as executor:
             events = _events(path, dry_run, deep, output, in_place, assume_dead or [], executor)
-            status = _run(path, events, style, dry_run)
+            with closing(events):  # type: ignore[type-var]
+                progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)
+            status = exit_status(progress.outcomes)
     except BrokenPipeError:
         raise
     except (RearError, OSError) as error:
@@ -83,13 +86,3 @@ def _events(
     from rear.fsck.archive import check_archive_steps
 
     return check_archive_steps(path, deep=deep, output=output, in_place=in_place, executor=executor)
-
-
-def _run(path: str, events: Iterator[Event], style: str, dry_run: bool) -> int:
-    """Show all events and a summary; return the exit status."""
-    from rear.cli.display.follow import follow
-    from rear.core.problems import exit_status
-
-    with closing(events):  # type: ignore[type-var]
-        progress = follow(events, style, command="fsck", subject=path, dry_run=dry_run)
-    return exit_status(progress.outcomes)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from typing import Annotated, Final
 
 import typer
 
 from rear.cli.byte_progress import ByteProgress
 from rear.cli.exit import report
-from rear.cli.listing.selection import PATTERN_HELP, positions, split
+from rear.cli.listing.selection import PATTERN_HELP, selected, split
 from rear.errors import RearError
 from rear.read.patterns import Patterns
 from rear.read.view import open_committed
-from rear.zip.archive import Archive
 from rear.zip.extraction import Extraction
-from rear.zip.headers import CentralEntry
 
 #: After these, further members would fare no better.
 _HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -70,7 +67,7 @@ def _size(path: str, names: list[str] | None) -> int:
     """Return how many bytes are to be written; what cannot be known is told of when its turn comes."""
     try:
         with open_committed(path) as archive:
-            return sum(entry.size for entry in _selected(archive, Patterns(names or [])))
+            return sum(entry.size for entry in selected(archive, Patterns(names or [])))
     except (RearError, OSError):
         return 0
 
@@ -78,7 +75,7 @@ def _size(path: str, names: list[str] | None) -> int:
 def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:
     status = 0
     with open_committed(path) as archive:
-        for entry in _selected(archive, patterns):
+        for entry in selected(archive, patterns):
             try:
                 extraction.extract(archive, entry)
             except RearError as error:
@@ -90,9 +87,3 @@ def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:
                 status = report(named)
         patterns.check(path)
     return status
-
-
-def _selected(archive: Archive, patterns: Patterns) -> Iterator[CentralEntry]:
-    if not patterns:
-        return archive.entries()
-    return map(archive.entry_at, positions(archive, patterns))

@@ -9,7 +9,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import attrgetter, itemgetter
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -27,7 +27,7 @@ from rear.cli.listing.levels import (
 )
 from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
 from rear.cli.listing.pending import list_pending
-from rear.cli.listing.selection import PATTERN_HELP, LineWriter, positions, split
+from rear.cli.listing.selection import PATTERN_HELP, LineWriter, selected, split
 from rear.cli.listing.tree import write_tree
 from rear.cli.options import JsonLines
 from rear.core.text import BINARY, shown, size_text
@@ -36,8 +36,6 @@ from rear.read.patterns import Patterns, has_wildcard
 from rear.read.view import open_committed
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
-
-_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
 class ListingOptions(NamedTuple):
@@ -181,8 +179,7 @@ def _list_members(lines: LineWriter, path: str, given: list[str], options: Listi
             _write_items(lines, found, options)
             return 0
         elif options.columns:
-            entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
-            _write_items(lines, map(item_of, entries), options)
+            _write_items(lines, map(item_of, selected(archive, patterns)), options)
         else:
             _stream_members(lines, archive, patterns, options)
     lines.flush()
@@ -202,7 +199,7 @@ def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, opt
         else:
             lines.write_escaped(names)
         return
-    entries = map(archive.entry_at, positions(archive, patterns)) if patterns else archive.entries()
+    entries = selected(archive, patterns)
     if options.as_json:
         lines.write_all(_json_with_metadata(archive, entries) if options.metadata else map(entry_json, entries))
     elif options.is_sorted:
@@ -213,7 +210,7 @@ def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, opt
 
 def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
     for entry in entries:
-        yield f'{entry_json(entry)[:-1]}, "metadata": {_encode_json(metadata_of(archive, entry))}}}'
+        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(metadata_of(archive, entry))}}}'
 
 
 def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions) -> str:
@@ -282,19 +279,17 @@ def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: 
         _write_items(lines, found, options)
     else:
         for item in _in_order(found, options) if options.is_sorted else found:
-            lines.write(_archive_json(item) if options.as_json else _archive_line(item, options))
+            lines.write(_archive_line(item, options))
             lines.flush()
     lines.flush()
     patterns.check(folder)
     return found.status
 
 
-def _archive_json(item: Item) -> str:
-    about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
-    return _encode_json(about)
-
-
 def _archive_line(item: Item, options: ListingOptions) -> str:
+    if options.as_json:
+        about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
+        return json.dumps(about)
     if options.long:
         return shown(_item_line(item, options))
     return f"{item.members or 0:>12,} members {size_text(item.size, BINARY):>10} {shown(item.name)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from rear.cli.signals import StopRequest
 from rear.errors import UsageError
 
 if TYPE_CHECKING:
-    from rear.diagnostics.status import BaseStatus, Observer
+    from rear.diagnostics.status import BaseStatus
 
 
 def status(
@@ -50,59 +51,32 @@ def status(
     if every is not None and not watch:
         raise UsageError("--every goes with --watch")
     observer = Observer(base)
-    output = _Metrics(openmetrics) if openmetrics is not None else _Json() if as_json else _Screen(live=watch)
-    last = _watch(observer, output, seconds(every or "2s")) if watch else _look(observer, output)
-    raise typer.Exit(ATTENTION if last.attention else 0)
-
-
-def _look(observer: Observer, output: _Output) -> BaseStatus:
-    with output:
-        seen = observer.look()
-        output.show(seen)
-    return seen
-
-
-def _watch(observer: Observer, output: _Output, pause_seconds: float) -> BaseStatus:
-    """Look again and again until SIGINT, SIGTERM or SIGHUP; return what was seen last."""
+    pause_seconds = seconds(every or "2s")
     stop = StopRequest()
-    stop.set_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with output:
+    if watch:
+        stop.set_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    screen = None if as_json or openmetrics is not None else _Screen(live=watch)
+    with screen or nullcontext():
         while True:
             seen = observer.look()
-            output.show(seen)
-            if stop.wait(pause_seconds):
-                return seen
+            if screen is not None:
+                screen.show(seen)
+            elif openmetrics is not None:
+                _write_metrics(openmetrics, seen)
+            else:
+                print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
+            if not watch or stop.wait(pause_seconds):
+                break
+    raise typer.Exit(ATTENTION if seen.attention else 0)
 
 
-class _Output:
-    """Where a status goes; a context while it is open."""
+def _write_metrics(path: str, seen: BaseStatus) -> None:
+    from rear.diagnostics.openmetrics import as_text, write_file
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def show(self, seen: BaseStatus) -> None:
-        raise NotImplementedError
+    write_file(path, as_text(seen))
 
 
-class _Json(_Output):
-    def show(self, seen: BaseStatus) -> None:
-        print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
-
-
-class _Metrics(_Output):
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def show(self, seen: BaseStatus) -> None:
-        from rear.diagnostics.openmetrics import as_text, write_file
-
-        write_file(self._path, as_text(seen))
-
-
-class _Screen(_Output):
+class _Screen:
     """For people: a page; while it is watched on a terminal, one that stays in place."""
 
     def __init__(self, *, live: bool) -> None:

@@ -14,13 +14,7 @@ ELLIPSIS = "…"
 
 
 class Column(NamedTuple):
-    """A column of a table.
-
-    Attributes:
-        title: what stands above it.
-        width: cells; 0 for what the others leave.
-        is_number: right-aligned.
-    """
+    """A column of a table, ``width`` cells wide, or 0 for what the others leave; numbers stand at the right."""
 
     title: str
     width: int
@@ -28,11 +22,9 @@ class Column(NamedTuple):
 
 
 def shortened(text: str, width: int) -> str:
-    """Return text made safe to show, with its middle left out where it would not fit.
+    """Return text made safe to show, its middle left out where it has more than ``width`` cells.
 
-    Args:
-        text: a name, or any other text.
-        width: cells that it may take; wide characters take two, combining ones none.
+    Wide characters take two cells, combining ones none.
     """
     from rich.cells import cell_len
 
@@ -77,13 +69,7 @@ def widths_of(columns: Sequence[Column], width: int) -> list[int]:
 
 
 def row(cells: Sequence[tuple[str, str]], columns: Sequence[Column], width: int) -> Text:
-    """Return one row of a table, at most ``width`` cells wide.
-
-    Args:
-        cells: text and style of each.
-        columns: as many.
-        width: cells of the whole row.
-    """
+    """Return one row of a table, at most ``width`` cells wide; ``cells`` are text and style by column."""
     from rich.text import Text
 
     line = Text(no_wrap=True, end="", overflow="crop")

@@ -50,11 +50,7 @@ class Estimate:
     ) -> float | None:
         """Return how long the rest will take, if all goes on as it did; ``None`` while nobody can know.
 
-        Args:
-            done: how much of each step is done, in its own unit.
-            remaining: how much is not.
-            phase: that goes on now.
-            more_seconds: how long it has, since `spend` was told last.
+        Each step has a unit of its own. The phase has gone on for ``more_seconds`` since `spend` was told last.
         """
         now = STEP_OF.get(phase, "other")
         total = 0.0

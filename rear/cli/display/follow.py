@@ -44,11 +44,7 @@ class Display(Protocol):
 
 
 def show(events: Iterable[Event], style: str) -> bool:
-    """Show events as they come, for a command that sums up in words of its own; see `follow`.
-
-    Returns:
-        whether something was lost, or had to be left as it is.
-    """
+    """Show events as `follow` does, without a summary; return whether something was lost, or left as it is."""
     return follow(events, style, command="scavenge", subject="", has_summary=False).needs_attention
 
 
@@ -62,7 +58,7 @@ def follow(
     sums_up: bool = True,
     has_summary: bool = True,
 ) -> Progress:
-    """Show events as they come, and a summary.
+    """Show events as they come, and a summary; return what they add up to.
 
     Args:
         events: of one scavenge, check or sweep.
@@ -72,10 +68,7 @@ def follow(
         subject: the base or archive, as the user named it.
         dry_run: nothing is changed.
         sums_up: print a summary even when nothing was done or found.
-        has_summary: print one at all.
-
-    Returns:
-        what they add up to.
+        has_summary: print one at all; not where the command sums up in words of its own.
 
     Raises:
         BrokenPipeError: of ``json``, nobody reads it any more.

@@ -22,13 +22,7 @@ REMINDER_SECONDS: Final = 30.0
 
 
 class Lines:
-    """Prints events with Rich, which leaves colours out where nobody sees them.
-
-    Args:
-        progress: what the events add up to.
-        outlet: standard error.
-        is_quiet: only what needs attention.
-    """
+    """Prints events, if it ``is_quiet`` those that need attention; Rich leaves colours out where nobody sees them."""
 
     def __init__(self, progress: Progress, outlet: Outlet, *, is_quiet: bool) -> None:
         from rich.console import Console

@@ -45,14 +45,7 @@ FINDINGS_LISTED: Final = 10
 
 
 class Progress:
-    """Adds events up.
-
-    Args:
-        command: ``scavenge``, ``fsck`` or ``sweep``.
-        subject: the base or archive.
-        now: seconds, of a clock that only goes on.
-        dry_run: nothing is changed.
-    """
+    """Adds up the events of one command, of `follow`; ``now`` is in seconds, of a clock that only goes on."""
 
     def __init__(self, command: str, subject: str, now: float, *, dry_run: bool = False) -> None:
         self.command = command

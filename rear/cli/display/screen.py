@@ -28,12 +28,7 @@ _LOCK_SECONDS: Final = 0.1
 
 
 class Screen:
-    """Draws a `Progress` until it is closed.
-
-    Args:
-        progress: what the events add up to; `lock` is held while it changes.
-        outlet: the terminal.
-    """
+    """Draws a `Progress` until it is closed; `lock` is held while that changes."""
 
     def __init__(self, progress: Progress, outlet: Outlet) -> None:
         from rich.console import Console

@@ -52,15 +52,7 @@ Line = TypeVar("Line", ArchiveLine, PairLine)
 
 
 def frame(progress: Progress, now: float, *, width: int, height: int, is_ascii: bool = False) -> list[Text]:
-    """Return the lines of the screen, from the top.
-
-    Args:
-        progress: what to show.
-        now: seconds, of the clock that the events came with.
-        width: cells.
-        height: lines.
-        is_ascii: the terminal shows nothing else.
-    """
+    """Return the lines of the screen, from the top; ``now`` is of the clock that the events came with."""
     head = _head(progress, now, width)[: max(height, 0)]
     sections: list[tuple[int, Section]] = []
     if progress.archives:
@@ -239,13 +231,7 @@ class _Table(NamedTuple):
     rows: int
 
     def lines(self, ordered: Sequence[Line], cells: Callable[[Line], Cells], more: Counter[str]) -> list[Text]:
-        """Return the lines of a table.
-
-        Args:
-            ordered: what has a row each, the most important first.
-            cells: text and style of each cell in the row of one of them.
-            more: how many there are beside them, by state.
-        """
+        """Return the lines of a table: a row for each, the most important first, and ``more`` beside them by state."""
         total = len(ordered) + sum(more.values())
         shown = _shown(total, self.rows)
         lines = [row([(column.title, "dim") for column in self.columns], self.columns, self.width)]

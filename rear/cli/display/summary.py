@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_rows import FindingRow
@@ -39,13 +38,8 @@ _NOUNS: Final = {
 _ORDER: Final = {label: number for number, label in enumerate(_NOUNS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a summary: a word that it begins with, or none, and the rest.
-
-    Attributes:
-        style: of Rich; lines of one kind look alike.
-    """
+class Line(NamedTuple):
+    """A line of a summary: a word that it begins with, or none; the rest; and a style of Rich."""
 
     head: str
     text: str
@@ -53,12 +47,7 @@ class Line:
 
 
 def summary_lines(progress: Progress, *, lists_all: bool) -> Iterator[Line]:
-    """Yield the summary, top down.
-
-    Args:
-        progress: at its end, or where it was stopped.
-        lists_all: list findings of all kinds; else only those that need attention, the others have been told.
-    """
+    """Yield the summary; it lists findings of all kinds, or only what needs attention: the others have been told."""
     yield Line("", _title(progress), "bold")
     yield from _amounts(progress)
     for label in sorted(progress.found, key=lambda label: _ORDER.get(label, len(_ORDER))):
@@ -127,16 +116,18 @@ def _merged(progress: Progress) -> str:
     archives = end.archives if isinstance(end, Finished) else progress.merged_archives
     if not progress.merged_members:
         return "nothing: no temp archive of an ended worker waits" if not progress.known_members else "nothing new"
-    size = size_text(progress.merged_bytes)
-    return f"{counted(progress.merged_members, 'member')} ({size}) into {counted(archives, 'archive')}"
+    return _into(progress.merged_members, progress.merged_bytes, archives)
 
 
 def _planned(progress: Progress) -> str:
     count = sum(line.state == "would be merged" for line in progress.archives.values()) + progress.archives.more
     if not count:
         return "nothing: no temp archive of an ended worker waits"
-    size = size_text(progress.planned_bytes)
-    return f"{counted(progress.planned_members, 'member')} ({size}) into {counted(count, 'archive')}"
+    return _into(progress.planned_members, progress.planned_bytes, count)
+
+
+def _into(members: int, size_bytes: int, archives: int) -> str:
+    return f"{counted(members, 'member')} ({size_text(size_bytes)}) into {counted(archives, 'archive')}"
 
 
 def _archives(progress: Progress) -> Iterator[Line]:

@@ -101,23 +101,6 @@ def describe(event: Event) -> str:
             return f"waiting for {event.wait_seconds:.0f} s at most: {event.reason}"
         case Problem():
             return _describe_problem(event)
-        case _:
-            return _describe_finding(event)
-
-
-def _amount(members: int, size_bytes: int) -> str:
-    return f"{counted(members, 'member')}, {size_text(size_bytes)}"
-
-
-def _describe_plan(event: Planned) -> str:
-    notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0)
-    notes += [f"{event.duplicates:,} there already"] * (event.duplicates > 0)
-    extra = f" ({', '.join(notes)})" if notes else ""
-    return f"{event.archive}: {_amount(event.members, event.size_bytes)} to come{extra}"
-
-
-def _describe_finding(event: Event) -> str:
-    match event:
         case Renamed():
             return f"{event.archive}: another {event.name} was there, both are kept: {event.new_name}"
         case SetAside():
@@ -149,6 +132,17 @@ def _describe_finding(event: Event) -> str:
         case Refused():
             return f"{event.subject}: {event.reason}"
     return ""
+
+
+def _amount(members: int, size_bytes: int) -> str:
+    return f"{counted(members, 'member')}, {size_text(size_bytes)}"
+
+
+def _describe_plan(event: Planned) -> str:
+    notes = [f"{event.renamed:,} renamed"] * (event.renamed > 0)
+    notes += [f"{event.duplicates:,} there already"] * (event.duplicates > 0)
+    extra = f" ({', '.join(notes)})" if notes else ""
+    return f"{event.archive}: {_amount(event.members, event.size_bytes)} to come{extra}"
 
 
 def _describe_problem(event: Problem) -> str:

@@ -64,13 +64,7 @@ def display_width(text: str) -> int:
 
 
 def in_columns(texts: Sequence[str], painted: Sequence[str], *, width: int) -> Iterator[str]:
-    """Yield the lines of a list in columns, from top to bottom and then from left to right.
-
-    Args:
-        texts: what is shown.
-        painted: the same with colours.
-        width: columns of the terminal.
-    """
+    """Yield the lines of a list in columns, top to bottom, then left to right; ``painted`` is ``texts`` in colours."""
     widths = [display_width(text) for text in texts]
     rows, column_widths = _fit(widths, width)
     for row in range(rows):

@@ -135,14 +135,13 @@ def members_below(archive: Archive, folder: str, depth: int, *, with_metadata: b
     def below() -> Iterable[Item]:
         for entry in archive.entries():
             name = entry.name
-            if name.startswith(prefix):
+            is_below = name.startswith(prefix)
+            if is_below or name == folder:
                 about = about_of(archive, entry) if with_metadata else ""
-                if len(name) > len(prefix):
+                if is_below and len(name) > len(prefix):
                     yield item_of(entry, name[len(prefix) :], about)
                 else:
                     exact.append(item_of(entry, about=about))
-            elif name == folder:
-                exact.append(item_of(entry, about=about_of(archive, entry) if with_metadata else ""))
 
     found = collapse(below(), depth)
     if not found and not exact and folder:
@@ -154,13 +153,7 @@ def members_below(archive: Archive, folder: str, depth: int, *, with_metadata: b
 class ArchiveItems:
     """Yields the archives below a folder as items, by their relative paths; what cannot be read is reported.
 
-    Args:
-        folder: the base, or a folder in it.
-        patterns: which archives are meant.
-        counted: open each one, to know how many members it has.
-
-    Attributes:
-        status: the exit status: not 0 when something could not be read.
+    With ``counted`` each is opened, to know how many members it has. After that ``status`` is the exit status.
     """
 
     def __init__(self, folder: str, patterns: Patterns, *, counted: bool) -> None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from rear.cli.exit import report
 from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import LineWriter
 from rear.core.layout import Layout, find_base
 from rear.core.names import STATE
-from rear.core.records import Pair
+from rear.core.records import Append, Pair
 from rear.core.storage import LOCAL
 from rear.core.text import shown
 from rear.errors import FutureVersionError, UsageError
 from rear.journal.pending import pending_journals
-from rear.journal.reader import Journal
 from rear.read.archive_tree import VANISHED
 from rear.read.patterns import Patterns
-
-_encode_json: Final = json.JSONEncoder(separators=(", ", ": ")).encode
 
 
 class _Scope(NamedTuple):
@@ -70,29 +67,26 @@ def list_pending(lines: LineWriter, path: str, patterns: list[str], *, as_json: 
             continue
         seen.add(found.pair)
         state = "claimed" if found.is_claimed else "closed" if journal.closed else "open"
-        _write_pending(lines, scope, wanted, found.pair, journal, state, as_json=as_json)
+        line = _json if as_json else _line
+        for member in journal.pending():
+            if scope.contains(member.archive) and wanted.matches(member.name):
+                lines.write(line(member, found.pair, state))
     return status
 
 
-def _write_pending(
-    lines: LineWriter, scope: _Scope, wanted: Patterns, pair: Pair, journal: Journal, state: str, *, as_json: bool
-) -> None:
-    for member in journal.pending():
-        if not scope.contains(member.archive) or not wanted.matches(member.name):
-            continue
-        if as_json:
-            about = {
-                "archive": member.archive,
-                "name": member.name,
-                "size": member.size,
-                "mtime": iso_time_ns(member.mtime_ns),
-                "host": pair.host,
-                "worker": pair.worker,
-                "rotation": pair.rotation,
-                "sequence": member.sequence,
-                "state": state,
-            }
-            lines.write(_encode_json(about))
-        else:
-            target = shown(f"{member.archive}/{member.name}")
-            lines.write(f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}")
+def _line(member: Append, pair: Pair, state: str) -> str:
+    target = shown(f"{member.archive}/{member.name}")
+    return f"{state:<7} {pair.host} {pair.worker} {member.size:>15,} {target}"
+
+
+def _json(member: Append, pair: Pair, state: str) -> str:
+    about = {
+        "archive": member.archive,
+        "name": member.name,
+        "size": member.size,
+        "mtime": iso_time_ns(member.mtime_ns),
+        **pair._asdict(),
+        "sequence": member.sequence,
+        "state": state,
+    }
+    return json.dumps(about)

@@ -18,6 +18,7 @@ from rear.core.text import shown
 from rear.errors import UsageError
 from rear.read.patterns import Patterns
 from rear.zip.archive import Archive
+from rear.zip.headers import CentralEntry
 
 PATTERN_HELP: Final = (
     "Patterns: '*' and '?' match anything but '/', '**' matches that too, '[...]' one character of a set; "
@@ -55,10 +56,12 @@ def split(argument: str) -> Selection:
             raise UsageError(f"{argument!r} is a directory, not an archive")
 
 
-def positions(archive: Archive, patterns: Patterns) -> Iterator[int]:
-    """Yield the directory positions of the selected members."""
+def selected(archive: Archive, patterns: Patterns) -> Iterator[CentralEntry]:
+    """Yield the entries of the members that match, of all without patterns."""
+    if not patterns:
+        return archive.entries()
     matches = patterns.matches
-    return (position for position, name in archive.names() if matches(name))
+    return map(archive.entry_at, (position for position, name in archive.names() if matches(name)))
 
 
 class LineWriter:
