@@ -13,16 +13,7 @@ from pathlib import Path
 import pytest
 from bases import check_base, contents, renew, scavenge
 from crash_scavenger import EXPECTED, check, make_base, recover
-from faults import (
-    Point,
-    RecordProperty,
-    Tampered,
-    after,
-    dying_at,
-    in_child,
-    kill_at_system_calls,
-    some,
-)
+from faults import Point, RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, some
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 

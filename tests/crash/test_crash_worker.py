@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 from crash_worker import WRITE, check, renew, work
-from faults import (
-    RecordProperty,
-    Tampered,
-    after,
-    dying_at,
-    in_child,
-    kill_at_system_calls,
-    some,
-)
+from faults import RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, some
 
 
 @pytest.fixture

@@ -13,13 +13,7 @@ from zips import contents, overwrite
 
 from rear.core.records import Origin
 from rear.core.storage import Storage
-from rear.errors import (
-    FutureVersionError,
-    MemberNotFoundError,
-    NotAZipError,
-    UnsupportedError,
-    ZipFormatError,
-)
+from rear.errors import FutureVersionError, MemberNotFoundError, NotAZipError, UnsupportedError, ZipFormatError
 from rear.journal.codec import encode_line
 from rear.read import view as view_module
 from rear.read.view import open_committed
