@@ -14,7 +14,7 @@ import rear
 from rear.cli.display.progress import Progress
 from rear.errors import Lack, NotLeaderError, UnsupportedError
 from rear.events import Event, IndexFault, IndexRebuilt, JournalFault, JournalRebuilt, LeftAlone, WhyLeft
-from rear.fsck.base import problem_of
+from rear.fsck.event_problems import problem_of
 
 SOURCE = Path(rear.__file__).parent
 SENTENCES = frozenset({"reason", "message", "detail", "strerror", "situation"})
