@@ -188,7 +188,10 @@ def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path,
     with (files / "huge").open("wb") as huge:
         huge.truncate(200 << 30)  # nobody reads that in the time of this test
     process = start_rear("put", "a.txt", "huge", base / "ar.zip", cwd=files, text=False)
-    wait_for(lambda: any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")), 30)
+    # It opens the second file when the first one is acknowledged.
+    wait_for(
+        lambda: any(os.path.realpath(file).endswith("huge") for file in Path(f"/proc/{process.pid}/fd").iterdir()), 30
+    )
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)

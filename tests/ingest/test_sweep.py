@@ -745,7 +745,9 @@ def test_an_interrupt_loses_nothing(spool: Path, base: Path) -> None:
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)
-        assert process.returncode in (0, 130), errors
+        # While Python ends it listens to no signal any more: all is done and said by then.
+        is_done = json.loads(out.read_text().splitlines()[-1]).get("status") == "done"
+        assert process.returncode in ((0, 130, -signal.SIGINT) if is_done else (0, 130)), errors
         assert "Traceback" not in errors
     assert run(*command[4:]).returncode == 0
     assert files_in(spool) == {}
