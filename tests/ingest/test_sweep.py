@@ -19,6 +19,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, members, of_kind, scavenge, write
 from faults import SEED, fork, wait
@@ -60,10 +61,7 @@ def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    (tmp_path / "base").mkdir()
-    return tmp_path / "base"
+base = fixtures.made_base
 
 
 def sweep(folder: Path, base: Path, into: str = "ar.zip/spool", **options: Any) -> list[Event]:

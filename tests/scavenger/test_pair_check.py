@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -185,27 +186,27 @@ def test_member_whose_codec_is_missing_waits(tmp_path: Path, monkeypatch: pytest
 
 
 def test_pair_of_a_host_that_cannot_be_seen_waits_for_its_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
     _, journal = write_pair(tmp_path, 0, {1: ("a", b"one")})
     see_nobody(monkeypatch)
     assert "cannot be seen" in str(of_kind(scavenge(tmp_path), LeftAlone)[0])
-    now = LOCAL.uptime()
-    monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 61)
+    later(61)
     scavenge(tmp_path)
     assert members(tmp_path) == {"a": b"one"}
     # It may come back, so it waits in the graveyard; a late record there is merged as well.
     (buried,) = (tmp_path / ".rear/graveyard").rglob("*.journal")
     assert not journal.exists()
     assert read_journal(buried).appends.keys() == {1}
-    monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 10_000)
-    scavenge(tmp_path)
-    monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 20_000)
-    scavenge(tmp_path)
+    for _ in range(2):
+        later(10_000)
+        scavenge(tmp_path)
     assert not buried.exists()
 
 
-def test_late_member_of_a_buried_pair_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_member_of_a_buried_pair_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
+) -> None:
     write_pair(tmp_path, 0, {1: ("a", b"one"), 2: ("b", b"two")})
     (journal,) = (tmp_path / ".rear/inbox").rglob("*.journal")
     whole = journal.read_bytes()
@@ -216,9 +217,8 @@ def test_late_member_of_a_buried_pair_is_merged(tmp_path: Path, monkeypatch: pyt
     content = temp.read_bytes()
     os.truncate(temp, read_journal(journal).appends[1].length)
     see_nobody(monkeypatch)
-    now = LOCAL.uptime()
-    for later in (0, 61):
-        monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
+    for seconds in (0, 61):
+        later(seconds)
         scavenge(tmp_path)
     assert members(tmp_path) == {"a": b"one"}
     (buried,) = (tmp_path / ".rear/graveyard").rglob("*.journal")

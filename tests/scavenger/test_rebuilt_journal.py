@@ -343,22 +343,21 @@ def test_a_live_worker_without_journal_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_orphan_of_an_unseen_host_waits_until_it_does_not_grow(
-    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
     pair[1].unlink()
     see_nobody(monkeypatch)
-    now = LOCAL.uptime()
-    for later in (0, 500):
-        monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
+    for seconds in (0, 500):
+        later(seconds)
         (left,) = of_kind(scavenge(tmp_path), LeftAlone)
         assert "cannot be seen" in str(left)
-    monkeypatch.setattr(type(LOCAL), "uptime", lambda self: now + 601)
+    later(101)
     assert of_kind(scavenge(tmp_path), JournalRebuilt)
     assert members(tmp_path) == dict(MEMBERS.values())
     # Nobody knows that it cannot come back, so it is buried.
     assert [path.name for path in (tmp_path / ".rear/graveyard").rglob("*.zip")] == [pair[0].name]
-    for later in (10_000, 20_000):
-        monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
+    for _ in range(2):
+        later(10_000)
         events = scavenge(tmp_path)
     assert of_kind(events, Cleared)
     check_base(tmp_path, EXPECTED)

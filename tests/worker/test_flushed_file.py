@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_archive, files_below, found_in, of_kind, put, scavenge, write
 from faults import (
@@ -115,9 +116,7 @@ def write_plain(fs: rear.RearFs, target: str, note: Callable[[str, int], None]) 
     note(target, 0)
 
 
-@pytest.fixture
-def folder(scratch: Path) -> Path:
-    return scratch / "work"
+folder = fixtures.scratch_work
 
 
 @pytest.fixture
