@@ -10,7 +10,7 @@ import pytest
 from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record
 from rear.core.storage import Storage
 from rear.errors import FutureVersionError, JournalError
-from rear.journal import codec as journals
+from rear.journal import reader as journals
 from rear.journal.codec import decode_line, decode_record, encode_line, encode_record
 from rear.journal.reader import read_journal, read_lines, skim_journal
 from rear.zip.codecs import crc32

@@ -16,8 +16,7 @@ from rear.core.storage import Storage
 from rear.errors import FutureVersionError, MemberNotFoundError, NotAZipError, UnsupportedError, ZipFormatError
 from rear.journal.codec import encode_line
 from rear.read import view as view_module
-from rear.read.view import open_committed
-from rear.zip.archive import directory_of
+from rear.read.view import directory_of, open_committed
 from rear.zip.codecs import DEFLATED, crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 from rear.zip.member_ends import verify

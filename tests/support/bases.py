@@ -101,7 +101,7 @@ def found_in(base: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for path in sorted(base.rglob("*.zip")):
         relative = path.relative_to(base)
-        if relative.parts[0] != ".rear":
+        if ".rear" not in relative.parts:
             check_archive(path)
             for name, data in contents(path):
                 target = f"{relative.as_posix()}/{name}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rear.core.layout import Layout
 from rear.journal.intent import Move, commit_intent, write_intent
-from rear.zip.archive import directory_of
+from rear.read.view import directory_of
 
 MOVES = [Move("h/w-1-1", 1, "new", 0, 100)]
 
