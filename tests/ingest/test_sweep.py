@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -669,33 +669,9 @@ def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, b
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
 
 
-@contextlib.contextmanager
-def led_elsewhere(base: Path) -> Iterator[None]:
-    """Have another process lead the base until the block ends."""
-    reader, writer = os.pipe()
-    until, over = os.pipe()
-
-    def lead() -> None:
-        os.close(over)
-        with Leadership(Layout(base)):
-            os.write(writer, b"x")
-            os.read(until, 1)
-
-    pid = fork(lead)
-    os.close(until)
-    try:
-        assert os.read(reader, 1) == b"x"
-        yield
-    finally:
-        os.close(over)
-        os.close(reader)
-        os.close(writer)
-        assert wait(pid) == 0
-
-
 def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
     arguments = [spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "60s"]
-    with led_elsewhere(base):
+    with Leadership(Layout(base)):
         process = start_rear("sweep", *arguments, stdout=None)
         assert process.stderr is not None
         assert any("waiting for 60 s at most" in line for line in process.stderr)
@@ -706,7 +682,7 @@ def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
 
 
 def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: Path, base: Path) -> None:
-    with led_elsewhere(base):
+    with Leadership(Layout(base)):
         done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "1s")
         assert done.returncode == 1
         assert "being scavenged by process" in done.stderr

@@ -16,7 +16,7 @@ from faults import Failing, is_one_of
 from pairs import see_nobody, write_pair
 
 import rear
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import Storage
 from rear.errors import BaseError, NotLeaderError, RearError
 from rear.events import Damaged, Event, Finished, Lost, NothingYet, Planned, Recovered, Refused
 from rear.journal.reader import read_journal
@@ -79,11 +79,6 @@ def test_a_disk_that_was_full_for_a_while_raises_no_false_alarm(tmp_path: Path, 
     assert alarms(events) == []
     everything = {f"ar.zip/full-{number}": f"full-{number}\n".encode() * 300 for number in range(4)}
     check_base(tmp_path, acknowledged, perhaps=everything)
-
-
-def test_a_sync_of_a_closed_pair_is_an_error_like_others() -> None:
-    with pytest.raises(OSError, match="Bad file"):
-        LOCAL.sync(-1)
 
 
 @pytest.mark.parametrize("failing", [".rear", "base"])
