@@ -171,7 +171,6 @@ def test_a_stream_that_is_interrupted_is_no_member(base: Path, tmp_path: Path, n
     spool.mkdir()
     environment = os.environ | {"TMPDIR": str(spool)}
     process = start_rear("put", "-", base / "ar.zip/partial", stdin=subprocess.PIPE, text=False, env=environment)
-    assert process.stdin is not None
     process.stdin.write(os.urandom(9 << 20))  # more than fits into memory, so it is being read
     process.stdin.flush()
     process.send_signal(number)

@@ -572,7 +572,6 @@ def test_closing_the_iterator_removes_the_folder(tmp_path: Path) -> None:
 
 def start_and_wait_for(base: Path, probe: str) -> subprocess.Popen[str]:
     process = start_rear("doctor", "--json", base, start_new_session=True)
-    assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("probe") == probe:
             return process

@@ -118,7 +118,6 @@ def test_a_sweep_archives_all_files_and_the_next_one_only_what_is_new(spool: Pat
     with open_committed(base / "ar.zip") as archive:
         entry = archive.find("spool/a.txt")
         origin = archive.origin(entry)
-        assert origin is not None
         assert (origin.source, origin.mtime_ns, origin.mode) == (str(spool / "a.txt"), MTIME_NS, 0o100640)
         assert entry.mode == 0o100640
 
@@ -673,7 +672,6 @@ def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
     arguments = [spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "60s"]
     with Leadership(Layout(base)):
         process = start_rear("sweep", *arguments, stdout=None)
-        assert process.stderr is not None
         assert any("waiting for 60 s at most" in line for line in process.stderr)
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 0, rest

@@ -367,12 +367,12 @@ def test_bytes_that_can_be_saved_are_not_given_up_for_a_copy_that_was_lost(
     for seconds in (0, 61):
         later(seconds)
         events = scavenge(tmp_path)
-    assert [event.name for event in of_kind(events, Lost)] == ["b"]  # type: ignore[attr-defined]
+    assert [event.name for event in of_kind(events, Lost)] == ["b"]
     assert len(buried(tmp_path)) == 1
     # The pair before has all of its data, behind a local header that is damaged.
     temp, _ = write_pair(tmp_path, 0, {1: ("a", content("a")), 2: ("b", content("b"))}, close="poisoned")
     flip(temp, temp.read_bytes().index(b"PK\3\4", 1) + 14, 0xFF)
     events = scavenge(tmp_path)
     assert alarms(events) == []
-    assert "b" in [event.name for event in of_kind(events, Recovered)]  # type: ignore[attr-defined]
+    assert "b" in [event.name for event in of_kind(events, Recovered)]
     assert members(tmp_path) == {name: content(name) for name in "ab"}

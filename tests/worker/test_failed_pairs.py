@@ -145,7 +145,7 @@ def test_a_member_that_was_told_of_as_lost_is_told_of_when_it_comes_back(
     assert "may still have it" in str(lost[0])
     write_pair(tmp_path, 1, {2: ("b", b"two" * 100), 3: ("c", b"three")}, close="exit", repeats_from=2)
     events = scavenge(tmp_path)
-    assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]  # type: ignore[attr-defined]
+    assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]
     assert alarms(events) == []
 
 

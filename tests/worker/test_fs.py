@@ -505,7 +505,6 @@ except KeyboardInterrupt:
     raise
 """
     with start_code(code) as child:
-        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
         assert child.stdout.read() == "interrupted\n"
