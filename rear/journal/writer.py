@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from rear.core.records import Record
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.journal.codec import encode_record
-from rear.journal.reader import Journal
+
+if TYPE_CHECKING:
+    # A worker writes journals, and reads none.
+    from rear.journal.reader import Journal
 
 
 class JournalWriter:
