@@ -279,7 +279,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     clock = Clock()
     fs = rear.rear_fs(base, sync_interval=3600, storage=clock)
     put(fs, "ar.zip/before", b"before")
-    pair = fs._worker._pair
+    pair = fs._worker._pairs.current
     assert pair.beat()
     take_over(base, monkeypatch)
     clock.ahead = 61.0
