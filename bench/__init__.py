@@ -1,7 +1,7 @@
 """Benchmarks of rear beside what one would use instead, and beside what the machine can do: ``python -m bench --help``.
 
-Read the ratios: absolute times differ from machine to machine and from day to day. ``docs/explanation/performance.md`` explains the
-rows. In the order in which one runs:
+Read the ratios: absolute times differ from machine to machine and from day to day. The rows are explained in
+``docs/explanation/performance.md``. In the order in which one runs:
 
     __main__     options; chooses rows
     peers        the other programs: found, downloaded into a cache folder, or named as missing

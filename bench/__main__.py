@@ -29,7 +29,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures rear beside its peers and the limits of the machine; all rows unless some are named.",
-        epilog="python -m bench report FILE [--write] shows what a run has left; --write renews docs/explanation/performance.md.",
+        epilog="python -m bench report FILE [--write] shows what a run has left; "
+        "--write renews docs/explanation/performance.md.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}")
     parser.add_argument("--list", action="store_true", help="say what each row measures, and end")

@@ -55,7 +55,7 @@ def translate(stopwatch: Stopwatch, *, sources: list[str], folder: str) -> None:
 
 def merge(stopwatch: Stopwatch, *, folder: str) -> None:
     """Scavenge once."""
-    scan = importlib.import_module("rear.scavenger.scavenge").try_scan_once
+    scan = importlib.import_module("rear.scavenger").try_scan_once
     with stopwatch:
         scan(folder, flush=True)
 
@@ -67,7 +67,7 @@ def end_to_end(stopwatch: Stopwatch, *, folder: str, workers: int, files_each: i
     """
     socket = importlib.import_module("trio").socket
     files = list(data.small_files(workers * files_each))
-    scan = importlib.import_module("rear.scavenger.scavenge").try_scan_once
+    scan = importlib.import_module("rear.scavenger").try_scan_once
 
     def work(worker: int) -> None:
         socket.gethostname = lambda: f"host{worker}"

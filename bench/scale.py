@@ -1,4 +1,4 @@
-"""``python -m bench.scale`` prints the tables of ``docs/explanation/scale.md``; ``--write docs/explanation/scale.md`` renews them there.
+"""``python -m bench.scale`` prints the tables of docs/explanation/scale.md; ``--write PAGE`` renews them in that page.
 
 Give it the costs of your own server. What the tables are made of: `bench.scalemodel`.
 """

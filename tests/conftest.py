@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +58,18 @@ def traceable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     needs_strace()
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the clock of this process forward, by so many seconds each time."""
+    from rear.core.storage import Storage
+
+    real, seconds = Storage.uptime, 0.0
+
+    def put_forward(more: float) -> None:
+        nonlocal seconds
+        seconds += more
+        monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + seconds)
+
+    return put_forward

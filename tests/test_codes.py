@@ -14,49 +14,110 @@ import rear
 from rear.cli.display.progress import Progress
 from rear.errors import Lack, NotLeaderError, UnsupportedError
 from rear.events import Event, IndexFault, IndexRebuilt, JournalFault, JournalRebuilt, LeftAlone, WhyLeft
-from rear.fsck.base import problem_of
+from rear.fsck.event_problems import problem_of
 
 SOURCE = Path(rear.__file__).parent
 SENTENCES = frozenset({"reason", "message", "detail", "strerror", "situation"})
 """Attributes, and variables, that hold text for people."""
-ERRORS = frozenset({"error", "exc", "exception", "failure", "cause"})
-READERS = frozenset({"startswith", "endswith", "removesuffix", "find", "index", "count", "split", "rsplit"})
+ERRORS = frozenset({"error", "err", "exc", "exception", "failure", "cause"})
+"""Variables and attributes that hold errors, beside those that ``except … as`` names."""
+PARTS = frozenset({
+    "lower", "upper", "strip", "rstrip", "lstrip", "casefold", "splitlines", "replace", "removeprefix", "partition",
+    "rpartition",
+})  # fmt: skip
+"""Methods that make other sentences of one."""
+READERS = frozenset({
+    "startswith", "endswith", "removesuffix", "find", "rfind", "index", "rindex", "count", "split", "rsplit",
+    "isspace", "isdigit", "__contains__", "__eq__",
+})  # fmt: skip
+"""Methods of a sentence that tell what is in it."""
+MATCHERS = frozenset({"match", "search", "fullmatch", "findall", "finditer", "split", "get", "fnmatch", "fnmatchcase"})
+"""Calls that look at what they are given: of patterns and of tables."""
 WORDS = {"closed.reason != 'poisoned'"}
 """In the last record of a journal the reason is a word: see docs/reference/format.md."""
 
 
-def reads_sentence(node: ast.AST) -> bool:
-    """Whether an expression is a sentence: ``x.reason``, ``str(error)``, ``error.args`` or a part of one."""
-    match node:
-        case ast.Attribute(attr="args", value=ast.Name(id=name)):
-            return name in ERRORS
-        case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name in SENTENCES
-        case ast.Call(func=ast.Name(id="str" | "repr"), args=[ast.Name(id=name)]):
-            return name in ERRORS
-        case (
-            ast.Subscript(value=value) | ast.Call(func=ast.Attribute(value=value, attr="lower" | "strip" | "casefold"))
-        ):
-            return reads_sentence(value)
-    return False
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything in a function, or in a module, but what is in functions in it."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, Function):
+            yield from walk(child)
+
+
+def named(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+class Scope:
+    """A function or a module: its names for errors, and its variables that text for people was assigned to."""
+
+    def __init__(self, node: ast.AST) -> None:
+        self.nodes = list(walk(node))
+        self.errors = ERRORS | {node.name for node in self.nodes if isinstance(node, ast.ExceptHandler)}
+        self.variables: set[str] = set()
+        for node in self.nodes:
+            match node:
+                case ast.Assign(targets=[target], value=value) if self.is_sentence(value):
+                    self.variables |= {part.id for part in ast.walk(target) if isinstance(part, ast.Name)}
+
+    def is_error(self, node: ast.AST) -> bool:
+        return named(node) in self.errors
+
+    def is_sentence(self, node: ast.AST) -> bool:
+        """Whether an expression is text for people: ``x.reason``, ``str(error)``, ``error.args``, or a part of one."""
+        match node:
+            case ast.Attribute(value=value, attr="args") if self.is_error(value):
+                return True
+            case ast.Attribute() | ast.Name():
+                return named(node) in SENTENCES or (isinstance(node, ast.Name) and node.id in self.variables)
+            case ast.Call(func=ast.Name(id="str" | "repr" | "format"), args=[value, *_]):
+                return self.is_error(value) or self.is_sentence(value)
+            case ast.JoinedStr(values=[ast.FormattedValue(value=value)]):
+                return self.is_error(value) or self.is_sentence(value)
+            case ast.NamedExpr(value=value) | ast.Subscript(value=value):
+                return self.is_sentence(value)
+            case ast.Call(func=ast.Attribute(value=value, attr=name)):
+                return name in PARTS and self.is_sentence(value)
+        return False
 
 
 def decisions(source: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a program where something is decided by a sentence."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in [tree, *(node for node in ast.walk(tree) if isinstance(node, Function))]:
+        yield from decisions_in(Scope(node))
+
+
+def decisions_in(scope: Scope) -> Iterator[tuple[int, str]]:
+    is_sentence = scope.is_sentence
+    for node in scope.nodes:
         match node:
             case ast.Compare(left=left, ops=operators, comparators=others):
-                sides = [left, *others]
                 is_test_for_none = all(isinstance(one, (ast.Is, ast.IsNot)) for one in operators)
-                if not is_test_for_none and any(map(reads_sentence, sides)):
-                    yield node.lineno, ast.unparse(node)
-            case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in READERS and reads_sentence(value):
-                yield node.lineno, ast.unparse(node)
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="re")), args=arguments):
-                if any(map(reads_sentence, arguments)):
-                    yield node.lineno, ast.unparse(node)
-            case ast.Match(subject=subject) if reads_sentence(subject):
-                yield node.lineno, ast.unparse(subject)
+                is_found = not is_test_for_none and any(map(is_sentence, [left, *others]))
+            case ast.Call(func=ast.Attribute(value=value, attr=name), args=arguments):
+                is_found = (name in READERS and is_sentence(value)) or (
+                    name in MATCHERS and any(map(is_sentence, arguments))
+                )
+            case ast.Call(func=ast.Name(id=name), args=arguments):
+                is_found = name in MATCHERS and any(map(is_sentence, arguments))
+            case ast.Subscript(slice=key, ctx=ast.Load()):
+                is_found = is_sentence(key)
+            case ast.Match(subject=subject):
+                is_found = is_sentence(subject)
+            case ast.MatchClass(kwd_attrs=names, kwd_patterns=patterns):
+                is_found = any(
+                    name in SENTENCES and not isinstance(pattern, (ast.MatchAs, ast.MatchSingleton))
+                    for name, pattern in zip(names, patterns, strict=True)
+                )
+            case _:
+                is_found = False
+        if is_found:
+            yield getattr(node, "lineno", 0), ast.unparse(node.subject if isinstance(node, ast.Match) else node)
 
 
 def test_nothing_is_decided_by_a_sentence() -> None:
@@ -85,6 +146,23 @@ def test_nothing_is_decided_by_a_sentence() -> None:
         "if re.match('its worker', problem.detail): pass",
         "if 'volume' not in failure.strerror: pass",
         "match event.reason:\n    case 'missing': pass",
+        "match event:\n    case LeftAlone(reason='missing'): pass",
+        "if reason in ('there was none', 'outdated'): pass",
+        "if re.search('its worker', str(error)): pass",
+        "if ITS_WORKER.search(str(error)): pass",
+        "if fnmatch(event.reason, 'its *'): pass",
+        "state = STATES[event.reason]",
+        "state = STATES.get(reason, 'waits')",
+        "if error.args[0] in KNOWN: pass",
+        "if 'volume' in str(self.error): pass",
+        "if 'volume' in f'{error}': pass",
+        "try: pass\nexcept OSError as refusal:\n    if 'volume' in str(refusal): pass",
+        "text = str(error)\nif 'volume' in text: pass",
+        "if (text := str(error)) == 'volume': pass",
+        "lines = str(error).splitlines()[0]\nif lines == 'volume': pass",
+        "head, _, tail = event.reason.partition(':')\nif tail == 'gone': pass",
+        "if str(error).removeprefix(path) == ': gone': pass",
+        "if str(event.reason) == 'missing': pass",
     ],
 )
 def test_a_decision_by_a_sentence_is_found(text: str) -> None:
@@ -98,6 +176,14 @@ def test_a_decision_by_a_sentence_is_found(text: str) -> None:
         "if reason is not None: pass",
         "yield Refused(name, f'{error}: {item.reason}')",
         "if isinstance(error, UnsupportedError): pass",
+        "if error.errno == errno.ENOSPC: pass",
+        "match event:\n    case LeftAlone(reason=reason): pass",
+        "match event:\n    case LeftAlone(code='missing', reason=reason): yield reason",
+        "lines = source[0]\nif lines == 'a': pass",
+        "text = str(error)\nnote(text)",
+        "found = PATTERN.search(name)",
+        "tally[event.reason] += 1",
+        "common = event.reason.partition('; ')[0]\nnote(common)",
     ],
 )
 def test_other_decisions_are_not_found(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Prints the example of docs/reference/format.md: a pair that the worker's own code writes, with fixed values, byte by byte.
+"""Prints the example of docs/reference/format.md, byte by byte: a pair of the worker's own code, with fixed values.
 
     python tools/format_example.py
 

@@ -1,4 +1,4 @@
-"""The man page rear(1), made from the help of the commands; `tools/generate_docs.py` writes it to docs/reference/man/rear.1."""
+"""The man page rear(1), docs/reference/man/rear.1, made from the help of the commands for `tools/generate_docs.py`."""
 
 from __future__ import annotations
 

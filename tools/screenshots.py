@@ -3,8 +3,8 @@
     python tools/screenshots.py [scavenge] [fsck]
 
 Real workers write to a base in a temporary folder, some of them are killed, one lives on, an archive is damaged. Then
-`rear.scavenge` and `rear.fsck.base` run, and a frame of the live screen is taken where most is to be seen, with Rich's SVG
-export. Process numbers and times differ from run to run, so pictures are renewed by hand and looked at.
+`rear.scavenge` and `rear.fsck.base` run, and a frame of the live screen is taken where most is to be seen, with Rich's
+SVG export. Process numbers and times differ from run to run, so pictures are renewed by hand and looked at.
 """
 
 from __future__ import annotations

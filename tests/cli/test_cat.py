@@ -44,8 +44,6 @@ def test_as_real_processes(ar: Path) -> None:
     assert result.stderr.count(b"\n") == 1
     assert b"no.zip" in result.stderr
     process = subprocess.Popen([*rear, "ls", ar], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
     assert process.stdout.readline() == b"big\n"
     process.stdout.close()
     assert process.stderr.read() == b""
@@ -74,8 +72,6 @@ def test_cat_of_standard_input(odd: Path) -> None:
 
 def test_cat_passes_on_what_comes_at_once() -> None:
     process = start_rear("cat", "-", stdin=subprocess.PIPE, stderr=None, text=False)
-    assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(b"a line\n")
     process.stdin.flush()
     assert process.stdout.readline() == b"a line\n"

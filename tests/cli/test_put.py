@@ -171,7 +171,6 @@ def test_a_stream_that_is_interrupted_is_no_member(base: Path, tmp_path: Path, n
     spool.mkdir()
     environment = os.environ | {"TMPDIR": str(spool)}
     process = start_rear("put", "-", base / "ar.zip/partial", stdin=subprocess.PIPE, text=False, env=environment)
-    assert process.stdin is not None
     process.stdin.write(os.urandom(9 << 20))  # more than fits into memory, so it is being read
     process.stdin.flush()
     process.send_signal(number)
@@ -188,7 +187,10 @@ def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path,
     with (files / "huge").open("wb") as huge:
         huge.truncate(200 << 30)  # nobody reads that in the time of this test
     process = start_rear("put", "a.txt", "huge", base / "ar.zip", cwd=files, text=False)
-    wait_for(lambda: any(path.stat().st_size for path in base.glob(".rear/inbox/*/*.zip")), 30)
+    # It opens the second file when the first one is acknowledged.
+    wait_for(
+        lambda: any(os.path.realpath(file).endswith("huge") for file in Path(f"/proc/{process.pid}/fd").iterdir()), 30
+    )
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)

@@ -343,8 +343,6 @@ def test_closed_and_full_streams_cost_no_file(base: Path, redirection: str) -> N
 
 def test_who_stops_reading_json_stops_the_scavenge_safely(base: Path) -> None:
     process = start(slowly(0.02, "scavenge", "--json", base), env=ENVIRONMENT, text=False)
-    assert process.stdout is not None
-    assert process.stderr is not None
     assert json.loads(process.stdout.readline())["kind"] == "schema"
     process.stdout.close()
     assert process.stderr.read() == b""
@@ -420,7 +418,6 @@ def test_json_ends_with_a_summary_after_an_error_and_a_signal(base: Path, tmp_pa
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
     process = start(slowly(0.05, "scavenge", "--json", base), env=ENVIRONMENT)
-    assert process.stdout is not None
     lines = list(read_until(process.stdout, "copying"))
     process.send_signal(signal.SIGTERM)
     rest, told = process.communicate(timeout=30)

@@ -16,16 +16,17 @@ import signal
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, contents, files_below, journals, of_kind, put, scavenge
 from children import _note_pid, open_and_write, write_from_pool
-from executors import BLOCK, EXPECTED, Here, Hopeless, Killing, Substituting, check, content, make_small, renew
+from executors import BLOCK, EXPECTED, Here, Hopeless, Killing, Substituting, check, content, renew
 from faults import Failing, in_child
 from programs import run_code, start_rear, wait_for
 from zips import flip
@@ -49,17 +50,7 @@ from rear.scavenger.check_tasks import JournaledMembers
 from rear.scavenger.copy_tasks import CopyTask, Piece, batches, copy_for_leader
 from rear.worker.pools import open_in_process
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-
-
-@pytest.fixture
-def base(folder: Path) -> Iterator[Path]:
-    yield renew(folder / "base")
-    shutil.rmtree(folder / "base", ignore_errors=True)
-    shutil.rmtree(folder / "kept", ignore_errors=True)
+folder_base, base, small = fixtures.folder_base, fixtures.executors_base, fixtures.small_tasks
 
 
 # ---- tasks and executors by themselves
@@ -718,7 +709,6 @@ def test_rear_fs_in_the_processes_of_a_pool(tmp_path: Path, method: str, kind: s
     assert len(journals) == len(pids)
     for journal in journals:
         closed = read_journal(journal).closed
-        assert closed is not None
         assert closed.reason == "exit"
     scavenge(base)
     expected = {f"pool.zip/{number}.txt": f"content {number}".encode() for number in range(20)}

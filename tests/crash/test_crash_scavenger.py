@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import fixtures
 import pytest
 from bases import check_base, contents, renew, scavenge
-from crash_scavenger import EXPECTED, check, make_base, recover
-from faults import (
-    Point,
-    RecordProperty,
-    Tampered,
-    after,
-    dying_at,
-    in_child,
-    kill_at_system_calls,
-    some,
-)
+from crash_scavenger import EXPECTED, check, recover
+from faults import Point, RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, points_of, some
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
 
-@pytest.fixture(scope="module")
-def template(folder: Path) -> Path:
-    return make_base(folder / "template")
-
-
-@pytest.fixture
-def base(template: Path) -> Iterator[Path]:
-    base = template.parent / "base"
-    yield base
-    shutil.rmtree(base, ignore_errors=True)
+template, base = fixtures.crash_template, fixtures.folder_base
 
 
 def count_points(base: Path, template: Path) -> list[Point]:
     renew(base, template)
-    storage = Tampered()
-    scavenge(base, storage=storage)
+    points = points_of(lambda storage: scavenge(base, storage=storage))
     check(base)
-    return storage.points
+    return points
 
 
 @pytest.mark.crash
@@ -68,14 +48,13 @@ def test_recovery_is_killed_four_times(base: Path, template: Path, record_proper
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point)))
         state = renew(base.parent / "state", base)
-        recovery = Tampered()
-        scavenge(base, storage=recovery)
+        recovery = points_of(lambda storage: scavenge(base, storage=storage))
         for number in range(4):
             renew(base, state)
             # Each of the four dies later than the one before it, all within what one recovery does.
             for later in range(4):
-                died_at = len(recovery.points) * (4 * later + number) // 16
-                in_child(lambda died_at=recovery.points[died_at]: scavenge(base, storage=dying_at(died_at)))
+                died_at = len(recovery) * (4 * later + number) // 16
+                in_child(lambda died_at=recovery[died_at]: scavenge(base, storage=dying_at(died_at)))
                 count += 1
             with after(f"killed at {point}, recovery {number}"):
                 recover(base)
@@ -97,10 +76,9 @@ def test_recovery_is_killed_four_times(base: Path, template: Path, record_proper
 )
 def test_killed_under_other_policies(base: Path, template: Path, policy: str, expected: dict[str, bytes]) -> None:
     renew(base, template)
-    storage = Tampered()
-    scavenge(base, storage=storage, on_conflict=policy)
+    points = points_of(lambda storage: scavenge(base, storage=storage, on_conflict=policy))
     check_base(base, expected, lost_and_found=True)
-    for point in some(storage.points, 40):
+    for point in some(points, 40):
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), on_conflict=policy))
         scavenge(base, on_conflict=policy)
@@ -111,9 +89,7 @@ def test_killed_under_other_policies(base: Path, template: Path, policy: str, ex
 @pytest.mark.crash
 def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
     renew(base, template)
-    storage = Tampered()
-    scavenge(base, storage=storage, max_members=6)
-    for point in some(storage.points, 50):
+    for point in some(points_of(lambda storage: scavenge(base, storage=storage, max_members=6)), 50):
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
         scavenge(base, max_members=6)

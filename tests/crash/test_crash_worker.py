@@ -5,22 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import fixtures
 import pytest
 from crash_worker import WRITE, check, renew, work
-from faults import (
-    RecordProperty,
-    Tampered,
-    after,
-    dying_at,
-    in_child,
-    kill_at_system_calls,
-    some,
-)
+from faults import RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, some
 
-
-@pytest.fixture
-def folder(scratch: Path) -> Path:
-    return scratch / "work"
+folder = fixtures.scratch_work
 
 
 @pytest.mark.crash

@@ -14,20 +14,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, of_kind, put, renew, scavenge
-from crash_scavenger import FOREIGN, make_base, recover
+from crash_scavenger import FOREIGN, recover
 from crash_worker import only_empty_pairs_are_left
 from faults import (
     ERRORS,
     SEED,
     Failing,
     Point,
-    Tampered,
+    after,
     at,
     in_child,
     is_anything,
     is_growing,
+    is_one_of,
+    points_of,
     refused,
     some,
     while_in_trouble,
@@ -40,20 +43,10 @@ from rear.errors import RearError
 from rear.events import LeftAlone, Lost
 from rear.read.view import open_committed
 
-
-@pytest.fixture
-def base(folder: Path) -> Iterator[Path]:
-    base = folder / "base"
-    yield base
-    shutil.rmtree(base, ignore_errors=True)
+template, base = fixtures.crash_template, fixtures.folder_base
 
 
 # --- the scavenger ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def template(folder: Path) -> Path:
-    return make_base(folder / "template")
 
 
 def is_no_worse(base: Path) -> None:
@@ -77,18 +70,15 @@ def scavenge_in_trouble(base: Path, storage: Failing) -> None:
 @pytest.mark.crash
 def test_a_scavenger_fails_once_at_every_operation(base: Path, template: Path) -> None:
     renew(base, template)
-    storage = Tampered()
-    scavenge(base, storage=storage)
-    for point, error in zip(some(storage.points, 90), itertools.cycle(ERRORS)):
+    points = points_of(lambda storage: scavenge(base, storage=storage))
+    for point, error in zip(some(points, 90), itertools.cycle(ERRORS)):
         renew(base, template)
         failing = Failing(error, at(point))
-        try:
+        with after(f"{errno.errorcode[error]} at {point}"):
             scavenge_in_trouble(base, failing)
             assert failing.failed
             is_no_worse(base)
             recover(base)
-        except (AssertionError, OSError, RearError) as problem:
-            raise AssertionError(f"{errno.errorcode[error]} at {failing.failed}: {problem}") from problem
 
 
 @pytest.mark.crash
@@ -97,17 +87,13 @@ def test_a_scavenger_is_in_trouble_from_some_operation_on(
     base: Path, template: Path, kind: Callable[[Point, str], bool]
 ) -> None:
     renew(base, template)
-    storage = Tampered()
-    scavenge(base, storage=storage)
-    for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
+    points = points_of(lambda storage: scavenge(base, storage=storage))
+    for point, error in zip(some(points, 50), itertools.cycle(ERRORS)):
         renew(base, template)
-        failing = Failing(error, while_in_trouble(point, kind))
-        try:
-            scavenge_in_trouble(base, failing)
+        with after(f"{errno.errorcode[error]} from {point} on"):
+            scavenge_in_trouble(base, Failing(error, while_in_trouble(point, kind)))
             is_no_worse(base)
             recover(base)
-        except (AssertionError, OSError, RearError) as problem:
-            raise AssertionError(f"{errno.errorcode[error]} from {point} on: {problem}") from problem
 
 
 # --- the worker ---------------------------------------------------------------------------------------------------
@@ -167,40 +153,33 @@ def settle(base: Path, acknowledged: dict[str, bytes], refused_ones: dict[str, b
 @pytest.mark.crash
 @pytest.mark.parametrize("sync", ["file", "interval"])
 def test_a_worker_fails_once_at_every_operation(base: Path, sync: str) -> None:
-    storage = Tampered()
-    write_all(base, storage, sync=sync, sync_interval=0.01)
-    for point, error in zip(some(storage.points, 50), itertools.cycle(ERRORS)):
+    points = points_of(lambda storage: write_all(base, storage, sync=sync, sync_interval=0.01))
+    for point, error in zip(some(points, 50), itertools.cycle(ERRORS)):
         shutil.rmtree(base)
         failing = Failing(error, at(point))
-        try:
+        with after(f"{errno.errorcode[error]} at {point}"):
             acknowledged, refused_ones = write_all_in_child(base, failing, sync=sync, sync_interval=0.01)
             # One failure is survived by going to a new temp archive, unless that could not even be begun.
             assert len(refused_ones) <= 1
             settle(base, acknowledged, refused_ones)
-        except (AssertionError, OSError, RearError) as problem:
-            raise AssertionError(f"{errno.errorcode[error]} at {point}: {problem}") from problem
 
 
 @pytest.mark.crash
 @pytest.mark.parametrize("kind", [is_growing, is_anything])
 @pytest.mark.parametrize("sync", ["file", "interval"])
 def test_a_worker_is_in_trouble_for_a_while(base: Path, sync: str, kind: Callable[[Point, str], bool]) -> None:
-    storage = Tampered()
-    write_all(base, storage, sync=sync, sync_interval=0.01)
-    for point, error in zip(some(storage.points, 22), itertools.cycle(ERRORS)):
+    points = points_of(lambda storage: write_all(base, storage, sync=sync, sync_interval=0.01))
+    for point, error in zip(some(points, 22), itertools.cycle(ERRORS)):
         for length in (4, 40):
             shutil.rmtree(base, ignore_errors=True)
             failing = Failing(error, while_in_trouble(point, kind, length))
-            try:
+            with after(f"{errno.errorcode[error]} from {point} on, {length} operations"):
                 settle(base, *write_all_in_child(base, failing, sync=sync, sync_interval=0.01))
-            except (AssertionError, OSError, RearError) as problem:
-                where = f"{errno.errorcode[error]} from {point} on, {length} operations"
-                raise AssertionError(f"{where}: {problem}") from problem
 
 
 def test_a_full_disk_and_a_worker_that_ends_meanwhile(base: Path) -> None:
     """Nothing can be proven any more: closing says so by name, and a scavenger finds what there is."""
-    failing = Failing(errno.ENOSPC, lambda point, path: point.operation in ("create", "sync", "write"))
+    failing = Failing(errno.ENOSPC, is_one_of("create", "sync", "write"))
     failing.healthy = True
     fs = rear.rear_fs(base, storage=failing, sync_interval=3600)
     put(fs, "ar.zip/a", b"acknowledged")

@@ -549,7 +549,8 @@ def test_a_base_that_may_not_be_written_to() -> None:
         pytest.skip("needs root to become somebody else")
     code = (
         # Who it becomes may not read the interpreter's modules: what is needed has to be loaded before.
-        "import os, sys; import rear.cli.app; from rear.cli import main; from rear.diagnostics.doctor import this_process\n"
+        "import os, sys; import rear.cli.app; from rear.cli import main\n"
+        "from rear.diagnostics.doctor import this_process\n"
         "this_process()\n"
         "os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)\n"
         "sys.argv[1:1] = ['doctor', '--json']; main()"
@@ -571,7 +572,6 @@ def test_closing_the_iterator_removes_the_folder(tmp_path: Path) -> None:
 
 def start_and_wait_for(base: Path, probe: str) -> subprocess.Popen[str]:
     process = start_rear("doctor", "--json", base, start_new_session=True)
-    assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("probe") == probe:
             return process

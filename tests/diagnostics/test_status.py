@@ -51,7 +51,6 @@ def worker(base: Path, name: str, count: int) -> Iterator[subprocess.Popen[str]]
     """A worker that has written and goes on living until the block ends."""
     process = start_code(WRITE, base, name, count, "wait", stderr=None)
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         yield process
     finally:
@@ -199,10 +198,8 @@ def test_a_leader_that_was_killed_and_its_intent_need_attention(tmp_path: Path) 
     )
     with subprocess.Popen([sys.executable, "-c", code, str(base)], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             assert process.stdout.readline() == "copying\n"
             seen = look_at(base)
-            assert seen.leader is not None
             assert (seen.leader.pid, seen.leader.state) == (process.pid, "live")
             assert seen.leader.since_ns is not None
             assert (seen.intents, seen.attention) == (("ar.zip",), ())
@@ -213,7 +210,6 @@ def test_a_leader_that_was_killed_and_its_intent_need_attention(tmp_path: Path) 
         finally:
             process.kill()
     seen = look_at(base)
-    assert seen.leader is not None
     assert seen.leader.state == "crashed"
     assert [attention.code for attention in seen.attention] == ["leader_gone", "intents_left"]
     list(rear.scavenge(base))
@@ -395,7 +391,6 @@ def test_a_metrics_file_that_cannot_be_written_leaves_nothing_behind(used: Path,
 
 def test_watching_into_a_pipe_prints_again_and_again_until_it_is_asked_to_stop(used: Path) -> None:
     with start_rear("status", "--watch", "--every", "0.1s", "--json", used) as process:
-        assert process.stdout is not None
         first, second = json.loads(process.stdout.readline()), json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)

@@ -161,21 +161,59 @@ def test_every_exit_status_of_an_error_is_documented() -> None:
 # ---- links
 
 
+def leads_somewhere(folder: Path, target: str) -> bool:
+    """Whether there is such a file, seen from a folder, and such a heading in it."""
+    path, _, anchor = target.partition("#")
+    linked = folder / path
+    if not anchor or not linked.exists():
+        return linked.exists()
+    heads = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        path, _, anchor = target.partition("#")
-        if "://" in target:
-            continue
-        linked = page if not path else (page.parent / path)
-        assert linked.exists(), target
-        if anchor:
-            heads = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}, target
+        if "://" not in target:
+            assert leads_somewhere(page.parent, page.name + target if target.startswith("#") else target), target
 
 
-def test_every_page_is_in_the_navigation() -> None:
-    navigation = text_of("mkdocs.yml").partition("nav:")[2]
-    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} == set(
-        re.findall(r": (\S+\.md)", navigation)
+def lost_pages(text: str) -> list[str]:
+    """Pages of this documentation that a program names, in whatever it says, and that are not there."""
+    named = re.findall(r"\bdocs/[\w./-]*\.md\b(?:#[\w-]+)?", text)
+    return [name for name in named if not leads_somewhere(ROOT, name)]
+
+
+@pytest.mark.parametrize("folder", ["rear", "tools", "bench", "tests"])
+def test_pages_that_programs_name_are_there(folder: str) -> None:
+    sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sh", "")]
+    assert sources
+    lost = {
+        path.relative_to(ROOT).as_posix(): lost_pages(path.read_text(encoding="utf-8"))
+        for path in sources
+        if path.is_file() and path != Path(__file__)
+    }
+    assert {path: names for path, names in lost.items() if names} == {}
+
+
+def test_a_page_that_is_not_there_is_found() -> None:
+    assert lost_pages("see docs/reference/format.md, docs/reference/format.md#journal.") == []
+    assert lost_pages('note("see docs/format.md.")  # docs/reference/format.md') == ["docs/format.md"]
+    assert lost_pages("docs/reference/format.md#no-such-part") == ["docs/reference/format.md#no-such-part"]
+
+
+def pages_in_navigation(settings: str) -> list[str]:
+    return sorted(re.findall(r": (\S+\.md)$", settings.partition("\nnav:\n")[2], re.MULTILINE))
+
+
+def test_every_page_stands_once_in_the_navigation() -> None:
+    assert pages_in_navigation(text_of("mkdocs.yml")) == sorted(
+        page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")
     )
+
+
+def test_a_page_that_stands_twice_in_the_navigation_is_found() -> None:
+    settings = (
+        "\nnav:\n  - Start: index.md\n  - How to:\n      - Watch: how-to/watch.md\n      - Look: how-to/watch.md\n"
+    )
+    assert pages_in_navigation(settings) == ["how-to/watch.md", "how-to/watch.md", "index.md"]

@@ -1,4 +1,4 @@
-"""docs/how-to/read.md against the program: every JSON object has the documented keys and types, and the examples run."""
+"""docs/how-to/read.md against the program: JSON objects have the documented keys and types, and the examples run."""
 
 from __future__ import annotations
 

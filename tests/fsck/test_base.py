@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, contents, put, renew
 from checkout import REAR
@@ -22,14 +22,15 @@ from damaged_bases import (
     cut_end_record,
     expected_after,
     interrupt_merge_and_damage_intent,
+    kill_scavenger_when,
     leave_fresh_file,
     remove_index,
     write_files,
 )
-from faults import Failing, Point, RecordProperty, Tampered, after, at, dying_at, fork, in_child, some
+from faults import Failing, RecordProperty, after, at, dying_at, dying_when, fork, in_child, is_one_of, points_of, some
 from pairs import dead_worker, write_pair
 from power_loss import lose_power_at_each
-from zips import flip
+from zips import directory_offset, flip
 
 import rear
 from rear.core.problems import CATALOG, Problem, exit_status, outcome_of
@@ -60,6 +61,13 @@ def state_of(folder: Path) -> dict[str, object]:
     }
 
 
+def data_start(base: Path) -> int:
+    """Where the bytes of random.bin begin."""
+    with open_committed(base / "ar.zip") as archive:
+        entry = archive.find("random.bin")
+        return entry.offset + archive.local_header(entry).length
+
+
 @pytest.fixture(scope="module")
 def sound(folder: Path) -> Path:
     """A base with everything merged."""
@@ -71,12 +79,12 @@ def sound(folder: Path) -> Path:
     return base
 
 
+folder_base = fixtures.folder_base
+
+
 @pytest.fixture
-def base(folder: Path, sound: Path) -> Iterator[Path]:
-    base = folder / "base"
-    renew(base, sound)
-    yield base
-    shutil.rmtree(base, ignore_errors=True)
+def base(folder_base: Path, sound: Path) -> Path:
+    return renew(folder_base, sound)
 
 
 # --- damage: each makes one kind of it, and is named by the code that fsck has to give it ------------------------
@@ -84,12 +92,7 @@ def base(folder: Path, sound: Path) -> Iterator[Path]:
 
 def kill_scavenger(base: Path) -> str:
     write_pair(base, 0, {1: ("late", b"late")}, close="exit")
-
-    def act(point: Point, path: str) -> None:
-        if path.endswith(".planning"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
+    kill_scavenger_when(base, lambda point, path: path.endswith(".planning"))
     assert {problem.code for problem in problems(check(base, report_only=True), "would repair")} == {
         "scavenger-crashed"
     }
@@ -148,11 +151,8 @@ def test_the_damaged_archive_is_kept(base: Path) -> None:
 
 
 def test_a_member_that_is_damaged_is_lost_once_and_by_name(base: Path) -> None:
-    with open_committed(base / "ar.zip") as archive:
-        entry = archive.find("random.bin")
-        start = entry.offset + archive.local_header(entry).length
-        offset = archive.directory.offset
-    flip(base / "ar.zip", start + 5000)
+    offset = directory_offset(base / "ar.zip")
+    flip(base / "ar.zip", data_start(base) + 5000)
     # Without --deep nothing shows it; then it is told of each time, and the archive stays as it is.
     assert status(check(base)) == 0
     for _ in range(2):
@@ -188,15 +188,8 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
             super().copy_range(source, target, **options)
 
     write_pair(base, 0, {1: ("late", b"late" * 90)}, close="exit")
-
-    def act(point: Point, path: str) -> None:
-        if point.operation == "write" and path.endswith("/ar.zip"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
-    with open_committed(base / "ar.zip") as archive:
-        entry = archive.find("random.bin")
-        start = entry.offset + archive.local_header(entry).length
+    kill_scavenger_when(base, lambda point, path: point.operation == "write" and path.endswith("/ar.zip"))
+    start = data_start(base)
     flip(base / "ar.zip", 31)
     flip(base / "ar.zip", start + 9)
     for storage in (Once(), LOCAL, LOCAL):
@@ -207,10 +200,7 @@ def test_an_archive_whose_merge_cannot_be_undone_now_is_not_rebuilt(base: Path) 
 
 
 def test_nothing_in_lost_and_found_is_taken_for_the_rest_of_a_write(base: Path) -> None:
-    with open_committed(base / "ar.zip") as archive:
-        entry = archive.find("random.bin")
-        start = entry.offset + archive.local_header(entry).length
-    flip(base / "ar.zip", start + 5000)
+    flip(base / "ar.zip", data_start(base) + 5000)
     cut_end_record(base)
     temp, journal = write_pair(base, 0, {1: ("hole", b"x" * 500), 2: ("whole", b"y")})
     append = read_journal(journal).appends[1]
@@ -307,12 +297,8 @@ def test_a_base_that_is_none(tmp_path: Path) -> None:
 
 def test_while_a_scavenger_works(base: Path) -> None:
     write_pair(base, 0, {1: ("late", b"late")}, close="exit")
-
-    def act(point: Point, path: str) -> None:
-        if point.operation == "copy_range":
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    scavenger = fork(lambda: list(rear.scavenge(base, storage=Tampered(act))))
+    stopping = dying_when(is_one_of("copy_range"), signal.SIGSTOP)
+    scavenger = fork(lambda: list(rear.scavenge(base, storage=stopping)))
     _, stopped = os.waitpid(scavenger, os.WUNTRACED)
     assert os.WIFSTOPPED(stopped)
     with pytest.raises(NotLeaderError):
@@ -365,10 +351,8 @@ def damaged(folder: Path, sound: Path) -> Path:
 @pytest.mark.crash
 def test_killed_at_every_operation(base: Path, damaged: Path, record_property: RecordProperty) -> None:
     renew(base, damaged)
-    storage = Tampered()
-    check(base, storage=storage)
+    points = some(points_of(lambda storage: check(base, storage=storage)), 60)
     check_base(base, MUCH, lost_and_found=True)
-    points = some(storage.points, 60)
     for point in points:
         renew(base, damaged)
         assert in_child(lambda point=point: check(base, storage=dying_at(point))) == -signal.SIGKILL, point
@@ -395,9 +379,7 @@ def test_power_lost_at_every_operation(damaged: Path, record_property: RecordPro
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE, errno.EINTR])
 def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> None:
     renew(base, damaged)
-    storage = Tampered()
-    check(base, storage=storage)
-    points = some(storage.points, 25)
+    points = some(points_of(lambda storage: check(base, storage=storage)), 25)
     for point in points:
         renew(base, damaged)
         failing = Failing(error, at(point))

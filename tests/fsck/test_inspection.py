@@ -16,7 +16,7 @@ from checkout import REAR
 from faults import CountsReads
 from merges import Base
 from programs import run_code
-from zips import ORIGIN, build, directory_offset, member, overwrite, write_overlapping, write_zip
+from zips import ORIGIN, archive_of, build, directory_offset, member, overwrite, write_overlapping, write_zip
 
 import rear
 from rear.core.problems import CATALOG, Outcome, Problem, exit_status, outcome_of
@@ -84,18 +84,16 @@ def test_what_cannot_be_opened_raises(tmp_path: Path) -> None:
 def test_data_descriptors_are_no_gaps(signature: bytes, layout: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     data = b"some data"
-    body = directory = b""
+    body, entries = b"", []
     for name in ("a", "b", "c"):
         whole = member(name, data)
         header = bytearray(encode_local_header(whole._replace(crc=0, compressed_size=0, size=0), None))
         header[6] |= 8
         entry = bytearray(encode_central_entry(whole, len(body)))
         entry[8] |= 8
-        directory += entry
+        entries.append(entry)
         body += header + data + signature + struct.pack(layout, whole.crc, len(data), len(data))
-    path.write_bytes(
-        body + directory + encode_end(entries=3, directory_length=len(directory), directory_offset=len(body))
-    )
+    path.write_bytes(archive_of(body, *entries))
     assert found(path, deep=True) == []
 
 
@@ -157,9 +155,7 @@ def test_gaps_are_noted_and_zeros_told_apart(tmp_path: Path) -> None:
 
 def test_bytes_behind_the_last_member_are_noted(tmp_path: Path) -> None:
     data = encode_local_header(member("a", b"1"), None) + b"1" + b"trailing"
-    entry = encode_central_entry(member("a", b"1"), 0)
-    end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(data))
-    (tmp_path / "a.zip").write_bytes(data + entry + end)
+    (tmp_path / "a.zip").write_bytes(archive_of(data, encode_central_entry(member("a", b"1"), 0)))
     problem = only(tmp_path / "a.zip")
     assert (problem.code, problem.outcome, problem.length) == ("archive-gap", "noted", 8)
     assert "before the directory" in problem.detail
@@ -226,19 +222,15 @@ def test_members_in_another_order_than_the_directory_do_not_overlap(tmp_path: Pa
         entries.append(encode_central_entry(one, len(body)))
         body += encode_local_header(one, None) + b"x" * number
     random.Random(3).shuffle(entries)
-    directory = b"".join(entries)
-    end = encode_end(entries=100, directory_length=len(directory), directory_offset=len(body))
-    path.write_bytes(body + directory + end)
+    path.write_bytes(archive_of(body, *entries))
     assert found(path, deep=True) == []
 
 
 def test_very_many_overlaps_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "DETAILED_LIMIT", 10)
     one = member("a", b"data")
-    directory = encode_central_entry(one, 0) * 50
     body = encode_local_header(one, None) + b"data"
-    end = encode_end(entries=50, directory_length=len(directory), directory_offset=len(body))
-    (tmp_path / "a.zip").write_bytes(body + directory + end)
+    (tmp_path / "a.zip").write_bytes(archive_of(body, *[encode_central_entry(one, 0)] * 50))
     overlaps = [problem for problem in inspect(tmp_path / "a.zip") if problem.code == "member-overlap"]
     assert len(overlaps) == 11
     assert any("39 more members" in problem.detail for problem in overlaps)
@@ -246,10 +238,8 @@ def test_very_many_overlaps_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_members_that_share_their_data_do_not_cost_its_size_each(tmp_path: Path) -> None:
     one = member("a", bytes(1 << 20))
-    directory = encode_central_entry(one, 0) * 1_000
     body = encode_local_header(one, None) + bytes(1 << 20)
-    end = encode_end(entries=1_000, directory_length=len(directory), directory_offset=len(body))
-    (tmp_path / "a.zip").write_bytes(body + directory + end)
+    (tmp_path / "a.zip").write_bytes(archive_of(body, *[encode_central_entry(one, 0)] * 1_000))
     storage = CountsReads()
     codes = {problem.code for problem in inspect(tmp_path / "a.zip", deep=True, storage=storage)}
     assert "member-overlap" in codes

@@ -16,7 +16,7 @@ import pytest
 from checkout import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from zips import overwrite, write_zip
+from zips import build, directory_offset, member, overwrite, write_zip
 
 import rear.index.index
 import rear.index.segment_writer
@@ -27,7 +27,6 @@ from rear.errors import IndexFormatError, PathError
 from rear.index.index import Index, IndexRow, rows_of
 from rear.index.segment import APPLICATION_ID, SCHEMA_VERSION, parse_segment_name
 from rear.read.view import open_committed
-from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
 
 ARCHIVE = "runs/7/ar.zip"
 
@@ -53,6 +52,15 @@ def layout(tmp_path: Path) -> Layout:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact as if a handful of rows were many."""
     monkeypatch.setattr(rear.index.index, "SMALL_MEMBERS", 2)
+
+
+def filled(layout: Layout, *stops: int) -> Index:
+    """Return an index of rows up to each number, published one after the other as f1, f2, …"""
+    index, start = Index.open(layout, ARCHIVE), 0
+    for number, stop in enumerate(stops, 1):
+        assert index.publish(make_rows(start, stop), f"f{number}", previous=f"f{number - 1}" if start else None)
+        start = stop
+    return index
 
 
 def files(layout: Layout, archive: str = ARCHIVE) -> list[str]:
@@ -125,8 +133,7 @@ def test_what_is_the_same_in_all_rows_comes_back_as_well(
 
 
 def test_a_row_that_cannot_be_stored_changes_nothing(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    assert index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     for row in (make_row("a", 1 << 63), make_row("a", 200, metadata={"k": "x" * (2 << 20)})):
         assert not index.publish([row], "f2", previous="f1")
         assert index.problems
@@ -141,8 +148,7 @@ def test_an_error_of_the_rows_changes_nothing(layout: Layout) -> None:
         yield from make_rows(3, 6)
         raise KeyError("mine")
 
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     with pytest.raises(KeyError, match="mine"):
         index.publish(broken(), "f2", previous="f1")
     assert files(layout) == ["1.sqlite"]
@@ -157,7 +163,7 @@ def test_archive_paths_are_checked(layout: Layout) -> None:
 
 def test_a_base_of_any_name(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "a?b#c%41 ü\udcff" / "base")
-    Index.open(layout, ARCHIVE).publish(make_rows(0, 3), "f1", previous=None)
+    filled(layout, 3)
     assert_state(Index.open(layout, ARCHIVE), "f1", make_rows(0, 3))
 
 
@@ -187,17 +193,14 @@ def test_an_index_of_another_state_is_not_added_to(layout: Layout) -> None:
 
 
 def test_a_new_archive_begins_a_new_index(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     index.publish(make_rows(50, 52), "g1", previous=None)
     assert_state(Index.open(layout, ARCHIVE), "g1", make_rows(50, 52))
     assert files(layout) == ["2.sqlite"]
 
 
 def test_rebuild_replaces_all(layout: Layout, tiny: None) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 30), "f1", previous=None)
-    index.publish(make_rows(30, 35), "f2", previous="f1")
+    index = filled(layout, 30, 35)
     assert len(files(layout)) == 2
     for _ in range(4):
         index.rebuild(iter(make_rows(0, 40)), "f3")
@@ -302,8 +305,7 @@ def test_numbers_are_never_used_again(layout: Layout) -> None:
 
 
 def test_a_segment_of_a_deposed_writer_does_not_fit_in(layout: Layout, tiny: None, tmp_path: Path) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 20), "f1", previous=None)
+    index = filled(layout, 20)
     shutil.copytree(layout.base, tmp_path / "other")
     index.publish(make_rows(20, 26), "f2", previous="f1")
     index.publish(make_rows(26, 28), "f3", previous="f2")
@@ -336,7 +338,7 @@ def test_a_reader_goes_on_with_newer_segments(layout: Layout, question: str) -> 
 
 
 def test_a_vanished_index_is_not_an_empty_one(layout: Layout) -> None:
-    Index.open(layout, ARCHIVE).publish(make_rows(0, 10), "f1", previous=None)
+    filled(layout, 10)
     reader = Index.open(layout, ARCHIVE)
     shutil.rmtree(layout.base)
     with pytest.raises(OSError, match="unable to open"):
@@ -380,8 +382,7 @@ def test_readers_and_a_writer_at_once(layout: Layout, tiny: None) -> None:
 
 
 def test_rows_outlive_compaction(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 2_000), "f1", previous=None)
+    index = filled(layout, 2_000)
     rows = Index.open(layout, ARCHIVE).rows()
     first = next(rows)
     index.publish(make_rows(2_000, 2_010), "f2", previous="f1")
@@ -405,9 +406,7 @@ def test_many_names_at_once(layout: Layout) -> None:
 
 
 def two_segments(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 600), "f1", previous=None)
-    index.publish(make_rows(600, 700), "f2", previous="f1")
+    filled(layout, 600, 700)
     assert files(layout) == ["1.sqlite", "2.sqlite"]
 
 
@@ -520,8 +519,7 @@ def test_forged_rows_are_an_error(layout: Layout, tiny: None, script: str) -> No
 
 
 def test_wrong_counts_are_found_when_segments_are_taken_in(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 10), "f1", previous=None)
+    index = filled(layout, 10)
     for members in (9, 11):
         forge(layout.index(ARCHIVE) / "1.sqlite", f"UPDATE segment SET members = {members}")
         index = Index.open(layout, ARCHIVE)
@@ -533,8 +531,7 @@ def test_wrong_counts_are_found_when_segments_are_taken_in(layout: Layout) -> No
 
 def test_what_is_no_regular_file_is_not_opened(layout: Layout, tmp_path: Path) -> None:
     folder = layout.index(ARCHIVE)
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     shutil.copy(folder / "1.sqlite", tmp_path / "5.sqlite")
     os.mkfifo(folder / "3.sqlite")
     (folder / "4.sqlite").mkdir()
@@ -549,8 +546,7 @@ def test_what_is_no_regular_file_is_not_opened(layout: Layout, tmp_path: Path) -
 
 def test_a_segment_of_a_newer_rear_is_left_alone(layout: Layout) -> None:
     folder = layout.index(ARCHIVE)
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     forge(folder / "1.sqlite", f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     index = Index.open(layout, ARCHIVE)
     assert index.count == 0
@@ -568,7 +564,7 @@ def test_segment_names() -> None:
 
 
 def test_the_schema_is_the_documented_one(layout: Layout) -> None:
-    Index.open(layout, ARCHIVE).publish(make_rows(0, 3), "f1", previous=None)
+    filled(layout, 3)
     connection = sqlite3.connect(layout.index(ARCHIVE) / "1.sqlite")
     try:
         tables = {
@@ -770,7 +766,7 @@ def test_a_crash_leaves_the_old_or_the_new_index(
 
 
 def test_an_error_leaves_no_temporary_file(layout: Layout) -> None:
-    Index.open(layout, ARCHIVE).publish(make_rows(0, 3), "f1", previous=None)
+    filled(layout, 3)
     for stop in range(2, 6):
         storage = Fragile(stop, OSError(errno.ENOSPC, "full"))
         with pytest.raises(OSError, match="full"):
@@ -779,7 +775,7 @@ def test_an_error_leaves_no_temporary_file(layout: Layout) -> None:
 
 
 def test_what_cannot_be_removed_waits(layout: Layout) -> None:
-    Index.open(layout, ARCHIVE).publish(make_rows(0, 3), "f1", previous=None)
+    filled(layout, 3)
     index = Index.open(layout, ARCHIVE, storage=Fragile(7, OSError(errno.EACCES, "no")))
     assert index.publish(make_rows(3, 6), "f2", previous="f1")
     assert files(layout) == ["1.sqlite", "2.sqlite"]
@@ -844,8 +840,7 @@ def test_rename_at_any_crash(
 
 
 def test_rename_returns_the_index_of_the_new_name(layout: Layout) -> None:
-    index = Index.open(layout, ARCHIVE)
-    index.publish(make_rows(0, 3), "f1", previous=None)
+    index = filled(layout, 3)
     renamed = index.rename("other/folder/b.zip")
     assert_state(renamed, "f1", make_rows(0, 3))
     assert (index.count, renamed.archive) == (0, "other/folder/b.zip")
@@ -900,21 +895,18 @@ def test_rows_of_an_archive_of_rear(layout: Layout) -> None:
     ]
     path = layout.archive("b.zip")
     path.parent.mkdir(parents=True)
-    data, directory = b"", b""
-    for number, origin in enumerate(origins):
-        content = b"x" * number
-        member = Member(f"{number}.txt", 0, zlib.crc32(content), number, number, origin.mtime_ns, origin.mode)
-        directory += encode_central_entry(member, len(data))
-        data += encode_local_header(member, origin) + content
-    end = encode_end(entries=3, directory_length=len(directory), directory_offset=len(data))
-    path.write_bytes(data + directory + end)
+    facts = [
+        member(f"{number}.txt", b"x" * number)._replace(mtime_ns=origin.mtime_ns, mode=origin.mode)
+        for number, origin in enumerate(origins)
+    ]
+    build(path, [(facts[number], b"x" * number, origin, 0) for number, origin in enumerate(origins)])
     with open_committed(path) as archive:
         rows = list(rows_of(archive))
         index = Index.open(layout, "b.zip")
         index.rebuild(rows_of(archive), archive.fingerprint)
     assert_state(Index.open(layout, "b.zip"), str(index.fingerprint), rows)
     assert [row.target_start for row in rows[1:]] == [row.target_end for row in rows[:-1]]
-    assert rows[-1].target_end == len(data)
+    assert rows[-1].target_end == directory_offset(path)
     assert rows[1] == IndexRow(
         "1.txt", "/scratch/\udcff", 10, 11, rows[0].target_end or 0, rows[1].target_end, None, 1, 1, 0,
         zlib.crc32(b"x"), -5, 0o100755, "node17", "node17-42-1a2b", 2, metadata,

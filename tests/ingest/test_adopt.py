@@ -146,7 +146,6 @@ def test_streamed_zips_with_data_descriptors(base: Path, tmp_path: Path) -> None
     with (tmp_path / "stream.zip").open("wb") as file:
         # Into a pipe: it cannot go back to fill in sizes.
         zipper = subprocess.Popen(["zip", "-q", "-", "a.txt"], cwd=tmp_path, stdout=subprocess.PIPE)
-        assert zipper.stdout is not None
         shutil.copyfileobj(zipper.stdout, file)
         zipper.stdout.close()
         assert zipper.wait(30) == 0
@@ -321,7 +320,6 @@ def test_killed_at_any_moment_all_is_there_once_in_the_end(base: Path, tmp_path:
     command = rear_command("adopt", *zips, base, "--delete", "--json")
     for delay in (0.0, 0.02, 0.05, 0.1):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
             process.stdout.readline()
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)

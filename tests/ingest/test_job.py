@@ -46,7 +46,6 @@ def start(base: Path, local: Path, script: str, *options: str, **others: Any) ->
         command(base, *options, "--", "sh", "-c", script), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env=os.environ | {"TMPDIR": str(local)}, **others,
     )  # fmt: skip
-    assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     return process
 
@@ -206,7 +205,6 @@ def test_output_that_cannot_be_archived_is_kept_and_said(base: Path, local: Path
 
 def test_whoever_looks_on_may_leave(base: Path, local: Path) -> None:
     process = start(base, local, "echo ready; sleep 0.3; for i in $(seq 2000); do echo line $i; done")
-    assert process.stdout is not None
     process.stdout.close()
     assert process.wait(30) == 0
     assert members(base)["stdout"].count(b"\n") == 2001

@@ -156,7 +156,6 @@ def other_process(base: Path, code: str) -> subprocess.Popen[str]:
     script = f"import sys\nfrom rear import rear_fs, rear_open\nwith rear_fs({str(base)!r}):\n    {code}\n"
     script += "    print('ready', flush=True)\n    sys.stdin.read()\n"
     process = start_code(script, stdin=subprocess.PIPE, stderr=None)
-    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 

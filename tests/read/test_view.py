@@ -9,22 +9,16 @@ from pathlib import Path
 import pytest
 import zoo
 from merges import Base, write_zip
-from zips import contents, overwrite
+from zips import archive_of, build, contents, overwrite
 
 from rear.core.records import Origin
 from rear.core.storage import Storage
-from rear.errors import (
-    FutureVersionError,
-    MemberNotFoundError,
-    NotAZipError,
-    UnsupportedError,
-    ZipFormatError,
-)
+from rear.errors import FutureVersionError, MemberNotFoundError, NotAZipError, UnsupportedError, ZipFormatError
 from rear.journal.codec import encode_line
 from rear.read import view as view_module
 from rear.read.view import directory_of, open_committed
 from rear.zip.codecs import DEFLATED, crc32
-from rear.zip.headers import Member, encode_central_entry, encode_end, encode_local_header
+from rear.zip.headers import Member, encode_central_entry, encode_local_header
 from rear.zip.member_ends import verify
 
 
@@ -137,9 +131,8 @@ def test_damaged_member(position: int, data: bytes, text: str, tmp_path: Path) -
 
 def forged(path: Path, *, size: int, compressed_size: int, method: int = 0, offset: int = 0, crc: int = 0) -> Path:
     member = Member("m", method, crc, compressed_size, size, 0, 0o644)
-    head, entry = encode_local_header(member, None), encode_central_entry(member, offset)
-    end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(head) + 12)
-    path.write_bytes(head + b"content of m" + entry + end)
+    body = encode_local_header(member, None) + b"content of m"
+    path.write_bytes(archive_of(body, encode_central_entry(member, offset)))
     return path
 
 
@@ -168,10 +161,7 @@ def test_bomb_is_cut_short(tmp_path: Path) -> None:
     import zlib
 
     data = zlib.compress(bytes(100 << 20), 9)[2:-4]
-    member = Member("m", DEFLATED, 0, len(data), 10, 0, 0o644)
-    head, entry = encode_local_header(member, None), encode_central_entry(member, 0)
-    end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(head) + len(data))
-    (tmp_path / "a.zip").write_bytes(head + data + entry + end)
+    build(tmp_path / "a.zip", [(Member("m", DEFLATED, 0, len(data), 10, 0, 0o644), data, None, 0)])
     with open_committed(tmp_path / "a.zip") as archive:
         pieces = archive.read(archive.find("m"))
         with pytest.raises(ZipFormatError, match="instead of 10"):
@@ -180,10 +170,7 @@ def test_bomb_is_cut_short(tmp_path: Path) -> None:
 
 def test_origin(tmp_path: Path) -> None:
     origin = Origin(1, 2, "a.zip", "host", "worker", 123, 0o600, "/src", 4, {"k": "v"})
-    member = Member("m", 0, crc32(b"data"), 4, 4, 123, 0o600)
-    head, entry = encode_local_header(member, origin), encode_central_entry(member, 0)
-    end = encode_end(entries=1, directory_length=len(entry), directory_offset=len(head) + 4)
-    (tmp_path / "a.zip").write_bytes(head + b"data" + entry + end)
+    build(tmp_path / "a.zip", [(Member("m", 0, crc32(b"data"), 4, 4, 123, 0o600), b"data", origin, 0)])
     with open_committed(tmp_path / "a.zip") as archive:
         assert archive.origin(archive.find("m")) == origin
 

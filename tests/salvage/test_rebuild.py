@@ -24,6 +24,7 @@ from power_loss import OFF, run_until
 from power_loss import Powered as PoweredStorage
 from zips import (
     ORIGIN,
+    archive_of,
     build,
     contents,
     cut,
@@ -62,7 +63,6 @@ from rear.zip.headers import (
     decode_central_entry,
     decode_local_header,
     encode_central_entry,
-    encode_end,
     encode_local_header,
 )
 from rear.zip.origin import decode_origin
@@ -178,7 +178,6 @@ def test_what_rear_wrote_keeps_mode_and_origin(tmp_path: Path) -> None:
         entry = archive.find("tool.sh")
         assert entry.mode == stat.S_IFREG | 0o750
         origin = archive.origin(archive.find("a.txt"))
-        assert origin is not None
         assert origin.metadata == {"run": 7}
 
 
@@ -388,9 +387,7 @@ def test_the_member_that_the_directory_showed_keeps_its_name(tmp_path: Path) -> 
         entries.append(encode_central_entry(member("a", data), len(body)))
         body += encode_local_header(member("a", data), None) + data
     # The last entry of a name counts: here it is that of the first member.
-    directory = entries[1] + entries[0]
-    end = encode_end(entries=2, directory_length=len(directory), directory_offset=len(body))
-    path.write_bytes(body + directory + end)
+    path.write_bytes(archive_of(body, *reversed(entries)))
     assert Outcome(path, tmp_path / "new.zip").contents() == {"a": b"shown", "a~1": b"hidden"}
 
 
@@ -430,13 +427,12 @@ def test_names_of_items_lead_nowhere(tmp_path: Path) -> None:
 
 def test_an_entry_that_stands_twice_brings_its_member_back_once(tmp_path: Path) -> None:
     data = members_of(3)
-    body, entries = b"", b""
+    body, entries = b"", []
     for name in data:
-        entries += encode_central_entry(member(name, data[name]), len(body)) * (2 if name == "dir/1.txt" else 1)
+        entries += [encode_central_entry(member(name, data[name]), len(body))] * (2 if name == "dir/1.txt" else 1)
         body += encode_local_header(member(name, data[name]), None) + data[name]
-    end = encode_end(entries=4, directory_length=len(entries), directory_offset=len(body))
     path = tmp_path / "a.zip"
-    path.write_bytes(body + entries + end)
+    path.write_bytes(archive_of(body, *entries))
     overwrite(path, offsets(path)["dir/1.txt"], bytes(LOCAL_HEADER.size))
     outcome = Outcome(path, tmp_path / "new.zip")
     assert outcome.contents() == data
@@ -447,11 +443,9 @@ def test_forged_entries_do_not_have_the_same_bytes_read_for_ever(tmp_path: Path)
     whole = member("good", b"good")
     body = encode_local_header(whole, None) + b"good" + bytes(1 << 20)
     forged = member("forged", b"")._replace(compressed_size=1 << 19, size=1 << 19, crc=1)
-    entries = encode_central_entry(whole, 0)
-    entries += b"".join(encode_central_entry(forged, 100 + number) for number in range(2_000))
-    end = encode_end(entries=2_001, directory_length=len(entries), directory_offset=len(body))
+    entries = [encode_central_entry(whole, 0), *(encode_central_entry(forged, 100 + n) for n in range(2_000))]
     path = tmp_path / "a.zip"
-    path.write_bytes(body + entries + end)
+    path.write_bytes(archive_of(body, *entries))
     storage = CountsReads()
     outcome = Outcome(path, tmp_path / "new.zip", storage=storage)
     assert outcome.contents() == {"good": b"good"}

@@ -20,6 +20,7 @@ from faults import CountsReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import run_code
+from zips import archive_of
 from zoo import CONTENTS, STUB, WRITERS, make, run, tool, write_tree
 
 from rear import rear_fs, rear_open
@@ -139,14 +140,12 @@ def members(count: int, method: int = STORED, *, own: bool = False) -> tuple[lis
 
 def with_directory(parts: list[bytes], comment: bytes = b"") -> bytes:
     """Return an archive of whole members."""
-    data = b"".join(parts)
-    offset = len(data)
-    directory = b""
+    data, entries = b"".join(parts), []
     for one in Scanned(data).found:
         facts = Member(one.name, one.header.method, one.crc, one.compressed_size, one.size, 0, 0)
-        directory += encode_central_entry(facts, one.offset)
-    end = encode_end(entries=len(parts), directory_length=len(directory), directory_offset=offset, comment=comment)
-    return data + directory + end
+        entries.append(encode_central_entry(facts, one.offset))
+    assert len(entries) == len(parts)
+    return archive_of(data, *entries, comment=comment)
 
 
 def directory_start(data: bytes) -> int:

@@ -9,19 +9,18 @@ import contextlib
 import errno
 import os
 import pickle
-import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import bases
+import fixtures
 import pytest
 from bases import contents, files_below, of_kind, scavenge, write
-from executors import EXPECTED, Here, check, make_small, recover, renew
-from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, in_child, some
+from executors import EXPECTED, Here, check, recover, renew
+from faults import Failing, Point, RecordProperty, Tampered, after, dying_at, in_child, points_of, some
 from power_loss import lose_power_at_each
 
 import rear
@@ -37,16 +36,7 @@ from rear.scavenger.copy_tasks import CopyTask, copy_for_leader, withdraw
 ELSEWHERE = {**this_process()._asdict(), "host": "elsewhere", "boot_id": "another"}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-
-
-@pytest.fixture
-def base(folder: Path) -> Iterator[Path]:
-    yield renew(folder / "base")
-    shutil.rmtree(folder / "base", ignore_errors=True)
-    shutil.rmtree(folder / "kept", ignore_errors=True)
+folder_base, base, small = fixtures.folder_base, fixtures.executors_base, fixtures.small_tasks
 
 
 def late(task: CopyTask) -> str | None:
@@ -411,17 +401,16 @@ def lead(base: Path, storage: Storage) -> list[Event]:
 @pytest.mark.crash
 def test_killed_at_every_operation(base: Path, record_property: RecordProperty) -> None:
     """The executor works in the leader's process, so its operations are among those that die."""
-    counting = Tampered()
-    lead(base, counting)
+    every = points_of(lambda storage: lead(base, storage))
     check(base)
-    points = some(counting.points, 60)
+    points = some(every, 60)
     for point in points:
         renew(base)
         assert in_child(lambda point=point: lead(base, dying_at(point))) == -signal.SIGKILL, point
         with after(f"killed at {point}"):
             recover(base)
     record_property("crash_points", len(points))
-    print(f"{len(points)} of {len(counting.points)} crash points")
+    print(f"{len(points)} of {len(every)} crash points")
 
 
 @pytest.mark.crash
@@ -429,9 +418,7 @@ def test_recovery_is_killed_and_late_copies_come_between(base: Path, record_prop
     """A leader dies, so does its successor, while the copies of the first go on wherever they please."""
     tasks = die_before_commit(base)
     state = bases.renew(base.parent / "state", base)
-    counting = Tampered()
-    scavenge(base, storage=counting)
-    points = some(counting.points, 40)
+    points = some(points_of(lambda storage: scavenge(base, storage=storage)), 40)
     for point in points:
         bases.renew(base, state)
         # The copy has other inodes.
@@ -451,9 +438,7 @@ def test_recovery_is_killed_and_late_copies_come_between(base: Path, record_prop
 @pytest.mark.crash
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.ESTALE])
 def test_an_error_at_every_operation(base: Path, error: int, record_property: RecordProperty) -> None:
-    counting = Tampered()
-    lead(base, counting)
-    points = some([point for point in counting.points if not point.half], 25)
+    points = some([point for point in points_of(lambda storage: lead(base, storage)) if not point.half], 25)
     for wanted in points:
         renew(base)
         storage = Failing(error, lambda point, path, wanted=wanted: point[:2] == wanted[:2])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import fixtures
 import pytest
 from bases import check_base, contents, of_kind, put, renew, scavenge
-from crash_scavenger import check, make_base
+from crash_scavenger import check
 from faults import FULL, SEED, Point, RecordProperty, Tampered, after, fork, in_child, some, wait
 from pairs import see_nobody
 
@@ -30,16 +30,7 @@ from rear.events import Event, Lost
 LEASE_SECONDS = 0.1
 
 
-@pytest.fixture(scope="module")
-def template(folder: Path) -> Path:
-    return make_base(folder / "template")
-
-
-@pytest.fixture
-def base(folder: Path) -> Iterator[Path]:
-    base = folder / "base"
-    yield base
-    shutil.rmtree(base, ignore_errors=True)
+template, base = fixtures.crash_template, fixtures.folder_base
 
 
 class Unlocked(Tampered):
@@ -288,8 +279,7 @@ def test_beats_alone_do_not_keep_a_pair(base: Path, monkeypatch: pytest.MonkeyPa
     clock = Clock()
     fs = rear.rear_fs(base, sync_interval=3600, storage=clock)
     put(fs, "ar.zip/before", b"before")
-    pair = fs._worker._pair
-    assert pair is not None
+    pair = fs._worker._pairs.current
     assert pair.beat()
     take_over(base, monkeypatch)
     clock.ahead = 61.0

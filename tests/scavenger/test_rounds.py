@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,30 +258,21 @@ class Thawed:
             writer.release()
 
 
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds by which the clock is later than it was."""
-    seconds, real = [0.0], Storage.uptime
-    monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + seconds[0])
-    return iter([seconds])
-
-
 def buried(base: Path) -> list[Path]:
     return sorted((base / ".rear/graveyard").glob("*/*.journal"))
 
 
 @pytest.mark.parametrize("is_left", [False, True], ids=["to its end", "left in the middle"])
 def test_a_graveyard_is_worked_off_in_rounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[list[str]], later: Iterator[list[float]],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[list[str]], later: Callable[[float], None],
     is_left: bool,
 ) -> None:  # fmt: skip
-    (clock,) = later
     see_nobody(monkeypatch)
     workers = Thawed(tmp_path, 12)
     workers.write(3)
     assert not (tmp_path / "ar.zip").exists()
     scavenge(tmp_path)
-    clock[0] += 61
+    later(61)
     assert alarms(scavenge(tmp_path)) == []
     assert len(buried(tmp_path)) == 12
     assert members(tmp_path) == workers.acknowledged
@@ -306,7 +297,7 @@ def test_a_graveyard_is_worked_off_in_rounds(
     assert len(buried(tmp_path)) == 12
     assert members(tmp_path) == workers.acknowledged
     batches.clear()
-    clock[0] += 601
+    later(601)
     assert alarms(scavenge(tmp_path)) == []
     assert buried(tmp_path) == []
     assert {len(batch) for batch in batches} == {2}
@@ -317,21 +308,20 @@ def test_a_graveyard_is_worked_off_in_rounds(
 
 
 def test_a_graveyard_keeps_its_time_when_a_scavenge_dies_in_its_first_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Iterator[list[float]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
-    (clock,) = later
     see_nobody(monkeypatch)
     workers = Thawed(tmp_path, 5)
     workers.write(1)
     for _ in range(2):
         scavenge(tmp_path)
-        clock[0] += 61
+        later(61)
     workers.write(1, only=0)
     monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 1)
     events = rear.scavenge(tmp_path)
     assert any(isinstance(event, Merged) for event in events)
     events.close()  # type: ignore[attr-defined]
-    clock[0] += 601
+    later(601)
     assert alarms(scavenge(tmp_path)) == []
     # That one had seen all of them, also the one that it was just merging.
     assert buried(tmp_path) == []
@@ -365,22 +355,21 @@ def test_a_member_that_waits_for_a_later_round_is_not_told_of_as_lost(
 
 
 def test_bytes_that_can_be_saved_are_not_given_up_for_a_copy_that_was_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
     """The later pair has the member by name only: its bytes went to lost+found before."""
     temp, _ = write_pair(tmp_path, 1, {2: ("b", content("b"))}, repeats_from=2)
     os.truncate(temp, temp.stat().st_size - 10)
     see_nobody(monkeypatch)
-    now = LOCAL.uptime()
-    for later in (0, 61):
-        monkeypatch.setattr(Storage, "uptime", lambda self, later=later: now + later)
+    for seconds in (0, 61):
+        later(seconds)
         events = scavenge(tmp_path)
-    assert [event.name for event in of_kind(events, Lost)] == ["b"]  # type: ignore[attr-defined]
+    assert [event.name for event in of_kind(events, Lost)] == ["b"]
     assert len(buried(tmp_path)) == 1
     # The pair before has all of its data, behind a local header that is damaged.
     temp, _ = write_pair(tmp_path, 0, {1: ("a", content("a")), 2: ("b", content("b"))}, close="poisoned")
     flip(temp, temp.read_bytes().index(b"PK\3\4", 1) + 14, 0xFF)
     events = scavenge(tmp_path)
     assert alarms(events) == []
-    assert "b" in [event.name for event in of_kind(events, Recovered)]  # type: ignore[attr-defined]
+    assert "b" in [event.name for event in of_kind(events, Recovered)]
     assert members(tmp_path) == {name: content(name) for name in "ab"}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bases import write
-from faults import Point, Tampered, in_child
+from faults import Point, dying_when, in_child
 from pairs import dead_worker, write_pair
 from zips import cut, directory_offset, flip
 
@@ -32,6 +32,10 @@ def check(base: Path, **options: object) -> list[Event]:
     events = list(fsck(base, **options))  # type: ignore[arg-type]
     assert isinstance(events[-1], Checked)
     return events
+
+
+def kill_scavenger_when(base: Path, is_wanted: Callable[[Point, str], bool]) -> None:
+    assert in_child(lambda: list(rear.scavenge(base, storage=dying_when(is_wanted)))) == -signal.SIGKILL
 
 
 def cut_end_record(base: Path) -> str:
@@ -110,12 +114,7 @@ def crash_worker(base: Path) -> str:
 
 def interrupt_merge(base: Path) -> str:
     write_pair(base, 0, {1: ("late", b"late")}, close="exit")
-
-    def act(point: Point, path: str) -> None:
-        if point.operation == "copy_range" and path.endswith("ar.zip"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    assert in_child(lambda: list(rear.scavenge(base, storage=Tampered(act)))) == -signal.SIGKILL
+    kill_scavenger_when(base, lambda point, path: point.operation == "copy_range" and path.endswith("ar.zip"))
     return "unfinished-merge"
 
 

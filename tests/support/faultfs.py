@@ -329,7 +329,6 @@ def mounted(
         deadline = time.monotonic() + 20
         while not os.path.ismount(mount):
             if process.poll() is not None:
-                assert process.stderr is not None
                 message = process.stderr.read().decode(errors="replace")
                 pytest.skip(f"this system lets no one mount with FUSE: {message[-200:]}")
             assert time.monotonic() < deadline, "not mounted"

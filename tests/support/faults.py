@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from rear.core.storage import Storage
+from rear.errors import RearError
 
 FULL = os.environ.get("REAR_CRASH") == "full"
 SEED = 20_240_229
@@ -146,17 +147,6 @@ class CountsReads(Storage):
         return data
 
 
-class FailsToSync(Storage):
-    """Syncs no file while it is ``broken``."""
-
-    broken = True
-
-    def sync(self, descriptor: int) -> None:
-        if self.broken:
-            raise OSError(5, "Input/output error")
-        super().sync(descriptor)
-
-
 def _path_of(descriptor: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
@@ -164,14 +154,26 @@ def _path_of(descriptor: int) -> str:
         return ""
 
 
-def dying_at(wanted: Point, sign: signal.Signals = signal.SIGKILL) -> Tampered:
-    """Return storage whose process gets a signal at one point."""
+def points_of(work: Callable[[Tampered], object]) -> list[Point]:
+    """Return all points of some work with a storage."""
+    storage = Tampered()
+    work(storage)
+    return storage.points
+
+
+def dying_when(is_wanted: Callable[[Point, str], bool], sign: signal.Signals = signal.SIGKILL) -> Tampered:
+    """Return storage whose process gets a signal at some points."""
 
     def act(point: Point, path: str) -> None:
-        if point[::2] == wanted[::2]:
+        if is_wanted(point, path):
             os.kill(os.getpid(), sign)
 
     return Tampered(act)
+
+
+def dying_at(wanted: Point, sign: signal.Signals = signal.SIGKILL) -> Tampered:
+    """Return storage whose process gets a signal at one point."""
+    return dying_when(at(wanted), sign)
 
 
 class Failing(Tampered):
@@ -180,14 +182,15 @@ class Failing(Tampered):
     Args:
         error: its number.
         when: which points fail.
+        healthy: nothing fails, until it is told to.
     """
 
-    def __init__(self, error: int, when: Callable[[Point, str], bool]) -> None:
+    def __init__(self, error: int, when: Callable[[Point, str], bool], *, healthy: bool = False) -> None:
         super().__init__(self._fail)
         self.error = error
         self.when = when
         self.failed: list[tuple[Point, str]] = []
-        self.healthy = False
+        self.healthy = healthy
 
     def _fail(self, point: Point, path: str) -> None:
         if not self.healthy and self.when(point, path):
@@ -197,10 +200,10 @@ class Failing(Tampered):
 
 @contextlib.contextmanager
 def after(what: str) -> Iterator[None]:
-    """Have a failed assertion say what was done before."""
+    """Have a failed assertion, or an error, say what was done before."""
     try:
         yield
-    except AssertionError as error:
+    except (AssertionError, OSError, RearError) as error:
         raise AssertionError(f"{what}: {error}") from error
 
 
@@ -353,6 +356,11 @@ def is_growing(point: Point, path: str) -> bool:
 
 def is_anything(point: Point, path: str) -> bool:
     return True
+
+
+def is_one_of(*operations: str) -> Callable[[Point, str], bool]:
+    """Return what holds for some operations, whenever they come."""
+    return lambda point, path: point.operation in operations
 
 
 def while_in_trouble(

@@ -64,7 +64,6 @@ def on_terminal(
     out = b""
     try:
         if stdout_to_pipe:
-            assert process.stdout is not None
             out = process.stdout.read()
             process.stdout.close()
         while True:

@@ -47,15 +47,24 @@ def directory_offset(path: Path) -> int:
         return locate(file.fileno()).offset
 
 
+def archive_of(body: bytes, *entries: bytes, comment: bytes = b"") -> bytes:
+    """Return an archive of what stands before its directory, and the entries there."""
+    directory = b"".join(entries)
+    return (
+        body
+        + directory
+        + encode_end(entries=len(entries), directory_length=len(directory), directory_offset=len(body), comment=comment)
+    )
+
+
 def build(path: Path, members: list[tuple[Member, bytes, Origin | None, int]], *, shift: int = 0) -> Path:
     """Write an archive by hand: each member with what its origin field says, and bytes to leave free before it."""
-    body, directory = b"", b""
+    body, entries = b"", []
     for member, data, origin, gap in members:
         body += bytes(gap)
-        directory += encode_central_entry(member, len(body) + shift)
+        entries.append(encode_central_entry(member, len(body) + shift))
         body += encode_local_header(member, origin) + data
-    end = encode_end(entries=len(members), directory_length=len(directory), directory_offset=len(body))
-    path.write_bytes(body + directory + end)
+    path.write_bytes(archive_of(body, *entries))
     return path
 
 
@@ -119,8 +128,7 @@ def write_overlapping(path: Path) -> tuple[bytes, int]:
     inner = encode_local_header(member("inner", b"data"), None) + b"data"
     outer = member("outer", inner)
     body = encode_local_header(outer, None) + inner
-    entries = encode_central_entry(outer, 0)
-    entries += encode_central_entry(member("inner", b"data"), len(body) - len(inner))
-    end = encode_end(entries=2, directory_length=len(entries), directory_offset=len(body))
-    path.write_bytes(body + entries + end)
-    return inner, len(body) - len(inner)
+    start = len(body) - len(inner)
+    entries = encode_central_entry(outer, 0), encode_central_entry(member("inner", b"data"), start)
+    path.write_bytes(archive_of(body, *entries))
+    return inner, start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, contents, files_below, of_kind, scavenge
 from children import try_task, write_task
-from executors import Killing, check, make_small, renew
+from executors import Killing, check, renew
 from programs import run_code, run_rear
 
 import rear
@@ -38,15 +38,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-
-
-@pytest.fixture
-def base(folder: Path) -> Iterator[Path]:
-    yield renew(folder / "base")
-    shutil.rmtree(folder / "base", ignore_errors=True)
+folder_base, base, small = fixtures.folder_base, fixtures.executors_base, fixtures.small_tasks
 
 
 class Cluster:

@@ -6,15 +6,17 @@ import errno
 import os
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bases import check_base, of_kind, put, scavenge
+from faults import Failing, is_one_of
 from pairs import see_nobody, write_pair
 
 import rear
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import Storage
 from rear.errors import BaseError, NotLeaderError, RearError
 from rear.events import Damaged, Event, Finished, Lost, NothingYet, Planned, Recovered, Refused
 from rear.journal.reader import read_journal
@@ -79,11 +81,6 @@ def test_a_disk_that_was_full_for_a_while_raises_no_false_alarm(tmp_path: Path, 
     check_base(tmp_path, acknowledged, perhaps=everything)
 
 
-def test_a_sync_of_a_closed_pair_is_an_error_like_others() -> None:
-    with pytest.raises(OSError, match="Bad file"):
-        LOCAL.sync(-1)
-
-
 @pytest.mark.parametrize("failing", [".rear", "base"])
 def test_a_base_that_cannot_be_looked_at_is_neither_missing_nor_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -135,21 +132,20 @@ def test_a_merge_that_cannot_be_undone_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_member_that_was_told_of_as_lost_is_told_of_when_it_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
     temp, _ = write_pair(tmp_path, 0, {1: ("a", b"one"), 2: ("b", b"two" * 100), 3: ("c", b"three")})
     os.truncate(temp, 200)
     see_nobody(monkeypatch)
-    now = LOCAL.uptime()
-    for later in (0, 61):
-        monkeypatch.setattr(type(LOCAL), "uptime", lambda self, later=later: now + later)
+    for seconds in (0, 61):
+        later(seconds)
         events = scavenge(tmp_path)
     lost = of_kind(events, Lost)
     assert [event.name for event in lost] == ["b", "c"]  # type: ignore[attr-defined]
     assert "may still have it" in str(lost[0])
     write_pair(tmp_path, 1, {2: ("b", b"two" * 100), 3: ("c", b"three")}, close="exit", repeats_from=2)
     events = scavenge(tmp_path)
-    assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]  # type: ignore[attr-defined]
+    assert [event.name for event in of_kind(events, Recovered)] == ["b", "c"]
     assert alarms(events) == []
 
 
@@ -220,28 +216,11 @@ def test_a_leader_that_lost_its_lock_says_what_it_is(tmp_path: Path, is_deposed:
     check_base(tmp_path, acknowledged)
 
 
-class Broken(Storage):
-    """The worker's disk: for a while no sync succeeds, and nothing can be made."""
-
-    is_broken = False
-
-    def sync(self, descriptor: int) -> None:
-        if self.is_broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        super().sync(descriptor)
-
-    def create(self, path: Any, mode: int = 0o666) -> int:
-        if self.is_broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return super().create(path, mode)
-
-
 def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
 ) -> None:
     """Nobody beats a pair that failed. Its worker lives, and is well again just when another host copies from it."""
-    disk, real, later = Broken(), Storage.uptime, [0.0]
-    monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + later[0])
+    disk = Failing(errno.EIO, is_one_of("sync", "create"), healthy=True)
     acknowledged: dict[str, bytes] = {}
 
     class Scavenger(Storage):
@@ -250,7 +229,7 @@ def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
         def copy_range(self, source: int, target: int, **options: Any) -> None:
             if not self.has_copied and ".rear/intents" in os.readlink(f"/proc/self/fd/{target}"):
                 self.has_copied = True
-                disk.is_broken = False
+                disk.healthy = True
                 fs.sync()
             super().copy_range(source, target, **options)
 
@@ -260,23 +239,19 @@ def test_a_failed_pair_that_was_taken_is_not_written_over_while_it_is_copied(
             put(fs, f"ar.zip/{number}", acknowledged[f"ar.zip/{number}"])
         fs.sync()
         write(fs, "not synced", acknowledged)
-        disk.is_broken = True
+        disk.healthy = False
         with pytest.raises(OSError, match="Input/output"):
             fs.sync()
         see_nobody(monkeypatch)
         scavenge(tmp_path)
-        later[0] += 61
+        later(61)
         scavenger = Scavenger()
         scavenge(tmp_path, storage=scavenger)
         assert scavenger.has_copied
     monkeypatch.undo()
-    for _ in range(2):
+    for seconds in (0, 0, 10_000, 10_000):
+        later(seconds)
         scavenge(tmp_path)
-    later[0] += 10_000
-    monkeypatch.setattr(Storage, "uptime", lambda self: real(self) + later[0])
-    for _ in range(2):
-        scavenge(tmp_path)
-        later[0] += 10_000
     check_base(tmp_path, acknowledged)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import errno
 import gc
 import json
 import linecache
@@ -25,7 +26,7 @@ import pytest
 import trio
 from bases import journals, members
 from checkout import REAR, ROOT
-from faults import FailsToSync
+from faults import Failing, is_one_of
 from programs import in_threads, run_code, start_code
 
 import rear
@@ -504,7 +505,6 @@ except KeyboardInterrupt:
     raise
 """
     with start_code(code) as child:
-        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
         assert child.stdout.read() == "interrupted\n"
@@ -666,50 +666,34 @@ def test_closing_archives_open_files(base: Path) -> None:
     assert scavenge(base) == {"text": b"text", "binary": b"binary"}
 
 
-class Failing(Storage):
-    """A disk that is full from some moment on."""
-
-    full = False
-
-    def write(self, descriptor: int, buffers: Any, offset: int) -> int:
-        if self.full:
-            raise OSError(28, "No space left on device")
-        return super().write(descriptor, buffers, offset)
-
-    def create(self, path: StrPath, mode: int = 0o644) -> int:
-        if self.full:
-            raise OSError(28, "No space left on device", os.fspath(path))
-        return super().create(path, mode)
-
-
 def test_one_file_that_fails_keeps_nothing_else_from_being_closed(base: Path) -> None:
-    storage = Failing()
+    storage = Failing(errno.ENOSPC, is_one_of("create", "write"), healthy=True)
     fs = rear_fs(base, storage=storage)
     fs.open("ar.zip/good").close()
     fs.sync()
     files = [fs.open(f"ar.zip/{number}") for number in range(3)]
-    storage.full = True
+    storage.healthy = False
     with pytest.raises(OSError, match="No space left"):
         fs.close()
-    storage.full = False
+    storage.healthy = True
     assert all(file.closed for file in files)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rear ")]
     assert pending(base) == ["ar.zip/good"]
 
 
 def test_loss_on_leaving_is_told_and_tried_again(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    storage = FailsToSync()
+    storage = Failing(errno.EIO, is_one_of("sync"))
     fs = rear_fs(base, storage=storage, sync_interval=60)
     with pytest.raises(NotArchivedError, match=r"ar\.zip/lost\?") as caught, fs:
         rear_open("ar.zip/lost?").close()
     assert "Input/output error" in str(caught.value)
-    storage.broken = False
+    storage.healthy = True
     fs.close()
     assert scavenge(base) == {"lost?": b""}
 
 
 def test_what_the_block_raised_is_what_comes_out(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fs = rear_fs(base, storage=FailsToSync(), sync_interval=60)
+    fs = rear_fs(base, storage=Failing(errno.EIO, is_one_of("sync")), sync_interval=60)
     with pytest.raises(KeyboardInterrupt) as caught, fs:  # noqa: PT012
         rear_open("ar.zip/lost?").close()
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_base, scavenge, write
 from damaged_bases import DAMAGE, check, expected_after, remove_directory, write_files
@@ -45,9 +46,7 @@ CALLS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def base(scratch: Path) -> Path:
-    return scratch / "base"
+base = fixtures.scratch_base
 
 
 class Partial:

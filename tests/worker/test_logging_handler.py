@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fixtures
 import pytest
 from bases import check_archive, scavenge
 from faults import fork, in_child, wait
@@ -24,10 +25,7 @@ from rear.errors import PathError, UsageError
 from rear.events import Partial
 from rear.logging import RearHandler
 
-
-@pytest.fixture
-def base(scratch: Path) -> Path:
-    return scratch / "base"
+base = fixtures.scratch_base
 
 
 @pytest.fixture

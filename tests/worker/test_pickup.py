@@ -43,6 +43,13 @@ def pickup(source: str | os.PathLike[str], name: str, sink: Sink, *, success_onl
 
 
 @pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "s"
+    path.write_bytes(b"x")
+    return path
+
+
+@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     root = tmp_path / "tree"
     (root / "b" / "deep").mkdir(parents=True)
@@ -87,9 +94,7 @@ def test_a_relative_source_is_fixed_at_once(tmp_path: Path, monkeypatch: pytest.
     assert sink.contents == {"out": b"here"}
 
 
-def test_an_exception_leaves_the_source(tmp_path: Path) -> None:
-    source = tmp_path / "s"
-    source.write_bytes(b"x")
+def test_an_exception_leaves_the_source(source: Path) -> None:
     sink = Sink()
     with pytest.raises(KeyboardInterrupt), pickup(source, "s", sink):
         raise KeyboardInterrupt
@@ -100,9 +105,7 @@ def test_an_exception_leaves_the_source(tmp_path: Path) -> None:
     assert source.exists()
 
 
-def test_discard(tmp_path: Path) -> None:
-    source = tmp_path / "s"
-    source.write_bytes(b"x")
+def test_discard(source: Path) -> None:
     sink = Sink()
     held = pickup(source, "s", sink)
     held.discard()
@@ -215,9 +218,9 @@ def test_what_came_or_changed_since_stays(tree: Path, caplog: pytest.LogCaptureF
     assert sorted(str(path.relative_to(tree)) for path in tree.rglob("*")) == ["a.txt", "b", "b/new"]
 
 
-def test_remove_source_removes_what_was_archived_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = tmp_path / "s"
-    source.write_bytes(b"x")
+def test_remove_source_removes_what_was_archived_alone(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _, stamp = payload_of_source(str(source), DEFLATED, 100)
     source.rename(tmp_path / "away")
     assert not remove_source(stamp)
@@ -244,9 +247,7 @@ def test_a_deep_tree_needs_no_deep_stack(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_forked_child_leaves_the_source_alone(tmp_path: Path) -> None:
-    source = tmp_path / "s"
-    source.write_bytes(b"x")
+def test_a_forked_child_leaves_the_source_alone(source: Path) -> None:
     sink = Sink()
     held = pickup(source, "s", sink)
     child = os.fork()

@@ -42,7 +42,6 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def wait_for_output(process: subprocess.Popen[str], *, size_bytes: int) -> None:
     """Wait until a process has printed that much; it stays in the pipe."""
-    assert process.stdout is not None
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         waiting = array.array("i", [0])
@@ -87,10 +86,8 @@ def leftovers(base: Path) -> list[str]:
 def test_sixteen_workers(base: Path) -> None:
     workers = [start(WORKER, base, number, 500, {"rotation_size": 300_000}) for number in range(16)]
     for worker in workers:
-        assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
     for worker in workers:
-        assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
     for worker in workers:
@@ -134,7 +131,6 @@ print("led", led, flush=True)
     scavengers = [start("import select\n" + scavenger_code, base) for _ in range(2)]
     acknowledged: list[list[str]] = []
     for worker in workers:
-        assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
     for worker in workers:

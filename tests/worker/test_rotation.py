@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from bases import members, put
-from faults import FailsToSync
+from faults import Failing, is_one_of
 from programs import in_threads, wait_for
 
 import rear
@@ -261,7 +262,7 @@ def test_beats_go_on_during_a_long_append(base: Path) -> None:
 @pytest.mark.parametrize("error", [OSError(5, "broken"), RuntimeError("a mistake"), MemoryError()], ids=repr)
 @pytest.mark.parametrize("where", ["sync", "names"])
 def test_the_background_thread_outlives_errors(base: Path, error: Exception, where: str) -> None:
-    class Failing(Storage):
+    class Unlucky(Storage):
         failures = 3
 
         def _fail(self, operation: str) -> None:
@@ -277,7 +278,7 @@ def test_the_background_thread_outlives_errors(base: Path, error: Exception, whe
             self._fail("names")
             return super().names(path)
 
-    storage = Failing()
+    storage = Unlucky()
     with rear_fs(base, storage=storage, sync_interval=0.02, lease_seconds=0.1) as fs:
         count = 0
         while storage.failures:
@@ -292,7 +293,7 @@ def test_the_background_thread_outlives_errors(base: Path, error: Exception, whe
 
 
 def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
-    storage = FailsToSync()
+    storage = Failing(errno.EIO, is_one_of("sync"))
     with rear_fs(base, storage=storage, sync_interval=0.02) as fs:
         write(fs, "a")
         time.sleep(0.2)
@@ -304,7 +305,7 @@ def test_members_are_kept_while_nothing_can_be_synced(base: Path) -> None:
         assert len(fs._worker._pairs.failed) <= 2
         with pytest.raises(OSError, match="Input/output"):
             fs.sync()
-        storage.broken = False
+        storage.healthy = True
         fs.sync()
         assert fs._worker._retained.items == []
         assert fs._worker._retained.bytes == 0
