@@ -1,7 +1,7 @@
 """Probes of what becomes of bytes: read back, copied, brought to stable storage, and the times that files get.
 
-They go through `rear.core.storage.Storage`, as everything does, except where that hides what is to be found out: whether
-``copy_file_range`` or the ``fsync`` of a directory was refused.
+They go through `rear.core.storage.Storage`, as everything does, except where that hides what is to be found out:
+whether ``copy_file_range`` or the ``fsync`` of a directory was refused.
 """
 
 from __future__ import annotations

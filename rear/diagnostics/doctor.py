@@ -1,7 +1,8 @@
 """The doctor: does a file system keep what rear relies on, and what does rear do where it does not?
 
-`examine` works in a new folder of its own, below ``.rear`` where there is one, and removes it again. What is assumed
-of a file system, and why, stands in ``docs/explanation/durability.md``; the probes are described in ``docs/how-to/try-a-filesystem.md``.
+`examine` works in a new folder of its own, below ``.rear`` where there is one, and removes it again. What is assumed of
+a file system, and why, stands in ``docs/explanation/durability.md``; the probes are described in
+``docs/how-to/try-a-filesystem.md``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One archive anywhere, checked and, if that is asked for, written anew: `rear fsck some.zip`.
 
-The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built as ``<name>.<random>.new`` beside
-the place that it is to have; what does not get into it goes to the folder ``<name>.lost+found`` there. With
+The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built as ``<name>.<random>.new``
+beside the place that it is to have; what does not get into it goes to the folder ``<name>.lost+found`` there. With
 ``--in-place`` the old one is kept as ``<name>.damaged``.
 """
 

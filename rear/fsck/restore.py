@@ -1,7 +1,7 @@
 """Restores damaged final archives of a base, each from its own members; the damaged one is kept in lost+found.
 
-The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built among the intents, which the next
-check clears of what a crash has left there, and in the end the index is made again.
+The order of writes stands in `rear.fsck.rebuilt_archive`. Here the new archive is built among the intents, which the
+next check clears of what a crash has left there, and in the end the index is made again.
 """
 
 from __future__ import annotations

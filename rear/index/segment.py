@@ -2,7 +2,8 @@
 
 A segment holds the rows of one or more merges (``members``), the rows of older segments that no longer count
 (``removed``), what it says of itself (``segment``) and the segments on which it builds (``below``). The tables are
-described for users in ``docs/reference/index-schema.md``; their only definition is here and in `rear.index.segment_writer`.
+described for users in ``docs/reference/index-schema.md``; their only definition is here and in
+`rear.index.segment_writer`.
 
 Text is stored as TEXT. What UTF-8 cannot encode (the path of a source may hold any bytes) is stored as a BLOB of these
 bytes, and comes back as Python's ``surrogateescape`` text.

@@ -1,8 +1,8 @@
 """A sweep of a folder: files that no index knows go to a final archive, and those whose bytes are there may go.
 
 A sweep is a worker and a scavenger in one. It copies files to temp archives like a pickup, has them merged, and only
-then looks whether it may delete: see `rear.ingest.source_removal`. Whenever it stops, the next sweep goes on from what is on
-disk.
+then looks whether it may delete: see `rear.ingest.source_removal`. Whenever it stops, the next sweep goes on from what
+is on disk.
 """
 
 from __future__ import annotations

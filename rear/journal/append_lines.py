@@ -1,7 +1,8 @@
 """The fast way to read append records, of which nearly all lines of a journal are: many at once, decoded by msgspec.
 
 `rear.journal.codec` says what a record is, and takes a line of any form. Here runs of lines are taken that hold plain
-records, as `rear.journal.encoder` writes them: known keys alone, no metadata, UTF-8. Of other lines nothing is said here.
+records, as `rear.journal.encoder` writes them: known keys alone, no metadata, UTF-8. Of other lines nothing is said
+here.
 """
 
 from __future__ import annotations

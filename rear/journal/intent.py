@@ -29,7 +29,8 @@ from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
 
 FORMAT_VERSION: Final = 2
-"""What is read. Written is 1, or 2 when an executor copies: who undoes that has to know what `rear.scavenger.copy_tasks` says."""
+"""What is read. Written is 1, or 2 when an executor copies: who undoes that has to know what
+`rear.scavenger.copy_tasks` says."""
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 _LONG_NAME: Final = 256

@@ -1,7 +1,8 @@
 """`Path`: members of archives by the manners of `pathlib`.
 
 A path goes through archives as if they were folders: ``Path("/nfs/base/ar.zip/logs")``. The first part that ends in
-``.zip`` and is no directory is the archive. Below a base, what waits to be merged is there as well: see `rear.read.members`.
+``.zip`` and is no directory is the archive. Below a base, what waits to be merged is there as well: see
+`rear.read.members`.
 """
 
 from __future__ import annotations

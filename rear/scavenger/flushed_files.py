@@ -1,7 +1,8 @@
 """Flushed files whose writers died before they closed them: which of their pairs count, and how far.
 
-The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about, ``rear.journal.flushed_parts`` for
-what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is merged.
+The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about,
+``rear.journal.flushed_parts`` for what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is
+merged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Merges into final archives: what is written, and in which order.
 
-The order, and what a crash leaves in each gap, stands in ``docs/explanation/durability.md``. In short: intent, ranges, directory,
-sync, commit; then index, notes beside the journals, and the intent goes. Before the commit everything is undone,
-after it everything is completed. An archive that does not exist yet, or on which a leader that may still come back
-was working, is built as a new file and renamed.
+The order, and what a crash leaves in each gap, stands in ``docs/explanation/durability.md``. In short: intent, ranges,
+directory, sync, commit; then index, notes beside the journals, and the intent goes. Before the commit everything is
+undone, after it everything is completed. An archive that does not exist yet, or on which a leader that may still come
+back was working, is built as a new file and renamed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Every directory on the way is opened relative to the one above it and never through a symbolic link; a member is written
 under a temporary name, checked, and then gets its own. What is there already stays, unless it is to be replaced. None
-of this goes through `rear.core.storage`: that is the seam to a base, and here any directory of the user's is written to.
+of this goes through `rear.core.storage`: that is the seam to a base, and here any directory of the user's is written
+to.
 """
 
 from __future__ import annotations

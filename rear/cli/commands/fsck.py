@@ -40,7 +40,8 @@ def fsck(
 ) -> None:
     """Check a base or one archive, and repair what can be repaired without losing anything.
 
-    Exit status: 0 clean, 1 all repaired, 4 something is left, 8 could not run. docs/reference/problems.md explains every problem.
+    Exit status: 0 clean, 1 all repaired, 4 something is left, 8 could not run. docs/reference/problems.md explains
+    every problem.
 
     Example: rear fsck --deep /nfs/base
 
