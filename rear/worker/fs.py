@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from rear.core.config import load
 from rear.core.context import current, enter, entered, install_builtins, leave, remove_builtins
@@ -21,12 +21,14 @@ from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError
 from rear.worker.member_file import MemberFile, OpenFiles
-from rear.worker.pickup import Pickup, SourceFile
 from rear.worker.text_member_file import TextMemberFile, open_member
 from rear.worker.worker import Worker
 from rear.worker.worker_options import WorkerOptions
 from rear.zip import codecs
 from rear.zip.payload import Payload
+
+if TYPE_CHECKING:
+    from rear.worker.pickup import Pickup, SourceFile
 
 METADATA_LIMIT_BYTES = 60 << 10
 _READ_MODES = frozenset({"r", "rt", "tr", "rb", "br"})
@@ -207,6 +209,9 @@ class RearFs:
         On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
         read.
         """
+        # Most programs pick up nothing.
+        from rear.worker.pickup import Pickup
+
         target = split_target(path)
         kept = None if metadata is None else _check_metadata(metadata)
 
