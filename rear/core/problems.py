@@ -1,8 +1,8 @@
 """Problems that `rear fsck` finds, as values: each has a stable code, which stands in `CATALOG` with its meaning.
 
-``docs/reference/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck ``would
-repair`` it, if it were told to; it is ``left``, because nothing can be done; or it is only ``noted``: worth knowing,
-but nothing is wrong.
+``docs/reference/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck
+``would repair`` it, if it were told to; it is ``left``, because nothing can be done; or it is only ``noted``: worth
+knowing, but nothing is wrong.
 """
 
 from __future__ import annotations

@@ -66,9 +66,7 @@ def _find_bad(part: JournaledMembers, storage: Storage) -> list[int]:
 class CheckedAhead:
     """Checks the journaled members of a round on an executor, ahead of who asks for them pair by pair.
 
-    Args:
-        wanted: the pairs whose data is to be read, in the order in which they will be asked for.
-        parallel: the executor.
+    ``wanted`` are pairs in the order in which they will be asked for.
     """
 
     def __init__(self, wanted: Iterable[ClaimedPair], parallel: Parallel) -> None:
@@ -161,13 +159,7 @@ def changed_members(
 ) -> Iterator[str]:
     """Read merged members back, and yield the names of those that are not what they were.
 
-    Args:
-        placements: where members have gone.
-        path: of the archive.
-        descriptor: the same file, open.
-        is_shared: an executor has copied them.
-        parallel: the executor.
-        storage: the file system.
+    ``is_shared`` says that an executor has copied them.
 
     Raises:
         UnsupportedError: a member cannot be decoded here.

@@ -92,11 +92,7 @@ class Orphan(NamedTuple):
 class Claims:
     """The claim folder of one leader.
 
-    Args:
-        layout: the base.
-        leader: its name.
-        prove: raises `NotLeaderError` when another one leads by now.
-        storage: the file system.
+    ``prove`` raises `NotLeaderError` when another leader has taken over by now.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Flushed files whose writers died before they closed them: which of their pairs count, and how far.
 
-The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about, ``rear.journal.flushed_parts`` for
-what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is merged.
+The member is *partial*: its metadata say so. See ``rear.worker.flushed_file`` for how its parts come about,
+``rear.journal.flushed_parts`` for what is whole of them, ``rear.scavenger.rescue`` for where the member is until it is
+merged.
 """
 
 from __future__ import annotations
@@ -29,15 +30,7 @@ MAY_COME_BACK: Final = "; its worker cannot be seen, and may still have it: if i
 
 
 class FlushedFiles:
-    """The parts of all files that the pairs of one round hold.
-
-    Args:
-        batch: the pairs.
-        claims: notes what became of them.
-        lost_and_found: takes what is not whole, and by policy the rest as well.
-        partial: whether the rest becomes a member.
-        storage: the file system.
-    """
+    """The parts of all files that the pairs of one round hold."""
 
     def __init__(
         self,
@@ -62,10 +55,7 @@ class FlushedFiles:
     def settle(self, flushed: Append, reason: str, rescue: Rescue) -> Iterator[Candidate | Event]:
         """Make a member of what is whole of a file that was flushed, or keep that in lost+found.
 
-        Args:
-            flushed: the file as far as its journal says that it was flushed.
-            reason: why there is no more of it.
-            rescue: of the pair of the file.
+        ``flushed`` is the file as far as its journal says that it was flushed, ``reason`` why there is no more of it.
 
         Raises:
             UnsupportedError: the parts cannot be decoded here.

@@ -12,24 +12,22 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rear.core.layout import Layout
 from rear.core.names import host_folder
 from rear.core.records import Pair
-from rear.core.storage import FRESH_SUFFIX, Storage, opened
+from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
 from rear.zip.headers import Member, encode_central_entry, encode_end
 
 
 class LostAndFound:
     """A folder for bytes and notes, made when something is put there.
 
-    Args:
-        folder: of a base that of the day, see `lost_and_found_of`.
-        base: where the paths of items are counted from.
-        storage: the file system.
+    The paths of its items are counted from ``base``.
     """
 
     def __init__(self, folder: Path, base: Path, *, storage: Storage) -> None:
@@ -71,16 +69,10 @@ class LostAndFound:
         """
         # The note's name tells two members of one name apart from the raw bytes of the same item.
         path = self._path(f"{name}.partial", "json", note).with_suffix("")
-        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        target, length = self._storage.create(fresh), 0
-        try:
+        with self._kept(path) as target:
+            length = 0
             for piece in content:
                 length += self._storage.write(target, [piece], length)
-            self._storage.sync(target)
-        finally:
-            self._storage.close(target)
-        self._storage.rename(fresh, path)
-        self._storage.sync_directory(self._folder)
         return path.relative_to(self._base).as_posix()
 
     def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
@@ -115,11 +107,6 @@ class LostAndFound:
     def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
         """Keep a temp archive as a whole, with its journal and a note.
 
-        Args:
-            pair: the pair.
-            folder: where its files are.
-            note: why it is kept.
-
         Returns:
             the path of the temp archive relative to the base.
         """
@@ -138,15 +125,18 @@ class LostAndFound:
         return self._folder / f"{name}.{suffix}"
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
-        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        target = self._storage.create(fresh)
-        try:
+        with self._kept(path) as target:
             self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)
             if tail:
                 self._storage.write(target, [tail], length)
+
+    @contextmanager
+    def _kept(self, path: Path) -> Iterator[int]:
+        """Make an item under a fresh name; when all of it is written, and synced, it gets its own."""
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        with created(fresh, self._storage) as target:
+            yield target
             self._storage.sync(target)
-        finally:
-            self._storage.close(target)
         self._storage.rename(fresh, path)
         self._storage.sync_directory(self._folder)
 

@@ -193,15 +193,7 @@ class _Totals:
 
 
 class Scavenge:
-    """The steps of one scavenge, by a leader.
-
-    Args:
-        layout: the base.
-        options: how to scavenge.
-        leadership: of this process.
-        liveness: says which workers have ended.
-        storage: the file system.
-    """
+    """The steps of one scavenge, by a leader."""
 
     def __init__(
         self, layout: Layout, options: ScavengeOptions, leadership: Leadership, liveness: Liveness, storage: Storage
