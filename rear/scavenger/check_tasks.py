@@ -167,17 +167,18 @@ def changed_members(
     """
     inode = os.fstat(descriptor).st_ino
 
-    def here(task: MergedMembers) -> list[int]:
-        return list(range(len(task.members)))
-
     tasks = (
         MergedMembers(os.fspath(path), inode, batch)
         for batch in cut(map(_merged, placements), lambda one: (one.compressed_size, len(one.name)))
     )
-    for task, suspects in parallel.run(find_changed, tasks, here=here, is_worthwhile=is_shared):
+    for task, suspects in parallel.run(find_changed, tasks, here=_all_of, is_worthwhile=is_shared):
         for number in suspects:
             if _is_changed(descriptor, task.members[number], storage):
                 yield task.members[number].name
+
+
+def _all_of(task: MergedMembers) -> Iterable[int]:
+    return range(len(task.members))
 
 
 def find_changed(task: MergedMembers, storage: Storage) -> list[int]:
@@ -231,6 +232,3 @@ def _merged(placed: Placement) -> MergedMember:
     return MergedMember(
         placed.name, placed.target_start, append.method, append.compressed_size, append.size, append.crc
     )
-
-
-# ---- members of any archive

@@ -27,7 +27,7 @@ from rear.zip.headers import Member, encode_central_entry, encode_end
 class LostAndFound:
     """A folder for bytes and notes, made when something is put there.
 
-    The paths of its items are counted from ``base``.
+    Whatever is put there, the path of the item relative to ``base`` is returned.
     """
 
     def __init__(self, folder: Path, base: Path, *, storage: Storage) -> None:
@@ -36,11 +36,7 @@ class LostAndFound:
         self._storage = storage
 
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
-        """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note."""
         available = 0 if descriptor is None else max(0, min(length, self._storage.size(descriptor) - start))
         path = self._path(name, "part" if available else "json", note)
         if available and descriptor is not None:
@@ -50,11 +46,7 @@ class LostAndFound:
     def put_member(
         self, name: str, descriptor: int, start: int, length: int, member: Member, note: dict[str, Any]
     ) -> str:
-        """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note."""
         path = self._path(name, "zip", note)
         entry = encode_central_entry(member, 0)
         end = encode_end(entries=1, directory_length=len(entry), directory_offset=length)
@@ -62,11 +54,7 @@ class LostAndFound:
         return path.relative_to(self._base).as_posix()
 
     def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
-        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note."""
         # The note's name tells two members of one name apart from the raw bytes of the same item.
         path = self._path(f"{name}.partial", "json", note).with_suffix("")
         with self._kept(path) as target:
@@ -76,11 +64,7 @@ class LostAndFound:
         return path.relative_to(self._base).as_posix()
 
     def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
-        """Move a file here as ``name``, with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Move a file here as ``name``, with a note."""
         item = self._path(name, "json", note).with_name(name)
         self._storage.rename(path, item)
         self._storage.sync_directory(self._folder)
@@ -88,11 +72,7 @@ class LostAndFound:
         return item.relative_to(self._base).as_posix()
 
     def put_copy(self, name: str, path: Path, note: dict[str, Any]) -> str:
-        """Keep a whole file, which stays where it is as well: by a second name for it where that can be, else a copy.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep a whole file, which stays where it is as well: by a second name where that can be, else a copy."""
         if name in self._storage.names(self._folder):
             # Kept before, by a check that died; or another file that was damaged on the same day.
             name = f"{secrets.token_hex(6)}-{name}"
@@ -105,11 +85,7 @@ class LostAndFound:
         return item.relative_to(self._base).as_posix()
 
     def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
-        """Keep a temp archive as a whole, with its journal and a note.
-
-        Returns:
-            the path of the temp archive relative to the base.
-        """
+        """Keep a temp archive as a whole, with its journal and a note."""
         stem = f"{pair.host}-{pair.stem}"
         self._path(stem, "json", note)
         # Notes go last: without them its journal would tell of members that nobody has seen.
