@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rear.core.layout import Layout, check_inside, look_anew
+from rear.core.layout import check_inside, look_anew
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
@@ -28,8 +28,8 @@ class Recovery:
     The leadership is asked before each step that a deposed leader must not do.
     """
 
-    def __init__(self, layout: Layout, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
-        self._layout = layout
+    def __init__(self, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
+        self._layout = leadership.layout
         self._leadership = leadership
         self._claims = claims
         self._storage = storage

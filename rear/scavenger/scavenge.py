@@ -203,9 +203,9 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, prove=leadership.prove, storage=storage)
+        self._claims = Claims(leadership, storage=storage)
         self._inbox = Inbox(layout, liveness=liveness, storage=storage)
-        self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
+        self._recovery = Recovery(leadership, self._claims, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)
