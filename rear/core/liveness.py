@@ -154,12 +154,7 @@ class Liveness:
         self.unused = set(self._assumed)
 
     def is_running(self, process: Process, name: str) -> bool | None:
-        """Tell whether a process runs; what can be seen from here counts more than what a person says.
-
-        Args:
-            process: the process.
-            name: of the worker or leader that it is, without its host.
-        """
+        """Tell whether a process runs; what can be seen from here counts more than what a person says."""
         running = is_running(process)
         if running is not None:
             return running
@@ -172,10 +167,7 @@ class Liveness:
 class Observations:
     """What this host has seen of beats, and since when on its own clock.
 
-    Args:
-        layout: the base.
-        topic: what is observed; each has a file of its own for each host.
-        storage: the file system.
+    Each topic has a file of its own for each host.
     """
 
     def __init__(self, layout: Layout, *, topic: str, storage: Storage = LOCAL) -> None:

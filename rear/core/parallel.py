@@ -166,11 +166,7 @@ def attempt(
 ) -> _Result | Failed:
     """Do a task where an executor runs it, and tell its errors by value.
 
-    Args:
-        version: of rear where the task was made: another one may understand it otherwise.
-        function: called with the task and the storage.
-        task: what to do.
-        storage: the file system.
+    Another version of rear than the one that made the task may understand it otherwise.
     """
     if version != __version__:
         return Failed(f"a worker of the executor has rear {__version__}, the scavenger {version}")

@@ -37,186 +37,154 @@ class ProblemKind:
     code: str
     meaning: str
     repair: str
-    is_loss: bool = False
+    is_loss: bool
 
 
-_KINDS: Final = (
+_KINDS: Final = {
     # ---- one archive
-    ProblemKind(
-        "archive-not-a-zip",
+    "archive-not-a-zip": (
         "No end record describes the file, and no member was found in it.",
         "None. The file stays as it is; where `zip` is installed, `zip -FF` was tried on a copy.",
     ),
-    ProblemKind(
-        "archive-directory-damaged",
+    "archive-directory-damaged": (
         "The central directory is missing, cut off, or does not describe this file; or entries in it are damaged.",
         "The archive is rebuilt from its local headers as a new file; the damaged one is kept.",
     ),
-    ProblemKind(
-        "archive-split",
+    "archive-split": (
         "The archive is one volume of several.",
         "None: rear reads archives of one file. Join the volumes first (`zip -s 0`).",
     ),
-    ProblemKind(
-        "archive-unsupported",
+    "archive-unsupported": (
         "The central directory is encrypted or compressed.",
         "None: it cannot be checked here.",
     ),
-    ProblemKind(
-        "archive-prefix",
+    "archive-prefix": (
         "Other bytes stand before the first member, as in a self-extracting archive.",
         "None is needed.",
     ),
-    ProblemKind(
-        "archive-gap",
+    "archive-gap": (
         "Bytes between members, or behind the last one, belong to none: zeros, a replaced member, or another "
         "program's data.",
         "None is needed. When an archive is rebuilt, such bytes are kept aside unless they are zeros.",
     ),
-    ProblemKind(
-        "archive-repaired-by-zip",
+    "archive-repaired-by-zip": (
         "No member was found, but `zip -FF` found some; they passed all checks.",
         "The archive is built from what `zip -FF` wrote.",
     ),
     # ---- one member of it
-    ProblemKind(
-        "member-header-missing",
+    "member-header-missing": (
         "There is no local header where the directory says that a member begins.",
         "The archive is rebuilt from the local headers that are there.",
     ),
-    ProblemKind(
-        "member-header-differs",
+    "member-header-differs": (
         "A local header and its directory entry contradict each other in name, method, encryption, CRC-32 or sizes.",
         "The archive is rebuilt; whichever of the two fits the data counts.",
     ),
-    ProblemKind(
-        "member-overlap",
+    "member-overlap": (
         "Two members share bytes, or a member reaches into the directory.",
         "The archive is rebuilt: bytes belong to one member at most.",
     ),
-    ProblemKind(
-        "member-unsafe-name",
+    "member-unsafe-name": (
         "A name is absolute, has a `..` or a drive letter, or holds NUL: extracted carelessly, it would be written "
         "elsewhere. Names that are only unusual (a backslash, a control character, `//`) are noted.",
         "None: a name is part of what was archived. `rear get` refuses such members, `rear cat` shows them.",
     ),
-    ProblemKind(
-        "member-duplicate-name",
+    "member-duplicate-name": (
         "Several members have one name; most programs show the last one alone. rear itself never writes that: "
         "among members of other programs it is noted.",
         "When an archive is rebuilt, the member that counts keeps the name, the others become `name~1` and so on.",
     ),
-    ProblemKind(
-        "member-data-damaged",
+    "member-data-damaged": (
         "The data of a member does not decode, or its size or CRC-32 is wrong (`--deep`).",
         "None: restore it from elsewhere. `rear cat` writes what can be read.",
-        is_loss=True,
     ),
-    ProblemKind(
-        "member-unverifiable",
+    "member-unverifiable": (
         "A member is encrypted, or its compression method has no codec here: its data was not checked.",
         "None is needed. It is copied as it is.",
     ),
-    ProblemKind(
-        "member-partial",
+    "member-partial": (
         "A member is damaged, and the beginning of it decodes.",
         "What decodes is kept as `<name>.partial`, and the raw bytes of the member beside it.",
-        is_loss=True,
     ),
-    ProblemKind(
-        "member-lost",
+    "member-lost": (
         "A member is known by its header, directory entry or journal record, but none of its data can be read.",
         "Its raw bytes, if there are any, are kept in lost+found. Restore it from elsewhere.",
-        is_loss=True,
     ),
-    ProblemKind(
-        "member-recovered",
+    "member-recovered": (
         "A whole member was found that no directory and no journal tells of.",
         "It goes to its final archive, or keeps its place in a rebuilt one.",
     ),
-    ProblemKind(
-        "member-torn",
+    "member-torn": (
         "A member was being written when its worker died; it had not been acknowledged.",
         "Its bytes are kept in lost+found.",
     ),
-    ProblemKind(
-        "member-not-closed",
+    "member-not-closed": (
         "A worker died before it closed a file that it had flushed.",
         "What was flushed is a member, marked `rear.partial` in its metadata.",
     ),
     # ---- a base
-    ProblemKind(
-        "unfinished-merge",
+    "unfinished-merge": (
         "A merge died before it was done.",
         "It is undone when it had not committed, else completed.",
     ),
-    ProblemKind(
-        "intent-unreadable",
+    "intent-unreadable": (
         "The record of a merge that died cannot be read, so the merge can be neither undone nor completed by it.",
         "The final archive is checked, and rebuilt if need be; the record is kept in lost+found.",
     ),
-    ProblemKind(
-        "worker-crashed",
+    "worker-crashed": (
         "A worker ended without closing its temp archive.",
         "`rear scavenge` checks its members one by one and merges those that are whole.",
     ),
-    ProblemKind(
-        "scavenger-crashed",
+    "scavenger-crashed": (
         "A scavenger ended, or is paused, with temp archives that it had claimed.",
         "They are merged; `rear scavenge` does that too.",
     ),
-    ProblemKind(
-        "journal-missing",
+    "journal-missing": (
         "A temp archive has no journal.",
         "Its members are found by their local headers, which say where they belong.",
     ),
-    ProblemKind(
-        "journal-damaged",
+    "journal-damaged": (
         "Part of a journal is unreadable.",
         "Members whose records are gone are found by their local headers.",
     ),
-    ProblemKind(
-        "temp-archive-missing",
+    "temp-archive-missing": (
         "A journal tells of members, but its temp archive is gone.",
         "The members are reported as lost, by name; the journal is kept in lost+found.",
-        is_loss=True,
     ),
-    ProblemKind(
-        "bytes-unplaced",
+    "bytes-unplaced": (
         "Bytes of a temp archive or a damaged archive belong to no member.",
         "They are kept in lost+found.",
     ),
-    ProblemKind("index-missing", "A final archive has no index.", "It is made from the archive."),
-    ProblemKind("index-damaged", "A segment of an index cannot be read.", "The index is made again from the archive."),
-    ProblemKind(
-        "index-outdated",
+    "index-missing": ("A final archive has no index.", "It is made from the archive."),
+    "index-damaged": ("A segment of an index cannot be read.", "The index is made again from the archive."),
+    "index-outdated": (
         "An index does not mirror its archive: another program changed the archive, or a merge could not write it.",
         "The index is made again from the archive.",
     ),
-    ProblemKind(
-        "index-stray",
+    "index-stray": (
         "The final archive of an index is not there: moved or removed by somebody, or lost.",
         "None: the index still names what the archive held. Remove the index when that is of no use any more.",
     ),
-    ProblemKind(
-        "stray-temporary",
+    "stray-temporary": (
         "A file is the rest of a write that never ended.",
         "It is removed when it holds nothing of its own, else it goes to lost+found.",
     ),
-    ProblemKind("stray-file", "A file in rear's folders is not rear's.", "None: look what it is."),
-    ProblemKind(
-        "lost-and-found-items",
+    "stray-file": ("A file in rear's folders is not rear's.", "None: look what it is."),
+    "lost-and-found-items": (
         "Something was put into lost+found earlier.",
         "None: look at it, and remove it when you do not need it any more.",
     ),
-    ProblemKind(
-        "refused",
+    "refused": (
         "Something could not be worked on.",
         "None: the message says why, and what to do.",
     ),
-)
+}
 
-CATALOG: Final[Mapping[str, ProblemKind]] = MappingProxyType({kind.code: kind for kind in _KINDS})
+_LOSSES: Final = frozenset({"member-data-damaged", "member-partial", "member-lost", "temp-archive-missing"})
+
+CATALOG: Final[Mapping[str, ProblemKind]] = MappingProxyType(
+    {code: ProblemKind(code, meaning, repair, code in _LOSSES) for code, (meaning, repair) in _KINDS.items()}
+)
 """Every code with its meaning, in the order of the documentation."""
 
 

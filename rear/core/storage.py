@@ -289,3 +289,13 @@ def opened(path: StrPath, storage: Storage, *, write: bool = False) -> Iterator[
         yield descriptor
     finally:
         storage.close(descriptor)
+
+
+@contextmanager
+def created(path: StrPath, storage: Storage) -> Iterator[int]:
+    """Make a new file, which must not exist, and close it at the end of the block."""
+    descriptor = storage.create(path)
+    try:
+        yield descriptor
+    finally:
+        storage.close(descriptor)

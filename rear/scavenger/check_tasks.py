@@ -66,9 +66,7 @@ def _find_bad(part: JournaledMembers, storage: Storage) -> list[int]:
 class CheckedAhead:
     """Checks the journaled members of a round on an executor, ahead of who asks for them pair by pair.
 
-    Args:
-        wanted: the pairs whose data is to be read, in the order in which they will be asked for.
-        parallel: the executor.
+    ``wanted`` are pairs in the order in which they will be asked for.
     """
 
     def __init__(self, wanted: Iterable[ClaimedPair], parallel: Parallel) -> None:
@@ -161,13 +159,7 @@ def changed_members(
 ) -> Iterator[str]:
     """Read merged members back, and yield the names of those that are not what they were.
 
-    Args:
-        placements: where members have gone.
-        path: of the archive.
-        descriptor: the same file, open.
-        is_shared: an executor has copied them.
-        parallel: the executor.
-        storage: the file system.
+    ``is_shared`` says that an executor has copied them.
 
     Raises:
         UnsupportedError: a member cannot be decoded here.
@@ -175,17 +167,18 @@ def changed_members(
     """
     inode = os.fstat(descriptor).st_ino
 
-    def here(task: MergedMembers) -> list[int]:
-        return list(range(len(task.members)))
-
     tasks = (
         MergedMembers(os.fspath(path), inode, batch)
         for batch in cut(map(_merged, placements), lambda one: (one.compressed_size, len(one.name)))
     )
-    for task, suspects in parallel.run(find_changed, tasks, here=here, is_worthwhile=is_shared):
+    for task, suspects in parallel.run(find_changed, tasks, here=_all_of, is_worthwhile=is_shared):
         for number in suspects:
             if _is_changed(descriptor, task.members[number], storage):
                 yield task.members[number].name
+
+
+def _all_of(task: MergedMembers) -> Iterable[int]:
+    return range(len(task.members))
 
 
 def find_changed(task: MergedMembers, storage: Storage) -> list[int]:
@@ -239,6 +232,3 @@ def _merged(placed: Placement) -> MergedMember:
     return MergedMember(
         placed.name, placed.target_start, append.method, append.compressed_size, append.size, append.crc
     )
-
-
-# ---- members of any archive

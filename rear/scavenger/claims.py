@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
+from rear.core.layout import PAIR_SUFFIXES, parse_pair
 from rear.core.liveness import Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import MergedRecord, Open, Pair
@@ -25,6 +25,7 @@ from rear.events import Event, JournalFault, LeftAlone, Refused
 from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal, read_notes
 from rear.journal.writer import JournalWriter
+from rear.scavenger.leader import Leadership
 
 RESCUE_SUFFIX = ".rescue"
 _SEQUENCES_A_RECORD = 5_000
@@ -90,29 +91,15 @@ class Orphan(NamedTuple):
 
 
 class Claims:
-    """The claim folder of one leader.
+    """The claim folder of one leader."""
 
-    Args:
-        layout: the base.
-        leader: its name.
-        prove: raises `NotLeaderError` when another one leads by now.
-        storage: the file system.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        leader: str,
-        *,
-        prove: Callable[[], None],
-        storage: Storage,
-    ) -> None:
-        self._layout = layout
-        self._leader = leader
-        self._prove = prove
+    def __init__(self, leadership: Leadership, *, storage: Storage) -> None:
+        self._layout = leadership.layout
+        self._leader = leadership.name
+        self._prove = leadership.prove
         self._leaders_before: list[str] = []
         self._storage = storage
-        self._buried = Observations(layout, topic="graveyard", storage=storage)
+        self._buried = Observations(self._layout, topic="graveyard", storage=storage)
 
     def adopt(self) -> None:
         """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing."""

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from rear.core.liveness import Process, decode_process, is_running, this_process
 from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
-from rear.core.storage import Storage, opened
+from rear.core.storage import Storage, created, opened
 from rear.errors import JournalError
 from rear.journal.codec import decode_line, encode_line
 
@@ -96,13 +96,7 @@ def copy_on_executor(
 
     When it ends, all that tasks have copied is on stable storage; what was copied here is not yet.
 
-    Args:
-        pieces: in the order of their targets, without gaps.
-        permit: of the merge; the file exists.
-        target: path of the archive.
-        descriptor: the same file, open.
-        parallel: the executor.
-        storage: the file system.
+    Pieces are in the order of their targets, without gaps; the file of the permit exists.
 
     Raises:
         OSError: something could not be copied here, either.
@@ -125,9 +119,7 @@ def copy_on_executor(
 def batches(pieces: Iterable[Piece], remainders: list[Piece]) -> Iterator[list[Piece]]:
     """Yield whole blocks, as many as make a task; what lies before the first and after the last whole block remains.
 
-    Args:
-        pieces: in the order of their targets, without gaps.
-        remainders: gets what is no whole block.
+    Pieces are in the order of their targets, without gaps; ``remainders`` gets what is no whole block.
     """
     batch: list[Piece] = []
     block: list[Piece] = []
@@ -175,10 +167,6 @@ def withdraw(intent_path: Path, *, storage: Storage) -> bool:
     """Forbid all copies of a merge, and wait for those under way; return whether one may still be written.
 
     Call it before anything is undone, whoever led the merge.
-
-    Args:
-        intent_path: of the merge.
-        storage: the file system.
 
     Raises:
         OSError: the permit cannot be removed.
@@ -264,12 +252,9 @@ def copy_for_leader(task: CopyTask, storage: Storage) -> int:
 
 
 def _register(path: Path, storage: Storage) -> None:
-    descriptor = storage.create(path)
-    try:
+    with created(path, storage) as descriptor:
         storage.write(descriptor, [encode_line({"kind": "copying", **this_process()._asdict()})], 0)
         storage.sync(descriptor)
-    finally:
-        storage.close(descriptor)
     storage.sync_directory(path.parent)
 
 

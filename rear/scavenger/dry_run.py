@@ -18,14 +18,7 @@ from rear.scavenger.plan import Candidate, Conflict, make_plan, planned
 
 
 def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storage: Storage) -> Iterator[Event]:
-    """Yield what would be claimed, left alone and merged; members are taken at their journal's word.
-
-    Args:
-        layout: the base.
-        on_conflict: policy for members of one name and different content.
-        liveness: says which workers have ended.
-        storage: the file system; only read.
-    """
+    """Yield what would be claimed, left alone and merged; members are taken at their journal's word."""
     inbox = Inbox(layout, liveness=liveness, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
     for item in inbox.waiting(remember=False):

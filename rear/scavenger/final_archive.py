@@ -51,15 +51,13 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
     path = layout.archive(archive)
     check_inside(layout, path)
     look_anew(path, storage=storage)
-    try:
-        descriptor = storage.open(path, write=write)
-    except FileNotFoundError:
-        yield FinalArchive(archive, path, None, None)
-        return
-    try:
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(opened(path, storage, write=write))
+        except FileNotFoundError:
+            yield FinalArchive(archive, path, None, None)
+            return
         yield FinalArchive(archive, path, descriptor, directories.locate(descriptor, storage=storage))
-    finally:
-        storage.close(descriptor)
 
 
 class IndexedNames:

@@ -30,15 +30,7 @@ MAY_COME_BACK: Final = "; its worker cannot be seen, and may still have it: if i
 
 
 class FlushedFiles:
-    """The parts of all files that the pairs of one round hold.
-
-    Args:
-        batch: the pairs.
-        claims: notes what became of them.
-        lost_and_found: takes what is not whole, and by policy the rest as well.
-        partial: whether the rest becomes a member.
-        storage: the file system.
-    """
+    """The parts of all files that the pairs of one round hold."""
 
     def __init__(
         self,
@@ -63,10 +55,7 @@ class FlushedFiles:
     def settle(self, flushed: Append, reason: str, rescue: Rescue) -> Iterator[Candidate | Event]:
         """Make a member of what is whole of a file that was flushed, or keep that in lost+found.
 
-        Args:
-            flushed: the file as far as its journal says that it was flushed.
-            reason: why there is no more of it.
-            rescue: of the pair of the file.
+        ``flushed`` is the file as far as its journal says that it was flushed, ``reason`` why there is no more of it.
 
         Raises:
             UnsupportedError: the parts cannot be decoded here.

@@ -32,13 +32,7 @@ _FLUSH_POLL_SECONDS = 0.25
 
 
 class Inbox:
-    """The inbox of one base.
-
-    Args:
-        layout: the base.
-        liveness: says which workers have ended.
-        storage: the file system.
-    """
+    """The inbox of one base."""
 
     def __init__(self, layout: Layout, *, liveness: Liveness, storage: Storage) -> None:
         self._layout = layout
@@ -55,8 +49,7 @@ class Inbox:
     def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
         """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
 
-        Args:
-            remember: write down which beats were seen, for the next scavenge on this host.
+        To remember is to write down which beats were seen, for the next scavenge on this host.
         """
         for host in self._storage.names(self._layout.inbox):
             if not is_safe_component(host):

@@ -34,11 +34,6 @@ _led_here_lock = threading.Lock()
 class Leadership:
     """The right to scavenge one base; use it as a context manager.
 
-    Args:
-        layout: the base.
-        liveness: says whether the leader before has ended.
-        storage: the file system.
-
     Attributes:
         layout: of the base.
         name: of this leader, unique for ever; its claim folder has this name.

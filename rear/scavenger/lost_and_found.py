@@ -12,24 +12,22 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rear.core.layout import Layout
 from rear.core.names import host_folder
 from rear.core.records import Pair
-from rear.core.storage import FRESH_SUFFIX, Storage, opened
+from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
 from rear.zip.headers import Member, encode_central_entry, encode_end
 
 
 class LostAndFound:
     """A folder for bytes and notes, made when something is put there.
 
-    Args:
-        folder: of a base that of the day, see `lost_and_found_of`.
-        base: where the paths of items are counted from.
-        storage: the file system.
+    Whatever is put there, the path of the item relative to ``base`` is returned.
     """
 
     def __init__(self, folder: Path, base: Path, *, storage: Storage) -> None:
@@ -38,11 +36,7 @@ class LostAndFound:
         self._storage = storage
 
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
-        """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note."""
         available = 0 if descriptor is None else max(0, min(length, self._storage.size(descriptor) - start))
         path = self._path(name, "part" if available else "json", note)
         if available and descriptor is not None:
@@ -52,11 +46,7 @@ class LostAndFound:
     def put_member(
         self, name: str, descriptor: int, start: int, length: int, member: Member, note: dict[str, Any]
     ) -> str:
-        """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep one whole member, local header included, as ``<name>.zip``, an archive of its own, with a note."""
         path = self._path(name, "zip", note)
         entry = encode_central_entry(member, 0)
         end = encode_end(entries=1, directory_length=len(entry), directory_offset=length)
@@ -64,31 +54,17 @@ class LostAndFound:
         return path.relative_to(self._base).as_posix()
 
     def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
-        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note."""
         # The note's name tells two members of one name apart from the raw bytes of the same item.
         path = self._path(f"{name}.partial", "json", note).with_suffix("")
-        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        target, length = self._storage.create(fresh), 0
-        try:
+        with self._kept(path) as target:
+            length = 0
             for piece in content:
                 length += self._storage.write(target, [piece], length)
-            self._storage.sync(target)
-        finally:
-            self._storage.close(target)
-        self._storage.rename(fresh, path)
-        self._storage.sync_directory(self._folder)
         return path.relative_to(self._base).as_posix()
 
     def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
-        """Move a file here as ``name``, with a note.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Move a file here as ``name``, with a note."""
         item = self._path(name, "json", note).with_name(name)
         self._storage.rename(path, item)
         self._storage.sync_directory(self._folder)
@@ -96,11 +72,7 @@ class LostAndFound:
         return item.relative_to(self._base).as_posix()
 
     def put_copy(self, name: str, path: Path, note: dict[str, Any]) -> str:
-        """Keep a whole file, which stays where it is as well: by a second name for it where that can be, else a copy.
-
-        Returns:
-            the path of the item relative to the base.
-        """
+        """Keep a whole file, which stays where it is as well: by a second name where that can be, else a copy."""
         if name in self._storage.names(self._folder):
             # Kept before, by a check that died; or another file that was damaged on the same day.
             name = f"{secrets.token_hex(6)}-{name}"
@@ -113,16 +85,7 @@ class LostAndFound:
         return item.relative_to(self._base).as_posix()
 
     def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
-        """Keep a temp archive as a whole, with its journal and a note.
-
-        Args:
-            pair: the pair.
-            folder: where its files are.
-            note: why it is kept.
-
-        Returns:
-            the path of the temp archive relative to the base.
-        """
+        """Keep a temp archive as a whole, with its journal and a note."""
         stem = f"{pair.host}-{pair.stem}"
         self._path(stem, "json", note)
         # Notes go last: without them its journal would tell of members that nobody has seen.
@@ -138,15 +101,18 @@ class LostAndFound:
         return self._folder / f"{name}.{suffix}"
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
-        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        target = self._storage.create(fresh)
-        try:
+        with self._kept(path) as target:
             self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)
             if tail:
                 self._storage.write(target, [tail], length)
+
+    @contextmanager
+    def _kept(self, path: Path) -> Iterator[int]:
+        """Make an item under a fresh name; when all of it is written, and synced, it gets its own."""
+        fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        with created(fresh, self._storage) as target:
+            yield target
             self._storage.sync(target)
-        finally:
-            self._storage.close(target)
         self._storage.rename(fresh, path)
         self._storage.sync_directory(self._folder)
 

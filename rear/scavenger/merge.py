@@ -41,9 +41,7 @@ from rear.scavenger.plan import Candidate, MergePlan, Names, make_plan, planned,
 from rear.scavenger.recovery import Recovery, check_vacant, fresh_path, install
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
-from rear.zip.headers import (
-    member_of,
-)
+from rear.zip.headers import member_of
 
 log = logging.getLogger("rear")
 SHARED_COPY_BYTES = 256 << 20
@@ -76,15 +74,7 @@ class _Merge:
 class Merger:
     """Merges members into final archives for one leader.
 
-    Args:
-        leadership: of the base; asked before each step that a deposed leader must not do.
-        claims: notes what became of members.
-        recovery: undoes a merge that fails.
-        lost_and_found: takes what the conflict policy does not let in.
-        options: the policy for members of one name and different content, and whether the merged bytes are read back
-            and checked before the commit.
-        parallel: the executor that copies and checks.
-        storage: the file system.
+    The leadership is asked before each step that a deposed leader must not do.
     """
 
     def __init__(

@@ -32,12 +32,7 @@ AT_ONCE = 512
 
 
 class MergeWriter:
-    """Writes to an open final archive, or to the new file that is to become it, what a plan says.
-
-    Args:
-        parallel: the executor that copies and reads back.
-        storage: the file system.
-    """
+    """Writes to an open final archive, or to the new file that is to become it, what a plan says."""
 
     def __init__(self, parallel: Parallel, *, storage: Storage) -> None:
         self._parallel = parallel

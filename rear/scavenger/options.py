@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rear.core.config import load
@@ -41,29 +41,13 @@ class ScavengeOptions:
         Cap(self.max_size, self.max_members)
 
 
-def options_for(
-    layout: Layout,
-    *,
-    verify: bool | None = None,
-    on_conflict: Conflict | None = None,
-    partial: PartialPolicy | None = None,
-    max_size: int | None = None,
-    max_members: int | None = None,
-    storage: Storage = LOCAL,
-    **others: Any,
-) -> ScavengeOptions:
+def options_for(layout: Layout, *, storage: Storage = LOCAL, **given: Any) -> ScavengeOptions:
     """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
 
     Raises:
         UsageError: an option has a value that cannot be used.
         OSError: the base's configuration is there and cannot be read.
     """
-    given = {
-        "verify": verify,
-        "on_conflict": on_conflict,
-        "partial": partial,
-        "max_size": max_size,
-        "max_members": max_members,
-    }
     settings = load(layout, "scavenger", given, storage=storage)
-    return ScavengeOptions(**{name: settings[name] for name in given}, **others)
+    options = {field.name for field in fields(ScavengeOptions)}
+    return ScavengeOptions(**{**given, **{name: value for name, value in settings.items() if name in options}})

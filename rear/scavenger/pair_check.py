@@ -44,15 +44,7 @@ _NOT_CLOSED: Final = "its writer ended without closing it"
 class PairCheck:
     """Checks the pairs of one round of a scavenge.
 
-    Args:
-        layout: the base.
-        claims: notes what became of members.
-        lost_and_found: takes what is left of those that are not whole.
-        batch: all pairs of the round; a member that two of them hold is merged once.
-        options: whether the data of every member is read, not only of those whose worker did not end in good order;
-            and what becomes of a file that was flushed and not closed.
-        parallel: the executor that reads it.
-        storage: the file system.
+    A member that two pairs of its batch hold is merged once.
 
     Attributes:
         second_copies: which members count by way of another pair.

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from rear.core.liveness import process_of_worker
 from rear.core.names import check_archive, check_name
 from rear.core.records import Append, Open, Origin, Pair, Record
-from rear.core.storage import FRESH_SUFFIX, Storage, opened
+from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
 from rear.errors import PathError, RearError, UnsupportedError
 from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
@@ -82,11 +82,7 @@ def _is_torn_directory(gap: Gap, descriptor: int, storage: Storage) -> bool:
 def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
     """Write a journal for a temp archive that has none that can be used.
 
-    Args:
-        pair: whose files they are.
-        folder: where they are: the leader's claim folder.
-        lost_and_found: keeps the old journal, where there is one.
-        storage: the file system.
+    The old journal, where there is one, goes to lost+found.
 
     Returns:
         how many members it names; 0, and no journal was written, when there is no member that can be named.
@@ -172,16 +168,13 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
         if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
             return 0
         fresh = folder / f"{path.name}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        target = storage.create(fresh)
-        try:
+        with created(fresh, storage) as target:
             with opened(fixed, storage) as source:
                 length = storage.size(source)
                 storage.copy_range(source, target, source_start=0, target_start=0, length=length)
             with opened(path, storage) as old:
                 storage.copy_owner_and_mode(old, target)
             storage.sync(target)
-        finally:
-            storage.close(target)
     note = {"pair": str(pair), "reason": "no member in it could be placed; zip -FF found some, and they were taken on"}
     # A second name: until the rename it has to be here as well, or a crash would leave it in lost+found alone.
     lost_and_found.put_copy(f"{pair.host}-{pair.stem}.zip", path, note)

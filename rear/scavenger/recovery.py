@@ -11,9 +11,9 @@ import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rear.core.layout import Layout, check_inside, look_anew
+from rear.core.layout import check_inside, look_anew
 from rear.core.liveness import is_running
-from rear.core.storage import Storage, opened
+from rear.core.storage import Storage, created, opened
 from rear.errors import JournalError, RearError, UnfinishedIntentError
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, read_intent
@@ -25,15 +25,11 @@ from rear.scavenger.leader import Leadership
 class Recovery:
     """Brings interrupted merges to an end, for one leader.
 
-    Args:
-        layout: the base.
-        leadership: asked before each step that a deposed leader must not do.
-        claims: notes what became of members.
-        storage: the file system.
+    The leadership is asked before each step that a deposed leader must not do.
     """
 
-    def __init__(self, layout: Layout, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
-        self._layout = layout
+    def __init__(self, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
+        self._layout = leadership.layout
         self._leadership = leadership
         self._claims = claims
         self._storage = storage
@@ -41,8 +37,7 @@ class Recovery:
     def recover(self, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         """Undo or complete every merge that has an intent.
 
-        Args:
-            claimed: the pairs in the claim folder, by name.
+        ``claimed`` are the pairs in the claim folder, by name.
         """
         folder = self._layout.intents
         names = self._storage.names(folder)
@@ -117,13 +112,7 @@ class Recovery:
         self.clear(path)
 
     def undo_own(self, intent: Intent, path: Path, descriptor: int, source: int) -> None:
-        """Bring back the old archive after a merge of this leader has failed.
-
-        Args:
-            intent: what its first record says.
-            path: of the intent.
-            descriptor: the open archive.
-            source: the open intent.
+        """Bring back the old archive, open as ``descriptor``, from the open intent after a merge of this leader failed.
 
         Raises:
             RearError, OSError: that failed; doing it again is possible.
@@ -160,19 +149,15 @@ class Recovery:
         if fresh.name in self._storage.names(fresh.parent):
             self._storage.unlink(fresh)
         look_anew(target, storage=self._storage)
-        with opened(target, self._storage) as source:
-            descriptor = self._storage.create(fresh)
-            try:
-                length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
-                self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
-                self._storage.copy_owner_and_mode(source, descriptor)
-                if undo is not None:
-                    with opened(path, self._storage) as kept:
-                        self.restore_tail(descriptor, kept, undo)
-                else:
-                    self._storage.sync(descriptor)
-            finally:
-                self._storage.close(descriptor)
+        with opened(target, self._storage) as source, created(fresh, self._storage) as descriptor:
+            length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
+            self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
+            self._storage.copy_owner_and_mode(source, descriptor)
+            if undo is not None:
+                with opened(path, self._storage) as kept:
+                    self.restore_tail(descriptor, kept, undo)
+            else:
+                self._storage.sync(descriptor)
         install(fresh, target, storage=self._storage)
 
     def clear(self, path: Path) -> None:

@@ -36,10 +36,7 @@ _SPOOL_BYTES: Final = 8 << 20
 class Rescue:
     """Rescued members of one pair.
 
-    Args:
-        claimed: the pair.
-        source: the open temp archive; ``None`` where there is none.
-        storage: the file system.
+    ``source`` is the open temp archive, ``None`` where there is none.
     """
 
     def __init__(self, claimed: ClaimedPair, source: int | None, *, storage: Storage) -> None:
@@ -53,9 +50,6 @@ class Rescue:
 
     def from_data(self, append: Append) -> Candidate | None:
         """Return a member whose data in the temp archive is what the journal says; ``None`` when it is not.
-
-        Args:
-            append: what the journal says; an empty member needs no data at all.
 
         Raises:
             UnsupportedError: the data cannot be decoded here.
@@ -73,9 +67,6 @@ class Rescue:
 
     def from_parts(self, append: Append) -> Candidate:
         """Return a member made of the parts of a file: their data as it is, and an end of the stream.
-
-        Args:
-            append: the file as far as its parts are whole.
 
         Raises:
             FormatError: the temp archive changed meanwhile.

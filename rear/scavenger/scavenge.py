@@ -193,15 +193,7 @@ class _Totals:
 
 
 class Scavenge:
-    """The steps of one scavenge, by a leader.
-
-    Args:
-        layout: the base.
-        options: how to scavenge.
-        leadership: of this process.
-        liveness: says which workers have ended.
-        storage: the file system.
-    """
+    """The steps of one scavenge, by a leader."""
 
     def __init__(
         self, layout: Layout, options: ScavengeOptions, leadership: Leadership, liveness: Liveness, storage: Storage
@@ -211,9 +203,9 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(layout, leadership.name, prove=leadership.prove, storage=storage)
+        self._claims = Claims(leadership, storage=storage)
         self._inbox = Inbox(layout, liveness=liveness, storage=storage)
-        self._recovery = Recovery(layout, leadership, self._claims, storage=storage)
+        self._recovery = Recovery(leadership, self._claims, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._cap = Cap(options.max_size, options.max_members)

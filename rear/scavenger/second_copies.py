@@ -19,14 +19,7 @@ from rear.scavenger.rollover import rolled_over_from
 
 
 class SecondCopies:
-    """Which members of the pairs of one round are to be had elsewhere.
-
-    Args:
-        layout: the base.
-        claims: notes what became of members, and knows the journals of other rounds.
-        batch: all pairs of the round.
-        storage: the file system.
-    """
+    """Which members of the pairs of one round are to be had elsewhere."""
 
     def __init__(self, layout: Layout, claims: Claims, batch: list[ClaimedPair], *, storage: Storage) -> None:
         self._layout = layout
