@@ -20,8 +20,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT), *map(os.pat
 # A test says itself which base it means.
 os.environ.pop("REAR_BASE", None)
 
-# A shell without job control lets what it starts in the background ignore SIGINT and SIGQUIT, and nohup SIGHUP; then all
-# programs that are started here would. A handler that does nothing keeps these tests, and not the programs, from ending.
+# A shell without job control lets what it starts in the background ignore SIGINT and SIGQUIT, and nohup SIGHUP; then
+# all programs that are started here would. A handler that does nothing keeps the tests alone from ending.
 for number, usual in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
