@@ -1,13 +1,11 @@
-"""The write-ahead log beside a temp archive: codec, writer, reader.
+"""Lines of the journal, the write-ahead log beside a temp archive, made of records and read back.
 
 The worker alone writes the journal. What a scavenger has done with the members it notes in a file of its own beside it
 (``.merged``, same format): a worker that was only paused may still write at the end of its journal.
 
 One record a line: the CRC-32 of the payload in eight hexadecimal digits, a space, one JSON object, a newline. The
-payload holds the record's kind, so the checksum covers it. A reader goes on after the next newline when a line is
-damaged. A last line without newline is *torn*: its writer died there, and that is normal; any other line that fails
-its checksum is *damage*, reported in bytes. Unknown kinds and keys are ignored; a format version from the future is
-refused. See ``docs/reference/format.md``.
+payload holds the record's kind, so the checksum covers it. Unknown kinds and keys are ignored; a format version from
+the future is refused. What becomes of damaged lines, `rear.journal.reader` says. See ``docs/reference/format.md``.
 """
 
 from __future__ import annotations
@@ -33,8 +31,6 @@ from rear.core.records import (
 )
 from rear.errors import FutureVersionError, JournalError
 from rear.zip.codecs import crc32
-
-# ---- codec
 
 FORMAT_VERSION: Final = 1
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -182,9 +178,3 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
     if isinstance(record, MergedRecord):
         return record._replace(sequences=tuple(record.sequences))
     return record
-
-
-# ---- reader
-
-
-# ---- writer

@@ -1,10 +1,6 @@
-"""Structures of the Zip format, as bytes and as values; no file is opened here.
+"""Local headers, data descriptors, directory entries and end records, as bytes and as values; no file is opened here.
 
-Paragraph numbers are those of PKWARE's APPNOTE.TXT 6.3.10. All integers are little-endian (4.4.1.1).
-
-rear's own extra field (`ORIGIN`) says of each member where it came from and where it belongs. It stands in the local
-header alone, the last of its fields, so that a temp archive whose journal is lost can still be placed and a scanner
-can tell our members from those of a Zip inside a Zip: see ``docs/reference/format.md``.
+Paragraph numbers are those of PKWARE's APPNOTE.TXT 6.3.10.
 """
 
 from __future__ import annotations
@@ -313,27 +309,9 @@ def encode_end(
     zip64 = b""
     if entries >= LIMIT_16 or directory_length >= LIMIT_32 or directory_offset >= LIMIT_32:
         at = directory_offset + directory_length if end_offset is None else end_offset
-        zip64 = ZIP64_END.pack(
-            ZIP64_END_SIGNATURE,
-            ZIP64_END.size - 12,
-            MADE_BY_UNIX,
-            45,
-            0,
-            0,
-            entries,
-            entries,
-            directory_length,
-            directory_offset,
-        ) + ZIP64_LOCATOR.pack(ZIP64_LOCATOR_SIGNATURE, 0, at, 1)
+        head = ZIP64_END_SIGNATURE, ZIP64_END.size - 12, MADE_BY_UNIX, 45, 0, 0
+        zip64 = ZIP64_END.pack(*head, entries, entries, directory_length, directory_offset)
+        zip64 += ZIP64_LOCATOR.pack(ZIP64_LOCATOR_SIGNATURE, 0, at, 1)
     count = min(entries, LIMIT_16)
-    end = END.pack(
-        END_SIGNATURE,
-        0,
-        0,
-        count,
-        count,
-        min(directory_length, LIMIT_32),
-        min(directory_offset, LIMIT_32),
-        len(comment),
-    )
-    return zip64 + end + comment
+    length, offset = min(directory_length, LIMIT_32), min(directory_offset, LIMIT_32)
+    return zip64 + END.pack(END_SIGNATURE, 0, 0, count, count, length, offset, len(comment)) + comment
