@@ -471,8 +471,8 @@ def test_two_mounts_that_lock_apart(tmp_path: Path) -> None:
 
 def test_an_exclusive_create_that_is_none(tmp_path: Path, one: Callable[..., Finding]) -> None:
     with two_mounts(tmp_path, exclusive_create=False) as (near, far):
-        found = one(near, "exclusive_create", peer=far)
-    assert found.status == "broken"
+        # On a busy machine two processes may miss each other in all races of one probe.
+        found = next(found for _ in range(5) if (found := one(near, "exclusive_create", peer=far)).status == "broken")
     assert 0 < found.value <= race_probes.RACES  # type: ignore[operator]
 
 
