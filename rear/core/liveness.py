@@ -1,8 +1,9 @@
 """Who is alive: the identity of a process, and beats as other hosts saw them.
 
 No decision compares clocks of two hosts. On the host of a process its pid, boot and start time decide at once. From
-elsewhere a process is *stale* when what it writes has not changed over a whole lease of the observer's own clock;
-observations are kept in a file, so that a scavenger started by cron needs no memory of its own.
+elsewhere a process is *stale* when what it writes has not changed over a whole lease of the observer's own clock:
+`rear.scavenger.inbox` holds it to that. Observations are kept in a file, so that a scavenger started by cron needs no
+memory of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Problems that `rear fsck` finds, as values: each has a stable code, which stands in `CATALOG` with its meaning.
+"""Problems that `rear fsck` finds, as values with a stable code and a meaning, and the exit status that they make.
 
 ``docs/reference/problems.md`` is made from the catalog. A problem says what became of it: it is ``repaired``; fsck
 ``would repair`` it, if it were told to; it is ``left``, because nothing can be done; or it is only ``noted``: worth

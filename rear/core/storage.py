@@ -1,4 +1,4 @@
-"""The one seam to the file system and the clock: nothing else in rear writes, syncs, renames, locks or deletes.
+"""The one seam to the file system and the clock: nothing else writes, syncs, renames, locks or deletes below a base.
 
 Tests replace it to fail, stop or lose power at any operation, so keep it small. Every method raises ``OSError`` as the
 operating system does, with the path where there is one. Plain POSIX calls only: ``RENAME_NOREPLACE``, ``O_TMPFILE``

@@ -1,8 +1,9 @@
 """A whole base checked and put right; one archive checked and written anew.
 
-*base* is ``rear fsck BASE``: a scavenge with checks between its steps; *inspection* looks at one archive that has its
-directory (*inspection_tasks* on an executor), *strays* at what belongs to nothing, *reindex* at an index. *archive* is
-``rear fsck some.zip``; *restore* brings a damaged archive of a base back.
+*base* is ``rear fsck BASE``: a scavenge, whose events become problems (*event_problems*), with checks between its
+steps: *unfinished_work* of those that are gone, *inspection* of each archive (*member_ranges*; *inspection_tasks* on an
+executor), *reindex*, *strays* that belong to nothing. *archive* is ``rear fsck some.zip``; *restore* brings a damaged
+archive of a base back; both write a *rebuilt_archive*.
 
 Imports every room above it but worker. ``rear.fsck`` hands out `fsck` and `Problem` to users.
 """

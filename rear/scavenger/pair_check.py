@@ -3,7 +3,8 @@
 Journal and bytes are laid side by side. Each journaled member is looked up at its offset: a whole one is a candidate
 for the merge; one that its worker wrote again, after this pair had failed, counts there; another one is rescued, if
 the same bytes are still to be had; what is left of the rest goes to lost+found, and its name to the report. Bytes that
-no record covers are scanned for members, which their own extra fields place.
+no record covers are scanned for members, which their own extra fields place. Of a pair that its worker closed in good
+order only headers are read, unless all is to be verified.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What one merge will do, decided before a byte is written: pure, from checked members and what the final archive
 holds.
 
-Every target offset is assigned here, so the copying can be done in any order, in parallel, or twice.
+A free name is found here where two members have one, and every target offset is assigned, so the copying can be done in
+any order, in parallel, or twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Final archives that are full: ``ar.zip`` is renamed ``ar-0.zip``, index and all, and a new one begins."""
+"""When a final archive is full, and then: ``ar.zip`` is renamed ``ar-0.zip``, index and all, and a new one begins."""
 
 from __future__ import annotations
 
