@@ -38,7 +38,7 @@ def started_pool(jobs: int) -> Iterator[Executor | None]:
     if jobs == 1:
         yield None
         return
-    with local_pool(jobs, warm_up=("rear.scavenger.check_tasks",)) as executor:
+    with local_pool(jobs, warm_up=("rear.fsck.inspection_tasks",)) as executor:
         # Each one sleeps until the others are there, too: idle ones would get all tasks.
         wait([executor.submit(sleep, _START_SECONDS) for _ in range(jobs)])
         yield executor
