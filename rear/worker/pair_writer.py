@@ -89,6 +89,8 @@ class PairWriter:
         self._synced = (0, 0, 0, 0)
         self._aborted_since: list[int] = []
         self._is_cut = False
+        #: It belongs to the parent of this process.
+        self.is_inherited = False
         # Beats go on while a large member is being appended, so the journal has a lock of its own.
         self._journal_lock = threading.Lock()
         # The kernel tells one thread of a failed sync, once: the others have to learn of it here.
@@ -101,6 +103,10 @@ class PairWriter:
             self._journal.descriptor = storage.create(self.journal_path)
             self._descriptor = storage.create(self.path)
             self._journal.append(opened)
+        except FileExistsError:
+            # That one is not ours to remove.
+            self.release()
+            raise
         except BaseException:
             self.remove()
             raise
@@ -307,7 +313,8 @@ class PairWriter:
             self._close_files()
 
     def release_after_fork(self) -> None:
-        """In a child of ``fork``: close the child's copies of the descriptors."""
+        """In a child of ``fork``: close the child's copies of the descriptors, and leave the files for ever."""
+        self.is_inherited = True
         # A thread of the parent may have held it.
         self._journal_lock = threading.Lock()
         self._journal_sync_lock = threading.Lock()
@@ -327,6 +334,8 @@ class PairWriter:
     def remove(self) -> None:
         """Remove a pair that holds no member."""
         self.release()
+        if self.is_inherited:
+            return
         for path in (self.path, self.journal_path):
             try:
                 self._storage.unlink(path)

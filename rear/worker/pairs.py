@@ -78,6 +78,16 @@ class Pairs:
         for pair, _ in self.rolling:
             yield pair
 
+    def forget_parent(self) -> list[PairWriter]:
+        """In a child of ``fork``: forget all pairs, and return them.
+
+        In place: a signal handler may have forked in the middle of a call here, which then goes on in the child.
+        """
+        inherited = list(self)
+        self.current, self.rolling, self.failed, self._attempt = None, [], [], None
+        self.worker, self._process, self._rotations = "", None, itertools.count()
+        return inherited
+
     @property
     def has_begun(self) -> bool:
         """Whether the worker has its name."""
@@ -116,12 +126,12 @@ class Pairs:
             OSError: neither took it.
             SourceError: its source changed meanwhile.
         """
-        if self.current is not None:
+        if (pair := self.current) is not None:
             try:
-                self.current.append(item)
+                pair.append(item)
                 return
             except OSError as error:
-                self.give_up(self.current, error, item)
+                self.give_up(pair, error, item)
         self.renew(item)
 
     def renew(self, item: Item | None = None) -> None:
@@ -203,7 +213,7 @@ class Pairs:
         """
         self._log.warn("%s: %s; its members that are not yet synced go to a new temp archive", pair.path, error)
         self._abandon(pair)
-        if pair.members == 0:
+        if pair.members == 0 or pair.is_inherited:
             pair.remove()
             return
         if item is not None:

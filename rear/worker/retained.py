@@ -37,6 +37,10 @@ class Retained:
         #: Proven since they were last asked for, with a source that waits for it.
         self._stable: list[Item] = []
 
+    def forget_parent(self) -> None:
+        """In a child of ``fork``: keep nothing; in place, as `Pairs.forget_parent`."""
+        self.items, self.bytes, self._stable = [], 0, []
+
     def keep(self, item: Item) -> None:
         """Keep a member that has just been written."""
         self.items.append(item)

@@ -88,10 +88,11 @@ class Worker:
 
     def forget_parent(self) -> None:
         """In a child of ``fork``: leave the parent's files alone and begin with nothing."""
-        inherited, flushed = list(self._pairs), self._flushed
-        self._begin()
-        for pair in inherited:
+        flushed = self._flushed
+        self._retained.forget_parent()
+        for pair in self._pairs.forget_parent():
             pair.release_after_fork()
+        self._begin()
         for file in flushed:
             file.leave_after_fork()
 
