@@ -202,7 +202,8 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
     descriptor = storage.open(path)
     try:
         parser, last = _Parser(None), -1
-        start = max(0, storage.size(descriptor) - tail_bytes)
+        size = storage.size(descriptor)
+        start = max(0, size - tail_bytes)
         if start:
             # The tail begins within a line, and may begin among the first ones.
             last = start
@@ -210,13 +211,16 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
                 parser.take_line(*line)
                 last = max(last, line[0])
         for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+            if not complete:
+                # Also where it began before the tail: that it is there, and grows, is a sign of life.
+                parser.take_line(offset, lines[0], False)
+                continue
             while lines and offset <= last:
                 offset += len(lines.pop(0)) + 1
-            if complete:
-                parser.take_lines(offset, lines)
-            elif lines:
-                parser.take_line(offset, lines[0], False)
-        return parser.finished()
+            parser.take_lines(offset, lines)
+        journal = parser.finished()
+        journal.length = max(journal.length, size)
+        return journal
     finally:
         storage.close(descriptor)
 

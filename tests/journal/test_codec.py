@@ -156,3 +156,14 @@ def test_a_skim_tells_what_reading_all_tells(tmp_path: Path, members: int, beats
     assert ends.appends.items() <= whole.appends.items()
     far = skim_journal(path, tail_bytes=1 << 20)
     assert list(far.appends)[-1:] == list(whole.appends)[-1:]
+
+
+@pytest.mark.parametrize("growth", [b"\0" * 40_000, b"x" * 40_000 + b"\n"], ids=["torn", "one long line"])
+def test_a_skim_tells_the_length_also_where_no_line_begins_in_the_tail(tmp_path: Path, growth: bytes) -> None:
+    """It is what shows other hosts that a worker lives."""
+    path = tmp_path / "x.journal"
+    path.write_bytes(encode_record(RECORDS[0]) + growth)
+    skimmed, read = skim_journal(path), read_journal(path)
+    assert skimmed.opened == read.opened
+    assert skimmed.length == read.length == path.stat().st_size
+    assert bool(skimmed.torn) == bool(read.torn)

@@ -368,6 +368,56 @@ def test_an_executor_whose_workers_never_leave_their_context(base: Path, method:
     assert found_in(base) == expected_of_pool(30)
 
 
+@pytest.mark.parametrize("operation", ["write", "sync"])
+def test_a_signal_handler_that_forks_in_the_middle_of_a_call(base: Path, operation: str) -> None:
+    """Its child goes on in the call: it must neither touch the parent's pairs nor wait for what is the parent's."""
+    code = """
+import os, signal, sys
+from rear import rear_fs
+from rear.core.storage import Storage
+
+class Forks(Storage):
+    armed = False
+    def interrupt(self, name):
+        if self.armed and name == sys.argv[2]:
+            self.armed = False
+            os.kill(os.getpid(), signal.SIGUSR1)
+    def write(self, descriptor, data, offset):
+        self.interrupt("write")
+        return super().write(descriptor, data, offset)
+    def sync(self, descriptor):
+        self.interrupt("sync")
+        super().sync(descriptor)
+
+def handler(*_):
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        signal.alarm(20)
+        children.append(os.getpid())
+
+children = []
+signal.signal(signal.SIGUSR1, handler)
+storage = Forks()
+fs = rear_fs(sys.argv[1], sync_interval=1000.0, storage=storage)
+for name in "abc":
+    fs.open(f"ar.zip/{name}", "w").close()
+storage.armed = True
+fs.open("ar.zip/d", "w").close()
+fs.sync()
+if children:
+    os._exit(0)
+fs._worker.roll_over()
+fs.open("ar.zip/e", "w").close()
+fs.close()
+"""
+    done = run_code(code, base, operation)
+    assert done.returncode == 0, done.stderr
+    scavenge(base)
+    assert found_in(base) == {f"ar.zip/{name}": b"" for name in "abcde"}
+
+
 def test_forked_pool_workers_use_the_context_of_their_parent(base: Path) -> None:
     context = multiprocessing.get_context("fork")
     with rear_fs(base):
