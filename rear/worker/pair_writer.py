@@ -194,11 +194,10 @@ class PairWriter:
         with self._journal_sync_lock:
             if self._sync_failure is not None:
                 raise OSError(self._sync_failure.errno, "an earlier sync has failed", str(self.journal_path))
-            try:
-                self._journal.sync()
-            except OSError as error:
-                self._sync_failure = error
-                raise
+            # No ``try`` in here: CPython 3.11 leaves the lock taken when a trace function raises at its line.
+            self._sync_failure = _failure_of(self._journal.sync)
+            if self._sync_failure is not None:
+                raise self._sync_failure
 
     def cut_back(self) -> None:
         """Take back what was written since the last sync that succeeded, once its members are proven elsewhere.
@@ -342,3 +341,11 @@ class PairWriter:
             except OSError:
                 # An empty pair of a live worker harms nobody; a scavenger clears it later.
                 pass
+
+
+def _failure_of(call: Callable[[], None]) -> OSError | None:
+    try:
+        call()
+    except OSError as error:
+        return error
+    return None

@@ -208,21 +208,21 @@ class Worker:
         self._background.stop()
         for file in list(self._flushed):
             file.leave()
-        with self._prover.lock:
-            try:
+        try:
+            with self._prover.lock:
                 self._prover.finish_rolling()
                 if self._retained.items or self._pairs.failed:
                     with self._lock:
                         self._pairs.renew()
                         self._pairs.roll_over("exit")
                     self._prover.finish_rolling()
-            except OSError as error:
-                names = [f"{item.target.archive}/{item.target.name}" for item in self._retained.items]
-                if names:
-                    raise NotArchivedError(_list_unproven(names, error)) from error
-                self.log.warn("%s: %s", self.layout.base, error)
-            for pair in self._pairs.failed:
-                self.log.warn("%s stays unfinished until this process has ended", pair.path)
+        except OSError as error:
+            names = [f"{item.target.archive}/{item.target.name}" for item in self._retained.items]
+            if names:
+                raise NotArchivedError(_list_unproven(names, error)) from error
+            self.log.warn("%s: %s", self.layout.base, error)
+        for pair in self._pairs.failed:
+            self.log.warn("%s stays unfinished until this process has ended", pair.path)
 
     def _check_open(self, target: Target) -> None:
         if self.closed:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bases import members, scavenge
-from programs import rear_command, run_rear, start_rear, wait_for
+from programs import has_open, rear_command, run_rear, start_rear, wait_for
 
 import rear
 from rear.core.layout import Layout
@@ -188,9 +188,7 @@ def test_what_was_acknowledged_stays_when_it_is_stopped(files: Path, base: Path,
         huge.truncate(200 << 30)  # nobody reads that in the time of this test
     process = start_rear("put", "a.txt", "huge", base / "ar.zip", cwd=files, text=False)
     # It opens the second file when the first one is acknowledged.
-    wait_for(
-        lambda: any(os.path.realpath(file).endswith("huge") for file in Path(f"/proc/{process.pid}/fd").iterdir()), 30
-    )
+    wait_for(lambda: has_open(process.pid, files / "huge"), 30)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)

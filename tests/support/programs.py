@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from checkout import ROOT
@@ -59,6 +61,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
+
+
+def has_open(process: int, path: Path) -> bool:
+    """Tell whether a process has a file open at this moment."""
+    folder = Path(f"/proc/{process}/fd")
+    try:
+        return any(os.path.samefile(link, path) for link in folder.iterdir() if link.exists())
+    except OSError:
+        return False
 
 
 def in_threads(function: Callable[[Any], object], arguments: Iterable[object]) -> None:

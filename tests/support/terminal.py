@@ -11,6 +11,8 @@ import sys
 import termios
 import time
 from pathlib import Path
+
+from programs import has_open
 from typing import NamedTuple
 
 
@@ -78,7 +80,7 @@ def on_terminal(
                     raise
                 break
             screen += data
-            if interrupt_once_open is not None and _has_open(process.pid, interrupt_once_open):
+            if interrupt_once_open is not None and has_open(process.pid, interrupt_once_open):
                 begun, interrupt_once_open = time.monotonic(), None
             passed = time.monotonic() - begun
             if (
@@ -95,14 +97,6 @@ def on_terminal(
         os.close(master)
         status = process.wait()
     return Shown(status, screen.decode("utf-8", "replace"), out)
-
-
-def _has_open(process: int, path: Path) -> bool:
-    folder = Path(f"/proc/{process}/fd")
-    try:
-        return any(os.path.samefile(link, path) for link in folder.iterdir() if link.exists())
-    except OSError:
-        return False
 
 
 def _take_terminal() -> None:
