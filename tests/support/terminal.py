@@ -11,9 +11,9 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from programs import has_open
-from typing import NamedTuple
 
 
 class Shown(NamedTuple):
