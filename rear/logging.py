@@ -9,12 +9,11 @@ What was logged and flushed, by default each record, is in the archive even if t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from rear.core.context import current
@@ -144,13 +143,17 @@ class RearHandler(logging.Handler):
                 if is_first and self._own_fs is not None:
                     self._own_fs.close()
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Filter and emit a record; as the inherited one, which an exception may leave with its lock taken."""
+        found = self.filter(record)
+        if found:
+            with self._locked():
+                self.emit(found if isinstance(found, logging.LogRecord) else record)
+        return found
+
+    def _locked(self) -> AbstractContextManager[Any]:
+        assert self.lock is not None
+        return self.lock
 
     # Everything below runs with the handler's lock held.
 

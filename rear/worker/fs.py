@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from rear.core.config import load
-from rear.core.context import current, enter, entered, install_builtins, leave, remove_builtins
+from rear.core.context import current, enter, entered, has_left, install_builtins, leave, remove_builtins
 from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.names import Target, split_target
@@ -183,10 +183,10 @@ class RearFs:
             files.add(member, target, kept)
             if self not in _open_systems:
                 _note_open(self)
+            return file  # type: ignore[return-value]
         except BaseException:
             files.forget(member)
             raise
-        return file  # type: ignore[return-value]
 
     def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
@@ -257,10 +257,16 @@ class RearFs:
     def __enter__(self) -> Self:
         if self._worker.closed:
             raise RearError(f"the rear_fs of {self.base} is closed: make a new one")
-        self._tokens.append(enter(self))
-        if self._install_builtins:
-            install_builtins({"rear_open": rear_open, "rear_pickup": rear_pickup})
-        return self
+        before = entered()
+        try:
+            self._tokens.append(enter(self))
+            if self._install_builtins:
+                install_builtins({"rear_open": rear_open, "rear_pickup": rear_pickup})
+            return self
+        except BaseException:
+            if (token := entered()) is not before:
+                leave(token, self)
+            raise
 
     def _leave(self) -> bool:
         """Undo one `__enter__`, of this task if there is one, and tell whether it was the last."""
@@ -268,8 +274,8 @@ class RearFs:
             token = entered()
             if token not in self._tokens:
                 token = self._tokens[-1]
-            self._tokens.remove(token)
             leave(token, self)
+            self._tokens = [token for token in self._tokens if not has_left(token)]
             if self._install_builtins:
                 remove_builtins()
         return not self._tokens

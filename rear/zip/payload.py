@@ -104,7 +104,8 @@ class _SourcePayload(Payload):
 class _FileDescriptor:
     """Owns a file descriptor."""
 
-    __slots__ = ("number",)
+    #: Until it has one: an exception may come first.
+    number = -1
 
     def __init__(self, number: int) -> None:
         self.number = number
