@@ -95,11 +95,15 @@ class Claimed(Event):
 
 
 class LeftAlone(Event):
-    """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead."""
+    """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead.
+
+    Without a sign of life for another ``seconds`` it counts as dead; null where that is not what it waits for.
+    """
 
     pair: str
     reason: str
     code: WhyLeft
+    seconds: float | None = None
 
 
 class Refused(Event, severity="warning"):

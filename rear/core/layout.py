@@ -11,7 +11,7 @@ import re
 import stat
 from pathlib import Path
 
-from rear.core.names import STATE, check_archive, host_folder, is_safe_component
+from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, PathError, RearError
@@ -103,9 +103,9 @@ class Layout:
         digest = blake2b(archive.encode(), digest_size=16).hexdigest()
         return self.intents / (f"{digest}-{leader}.intent" if leader else f"{digest}.intent")
 
-    def observation(self, topic: str, host: str) -> Path:
-        """Path of the file in which ``host`` notes the beats of a topic (``workers``, ``leader``) that it has seen."""
-        return self.observations / topic / f"{host_folder(host)}.json"
+    def observation(self, topic: str) -> Path:
+        """Path of the file with signs of life, as seen; topics are ``workers``, ``graveyard``, ``leader``."""
+        return self.observations / topic / "seen.json"
 
 
 def is_directory(path: str | os.PathLike[str]) -> bool:

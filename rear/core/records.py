@@ -62,6 +62,7 @@ class Open(NamedTuple):
     #: Sequence number of the first member that is written here again because an earlier pair of this worker
     #: failed or was lost. ``None``: nothing here can be in another pair.
     repeats_from: int | None = None
+    time_namespace: str | None = None
 
 
 class Append(NamedTuple):

@@ -211,7 +211,8 @@ class Worker:
         try:
             with self._prover.lock:
                 self._prover.finish_rolling()
-                if self._retained.items or self._pairs.failed:
+                # A pair that was found lost has found its members a new one.
+                if self._retained.items or self._pairs.failed or self._pairs.current is not None:
                     with self._lock:
                         self._pairs.renew()
                         self._pairs.roll_over("exit")
