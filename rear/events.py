@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Final, Literal, dataclass_transform
 
 Severity = Literal["info", "warning", "loss"]
 Phase = Literal[
-    "flushing", "recovering", "claiming", "checking", "planning", "copying", "syncing", "verifying", "indexing",
-    "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
+    "waiting", "flushing", "recovering", "claiming", "checking", "planning", "copying", "syncing", "verifying",
+    "indexing", "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
 WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]

@@ -26,6 +26,7 @@ class ScavengeOptions:
     dry_run: bool = False
     flush: bool = False
     flush_wait_seconds: float = 30.0
+    wait: bool = False
     on_conflict: Conflict = "rename"
     max_size: int | None = None
     max_members: int | None = None

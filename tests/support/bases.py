@@ -120,11 +120,11 @@ def files_below(folder: Path) -> list[str]:
 def unfinished_graves(base: Path) -> list[str]:
     """Return the files of buried pairs that have members which are not merged."""
     folder = Layout(base).graveyard
-    unfinished = []
-    for path in sorted(folder.glob("*/*.journal")):
-        if with_notes(read_journal(path), path, storage=LOCAL).pending():
-            unfinished.append(str(path.relative_to(folder)))
-    return unfinished
+    return [
+        str(path.relative_to(folder))
+        for path in sorted(folder.glob("*/*.journal"))
+        if with_notes(read_journal(path), path, storage=LOCAL).pending()
+    ]
 
 
 def check_base(

@@ -57,10 +57,10 @@ def open_record(process: Process, pair: Pair, *, cookie: int, uid: int = 0, repe
     return Open(FORMAT_VERSION, *pair, cookie, *who, 60.0, MTIME_NS, repeats_from, process.time_namespace)
 
 
-def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All workers are on hosts that cannot be seen from here."""
+def see_nobody(monkeypatch: pytest.MonkeyPatch, running: bool | None = None) -> None:
+    """All workers are on hosts that cannot be seen from here; or what is seen of them is said by ``running``."""
     for name in ("rear.core.liveness", "rear.scavenger.claims", "rear.scavenger.recovery", "rear.scavenger.pair_check"):
-        monkeypatch.setattr(f"{name}.is_running", lambda process: None)
+        monkeypatch.setattr(f"{name}.is_running", lambda process: running)
 
 
 def dead_worker() -> str:

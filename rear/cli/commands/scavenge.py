@@ -25,6 +25,12 @@ Flush = Annotated[
     bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
 ]
 FlushWait = Annotated[str, typer.Option(help="How long --flush waits for them.", metavar="DURATION")]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Wait until what cannot be seen from here has shown a sign of life, or counts as dead (a lease)."
+    ),
+]
 Every = Annotated[
     str | None,
     typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
@@ -64,6 +70,7 @@ def scavenge(
     verify: Verify = None,
     flush: Flush = False,
     flush_wait: FlushWait = "30s",
+    wait: Wait = False,
     every: Every = None,
     dry_run: DryRun = False,
     plain: Plain = False,
@@ -92,6 +99,7 @@ def scavenge(
             "verify": verify,
             "flush": flush,
             "flush_wait_seconds": seconds(flush_wait),
+            "wait": wait,
             "dry_run": dry_run,
             "on_conflict": on_conflict,
             "partial": partial,

@@ -19,6 +19,7 @@ _WIDE: Final = 64
 _VERY_WIDE: Final = 100
 _ASCII: Final = str.maketrans("…→━─·", "~>=-|")
 _PHASES: Final = {
+    "waiting": "waiting for a sign of life of what cannot be seen from here",
     "flushing": "waiting until live workers have ended their temp archives",
     "recovering": "recovering merges that died",
     "claiming": "claiming temp archives",
