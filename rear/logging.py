@@ -85,7 +85,9 @@ class RearHandler(logging.Handler):
         self._begin()
         split_target(self._expanded())
         self._own_fs = RearFs(base) if base is not None else None
-        self._fs = fs or self._own_fs or _current_if_any()
+        self._fs = fs or self._own_fs
+        with contextlib.suppress(NoContextError):
+            self._fs = self._fs or current()
         self._closed = False
 
     def _begin(self) -> None:
@@ -198,11 +200,3 @@ def _level_of(level: int | str) -> int:
         return logging.getLevelNamesMapping()[level]
     except KeyError:
         raise UsageError(f"flush_level is {level!r}: it has to be a level of logging") from None
-
-
-def _current_if_any() -> RearFs | None:
-    try:
-        found: RearFs = current()
-    except NoContextError:
-        return None
-    return found

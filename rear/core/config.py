@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, opened
 from rear.core.text import parse_seconds, parse_size_bytes
 from rear.errors import ConfigError, UsageError
 
@@ -239,13 +239,10 @@ def _shown(name: str) -> str:
 
 def _read(path: str, storage: Storage) -> str:
     try:
-        descriptor = storage.open(path)
+        with opened(path, storage) as descriptor:
+            data = storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    try:
-        data = storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
-    finally:
-        storage.close(descriptor)
     if len(data) > SIZE_LIMIT_BYTES:
         raise ConfigError(f"{path}: it is longer than {SIZE_LIMIT_BYTES:,} bytes: that is no configuration of rear")
     try:

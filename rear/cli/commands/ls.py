@@ -29,7 +29,7 @@ from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long
 from rear.cli.listing.pending import list_pending
 from rear.cli.listing.selection import PATTERN_HELP, LineWriter, selected, split
 from rear.cli.listing.tree import write_tree
-from rear.cli.options import JsonLines
+from rear.cli.options import JsonLines, flag, valued
 from rear.core.text import BINARY, shown, size_text
 from rear.errors import UsageError
 from rear.read.patterns import Patterns, has_wildcard
@@ -71,36 +71,25 @@ def ls(
     patterns: Annotated[
         list[str] | None, typer.Argument(metavar="[PATTERN]...", help=f"Show only what matches. {PATTERN_HELP}")
     ] = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time too.")] = False,
-    human: Annotated[bool, typer.Option("--human", "-h", help="Show sizes as 3.2 MiB; with -l.")] = False,
-    by_time: Annotated[bool, typer.Option("--time", "-t", help="The newest first.")] = False,
-    by_size: Annotated[bool, typer.Option("--size", "-S", help="The largest first.")] = False,
-    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
+    long: Annotated[bool, flag("Show mode, size and local time too.", "--long", "-l")] = False,
+    human: Annotated[bool, flag("Show sizes as 3.2 MiB; with -l.", "--human", "-h")] = False,
+    by_time: Annotated[bool, flag("The newest first.", "--time", "-t")] = False,
+    by_size: Annotated[bool, flag("The largest first.", "--size", "-S")] = False,
+    reverse: Annotated[bool, flag("The other way round.", "--reverse", "-r")] = False,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-R", help="All names with their folders, one a line; so it is in a pipe.")
+        bool, flag("All names with their folders, one a line; so it is in a pipe.", "--recursive", "-R")
     ] = False,
     depth: Annotated[
         int | None,
-        typer.Option(
-            "--depth",
-            "-d",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
-        ),
+        valued("N", "Show N levels, and what is deeper as folders; 1 on a terminal, else all.", "--depth", "-d", min=1),
     ] = None,
-    one_column: Annotated[bool, typer.Option("--one-column", "-1", help="One name a line on a terminal, too.")] = False,
-    tree: Annotated[bool, typer.Option("--tree", help="Print a tree of directories.")] = False,
-    metadata: Annotated[
-        bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
-    ] = False,
+    one_column: Annotated[bool, flag("One name a line on a terminal, too.", "--one-column", "-1")] = False,
+    tree: Annotated[bool, flag("Print a tree of directories.", "--tree")] = False,
+    metadata: Annotated[bool, flag("Show the metadata of members too, as JSON; implies -l.", "--meta")] = False,
     as_json: JsonLines = False,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
-    ] = False,
+    null: Annotated[bool, flag("End exact names with NUL, for xargs -0; nothing is escaped.", "--null", "-0")] = False,
     pending: Annotated[
-        bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
+        bool, flag("Show the members that are not merged yet, and who wrote them.", "--pending")
     ] = False,
 ) -> None:
     """List the archives of a base, or the members of a Zip file.
@@ -254,15 +243,13 @@ def _write_items(lines: LineWriter, found: Iterable[Item], options: ListingOptio
     items = _in_order(found, options)
     if options.null:
         lines.write_exact(item.name for item in items)
-    elif options.long:
-        lines.write_escaped(_item_line(item, options) for item in items)
-    elif not options.columns:
-        lines.write_escaped(item.name for item in items)
-    else:
+    elif options.columns:
         texts = [shown(item.name) for item in items]
         colors = Colors.of_environment()
         painted = [colors.paint(text, item.name, item.mode) for text, item in zip(texts, items, strict=True)]
         lines.write_all(in_columns(texts, painted, width=shutil.get_terminal_size().columns))
+    else:
+        lines.write_escaped(_item_line(item, options) if options.long else item.name for item in items)
     lines.flush()
 
 

@@ -252,6 +252,8 @@ class Progress:
         self._end_check()
         self.archives.end()
         self.end = event
+        if isinstance(event, Finished):
+            self.merged_archives = event.archives
 
     # ---- what follows from them
 
