@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
-import typer
-
 from rear.cli.options import valued
 from rear.core.config import Config
 from rear.core.layout import Layout
@@ -18,10 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 Jobs = Annotated[
-    int | None,
-    typer.Option(
-        help="Check and copy by so many processes, where there is much to do.", min=1, metavar="N", show_default="1"
-    ),
+    int | None, valued("N", "Check and copy by so many processes, where there is much to do.", min=1, default="1")
 ]
 Dask = Annotated[
     str | None,
@@ -31,8 +26,6 @@ Dask = Annotated[
         "Needs rear[dask].",
     ),
 ]
-
-
 #: What its processes import while they start.
 _TASKS: Final = ("rear.scavenger.check_tasks", "rear.scavenger.copy_tasks", "rear.fsck.inspection_tasks")
 

@@ -21,9 +21,9 @@ def flag(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help)
 
 
-def valued(metavar: str, help: str, *names: str, min: int | None = None) -> Any:
-    """Return an option with a value; without names it is called like its parameter."""
-    return typer.Option(*names, metavar=metavar, help=help, min=min)
+def valued(metavar: str, help: str, *names: str, min: int | None = None, default: str | None = None) -> Any:
+    """Return an option with a value; without names it is called like its parameter. ``default`` is what help says."""
+    return typer.Option(*names, metavar=metavar, help=help, min=min, show_default=default or True)
 
 
 #: Of commands that write, or that only look.
@@ -40,9 +40,7 @@ AssumeDead = Annotated[
     ),
 ]
 Meta = Annotated[list[str] | None, valued("KEY=VALUE", "Metadata of each member. Repeatable.")]
-Compression = Annotated[
-    str | None, typer.Option("--compression", metavar="METHOD", help="deflate, stored or zstd.", show_default="deflate")
-]
+Compression = Annotated[str | None, valued("METHOD", "deflate, stored or zstd.", default="deflate")]
 
 # ---- how it is shown
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
+from rear.core.log import warn
 from rear.core.storage import LOCAL, Storage, opened
 from rear.core.text import parse_seconds, parse_size_bytes
 from rear.errors import ConfigError, UsageError
@@ -148,7 +149,7 @@ class Config:
         self._environment = os.environ if environment is None else environment
         self._text = _read(self.path, storage)
         self._tables = _parse(self._text, self.path) if self._text else {}
-        self.unknown = [*self._unknown()] if self._tables else []
+        self.unknown = self._unknown()
 
     def values(self, table: str | None = None) -> list[Value]:
         """Return all settings, or those of one table.
@@ -218,11 +219,8 @@ def load(layout: Layout, table: str, given: Mapping[str, Any], *, storage: Stora
         OSError: the file is there and cannot be read.
     """
     config = Config(layout, storage=storage)
-    if config.unknown:
-        from rear.core.log import warn
-
-        for line in config.unknown:
-            warn("%s", line)
+    for line in config.unknown:
+        warn("%s", line)
     return config.resolve(table, given)
 
 

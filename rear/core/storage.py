@@ -130,13 +130,8 @@ class Storage:
             return copied
         while copied < length:
             try:
-                count = os.copy_file_range(
-                    source,
-                    target,
-                    min(RANGE_CHUNK_BYTES, length - copied),
-                    source_start + copied,
-                    target_start + copied,
-                )
+                count = min(RANGE_CHUNK_BYTES, length - copied)
+                count = os.copy_file_range(source, target, count, source_start + copied, target_start + copied)
             except OSError as error:
                 if error.errno not in _NO_COPY_RANGE:
                     raise

@@ -11,6 +11,7 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import IO, Any, Final, NamedTuple, Self, TypedDict, Unpack
 
@@ -163,7 +164,10 @@ def open_written(
     _check_mode(mode)
     # A member may be merged between the look at the archive and the look at what waits.
     for _ in range(_TRIES):
-        stream = _open_committed(layout, target, storage) or _open_pending(layout, target, storage)
+        stream = None
+        with suppress(FileNotFoundError, MemberNotFoundError):
+            stream = _open_in(layout.archive(target.archive), target.name, storage)
+        stream = stream or _open_pending(layout, target, storage)
         if stream is not None:
             return _wrapped(stream, mode, **text)
     path = str(layout.base / target.archive / target.name)
@@ -183,13 +187,6 @@ def _open_in(path: StrPath, name: str, storage: Storage) -> _MemberStream:
     except BaseException:
         archive.close()
         raise
-
-
-def _open_committed(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
-    try:
-        return _open_in(layout.archive(target.archive), target.name, storage)
-    except (FileNotFoundError, MemberNotFoundError):
-        return None
 
 
 def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:

@@ -146,13 +146,8 @@ def _copy_tail(source: int, directory: Directory, start: int | None, storage: St
     else:
         snapshot = tempfile.TemporaryFile(prefix="rear-", buffering=0)
     try:
-        storage.copy_range(
-            source,
-            snapshot.fileno(),
-            source_start=directory.offset if start is None else start,
-            target_start=0,
-            length=length,
-        )
+        start = directory.offset if start is None else start
+        storage.copy_range(source, snapshot.fileno(), source_start=start, target_start=0, length=length)
     except BaseException:
         snapshot.close()
         raise

@@ -129,12 +129,9 @@ def _json(found: FoundMember) -> str:
 
 
 def _tell_problems(found: Search) -> int:
-    status = 0
-    for error in found.errors:
-        failed = report(error)
-        status = status or failed
+    statuses = [report(error) for error in found.errors]
     if found.unindexed:
         first, *others = found.unindexed
         which = f"{first} and {len(others):,} more archives have" if others else f"{first} has"
         note(f"{which} no index that fits: searched the directory instead; rear index --rebuild makes one")
-    return status
+    return next(filter(None, statuses), 0)

@@ -77,11 +77,7 @@ def _show(path: str, *, as_json: bool) -> None:
 
     state = index_state(path)
     with LineWriter() as lines:
-        if as_json:
-            lines.write(json.dumps(_as_json(state)))
-        else:
-            for line in _described(state):
-                lines.write(line)
+        lines.write_all([json.dumps(_as_json(state))] if as_json else _described(state))
 
 
 def _described(state: IndexState) -> Iterable[str]:

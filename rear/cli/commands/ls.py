@@ -13,18 +13,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from rear.cli.listing import levels
 from rear.cli.listing.columns import Colors, in_columns
-from rear.cli.listing.levels import (
-    ArchiveItems,
-    Item,
-    about_of,
-    collapse,
-    cut,
-    item_of,
-    members_below,
-    metadata_of,
-    names_below,
-)
 from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
 from rear.cli.listing.pending import list_pending
 from rear.cli.listing.selection import PATTERN_HELP, LineWriter, selected, split
@@ -129,13 +119,14 @@ def ls(
         by_size=by_size,
         reverse=reverse,
     )
+    status = 0
     with LineWriter() as lines:
         if pending:
             status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
             status = _list_archives(lines, path, Patterns(patterns or []), options)
         else:
-            status = _list_members(lines, path, patterns or [], options)
+            _list_members(lines, path, patterns or [], options)
     if status:
         raise typer.Exit(status)
 
@@ -150,30 +141,27 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
         raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
 
 
-def _list_members(lines: LineWriter, path: str, given: list[str], options: ListingOptions) -> int:
+def _list_members(lines: LineWriter, path: str, given: list[str], options: ListingOptions) -> None:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
     with open_committed(selection.archive) as archive:
         if options.tree:
-            names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
-            if options.depth is not None:
-                names = (cut(name, options.depth) for name in names)
-            write_tree(lines, selection.archive, names)
+            names = filter(patterns.matches, map(itemgetter(1), archive.names()))
+            write_tree(lines, selection.archive, names, options.depth)
         elif options.depth is not None and not given and not has_wildcard(selection.member):
             folder = selection.member
             if options.long or options.by_time or options.by_size:
-                found = members_below(archive, folder, options.depth, with_metadata=options.metadata)
+                found = levels.members_below(archive, folder, options.depth, with_metadata=options.metadata)
             else:
-                found = names_below(archive, folder, options.depth)
+                found = levels.names_below(archive, folder, options.depth)
             _write_items(lines, found, options)
-            return 0
+            return
         elif options.columns:
-            _write_items(lines, map(item_of, selected(archive, patterns)), options)
+            _write_items(lines, map(levels.item_of, selected(archive, patterns)), options)
         else:
             _stream_members(lines, archive, patterns, options)
     lines.flush()
     patterns.check(selection.archive)
-    return 0
 
 
 def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, options: ListingOptions) -> None:
@@ -199,13 +187,13 @@ def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, opt
 
 def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
     for entry in entries:
-        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(metadata_of(archive, entry))}}}'
+        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(levels.metadata_of(archive, entry))}}}'
 
 
 def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions) -> str:
     if not options.long:
         return entry.name
-    return _item_line(item_of(entry, about=about_of(archive, entry) if options.metadata else ""), options)
+    return _item_line(levels.item_of(entry, about=levels.about_of(archive, entry) if options.metadata else ""), options)
 
 
 def _write_sorted(
@@ -222,7 +210,7 @@ def _write_sorted(
     write(map(texts.__getitem__, order))
 
 
-def _item_line(item: Item, options: ListingOptions) -> str:
+def _item_line(item: levels.Item, options: ListingOptions) -> str:
     """Return the line of a long list; the name, and so the line, is still to be escaped."""
     after = f"  {item.about}" if item.about else ""
     if item.members is None:
@@ -231,14 +219,14 @@ def _item_line(item: Item, options: ListingOptions) -> str:
     return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
 
 
-def _in_order(found: Iterable[Item], options: ListingOptions) -> list[Item]:
+def _in_order(found: Iterable[levels.Item], options: ListingOptions) -> list[levels.Item]:
     items = sorted(found, key=attrgetter("name"), reverse=options.reverse)
     if options.by_time or options.by_size:
         items.sort(key=attrgetter("second" if options.by_time else "size"), reverse=not options.reverse)
     return items
 
 
-def _write_items(lines: LineWriter, found: Iterable[Item], options: ListingOptions) -> None:
+def _write_items(lines: LineWriter, found: Iterable[levels.Item], options: ListingOptions) -> None:
     """Write a list in order, in columns where they are wanted."""
     items = _in_order(found, options)
     if options.null:
@@ -256,12 +244,11 @@ def _write_items(lines: LineWriter, found: Iterable[Item], options: ListingOptio
 def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: ListingOptions) -> int:
     is_level = options.depth is not None and not patterns
     is_names = options.tree or options.null or (not options.long and (is_level or options.columns))
-    found = ArchiveItems(folder, patterns, counted=not is_names)
+    found = levels.ArchiveItems(folder, patterns, counted=not is_names)
     if options.tree:
-        names = (item.name for item in found)
-        write_tree(lines, folder, names if options.depth is None else (cut(name, options.depth) for name in names))
+        write_tree(lines, folder, (item.name for item in found), options.depth)
     elif is_level and options.depth is not None:
-        _write_items(lines, collapse(found, options.depth), options)
+        _write_items(lines, levels.collapse(found, options.depth), options)
     elif is_names:
         _write_items(lines, found, options)
     else:
@@ -273,7 +260,7 @@ def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: 
     return found.status
 
 
-def _archive_line(item: Item, options: ListingOptions) -> str:
+def _archive_line(item: levels.Item, options: ListingOptions) -> str:
     if options.as_json:
         about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
         return json.dumps(about)

@@ -31,7 +31,9 @@ class Lines:
     def show(self, event: Event) -> None:
         """Print an event, if it is worth a line."""
         if self._progress.last - self._reminded >= REMINDER_SECONDS:
-            self._remind()
+            self._reminded = self._progress.last
+            if not self._is_quiet:
+                self._print(progress_line(self._progress, self._progress.last), "dim")
         if isinstance(event, Collected) and not self._progress.is_dry_run:
             return
         text = describe(event)
@@ -51,11 +53,6 @@ class Lines:
         for kind, count in self._shown.items():
             if count > LINES_OF_A_KIND:
                 self._print(f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}", "dim")
-
-    def _remind(self) -> None:
-        self._reminded = self._progress.last
-        if not self._is_quiet:
-            self._print(progress_line(self._progress, self._progress.last), "dim")
 
     def _print(self, text: str, style: str) -> None:
         from rich.text import Text

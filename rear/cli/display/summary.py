@@ -69,8 +69,7 @@ def _title(progress: Progress) -> str:
     if progress.command == "fsck":
         return f"{subject}: {_verdict(progress)}"
     if progress.command == "sweep":
-        done = "would be swept" if progress.is_dry_run else f"swept in {took}"
-        return f"{subject}: {done}"
+        return f"{subject}: would be swept" if progress.is_dry_run else f"{subject}: swept in {took}"
     if progress.is_dry_run:
         return f"{subject}: what a scavenge would do now"
     leader = f" by {progress.leader}" if progress.leader else ""
