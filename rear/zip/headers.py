@@ -147,7 +147,7 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
         is_open: CRC-32 and sizes are not known yet, as bit 3 says (4.4.4): nobody takes it for a whole member.
 
     Raises:
-        ZipFormatError: the extra area would exceed 65,535 bytes.
+        ZipFormatError: the extra area would exceed 65,535 bytes, or the metadata is no text in UTF-8.
     """
     name = member.name.encode()
     dos, timestamp = times_of_second(member.mtime_ns // 1_000_000_000)

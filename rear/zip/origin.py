@@ -11,6 +11,7 @@ import struct
 from typing import Final
 
 from rear.core.records import Origin, is_metadata
+from rear.errors import ZipFormatError
 from rear.zip.codecs import crc32
 from rear.zip.structures import EXTRA_HEADER, LOCAL, ORIGIN
 
@@ -20,10 +21,17 @@ _ORIGIN_FIXED: Final = struct.Struct("<QQqIQ4H")
 
 
 def encode_metadata(metadata: dict[str, object] | None) -> bytes:
-    """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none."""
+    """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none.
+
+    Raises:
+        ZipFormatError: half a character is in it, as only a forged record or header brings it.
+    """
     if metadata is None:
         return b""
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise ZipFormatError(f"its metadata is no text in UTF-8: {error}") from None
 
 
 def encode_origin(origin: Origin, limit: int) -> bytes:
