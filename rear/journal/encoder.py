@@ -29,7 +29,7 @@ from rear.zip.headers import (
 )
 from rear.zip.origin import origin_constants
 from rear.zip.payload import Payload
-from rear.zip.structures import LIMIT_32
+from rear.zip.structures import LIMIT_32, ORIGIN_NUMBERS
 
 #: As `encode_record` writes it; formatted as bytes it takes a third less time than as text.
 _NUMBERS: Final = b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,"archive":'
@@ -37,8 +37,7 @@ _MORE_NUMBERS: Final = b',"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,
 _KINDS_LIMIT: Final = 1_000
 _HEAD: Final = struct.Struct("<10s4s3I2H").pack  # 4.3.7
 _ENTRY: Final = struct.Struct("<12s4s3IH12sI").pack  # 4.3.12
-_ORIGIN_NUMBERS: Final = struct.Struct("<QQqI")  # from the cookie to the mode
-_pack_numbers: Final = _ORIGIN_NUMBERS.pack
+_pack_numbers: Final = ORIGIN_NUMBERS.pack
 _NUMBER: Final = struct.Struct("<I").pack
 
 
@@ -160,7 +159,7 @@ class Encoder:
         self._kinds[archive, method, mode, is_ascii] = kind = _Kind(
             b'%b%b,"name":%%b,"method":%d%b%d}' % (_NUMBERS, quoted, method, _MORE_NUMBERS, mode),
             local_constants(method, is_ascii),
-            len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail),
+            len(self._timestamp) + len(head) + 4 + ORIGIN_NUMBERS.size + len(tail),
             head,
             tail,
             *central_constants(method, is_ascii, mode, len(self._timestamp)),
