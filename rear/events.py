@@ -160,30 +160,24 @@ class SetAside(Event, severity="warning"):
     lost_and_found: str
 
 
-class Torn(Event, severity="warning"):
+@dataclass(frozen=True)
+class _BadMember:
+    archive: str
+    name: str
+    pair: str
+    source: str | None
+    offset: int
+    length: int
+    reason: str
+    lost_and_found: str
+
+
+class Torn(_BadMember, Event, severity="warning"):
     """The last member of a crashed worker was being written when it died; it had not been acknowledged."""
 
-    archive: str
-    name: str
-    pair: str
-    source: str | None
-    offset: int
-    length: int
-    reason: str
-    lost_and_found: str
 
-
-class Lost(Event, severity="loss"):
+class Lost(_BadMember, Event, severity="loss"):
     """A journaled member has no good bytes; what there is of it is in lost+found."""
-
-    archive: str
-    name: str
-    pair: str
-    source: str | None
-    offset: int
-    length: int
-    reason: str
-    lost_and_found: str
 
 
 class Damaged(Event, severity="loss"):

@@ -19,7 +19,7 @@ from rear.core.names import Target, check_name, split_into
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import PathError, SourceError
 from rear.events import Collected, Event, Refused, SourceDeleted, SourceLeft, SweepStarted, Swept
-from rear.ingest.committed import HeldMember, SourceIndex, key_of
+from rear.ingest.held_members import HeldMember, SourceIndex, key_of
 from rear.ingest.merging import Merging, base_to_fill, check_seconds
 from rear.ingest.source_removal import CHANGED, remove
 from rear.ingest.source_tree import SourceEntry, SourceTree

@@ -13,10 +13,10 @@ from rear.events import RolledOver
 from rear.index.index import Index
 from rear.scavenger.plan import Candidate
 from rear.zip.directory import Directory
-from rear.zip.structures import CENTRAL
+from rear.zip.structures import CENTRAL, END, ZIP64_END, ZIP64_LOCATOR
 
 _ENTRY_EXTRA_BYTES = 9 + 28
-_END_BYTES = 22 + 56 + 20
+_END_BYTES = END.size + ZIP64_END.size + ZIP64_LOCATOR.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,9 +129,7 @@ class PairWriter:
             raise self._failure
         payload = item.payload
         offset, members, directory_length = self.length, self.members, len(self.directory)
-        line, header, entry = self._encoder.encode(
-            item.sequence, item.target, payload, offset, item.mtime_ns, item.mode, item.source, item.metadata
-        )
+        line, header, entry = self._encoder.encode(item, offset)
         try:
             with self._journal_lock:
                 self._journal.write(line)
