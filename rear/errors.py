@@ -133,17 +133,17 @@ class NotLeaderError(RearError):
 
     Attributes:
         situation: the message without the advice at its end.
-        seconds: after so long without a sign of life that other one counts as dead; ``None`` where it is seen to lead:
+        wait_seconds: after so long without a sign of life that other one counts as dead; ``None`` where it is seen to lead:
             then there is nothing to do, and the exit status is 0.
     """
 
     exit_status = 0
 
-    def __init__(self, situation: str, advice: str = "", seconds: float | None = None) -> None:
+    def __init__(self, situation: str, advice: str = "", wait_seconds: float | None = None) -> None:
         super().__init__(f"{situation}: {advice}" if advice else situation)
         self.situation = situation
-        self.seconds = seconds
-        if seconds is not None:
+        self.wait_seconds = wait_seconds
+        if wait_seconds is not None:
             self.exit_status = 1
 
 

@@ -97,13 +97,13 @@ class Claimed(Event):
 class LeftAlone(Event):
     """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead.
 
-    Without a sign of life for another ``seconds`` it counts as dead; null where that is not what it waits for.
+    Without a sign of life for another ``wait_seconds`` it counts as dead; null where that is not what it waits for.
     """
 
     pair: str
     reason: str
     code: WhyLeft
-    seconds: float | None = None
+    wait_seconds: float | None = None
 
 
 class Refused(Event, severity="warning"):

@@ -49,6 +49,7 @@ class GivenOptions(TypedDict, total=False):
     dry_run: bool
     flush: bool
     flush_wait_seconds: float
+    wait: bool
     on_conflict: Conflict | None
     max_size: int | None
     max_members: int | None

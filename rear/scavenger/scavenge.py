@@ -177,10 +177,10 @@ def _leadership(
         try:
             return Leadership(layout, liveness=liveness, storage=storage)
         except NotLeaderError as error:
-            if not options.wait or error.seconds is None:
+            if not options.wait or error.wait_seconds is None:
                 raise
             yield Advanced("waiting")
-            time.sleep(min(error.seconds, _WAIT_POLL_SECONDS))
+            time.sleep(min(error.wait_seconds, _WAIT_POLL_SECONDS))
 
 
 class _Totals:
@@ -276,11 +276,11 @@ class Scavenge:
             waiting = len(self._adopted) + self._inbox.count()
             items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
             for event in seldom_collected(self._work_off(items, waiting)):
-                if isinstance(event, LeftAlone) and event.seconds is not None:
+                if isinstance(event, LeftAlone) and event.wait_seconds is not None:
                     unseen.append(event)
                 else:
                     yield event
-            left = max((event.seconds or 0.0 for event in unseen), default=0.0)
+            left = max((event.wait_seconds or 0.0 for event in unseen), default=0.0)
             # Who shows a sign of life meanwhile is not waited for again.
             deadline = deadline or self._storage.uptime() + left + _WAIT_POLL_SECONDS
             if not unseen or not self._options.wait or self._storage.uptime() >= deadline:
