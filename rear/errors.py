@@ -133,8 +133,8 @@ class NotLeaderError(RearError):
 
     Attributes:
         situation: the message without the advice at its end.
-        wait_seconds: after so long without a sign of life that other one counts as dead; ``None`` where it is seen to lead:
-            then there is nothing to do, and the exit status is 0.
+        wait_seconds: after so long without a sign of life that other one counts as dead; ``None`` where it is seen to
+            lead: then there is nothing to do, and the exit status is 0.
     """
 
     exit_status = 0
