@@ -142,9 +142,8 @@ def test_a_killed_leader_is_taken_over_whatever_the_next_ones_are_called(base: P
     # A monitor sees that this one did nothing, and a person what to do.
     assert done.returncode == 1
     assert "--wait" in done.stderr
-    shown = run_rear("status", base)
-    assert shown.returncode == 1
-    assert "cron-1" in shown.stdout
+    wait_for(lambda: run_rear("status", base).returncode == 1)
+    assert "cron-1" in run_rear("status", base).stdout
     done = subprocess.run(
         [*container("cron-3"), *rear_command("scavenge", "--wait", base)], capture_output=True, text=True
     )
