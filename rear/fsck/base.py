@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rear.core.layout import Layout, is_directory, layout_of, look_anew
+from rear.core.layout import Layout, check_owner, is_directory, layout_of, look_anew
 from rear.core.liveness import Liveness
 from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
@@ -146,6 +146,7 @@ class _Check:
         for archive in ArchiveTree(self.layout.base, any_kind=True):
             with suppress(PathError):
                 check_archive(archive)
+                check_owner(self.layout, self.layout.archive(archive))
                 archives.append(archive)
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
