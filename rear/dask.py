@@ -103,11 +103,7 @@ def connected(address: str) -> Iterator[Executor]:
 
 
 async def _greet(address: str) -> None:
-    """Make sure that a scheduler answers.
-
-    Raises:
-        OSError: something else does, or nothing.
-    """
+    """Make sure that a scheduler answers; `OSError` when something else does, or nothing."""
     import anyio
 
     with anyio.fail_after(CONNECT_SECONDS):

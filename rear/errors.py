@@ -17,7 +17,7 @@
     ├── MemberNotFoundError        6   no such member in the archive (also a KeyError)
     ├── SourceError                7   a pickup's source is missing, is no regular file, or changed while it was read
     ├── ExtractionError            8   a member was not written to disk: unsafe name, or something is there already
-    ├── NotLeaderError             0   another scavenger leads this base: nothing to do
+    ├── NotLeaderError             0   another scavenger leads this base: nothing to do; 1 when that is not certain
     └── NotArchivedError           9   acknowledged members could not be proven on stable storage
 
 I/O errors stay what the operating system calls them: ``OSError`` with the path that was meant. At the command line they
@@ -129,13 +129,22 @@ class ExtractionError(RearError):
 
 
 class NotLeaderError(RearError):
-    """Another scavenger leads this base; ``situation`` is the message without the advice at its end."""
+    """Another scavenger leads this base, or may still do so.
+
+    Attributes:
+        situation: the message without the advice at its end.
+        wait_seconds: after so long without a sign of life that other one counts as dead; ``None`` where it is seen to
+            lead: then there is nothing to do, and the exit status is 0.
+    """
 
     exit_status = 0
 
-    def __init__(self, situation: str, advice: str = "") -> None:
+    def __init__(self, situation: str, advice: str = "", wait_seconds: float | None = None) -> None:
         super().__init__(f"{situation}: {advice}" if advice else situation)
         self.situation = situation
+        self.wait_seconds = wait_seconds
+        if wait_seconds is not None:
+            self.exit_status = 1
 
 
 class NotArchivedError(RearError):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Final, Literal, dataclass_transform
 
 Severity = Literal["info", "warning", "loss"]
 Phase = Literal[
-    "flushing", "recovering", "claiming", "checking", "planning", "copying", "syncing", "verifying", "indexing",
-    "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
+    "waiting", "flushing", "recovering", "claiming", "checking", "planning", "copying", "syncing", "verifying",
+    "indexing", "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
 WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
@@ -95,11 +95,15 @@ class Claimed(Event):
 
 
 class LeftAlone(Event):
-    """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead."""
+    """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead.
+
+    Without a sign of life for another ``wait_seconds`` it counts as dead; null where that is not what it waits for.
+    """
 
     pair: str
     reason: str
     code: WhyLeft
+    wait_seconds: float | None = None
 
 
 class Refused(Event, severity="warning"):
@@ -156,30 +160,24 @@ class SetAside(Event, severity="warning"):
     lost_and_found: str
 
 
-class Torn(Event, severity="warning"):
+@dataclass(frozen=True)
+class _BadMember:
+    archive: str
+    name: str
+    pair: str
+    source: str | None
+    offset: int
+    length: int
+    reason: str
+    lost_and_found: str
+
+
+class Torn(_BadMember, Event, severity="warning"):
     """The last member of a crashed worker was being written when it died; it had not been acknowledged."""
 
-    archive: str
-    name: str
-    pair: str
-    source: str | None
-    offset: int
-    length: int
-    reason: str
-    lost_and_found: str
 
-
-class Lost(Event, severity="loss"):
+class Lost(_BadMember, Event, severity="loss"):
     """A journaled member has no good bytes; what there is of it is in lost+found."""
-
-    archive: str
-    name: str
-    pair: str
-    source: str | None
-    offset: int
-    length: int
-    reason: str
-    lost_and_found: str
 
 
 class Damaged(Event, severity="loss"):

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import time
-from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from rear.core.context import current
@@ -84,7 +83,9 @@ class RearHandler(logging.Handler):
         self._begin()
         split_target(self._expanded())
         self._own_fs = RearFs(base) if base is not None else None
-        self._fs = fs or self._own_fs or _current_if_any()
+        self._fs = fs or self._own_fs
+        with contextlib.suppress(NoContextError):
+            self._fs = self._fs or current()
         self._closed = False
 
     def _begin(self) -> None:
@@ -121,7 +122,7 @@ class RearHandler(logging.Handler):
         Raises:
             OSError: that was not possible; it is kept in memory, and tried again with the next record.
         """
-        with self._locked():
+        with self.lock or contextlib.nullcontext():
             if self._file is not None and self._pid == os.getpid() and not self._file.closed:
                 self._flush(self._file)
 
@@ -132,7 +133,7 @@ class RearHandler(logging.Handler):
             OSError: the member could not be completed; what was flushed of it is kept.
             NotArchivedError: as for `rear.RearFs.close`.
         """
-        with self._locked():
+        with self.lock or contextlib.nullcontext():
             is_first, self._closed = not self._closed, True
             self._stop_timer()
             try:
@@ -147,13 +148,10 @@ class RearHandler(logging.Handler):
         """Filter and emit a record; as the inherited one, which an exception may leave with its lock taken."""
         found = self.filter(record)
         if found:
-            with self._locked():
+            assert self.lock is not None
+            with self.lock:
                 self.emit(found if isinstance(found, logging.LogRecord) else record)
         return found
-
-    def _locked(self) -> AbstractContextManager[Any]:
-        assert self.lock is not None
-        return self.lock
 
     # Everything below runs with the handler's lock held.
 
@@ -201,11 +199,3 @@ def _level_of(level: int | str) -> int:
         return logging.getLevelNamesMapping()[level]
     except KeyError:
         raise UsageError(f"flush_level is {level!r}: it has to be a level of logging") from None
-
-
-def _current_if_any() -> RearFs | None:
-    try:
-        found: RearFs = current()
-    except NoContextError:
-        return None
-    return found

@@ -24,7 +24,7 @@ from rear.core.records import Abort, Append, Beat, Close, MergedRecord
 from rear.core.storage import Storage, StrPath
 from rear.errors import FutureVersionError, JournalError, UnsupportedError, ZipFormatError
 from rear.journal.codec import encode_record
-from rear.journal.intent import Move, commit_intent, read_intent, write_intent
+from rear.journal.intent import Begin, Move, commit_intent, read_intent, write_intent
 from rear.journal.reader import parse_journal, read_journal, read_lines, skim_journal
 from rear.journal.writer import JournalWriter
 from rear.salvage.scan import scan
@@ -222,9 +222,11 @@ def intent_seeds() -> list[bytes]:
         for number, old in enumerate((None, locate(descriptor))):
             path = Path(folder, f"{number}.intent")
             writer: JournalWriter = write_intent(
-                path, archive="ar.zip", leader="leader", old=old,
-                archive_descriptor=None if old is None else descriptor, moves=moves, process=this_process(),
-            )  # fmt: skip
+                path,
+                Begin("ar.zip", "leader", old, this_process()),
+                moves,
+                archive_descriptor=None if old is None else descriptor,
+            )
             seeds.append(path.read_bytes())
             commit_intent(writer)
             writer.close()

@@ -1,9 +1,10 @@
 """The command line: argv becomes calls of the library, its events and errors become text and an exit status.
 
-*app* puts the *commands* together, one file each, with their common *options*; *help* groups them, *completion* knows
-what lies in archives, *targets* says which base and archive an argument means. *display* shows events as a screen,
-lines or JSON, *listing* shows members; *byte_progress* and *outlet* write to people. *signals* ask a command to end,
-*exit* says how it ends, *exit_statuses* what each status means. *demo_workers* is what ``rear demo`` starts.
+*app* puts the *commands* together, one file each, with their common *options* and *executors*; *help* groups them,
+*completion* knows what lies in archives, *targets* says which base and archive an argument means. *display* shows
+events as a screen, lines or JSON, *listing* shows members; *byte_progress* and *lenient_stream* write to people.
+*signals* ask a command to end, *exit* says how it ends, *exit_statuses* what each status means. *demo_workers* is what
+``rear demo`` starts.
 
 Imports every room.
 """

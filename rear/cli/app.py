@@ -26,15 +26,18 @@ from rear.cli.commands import (
 from rear.cli.exit import reported
 from rear.cli.help import GroupedCommands
 
+_PLAIN: Final[dict[str, Any]] = {
+    # Plain help: it wraps anywhere, pastes anywhere, and needs no import of Rich.
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 app = typer.Typer(
     name="rear",
     cls=GroupedCommands,
     help="Many small files of many processes, in a few ordinary Zip archives.",
     no_args_is_help=True,
-    # Plain help: it wraps anywhere, pastes anywhere, and needs no import of Rich.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_PLAIN,
 )
 _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     # -h is for sizes there, as in ls.
@@ -45,12 +48,7 @@ for _module in (scavenge, sweep, ls, find, adopt, put, run, cat, get, index, fsc
     _name = _module.__name__.rpartition(".")[2]
     app.command(name=_name, context_settings=_SETTINGS.get(_name))(reported(getattr(_module, _name)))
 
-scavenger_app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+scavenger_app = typer.Typer(add_completion=False, **_PLAIN)
 scavenger_app.command(name="rear-scavenger")(reported(scavenge.scavenger))
 
 

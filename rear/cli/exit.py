@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import typer
 
-from rear.cli.outlet import Outlet
+from rear.cli.lenient_stream import LenientStream
 from rear.cli.signals import Ended, ended_by_signals
 from rear.core.text import shown
 from rear.errors import RearError
@@ -43,9 +43,9 @@ def report(error: RearError | OSError) -> int:
 
 def note(text: str) -> None:
     """Print one line on standard error, if anybody is there to read it."""
-    outlet = Outlet(sys.stderr)
-    outlet.write(f"rear: {text if text.isprintable() else shown(text)}\n")
-    outlet.flush()
+    stream = LenientStream(sys.stderr)
+    stream.write(f"rear: {text if text.isprintable() else shown(text)}\n")
+    stream.flush()
 
 
 def say(line: str) -> None:
@@ -76,6 +76,6 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(report(error)) from None
         finally:
             # What is buffered for a reader that is gone is dropped here; Python would complain at exit.
-            Outlet(sys.stdout).flush()
+            LenientStream(sys.stdout).flush()
 
     return run

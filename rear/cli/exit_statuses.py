@@ -30,7 +30,8 @@ ANYWHERE: Final = (2, 130, 141)
 COMMANDS: Final[dict[str, dict[int, str]]] = {
     "scavenge": {
         0: "", 3: "", 5: "", 9: "",
-        1: "a loss was reported, or something was left as it is (`refused`); with `--every`, in any of the scavenges",
+        1: "a loss was reported, something was left as it is (`refused`), or a leader that cannot be seen from here may"
+           " still live; with `--every`, in any of the scavenges",
     },
     "sweep": {0: "", 1: "as `rear scavenge`, or a source was refused", 3: "", 5: "",
               9: "the sources are in place: sweep again"},

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
-from rear.core.storage import LOCAL, Storage
+from rear.core.log import warn
+from rear.core.storage import LOCAL, Storage, opened
 from rear.core.text import parse_seconds, parse_size_bytes
 from rear.errors import ConfigError, UsageError
 
@@ -148,7 +149,7 @@ class Config:
         self._environment = os.environ if environment is None else environment
         self._text = _read(self.path, storage)
         self._tables = _parse(self._text, self.path) if self._text else {}
-        self.unknown = [*self._unknown()] if self._tables else []
+        self.unknown = self._unknown()
 
     def values(self, table: str | None = None) -> list[Value]:
         """Return all settings, or those of one table.
@@ -218,11 +219,8 @@ def load(layout: Layout, table: str, given: Mapping[str, Any], *, storage: Stora
         OSError: the file is there and cannot be read.
     """
     config = Config(layout, storage=storage)
-    if config.unknown:
-        from rear.core.log import warn
-
-        for line in config.unknown:
-            warn("%s", line)
+    for line in config.unknown:
+        warn("%s", line)
     return config.resolve(table, given)
 
 
@@ -239,13 +237,10 @@ def _shown(name: str) -> str:
 
 def _read(path: str, storage: Storage) -> str:
     try:
-        descriptor = storage.open(path)
+        with opened(path, storage) as descriptor:
+            data = storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    try:
-        data = storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
-    finally:
-        storage.close(descriptor)
     if len(data) > SIZE_LIMIT_BYTES:
         raise ConfigError(f"{path}: it is longer than {SIZE_LIMIT_BYTES:,} bytes: that is no configuration of rear")
     try:

@@ -11,7 +11,7 @@ import re
 import stat
 from pathlib import Path
 
-from rear.core.names import STATE, check_archive, host_folder, is_safe_component
+from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, PathError, RearError
@@ -103,9 +103,9 @@ class Layout:
         digest = blake2b(archive.encode(), digest_size=16).hexdigest()
         return self.intents / (f"{digest}-{leader}.intent" if leader else f"{digest}.intent")
 
-    def observation(self, topic: str, host: str) -> Path:
-        """Path of the file in which ``host`` notes the beats of a topic (``workers``, ``leader``) that it has seen."""
-        return self.observations / topic / f"{host_folder(host)}.json"
+    def observation(self, topic: str) -> Path:
+        """Path of the file with signs of life, as seen; topics are ``workers``, ``graveyard``, ``leader``."""
+        return self.observations / topic / "seen.json"
 
 
 def is_directory(path: str | os.PathLike[str]) -> bool:
@@ -155,6 +155,29 @@ def check_inside(layout: Layout, path: Path) -> None:
     state = os.path.realpath(layout.state)
     if folder == state or folder.startswith(f"{state}/"):
         raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
+
+
+def check_owner(layout: Layout, path: Path) -> None:
+    """Refuse an archive of another base: the nearest ``.rear`` above an archive owns it, links in its path resolved.
+
+    Raises:
+        PathError: another base owns it; the message says which.
+        OSError: a folder cannot be looked at.
+    """
+    base, folder = Path(os.path.realpath(layout.base)), Path(os.path.realpath(path.parent))
+    for owner in (folder, *folder.parents):
+        if owner == base or not owner.is_relative_to(base):
+            return
+        if is_directory(owner / STATE):
+            raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
+
+
+def base_above(path: str) -> str | None:
+    """Return the nearest base that a file or folder, given without links, lies in; it may be the folder itself."""
+    for folder in (path, *map(str, Path(path).parents)):
+        if os.path.isdir(os.path.join(folder, STATE)):
+            return folder
+    return None
 
 
 def layout_of(base: StrPath) -> Layout:

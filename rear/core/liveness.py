@@ -1,9 +1,9 @@
 """Who is alive: the identity of a process, and beats as other hosts saw them.
 
-No decision compares clocks of two hosts. On the host of a process its pid, boot and start time decide at once. From
-elsewhere a process is *stale* when what it writes has not changed over a whole lease of the observer's own clock:
-`rear.scavenger.inbox` holds it to that. Observations are kept in a file, so that a scavenger started by cron needs no
-memory of its own.
+No decision compares clocks of two hosts. Where the number and the start time of a process mean the same to both (one
+host and boot, one pid namespace, one time namespace) they decide at once. From elsewhere a process is *stale* when
+what it writes has not changed over a whole lease: `rear.scavenger.inbox` holds it to that. Observations are kept in the
+base, so that a scavenger started by cron, in a container of another name each time, needs no memory of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from rear.core.records import Open
 from rear.core.storage import LOCAL, Storage, opened
 
 _OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
+_CLOCKS_LIMIT: Final = 8
+"""Of so many clocks it is remembered what they saw of one name, the latest."""
 _WORKER_NAME: Final = re.compile(r"(?P<pid>[0-9]{1,10})-(?P<start>[0-9a-f]{1,16})-(?P<place>[0-9a-f]{8})-[0-9a-f]+\Z")
 
 
@@ -32,12 +34,14 @@ class Process(NamedTuple):
     process_start: int | None
     boot_id: str | None
     pid_namespace: str | None
+    time_namespace: str | None = None
 
 
 def this_process() -> Process:
     """Return the identity of the running process; parts that this system does not tell are ``None``."""
     pid = os.getpid()
-    return Process(host_folder(os.uname().nodename), pid, _process_start(pid), _boot_id(), _pid_namespace())
+    host, start = host_folder(os.uname().nodename), _process_start(pid)
+    return Process(host, pid, start, _boot_id(), _namespace("pid"), _namespace("time"))
 
 
 def worker_name(process: Process, random: str) -> str:
@@ -49,12 +53,13 @@ def worker_name(process: Process, random: str) -> str:
 
 
 def _place(process: Process) -> str:
-    """Eight digits for the boot and pid namespace in which the number of a process means something."""
-    return f"{binascii.crc32(f'{process.boot_id} {process.pid_namespace}'.encode()):08x}"
+    """Eight digits for the boot and the namespaces in which number and start time of a process mean something."""
+    place = f"{process.boot_id} {process.pid_namespace} {process.time_namespace}"
+    return f"{binascii.crc32(place.encode()):08x}"
 
 
 def process_of_worker(host: str, worker: str) -> Process | None:
-    """Return the process that a worker's name tells of, if it was one of this host, boot and pid namespace."""
+    """Return the process that a worker's name tells of, if it was one that can be seen from here."""
     here = this_process()
     found = _WORKER_NAME.match(worker)
     if found is None or host != here.host or found["place"] != _place(here):
@@ -65,13 +70,13 @@ def process_of_worker(host: str, worker: str) -> Process | None:
 def decode_process(record: dict[str, Any]) -> Process:
     """Return the process that a record names; what has another type counts as not told."""
     host, pid = record.get("host"), record.get("pid")
-    start, boot_id, namespace = record.get("process_start"), record.get("boot_id"), record.get("pid_namespace")
+    start = record.get("process_start")
+    places = (record.get(key) for key in ("boot_id", "pid_namespace", "time_namespace"))
     return Process(
         host if isinstance(host, str) else "",
         pid if isinstance(pid, int) else 0,
         start if isinstance(start, int) else None,
-        boot_id if isinstance(boot_id, str) else None,
-        namespace if isinstance(namespace, str) else None,
+        *(place if isinstance(place, str) else None for place in places),
     )
 
 
@@ -88,9 +93,12 @@ def _boot_id() -> str | None:
     return text.strip() if text else None
 
 
-def _pid_namespace() -> str | None:
+def _namespace(kind: str) -> str | None:
+    """Return the name of a namespace of this process: ``time:[4026531834]``; ``time:`` where the kernel has no such."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return os.readlink(f"/proc/self/ns/{kind}")
+    except FileNotFoundError:
+        return f"{kind}:" if os.path.isdir("/proc/self/ns") else None
     except OSError:
         return None
 
@@ -119,14 +127,16 @@ def _tasks(pid: int) -> list[str]:
 
 
 def is_running(process: Process) -> bool | None:
-    """Tell whether a process runs: ``None`` when that cannot be known from here (other host, boot or pid namespace)."""
+    """Tell whether a process runs: ``None`` when that cannot be known from here.
+
+    In another pid namespace its number means another process, in another time namespace its start time another time;
+    two machines may share a host name, or, copied while they ran, a boot id.
+    """
     here = this_process()
-    if process.boot_id is None or process.process_start is None:
+    seen_from = here.host, here.boot_id, here.pid_namespace, here.time_namespace
+    if None in seen_from or process.process_start is None:
         return None
-    if (process.host, process.pid_namespace) != (here.host, here.pid_namespace):
-        return None
-    if process.boot_id != here.boot_id:
-        # Two machines may share a host name, and only one of them has booted anew: unknown, not dead.
+    if (process.host, process.boot_id, process.pid_namespace, process.time_namespace) != seen_from:
         return None
     try:
         os.kill(process.pid, 0)
@@ -166,48 +176,75 @@ class Liveness:
 
 
 class Observations:
-    """What this host has seen of beats, and since when on its own clock.
+    """For how long signs of life have not changed, as all scavengers of a base saw it; each topic has a file.
 
-    Each topic has a file of its own for each host.
+    Whose clock it was is told by boot and time namespace, not by the name of a host, which changes with each run of a
+    container. What several saw adds up: another clock tells nothing of now, but who reads there that a sign of life
+    was seen unchanged for ten seconds, and sees the same, knows that ten seconds have passed.
     """
 
     def __init__(self, layout: Layout, *, topic: str, storage: Storage = LOCAL) -> None:
         here = this_process()
-        self._path = layout.observation(topic, here.host)
+        self._path = layout.observation(topic)
         self._storage = storage
-        self._boot_id = here.boot_id
-        self._before: dict[str, tuple[str, float]] = self._load()
-        self._seen: dict[str, tuple[str, float]] = {}
+        # A clock that no other process can know by its name is of use to this one alone.
+        self._clock = f"{here.boot_id or os.urandom(8).hex()} {here.time_namespace}"
+        self._before: dict[str, _Observation] = self._load()
+        self._seen: dict[str, _Observation] = {}
 
-    def _load(self) -> dict[str, tuple[str, float]]:
+    def _load(self) -> dict[str, _Observation]:
         try:
             with opened(self._path, self._storage) as descriptor:
                 data = json.loads(self._storage.read(descriptor, _OBSERVATIONS_LIMIT_BYTES, 0))
-            if data["boot_id"] != self._boot_id:
-                return {}
-            return {str(name): (str(beat), float(since)) for name, (beat, since) in data["seen"].items()}
-        except (ValueError, TypeError, KeyError, AttributeError, OSError):
+            clocks = [str(clock) for clock in data["clocks"]]
+            return {
+                str(name): _Observation(
+                    str(beat), float(seconds), {clocks[int(number)]: float(time) for number, time in since}
+                )
+                for name, (beat, seconds, since) in data["seen"].items()
+            }
+        except (ValueError, TypeError, LookupError, AttributeError, OSError):
             # Seen by nobody means alive: losing this file costs a lease of patience, nothing else.
             return {}
 
     def unchanged_seconds(self, name: str, beat: str) -> float:
-        """Note that ``name`` shows ``beat`` now, and return for how long this host has seen it unchanged."""
+        """Note that ``name`` shows ``beat`` now, and return for how long, at least, it has been seen unchanged."""
         now = self._storage.uptime()
-        before, since = self._before.get(name, (beat, now))
-        if before != beat or since > now:
-            since = now
-        self._seen[name] = (beat, since)
-        return now - since
+        before = self._seen.get(name) or self._before.get(name)
+        if before is None or before.beat != beat:
+            before = _Observation(beat, 0.0, {})
+        since = before.since.get(self._clock, now)
+        seconds = max(before.seconds, now - since)
+        others = [(clock, time) for clock, time in before.since.items() if clock != self._clock]
+        # Each look, by whatever clock, came after all that it had read of.
+        clocks = dict([*others[1 - _CLOCKS_LIMIT :], (self._clock, now - seconds)])
+        self._seen[name] = _Observation(beat, seconds, clocks)
+        return seconds
 
     def save(self) -> None:
-        """Write what was seen for the next scavenge on this host; names not seen this time are forgotten."""
+        """Write what was seen for the next scavenge; names not seen this time are forgotten."""
         if not self._seen and not self._before:
             return
-        data = json.dumps({"boot_id": self._boot_id, "seen": self._seen}).encode()
+        clocks = list({clock: None for one in self._seen.values() for clock in one.since})
+        numbers = {clock: number for number, clock in enumerate(clocks)}
+        seen = {
+            name: (one.beat, one.seconds, [(numbers[clock], time) for clock, time in one.since.items()])
+            for name, one in self._seen.items()
+        }
+        data = json.dumps({"clocks": clocks, "seen": seen}).encode()
         self._storage.make_directories(self._path.parent)
         self._storage.replace(self._path, data)
 
 
+class _Observation(NamedTuple):
+    """A sign of life, for how many seconds it was seen unchanged, and since when that is, by each clock."""
+
+    beat: str
+    seconds: float
+    since: dict[str, float]
+
+
 def process_of(opened: Open) -> Process:
     """Return the process that began a journal."""
-    return Process(opened.host, opened.pid, opened.process_start, opened.boot_id, opened.pid_namespace)
+    places = opened.boot_id, opened.pid_namespace, opened.time_namespace
+    return Process(opened.host, opened.pid, opened.process_start, *places)

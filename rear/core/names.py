@@ -26,7 +26,6 @@ _BACKSLASH_OR_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0-\[\]-~]*")
 _PLAIN_PART = re.compile(r"[!-\-0-\[\]-~][ -.0-\[\]-~]*")
 _PLAIN_NAME_LIMIT_BYTES = 4096
-_KNOWN_ARCHIVES_LIMIT = 1_000
 _KNOWN_FOLDERS_LIMIT = 2_000
 _ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
@@ -164,8 +163,6 @@ def check_archive(archive: str) -> None:
     Raises:
         PathError: see `check_relative_path`; or the path is reserved, too long, or names no ``.zip``.
     """
-    if archive in _known_archives:
-        return
     parts = check_relative_path(archive)
     if not _ARCHIVE_PART.search(parts[-1]) or any(_ARCHIVE_PART.search(part) for part in parts[:-1]):
         raise PathError(f"{_describe(archive)} is not the path of an archive: its last part alone has to end in '.zip'")
@@ -178,13 +175,8 @@ def check_archive(archive: str) -> None:
             raise PathError(
                 f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
             )
-    if len(_known_archives) >= _KNOWN_ARCHIVES_LIMIT:
-        _known_archives.clear()
-    _known_archives.add(archive)
 
 
-_known_archives: set[str] = set()
-"""Paths that `check_archive` has found right: many members go into few archives."""
 _known_folders: dict[str, tuple[str, str]] = {}
 """Folders of targets that `split_target` has found right, with the archive and the beginning of the names in it."""
 _is_plain_part = _PLAIN_PART.fullmatch

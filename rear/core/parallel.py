@@ -58,8 +58,8 @@ class Parallel:
     def __init__(self, executor: Executor | None = None, *, storage: Storage = LOCAL) -> None:
         self._executor = self._given = executor
         self._storage = storage
-        self._in_flight = 2 * int(getattr(executor, "_max_workers", None) or _WORKERS_ASSUMED)
-        self._in_flight = min(max(self._in_flight, _FEWEST_IN_FLIGHT), _MOST_IN_FLIGHT)
+        workers = int(getattr(executor, "_max_workers", None) or _WORKERS_ASSUMED)
+        self._in_flight = min(max(2 * workers, _FEWEST_IN_FLIGHT), _MOST_IN_FLIGHT)
         self._came_back = time.monotonic()
         self._is_silent = False
         self._warned = False
@@ -203,7 +203,6 @@ def _begin_process(warm_up: Sequence[str] = ()) -> None:
 
 def _end_with_parent() -> None:
     """End this process when its parent has: one that was killed cannot tell it to."""
-    import os
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
 

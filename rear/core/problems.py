@@ -54,10 +54,7 @@ _KINDS: Final = {
         "The archive is one volume of several.",
         "None: rear reads archives of one file. Join the volumes first (`zip -s 0`).",
     ),
-    "archive-unsupported": (
-        "The central directory is encrypted or compressed.",
-        "None: it cannot be checked here.",
-    ),
+    "archive-unsupported": ("The central directory is encrypted or compressed.", "None: it cannot be checked here."),
     "archive-prefix": (
         "Other bytes stand before the first member, as in a self-extracting archive.",
         "None is needed.",
@@ -123,10 +120,7 @@ _KINDS: Final = {
         "What was flushed is a member, marked `rear.partial` in its metadata.",
     ),
     # ---- a base
-    "unfinished-merge": (
-        "A merge died before it was done.",
-        "It is undone when it had not committed, else completed.",
-    ),
+    "unfinished-merge": ("A merge died before it was done.", "It is undone when it had not committed, else completed."),
     "intent-unreadable": (
         "The record of a merge that died cannot be read, so the merge can be neither undone nor completed by it.",
         "The final archive is checked, and rebuilt if need be; the record is kept in lost+found.",
@@ -174,10 +168,7 @@ _KINDS: Final = {
         "Something was put into lost+found earlier.",
         "None: look at it, and remove it when you do not need it any more.",
     ),
-    "refused": (
-        "Something could not be worked on.",
-        "None: the message says why, and what to do.",
-    ),
+    "refused": ("Something could not be worked on.", "None: the message says why, and what to do."),
 }
 
 _LOSSES: Final = frozenset({"member-data-damaged", "member-partial", "member-lost", "temp-archive-missing"})

@@ -62,6 +62,7 @@ class Open(NamedTuple):
     #: Sequence number of the first member that is written here again because an earlier pair of this worker
     #: failed or was lost. ``None``: nothing here can be in another pair.
     repeats_from: int | None = None
+    time_namespace: str | None = None
 
 
 class Append(NamedTuple):
@@ -124,7 +125,6 @@ PARTIAL: Final = "rear.partial"
 def partial_of(file: File, part: Part) -> Append:
     """Return the record of a file as far as it was flushed, without the end of its stream."""
     length = part.offset + part.length
-    metadata = {**(file.metadata or {}), PARTIAL: True}
     return Append(
         sequence=file.sequence,
         source=None,
@@ -140,7 +140,7 @@ def partial_of(file: File, part: Part) -> Append:
         size=part.source_end,
         mtime_ns=part.mtime_ns,
         mode=file.mode,
-        metadata=metadata,
+        metadata={**(file.metadata or {}), PARTIAL: True},
     )
 
 

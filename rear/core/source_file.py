@@ -30,10 +30,7 @@ def stamp_of(path: str, status: os.stat_result) -> SourceStamp:
 
 def describe_kind(mode: int) -> str:
     """Return what a file is that is not regular, with its article."""
-    for test, kind in _KINDS:
-        if test(mode):
-            return kind
-    return "a special file"
+    return next((kind for test, kind in _KINDS if test(mode)), "a special file")
 
 
 _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (

@@ -109,11 +109,8 @@ class Storage:
 
     def size_of(self, path: StrPath) -> int:
         """Return the size of a regular file in bytes."""
-        descriptor = self.open(path)
-        try:
+        with opened(path, self) as descriptor:
             return self.size(descriptor)
-        finally:
-            self.close(descriptor)
 
     def copy_range(self, source: int, target: int, *, source_start: int, target_start: int, length: int) -> None:
         """Copy ``length`` bytes between two open files, inside the kernel or the server where that is possible.
@@ -138,13 +135,8 @@ class Storage:
             return copied
         while copied < length:
             try:
-                count = os.copy_file_range(
-                    source,
-                    target,
-                    min(RANGE_CHUNK_BYTES, length - copied),
-                    source_start + copied,
-                    target_start + copied,
-                )
+                count = min(RANGE_CHUNK_BYTES, length - copied)
+                count = os.copy_file_range(source, target, count, source_start + copied, target_start + copied)
             except OSError as error:
                 if error.errno not in _NO_COPY_RANGE:
                     raise
@@ -211,12 +203,9 @@ class Storage:
     def replace(self, path: StrPath, data: bytes) -> None:
         """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
         fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}{FRESH_SUFFIX}"
-        descriptor = self.create(fresh)
-        try:
+        with created(fresh, self) as descriptor:
             self.write(descriptor, [data], 0)
             self.sync(descriptor)
-        finally:
-            self.close(descriptor)
         self.rename(fresh, path)
         self.sync_directory(os.path.dirname(fresh))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from rear.errors import UsageError
 
@@ -35,7 +35,7 @@ def _escape(character: str) -> str:
 # ---- told
 
 
-class Units:
+class Units(NamedTuple):
     """How sizes are told.
 
     Attributes:
@@ -44,10 +44,9 @@ class Units:
         names: of the units above bytes, the smallest first.
     """
 
-    def __init__(self, step: int, limit: float, names: tuple[str, ...]) -> None:
-        self.step = step
-        self.limit = limit
-        self.names = names
+    step: int
+    limit: float
+    names: tuple[str, ...]
 
 
 #: Of what happens: 999.96 kB would be shown as 1000.0 kB.
@@ -63,7 +62,7 @@ def counted(count: int, noun: str) -> str:
 
 def size_text(size_bytes: int, units: Units = DECIMAL) -> str:
     """Return a size: ``512 bytes`` or ``35.7 kB``; in `BINARY` units ``512 B`` or ``3.2 MiB``."""
-    step, limit, names = units.step, units.limit, units.names
+    step, limit, names = units
     if size_bytes < step:
         return counted(size_bytes, "byte") if units is DECIMAL else f"{size_bytes} B"
     value = size_bytes / step

@@ -13,7 +13,7 @@ import statistics
 import time
 from typing import Final
 
-from rear.core.storage import opened
+from rear.core.storage import created, opened
 from rear.core.text import fine_seconds_text
 from rear.diagnostics.findings import Finding, Judge
 from rear.diagnostics.probe_context import ProbeContext, error_name
@@ -43,7 +43,7 @@ def probe_append_and_read_back(context: ProbeContext) -> Finding:
     pieces = [os.urandom(100), os.urandom(5000), os.urandom(70_001)]
     expected = b"".join(pieces) * 3
     wrong = []
-    with context.created(path) as descriptor, opened(path, storage) as reader:
+    with created(path, storage) as descriptor, opened(path, storage) as reader:
         position = 0
         for _ in range(3):
             position += storage.write(descriptor, pieces, position)
@@ -85,7 +85,7 @@ def probe_copy_file_range(context: ProbeContext) -> Finding:
     data = os.urandom(_COPY_BYTES)
     context.write_file(folder / "source", data, sync=False)
     slow = "rear reads and writes the ranges itself: merges bring every byte through this host."
-    with opened(folder / "source", context.storage) as source, context.created(folder / "target") as target:
+    with opened(folder / "source", context.storage) as source, created(folder / "target", context.storage) as target:
         begun, copied = time.perf_counter(), 0
         try:
             while copied < _COPY_BYTES:
@@ -117,7 +117,7 @@ def probe_reflink(context: ProbeContext) -> Finding:
     folder = context.place(judge.probe)
     data = os.urandom(1 << 16)
     context.write_file(folder / "source", data)
-    with opened(folder / "source", context.storage) as source, context.created(folder / "target") as target:
+    with opened(folder / "source", context.storage) as source, created(folder / "target", context.storage) as target:
         try:
             fcntl.ioctl(target, _FICLONE, source)
             is_same = context.storage.read(target, len(data) + 1, 0) == data
@@ -135,7 +135,7 @@ def probe_fsync(context: ProbeContext) -> Finding:
     """How long it takes until a small append is on stable storage, as far as the file system says (A2)."""
     judge = Judge("fsync", "s")
     took = []
-    with context.created(context.place(judge.probe) / "file") as descriptor:
+    with created(context.place(judge.probe) / "file", context.storage) as descriptor:
         for number in range(SYNC_ROUNDS):
             context.storage.write(descriptor, [os.urandom(SYNC_BYTES)], number * SYNC_BYTES)
             begun = time.perf_counter()
@@ -184,7 +184,7 @@ def probe_clock(context: ProbeContext) -> Finding:
     samples = []
     for number in range(5):
         before = time.time_ns()
-        with context.created(folder / str(number)) as descriptor:
+        with created(folder / str(number), context.storage) as descriptor:
             stamp = os.fstat(descriptor).st_mtime_ns
         after = time.time_ns()
         samples.append((after - before, stamp - (before + after) // 2))
@@ -205,4 +205,3 @@ DATA_PROBES: Final = (
     probe_directory_fsync,
     probe_clock,
 )
-"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

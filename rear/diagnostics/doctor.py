@@ -36,8 +36,8 @@ PROBES: Final[dict[str, Probe]] = {
     probe.__name__.removeprefix("probe_"): probe
     for probe in (*PLACE_PROBES, *RACE_PROBES, *DATA_PROBES, *VISIBILITY_PROBES)
 }
-"""By name, in the order in which they run. ``visibility`` has several findings; ``leftovers`` and ``peer`` come before
-them all where there is something to say."""
+"""By name, that of the function without ``probe_``, in the order in which they run. ``visibility`` has several
+findings; ``leftovers`` and ``peer`` come before them all where there is something to say."""
 
 VISIBILITY_LIMIT_SECONDS: Final = 60.0
 _PEER_SECONDS: Final = 10.0

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath
+from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath, created
 from rear.core.text import shown
 from rear.diagnostics.status import ATTENTION_CODES, BaseStatus, Files
 from rear.errors import UsageError
@@ -155,14 +155,11 @@ def write_file(path: StrPath, text: str, *, storage: Storage = LOCAL) -> None:
     if os.path.isdir(path):
         raise UsageError(f"{os.fspath(path)} is a folder: name a file, such as rear.prom in it")
     fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-    descriptor = storage.create(fresh)
     try:
-        try:
+        with created(fresh, storage) as descriptor:
             storage.write(descriptor, [text.encode()], 0)
             storage.set_mode(descriptor, _MODE)
             storage.sync(descriptor)
-        finally:
-            storage.close(descriptor)
         storage.rename(fresh, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -211,4 +211,3 @@ PLACE_PROBES: Final = (
     probe_names,
     probe_name_case,
 )
-"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rear.core.storage import Storage
+from rear.core.storage import Storage, created
 from rear.diagnostics.probe_process import ProbeProcess
 
 
@@ -40,18 +38,9 @@ class ProbeContext:
         self.storage.make_directories(path, sync=False)
         return path
 
-    @contextmanager
-    def created(self, path: Path) -> Iterator[int]:
-        """Make a new file, and close it at the end of the block."""
-        descriptor = self.storage.create(path)
-        try:
-            yield descriptor
-        finally:
-            self.storage.close(descriptor)
-
     def write_file(self, path: Path, data: bytes, *, sync: bool = True) -> None:
         """Make a new file with this content."""
-        with self.created(path) as descriptor:
+        with created(path, self.storage) as descriptor:
             self.storage.write(descriptor, [data], 0)
             if sync:
                 self.storage.sync(descriptor)

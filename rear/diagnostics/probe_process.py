@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from rear.core.storage import LOCAL, StrPath, opened
+from rear.core.storage import LOCAL, StrPath, created, opened
 
 Reply = dict[str, Any]
 
 ANSWER_SECONDS: Final = 120.0
 """A second process that has not answered by then counts as hung."""
 VERSION_BYTES: Final = 4096
+_GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
 _LINE_LIMIT_BYTES: Final = 1 << 20
 _SHORTEST_PAUSE_SECONDS: Final = 0.002
 _LONGEST_PAUSE_SECONDS: Final = 0.05
@@ -144,34 +145,34 @@ def _answer(reply: Reply) -> None:
     sys.stdout.flush()
 
 
-def _rounds(count: int, begin: float, pause_seconds: float) -> Iterator[int]:
-    """Yield round numbers, each at its time: who takes part in a race comes to the line with the others."""
+def _create(folder: str, **race: Any) -> Iterator[Reply]:
+    def attempt(number: int) -> None:
+        LOCAL.close(LOCAL.create(os.path.join(folder, f"created-{number}")))
+
+    return _race(attempt, frozenset({errno.EEXIST}), **race)
+
+
+def _rename(folder: str, racer: int, **race: Any) -> Iterator[Reply]:
+    def attempt(number: int) -> None:
+        LOCAL.rename(os.path.join(folder, f"from-{number}"), os.path.join(folder, f"to-{number}-{racer}"))
+
+    return _race(attempt, _GONE, **race)
+
+
+def _race(
+    attempt: Callable[[int], None], lost: frozenset[int], count: int, begin: float, pause_seconds: float
+) -> Iterator[Reply]:
+    """Try in each round at its time, as all that take part in the race do; an error of ``lost`` is a race lost."""
+    won = []
     for number in range(count):
         wait = begin + number * pause_seconds - time.monotonic()
         if wait > 0:
             time.sleep(wait)
-        yield number
-
-
-def _create(folder: str, count: int, begin: float, pause_seconds: float) -> Iterator[Reply]:
-    won = []
-    for number in _rounds(count, begin, pause_seconds):
         try:
-            LOCAL.close(LOCAL.create(os.path.join(folder, f"created-{number}")))
-            won.append(number)
-        except FileExistsError:
-            pass
-    yield {"won": won}
-
-
-def _rename(folder: str, count: int, begin: float, pause_seconds: float, racer: int) -> Iterator[Reply]:
-    won = []
-    for number in _rounds(count, begin, pause_seconds):
-        try:
-            LOCAL.rename(os.path.join(folder, f"from-{number}"), os.path.join(folder, f"to-{number}-{racer}"))
+            attempt(number)
             won.append(number)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if error.errno not in lost:
                 raise
     yield {"won": won}
 
@@ -186,12 +187,9 @@ def _replace(folder: str, count: int, until: float) -> Iterator[Reply]:
     number = 0
     while number < count and time.monotonic() < until:
         number += 1
-        descriptor = LOCAL.create(fresh)
-        try:
+        with created(fresh, LOCAL) as descriptor:
             LOCAL.write(descriptor, [version_bytes(number)], 0)
             LOCAL.sync(descriptor)
-        finally:
-            LOCAL.close(descriptor)
         LOCAL.rename(fresh, current)
     yield {"versions": number}
 
@@ -205,7 +203,7 @@ def _reread(folder: str, until: float) -> Iterator[Reply]:
             with opened(current, LOCAL) as descriptor:
                 data = LOCAL.read(descriptor, VERSION_BYTES + 1, 0)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if error.errno not in _GONE:
                 raise
             # NFS and FUSE may answer an open from what they remember: a listing tells whether the name was gone.
             counts["stale" if "current" in LOCAL.names(folder) else "missing"] += 1
@@ -220,23 +218,17 @@ def _read(folder: str, name: str, offset: int, length: int) -> Iterator[Reply]:
         yield {"data": LOCAL.read(descriptor, length, offset).hex(), "size": LOCAL.size(descriptor)}
 
 
-def lock_error(descriptor: int) -> int:
-    """Try the lock that the leader takes; return 0 or the error number, which `Storage.try_lock` does not tell."""
+def _lock(locks: dict[str, int], path: str) -> Iterator[Reply]:
+    """Try the lock that the leader takes; tell 0 or the error number, which `Storage.try_lock` does not tell."""
+    descriptor = LOCAL.open(path, write=True)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno or errno.EIO
-    return 0
-
-
-def _lock(locks: dict[str, int], path: str) -> Iterator[Reply]:
-    descriptor = LOCAL.open(path, write=True)
-    error = lock_error(descriptor)
-    if error:
         LOCAL.close(descriptor)
+        yield {"error": error.errno or errno.EIO}
     else:
         locks[path] = descriptor
-    yield {"error": error}
+        yield {"error": 0}
 
 
 def _unlock(locks: dict[str, int], path: str) -> Iterator[Reply]:
@@ -332,6 +324,6 @@ def _size(folder: str, name: str, method: str) -> int | None:
         with opened(path, LOCAL) as descriptor:
             return len(LOCAL.read(descriptor, AFTER_BYTES + 1, 0))
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
+        if error.errno not in _GONE:
             raise
         return None

@@ -214,4 +214,3 @@ def _stuck(judge: Judge, whose: str) -> Finding:
 
 
 RACE_PROBES: Final = (probe_exclusive_create, probe_rename, probe_rename_over, probe_locks)
-"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

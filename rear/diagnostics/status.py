@@ -246,16 +246,7 @@ class Observer:
 
 
 def look_at(base: StrPath, *, storage: Storage = LOCAL) -> BaseStatus:
-    """Return what a base looks like now; nothing is changed.
-
-    Args:
-        base: directory on the shared file system.
-        storage: the file system.
-
-    Raises:
-        BaseError: there is no such base.
-        OSError: it cannot be looked at.
-    """
+    """Return what a base looks like now; nothing is changed. Arguments and errors are those of `Observer`."""
     return Observer(base, storage=storage).look()
 
 

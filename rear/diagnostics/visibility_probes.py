@@ -134,4 +134,3 @@ def _judge(method: str, late: dict[str, float | None], context: ProbeContext) ->
 
 
 VISIBILITY_PROBES: Final = (probe_visibility_claim, probe_visibility)
-"""In the order in which they run; without ``probe_``, the name of a function is that of its probe."""

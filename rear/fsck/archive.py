@@ -21,13 +21,12 @@ from rear.core.layout import find_base
 from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
-from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath, opened
+from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath, created, opened
 from rear.errors import NotAZipError, RearError, UnsupportedError, UsageError
 from rear.events import Advanced
-from rear.fsck.inspection import inspect, inspect_steps
+from rear.fsck.inspection import inspect, inspect_steps, without_path
 from rear.fsck.rebuilt_archive import RebuiltArchive, run_rebuild
 from rear.read.view import directory_of, open_committed
-from rear.salvage import info_zip
 from rear.salvage.rebuild import Rebuilt, rebuild
 from rear.scavenger.lost_and_found import LostAndFound
 from rear.zip.archive import Archive
@@ -80,7 +79,8 @@ def check_archive_steps(
     target = path if output is None else os.path.abspath(output)
     if output is not None and os.path.lexists(target):
         raise UsageError(f"{os.fspath(output)} exists; name a new file, nothing was changed")
-    return _Repair(check, target).problems()
+    folder = Path(_free_name(f"{target}.lost+found", storage))
+    return check.repair(target, LostAndFound(folder, folder.parent, storage=storage))
 
 
 def check_archive_file(path: StrPath, **options: Any) -> Iterator[Problem]:
@@ -101,15 +101,7 @@ def _base_of(path: str) -> Path | None:
 
 
 class _ArchiveCheck(NamedTuple):
-    """One archive that is checked.
-
-    Attributes:
-        given: its path as the user knows it.
-        path: the same without links.
-        deep: read all members.
-        parallel: the executor that reads them.
-        storage: the file system.
-    """
+    """One archive that is checked, and may be written anew: its path as ``given``, and ``path`` without links."""
 
     given: str
     path: str
@@ -123,12 +115,13 @@ class _ArchiveCheck(NamedTuple):
             directory_of(self.path, storage=self.storage)
         except NotAZipError as error:
             yield from self._report_without_directory(error)
+            return
         except UnsupportedError:
-            yield from inspect(self.path, subject=self.given, storage=self.storage)
-        else:
-            yield from inspect_steps(
-                self.path, deep=self.deep, subject=self.given, parallel=self.parallel, storage=self.storage
-            )
+            # An inspection says which.
+            pass
+        yield from inspect_steps(
+            self.path, deep=self.deep, subject=self.given, parallel=self.parallel, storage=self.storage
+        )
 
     def _report_without_directory(self, error: NotAZipError) -> Iterator[Problem]:
         with _HeldProblems() as held:
@@ -137,12 +130,14 @@ class _ArchiveCheck(NamedTuple):
                     work = rebuild(descriptor, target=None, keep_aside=None, subject=self.given, storage=self.storage)
                     rebuilt = run_rebuild(work, held.add)
             except UnsupportedError as volume:
+                if volume.code != "volumes":
+                    raise
                 yield Problem("archive-split", self.given, str(volume), "left")
                 return
-            yield self.no_directory(error, rebuilt)
+            yield self._no_directory(error, rebuilt)
             yield from held.problems()
 
-    def inspect(self, held: _HeldProblems) -> NotAZipError | None:
+    def _inspect(self, held: _HeldProblems) -> NotAZipError | None:
         """Check the archive as it is; return why it has no directory, if so."""
         try:
             with open_committed(self.path, storage=self.storage) as archive:
@@ -164,15 +159,109 @@ class _ArchiveCheck(NamedTuple):
         if not settled:
             raise RearError(f"a merge into {self.given} is under way, or has died: run rear scavenge first")
 
-    def no_directory(self, error: NotAZipError, rebuilt: Rebuilt) -> Problem:
+    def _no_directory(self, error: NotAZipError, rebuilt: Rebuilt) -> Problem:
         """Return the problem that the archive has no directory, and what was found in it."""
-        reason = str(error).removeprefix(f"{self.path}: ")
+        reason = without_path(error, self.path)
         if not rebuilt.members and not rebuilt.damaged:
             return Problem("archive-not-a-zip", self.given, f"{reason}; and no member was found in it", "left")
         damaged = f", {rebuilt.damaged:,} damaged ones" if rebuilt.damaged else ""
         detail = f"{reason}; {rebuilt.members:,} whole members were found{damaged}"
         outcome: Outcome = "would repair" if rebuilt.members else "left"
         return Problem("archive-directory-damaged", self.given, detail, outcome)
+
+    # ---- repair
+
+    def repair(self, target: str, aside: LostAndFound) -> Iterator[Problem | Advanced]:
+        """Check the archive, and write it anew as ``target`` if that mends it, or if it is another name.
+
+        What does not get into the new one goes ``aside``.
+        """
+        with _HeldProblems() as inspected, _HeldProblems() as rebuilding:
+            yield Advanced("reading", self.given)
+            try:
+                reason = self._inspect(inspected)
+            except UnsupportedError:
+                yield from inspect(self.path, subject=self.given, storage=self.storage)
+                return
+            if target == self.path and reason is None and not inspected.is_rebuild_needed:
+                yield from inspected.problems()
+                return
+            yield Advanced("rebuilding", self.given)
+            try:
+                verdict = self._rebuild(target, aside, reason, rebuilding)
+            except (RearError, OSError) as error:
+                if isinstance(error, UnsupportedError) and error.code == "volumes":
+                    yield Problem("archive-split", self.given, str(error), "left")
+                    return
+                yield from inspected.problems()
+                raise
+            done: Outcome = "left" if verdict.outcome == "left" else "repaired"
+            if reason is not None or verdict.outcome == "left":
+                yield verdict
+            yield from inspected.problems(done, but=rebuilding.offsets)
+            yield from rebuilding.problems(done)
+
+    def _rebuild(self, target: str, aside: LostAndFound, reason: NotAZipError | None, held: _HeldProblems) -> Problem:
+        """Write the new archive and put it in its place; return what came of it."""
+        fresh = f"{target}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+        with RebuiltArchive(self.path, fresh, subject=self.given, keep_aside=aside, storage=self.storage) as new:
+            before = _state(os.fstat(new.original))
+            rebuilt, by_zip = self._build(new, os.path.dirname(target), reason, held)
+            verdict = self._verdict(rebuilt, reason, by_zip, new.wrong)
+            if verdict.outcome != "left":
+                if _state(os.stat(self.path)) != before:
+                    raise RearError(f"{self.given} was changed by another program meanwhile; nothing was changed here")
+                self._publish(new, target)
+            return verdict
+
+    def _build(
+        self, new: RebuiltArchive, folder: str, reason: NotAZipError | None, held: _HeldProblems
+    ) -> tuple[Rebuilt, str]:
+        """Write the members; return what came of it, and what `zip -FF` had to do with it."""
+        rebuilt = new.build(new.original, held.add)
+        if rebuilt.members or rebuilt.damaged or reason is None or not self.storage.size(new.original):
+            return rebuilt, ""
+        fixed, lack = new.build_by_zip(folder, held.add)
+        if fixed is None:
+            return rebuilt, lack or "zip -FF made nothing of it"
+        return fixed, "zip -FF found members" if fixed.members else "zip -FF found none either"
+
+    def _verdict(self, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str, wrong: str | None) -> Problem:
+        """Return what is to be told of the old archive."""
+        if reason is not None and not rebuilt.members:
+            problem = self._no_directory(reason, rebuilt)
+            return replace(problem, detail=f"{problem.detail}; {by_zip}") if by_zip else problem
+        if wrong is not None:
+            detail = f"the new archive did not pass its check ({wrong}), so nothing was changed"
+            return Problem("refused", self.given, detail, "left")
+        if reason is None:
+            return Problem("archive-directory-damaged", self.given, "", "repaired")
+        if by_zip:
+            detail = f"{by_zip}: {rebuilt.members:,}, and all of them passed every check"
+            return Problem("archive-repaired-by-zip", self.given, detail, "repaired")
+        return replace(self._no_directory(reason, rebuilt), outcome="repaired")
+
+    def _publish(self, new: RebuiltArchive, target: str) -> None:
+        folder = os.path.dirname(target)
+        if target == self.path:
+            self._keep_old(new.original, folder)
+        elif os.path.basename(target) in self.storage.names(folder):
+            raise UsageError(f"{target} has been made by another program meanwhile; nothing was changed")
+        new.install(target)
+
+    def _keep_old(self, source: int, folder: str) -> None:
+        """Give the old archive a second name, so that it outlives the rename over its first one."""
+        storage = self.storage
+        kept = _free_name(f"{self.path}.damaged", storage)
+        if not storage.link(self.path, kept):
+            copy = f"{kept}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+            with created(copy, storage) as target:
+                storage.copy_owner_and_mode(source, target)
+                length = storage.size(source)
+                storage.copy_range(source, target, source_start=0, target_start=0, length=length)
+                storage.sync(target)
+            storage.rename(copy, kept)
+        storage.sync_directory(folder)
 
 
 class _HeldProblems:
@@ -207,130 +296,6 @@ class _HeldProblems:
             if problem.offset in but and problem.code in _TOLD_BY_REBUILD:
                 continue
             yield replace(problem, outcome=would_repair) if problem.outcome in _HOPES else problem
-
-
-# ---- repair
-
-
-class _Repair:
-    """One archive that is to be written anew.
-
-    Args:
-        check: of the old one.
-        target: what the new one is to be called.
-    """
-
-    def __init__(self, check: _ArchiveCheck, target: str) -> None:
-        self._check = check
-        self._given = check.given
-        self._path = check.path
-        self._target = target
-        self._storage = check.storage
-        folder = Path(_free_name(f"{target}.lost+found", check.storage))
-        self._aside = LostAndFound(folder, folder.parent, storage=check.storage)
-
-    @property
-    def _is_in_place(self) -> bool:
-        return self._target == self._path
-
-    def problems(self) -> Iterator[Problem | Advanced]:
-        with _HeldProblems() as inspected, _HeldProblems() as rebuilding:
-            yield Advanced("reading", self._given)
-            try:
-                reason = self._check.inspect(inspected)
-            except UnsupportedError:
-                yield from inspect(self._path, subject=self._given, storage=self._storage)
-                return
-            if self._is_in_place and reason is None and not inspected.is_rebuild_needed:
-                yield from inspected.problems()
-                return
-            yield Advanced("rebuilding", self._given)
-            try:
-                verdict = self._rebuild(reason, rebuilding)
-            except UnsupportedError as volume:
-                yield Problem("archive-split", self._given, str(volume), "left")
-                return
-            except (RearError, OSError):
-                yield from inspected.problems()
-                raise
-            done: Outcome = "left" if verdict.outcome == "left" else "repaired"
-            if reason is not None or verdict.outcome == "left":
-                yield verdict
-            yield from inspected.problems(done, but=rebuilding.offsets)
-            yield from rebuilding.problems(done)
-
-    def _rebuild(self, reason: NotAZipError | None, held: _HeldProblems) -> Problem:
-        """Write the new archive and put it in its place; return what came of it."""
-        fresh = f"{self._target}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        with RebuiltArchive(
-            self._path, fresh, subject=self._given, keep_aside=self._aside, storage=self._storage
-        ) as new:
-            before = _state(os.fstat(new.original))
-            rebuilt, by_zip = self._build(new, reason, held)
-            verdict = self._verdict(rebuilt, reason, by_zip, new.wrong)
-            if verdict.outcome != "left":
-                if _state(os.stat(self._path)) != before:
-                    raise RearError(f"{self._given} was changed by another program meanwhile; nothing was changed here")
-                self._publish(new)
-            return verdict
-
-    def _build(self, new: RebuiltArchive, reason: NotAZipError | None, held: _HeldProblems) -> tuple[Rebuilt, str]:
-        """Write the members; return what came of it, and what `zip -FF` had to do with it."""
-        rebuilt = new.build(new.original, held.add)
-        if rebuilt.members or rebuilt.damaged or reason is None or not self._storage.size(new.original):
-            return rebuilt, ""
-        try:
-            fixed = info_zip.fix(self._path, os.path.dirname(self._target), storage=self._storage)
-        except UnsupportedError as error:
-            return rebuilt, str(error)
-        if fixed is None:
-            return rebuilt, "zip -FF made nothing of it"
-        try:
-            with opened(fixed, self._storage) as descriptor:
-                rebuilt = new.build(descriptor, held.add)
-        finally:
-            self._storage.unlink(fixed)
-        return rebuilt, "zip -FF found members" if rebuilt.members else "zip -FF found none either"
-
-    def _verdict(self, rebuilt: Rebuilt, reason: NotAZipError | None, by_zip: str, wrong: str | None) -> Problem:
-        """Return what is to be told of the old archive."""
-        if reason is not None and not rebuilt.members:
-            problem = self._check.no_directory(reason, rebuilt)
-            return replace(problem, detail=f"{problem.detail}; {by_zip}") if by_zip else problem
-        if wrong is not None:
-            detail = f"the new archive did not pass its check ({wrong}), so nothing was changed"
-            return Problem("refused", self._given, detail, "left")
-        if reason is None:
-            return Problem("archive-directory-damaged", self._given, "", "repaired")
-        if by_zip:
-            detail = f"{by_zip}: {rebuilt.members:,}, and all of them passed every check"
-            return Problem("archive-repaired-by-zip", self._given, detail, "repaired")
-        return replace(self._check.no_directory(reason, rebuilt), outcome="repaired")
-
-    def _publish(self, new: RebuiltArchive) -> None:
-        folder = os.path.dirname(self._target)
-        if self._is_in_place:
-            self._keep_old(new.original, folder)
-        elif os.path.basename(self._target) in self._storage.names(folder):
-            raise UsageError(f"{self._target} has been made by another program meanwhile; nothing was changed")
-        new.install(self._target)
-
-    def _keep_old(self, source: int, folder: str) -> None:
-        """Give the old archive a second name, so that it outlives the rename over its first one."""
-        storage = self._storage
-        kept = _free_name(f"{self._path}.damaged", storage)
-        if not storage.link(self._path, kept):
-            copy = f"{kept}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-            target = storage.create(copy)
-            try:
-                storage.copy_owner_and_mode(source, target)
-                length = storage.size(source)
-                storage.copy_range(source, target, source_start=0, target_start=0, length=length)
-                storage.sync(target)
-            finally:
-                storage.close(target)
-            storage.rename(copy, kept)
-        storage.sync_directory(folder)
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int]:

@@ -6,19 +6,19 @@ proven to be elsewhere: a damaged archive and everything that cannot be placed s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rear.core.layout import Layout, is_directory, layout_of, look_anew
+from rear.core.layout import Layout, check_owner, is_directory, layout_of, look_anew
 from rear.core.liveness import Liveness
 from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.errors import FormatError, IndexFormatError, PathError, UnsupportedError
-from rear.events import Advanced, Checked, Event, NothingYet
+from rear.events import Advanced, Checked, Event, NothingYet, Phase
 from rear.fsck.event_problems import guarded, problem_of
 from rear.fsck.inspection import inspect_steps
 from rear.fsck.restore import Restoration
@@ -30,7 +30,7 @@ from rear.read.view import open_committed
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found
 from rear.scavenger.leader import Leadership, is_led
-from rear.scavenger.lost_and_found import lost_and_found_of
+from rear.scavenger.lost_and_found import LostAndFound, lost_and_found_of
 from rear.scavenger.options import options_for
 from rear.scavenger.report import Report, report_refused
 from rear.scavenger.scavenge import Scavenge
@@ -93,68 +93,47 @@ def _run(
         yield done
 
 
+@dataclass(slots=True)
 class _Check:
-    """One check of a base.
+    """One check of a base; without ``leadership`` of this process nothing is changed."""
 
-    Args:
-        layout: the base.
-        leadership: of this process; ``None`` to change nothing.
-        deep: decode every member.
-        liveness: says which workers have ended.
-        executor: checks and copies, if there is one.
-        storage: the file system.
-    """
+    layout: Layout
+    leadership: Leadership | None
+    deep: bool
+    liveness: Liveness
+    executor: Executor | None
+    storage: Storage
+    archives: int = 0
+    members: int = 0
+    parallel: Parallel = field(init=False)
+    lost_and_found: LostAndFound = field(init=False)
 
-    def __init__(
-        self,
-        layout: Layout,
-        leadership: Leadership | None,
-        deep: bool,
-        liveness: Liveness,
-        executor: Executor | None,
-        storage: Storage,
-    ) -> None:
-        self.archives = self.members = 0
-        self._layout = layout
-        self._leadership = leadership
-        self._deep = deep
-        self._liveness = liveness
-        self._executor = executor
-        self._parallel = Parallel(executor, storage=storage)
-        self._storage = storage
-        self._lost_and_found = lost_and_found_of(layout, storage=storage)
-
-    @property
-    def _outcome(self) -> Outcome:
-        return "would repair" if self._leadership is None else "repaired"
+    def __post_init__(self) -> None:
+        self.parallel = Parallel(self.executor, storage=self.storage)
+        self.lost_and_found = lost_and_found_of(self.layout, storage=self.storage)
 
     def events(self) -> Iterator[Event]:
         """Check everything, and yield what is found and done."""
-        unfinished = UnfinishedWork(self._layout, self._liveness, storage=self._storage)
-        if self._leadership is None:
+        unfinished = UnfinishedWork(self.layout, self.liveness, storage=self.storage)
+        if self.leadership is None:
             yield Advanced("checking")
             yield from unfinished.temp_archives()
             # What a scavenger is doing right now is no problem.
-            outcome: Outcome = "noted" if is_led(self._layout, storage=self._storage) else "would repair"
+            outcome: Outcome = "noted" if is_led(self.layout, storage=self.storage) else "would repair"
             yield from unfinished.claims(outcome)
             yield from guarded(f"{STATE}/intents", unfinished.intents(outcome))
-            yield from self._check_archives()
+            yield from self._each_archive("inspecting", self._check_archive)
         else:
-            yield from unfinished.settle_intents(self._leadership, self._lost_and_found)
-            options = options_for(
-                self._layout, verify=self._deep or None, executor=self._executor, storage=self._storage
-            )
-            scavenge = Scavenge(self._layout, options, self._leadership, self._liveness, self._storage)
+            yield from unfinished.settle_intents(self.leadership, self.lost_and_found)
+            options = options_for(self.layout, verify=self.deep or None, executor=self.executor, storage=self.storage)
+            scavenge = Scavenge(self.layout, options, self.leadership, self.liveness, self.storage)
             yield from self._as_problems(scavenge.recover())
             # An archive that is rebuilt now takes what waits for it.
-            yield from self._check_archives()
+            yield from self._each_archive("inspecting", self._check_archive)
             yield from self._as_problems(scavenge.merge())
-        archives = list(self._final_archives())
-        for number, archive in enumerate(archives):
-            yield Advanced("comparing", archive, number, len(archives))
-            yield from guarded(archive, self._check_index(archive))
+        yield from self._each_archive("comparing", self._check_index)
         yield Advanced("tidying")
-        yield from find_strays(self._layout, repair=self._leadership is not None, storage=self._storage)
+        yield from find_strays(self.layout, repair=self.leadership is not None, storage=self.storage)
 
     def _as_problems(self, events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
@@ -162,50 +141,44 @@ class _Check:
 
     # ---- final archives
 
-    def _final_archives(self) -> Iterator[str]:
-        """Yield the final archives there are, by their paths in the base."""
-        for archive in ArchiveTree(self._layout.base, any_kind=True):
-            try:
+    def _each_archive(self, phase: Phase, check: Callable[[str], Iterator[Event]]) -> Iterator[Event]:
+        archives = []
+        for archive in ArchiveTree(self.layout.base, any_kind=True):
+            with suppress(PathError):
                 check_archive(archive)
-            except PathError:
-                continue
-            yield archive
-
-    def _check_archives(self) -> Iterator[Event]:
-        archives = list(self._final_archives())
+                check_owner(self.layout, self.layout.archive(archive))
+                archives.append(archive)
         for number, archive in enumerate(archives):
-            yield Advanced("inspecting", archive, number, len(archives))
-            self.archives += 1
-            yield from guarded(archive, self._check_archive(archive))
+            yield Advanced(phase, archive, number, len(archives))
+            yield from guarded(archive, check(archive))
 
     def _check_archive(self, archive: str) -> Iterator[Event]:
+        self.archives += 1
         mendable = []
-        path = self._layout.archive(archive)
-        look_anew(path, storage=self._storage)
-        for found in inspect_steps(
-            path, deep=self._deep, subject=archive, parallel=self._parallel, storage=self._storage
-        ):
+        path = self.layout.archive(archive)
+        look_anew(path, storage=self.storage)
+        for found in inspect_steps(path, deep=self.deep, subject=archive, parallel=self.parallel, storage=self.storage):
             if isinstance(found, Problem) and found.outcome == "would repair":
                 mendable.append(found)
             else:
                 yield found
-        if mendable and self._leadership is not None:
+        if mendable and self.leadership is not None:
             yield Advanced("rebuilding", archive)
-            yield from self._restore(self._leadership, archive, mendable)
+            yield from self._restore(self.leadership, archive, mendable)
         else:
             yield from mendable
 
     # ---- indexes
 
     def _check_index(self, archive: str) -> Iterator[Event]:
-        look_anew(self._layout.archive(archive), storage=self._storage)
+        look_anew(self.layout.archive(archive), storage=self.storage)
         try:
-            found = open_committed(self._layout.archive(archive), storage=self._storage)
+            found = open_committed(self.layout.archive(archive), storage=self.storage)
         except (FormatError, UnsupportedError):
             # That was said when the archive itself was checked.
             return
         with found:
-            index = Index.open(self._layout, archive, storage=self._storage)
+            index = Index.open(self.layout, archive, storage=self.storage)
             entries = found.directory.entries
             self.members += entries
             damage = index.problems[0] if index.problems else _damage_of(index)
@@ -214,10 +187,12 @@ class _Check:
             if damage is None and not index.segments and not self._is_ours(archive):
                 return
             code = "index-damaged" if damage else "index-outdated" if index.segments else "index-missing"
-            if self._leadership is not None:
+            outcome: Outcome = "would repair"
+            if self.leadership is not None:
                 index.rebuild(rows_of(found), found.fingerprint)
+                outcome = "repaired"
         detail = damage or f"the archive has {entries:,} members"
-        yield Problem(code, f"{STATE}/index/{archive}", detail, self._outcome)
+        yield Problem(code, f"{STATE}/index/{archive}", detail, outcome)
 
     def _restore(self, leadership: Leadership, archive: str, mendable: list[Problem]) -> Iterator[Event]:
         """Rebuild an archive that is rear's; another one in the base may be somebody's who is just writing it."""
@@ -226,16 +201,16 @@ class _Check:
                 detail = f"{problem.detail}; not rear's: mend it by rear fsck --output or --in-place, with its path"
                 yield replace(problem, outcome="left", detail=detail)
             return
-        restoration = Restoration(self._layout, leadership, self._lost_and_found, storage=self._storage)
+        restoration = Restoration(self.layout, leadership, self.lost_and_found, storage=self.storage)
         yield from restoration.restore(archive, mendable)
 
     def _is_ours(self, archive: str) -> bool:
-        if Index.open(self._layout, archive, storage=self._storage).segments:
+        if Index.open(self.layout, archive, storage=self.storage).segments:
             return True
-        with opened(self._layout.archive(archive), self._storage) as descriptor:
+        with opened(self.layout.archive(archive), self.storage) as descriptor:
             return any(
                 item.origin is not None
-                for item in scan(descriptor, read_data=False, storage=self._storage)
+                for item in scan(descriptor, read_data=False, storage=self.storage)
                 if isinstance(item, Found)
             )
 

@@ -43,39 +43,20 @@ def problem_of(event: Event) -> Problem | None:
         case Recovered():
             return Problem("member-recovered", event.archive, event.reason, "repaired", name=event.name)
         case Partial():
-            return Problem(
-                "member-not-closed",
-                event.archive,
-                f"{event.reason} (in {event.pair})",
-                "repaired",
-                name=event.name,
-                lost_and_found=event.lost_and_found,
-            )
+            detail, item = f"{event.reason} (in {event.pair})", event.lost_and_found
+            return Problem("member-not-closed", event.archive, detail, "repaired", name=event.name, lost_and_found=item)
         case IndexRebuilt():
             code = "index-missing" if event.code == "missing" else "index-outdated"
             return Problem(code, event.archive, f"made again of {event.members:,} members", "repaired")
         case Torn() | Lost():
-            is_torn = isinstance(event, Torn)
-            return Problem(
-                "member-torn" if is_torn else "member-lost",
-                event.archive,
-                f"{event.reason} (in {event.pair}, source {event.source or 'none'})",
-                "repaired" if is_torn else "left",
-                offset=event.offset,
-                length=event.length,
-                name=event.name,
-                lost_and_found=event.lost_and_found,
-            )
+            detail = f"{event.reason} (in {event.pair}, source {event.source or 'none'})"
+            rest = (event.offset, event.length, event.name, event.lost_and_found)
+            if isinstance(event, Torn):
+                return Problem("member-torn", event.archive, detail, "repaired", *rest)
+            return Problem("member-lost", event.archive, detail, "left", *rest)
         case Damaged():
-            return Problem(
-                "bytes-unplaced",
-                event.pair,
-                event.reason,
-                "left",
-                offset=event.start,
-                length=event.length,
-                lost_and_found=event.lost_and_found,
-            )
+            start, length, item = event.start, event.length, event.lost_and_found
+            return Problem("bytes-unplaced", event.pair, event.reason, "left", start, length, lost_and_found=item)
         case Refused():
             return Problem("refused", event.subject, event.reason, "left")
     return None

@@ -8,16 +8,17 @@ that escape.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from rear.core.log import Pace
 from rear.core.names import check_name, is_plain_name
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import NotAZipError, PathError, UnsupportedError, ZipFormatError
+from rear.errors import NotAZipError, PathError, RearError, UnsupportedError, ZipFormatError
 from rear.events import Advanced
 from rear.fsck.inspection_tasks import checked_entries, is_worth_sharing
 from rear.fsck.member_ranges import MemberRanges
@@ -33,15 +34,15 @@ DETAILED_LIMIT: Final = 100_000
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 
-def inspect(
+def inspect_steps(
     target: StrPath | Archive,
     *,
     deep: bool = False,
     subject: str | None = None,
     parallel: Parallel | None = None,
     storage: Storage = LOCAL,
-) -> Iterator[Problem]:
-    """Check one archive and yield what is found; nothing is changed.
+) -> Iterator[Problem | Advanced]:
+    """Check one archive and yield what is found, and now and then how far it is; nothing is changed.
 
     What a rebuild mends has the outcome ``would repair``.
 
@@ -56,20 +57,6 @@ def inspect(
         FutureVersionError: a newer rear merges into it.
         OSError: it cannot be read.
     """
-    for step in inspect_steps(target, deep=deep, subject=subject, parallel=parallel, storage=storage):
-        if isinstance(step, Problem):
-            yield step
-
-
-def inspect_steps(
-    target: StrPath | Archive,
-    *,
-    deep: bool = False,
-    subject: str | None = None,
-    parallel: Parallel | None = None,
-    storage: Storage = LOCAL,
-) -> Iterator[Problem | Advanced]:
-    """Do what `inspect` does, and say now and then how far it is."""
     if isinstance(target, Archive):
         yield from _Inspection(target, subject or target.path, deep, parallel, storage).steps()
         return
@@ -77,18 +64,23 @@ def inspect_steps(
     try:
         archive = open_committed(target, storage=storage)
     except NotAZipError as error:
-        yield Problem("archive-directory-damaged", subject, _without(str(error), ": "), "would repair")
+        yield Problem("archive-directory-damaged", subject, without_path(error, target), "would repair")
     except UnsupportedError as error:
         code = "archive-split" if error.code == "volumes" else "archive-unsupported"
-        yield Problem(code, subject, _without(str(error), ": "), "left")
+        yield Problem(code, subject, without_path(error, target), "left")
     else:
         with archive:
             yield from _Inspection(archive, subject, deep, parallel, storage).steps()
 
 
-def _without(text: str, separator: str) -> str:
-    """Return a message without the path that it begins with: the subject says it."""
-    return text.partition(separator)[2] or text
+def inspect(target: StrPath | Archive, **options: Any) -> Iterator[Problem]:
+    """Do what `inspect_steps` does, but do not say how far it is."""
+    return (step for step in inspect_steps(target, **options) if isinstance(step, Problem))
+
+
+def without_path(error: RearError, path: StrPath) -> str:
+    """Return what `open_committed` says without the path that it begins with: the subject says it."""
+    return str(error).removeprefix(f"{os.path.realpath(path)}: ")
 
 
 def escape_of(name: str) -> str | None:
@@ -141,8 +133,7 @@ class _Inspection:
                     if budget >= 0 and not end:
                         yield from self._check_content(entry)
         except ZipFormatError as error:
-            detail = _without(str(error), ": ")
-            yield self._problem("archive-directory-damaged", detail, "would repair", self._limit)
+            yield Problem("archive-directory-damaged", self._subject, error.what, "would repair", self._limit)
         yield from self._check_ranges()
         yield from self._check_names_again()
 
@@ -152,22 +143,10 @@ class _Inspection:
             return checked_entries(self._archive, self._parallel)
         return sound_ends(self._archive, self._archive.entries(), read_data=self._deep)
 
-    def _problem(
-        self,
-        code: str,
-        detail: str,
-        outcome: Outcome,
-        offset: int | None = None,
-        length: int | None = None,
-        name: str | None = None,
-    ) -> Problem:
-        return Problem(code, self._subject, detail, outcome, offset, length, name)
-
     def _about(self, code: str, entry: CentralEntry, error: object, outcome: Outcome) -> Problem:
         detail = str(error).removeprefix(f"{self._archive.path}: member {entry.name!r:.300}: ")
-        return self._problem(
-            code, detail, outcome, self._prefix + entry.offset, entry.compressed_size or None, entry.name
-        )
+        offset, length = self._prefix + entry.offset, entry.compressed_size or None
+        return Problem(code, self._subject, detail, outcome, offset, length, entry.name)
 
     # ---- one member
 
@@ -176,13 +155,9 @@ class _Inspection:
             end, difference = member_end(self._archive, entry)
         except ZipFormatError as error:
             return [self._about("member-header-missing", entry, error, "would repair")]
-        found = self._note_range(number, entry, self._prefix + entry.offset, end)
+        self._ranges.add(number, self._prefix + entry.offset, min(end, self._limit))
         if difference is not None:
             return [self._about("member-header-differs", entry, difference, "would repair")]
-        return found
-
-    def _note_range(self, number: int, entry: CentralEntry, start: int, end: int) -> Sequence[Problem]:
-        self._ranges.add(number, start, min(end, self._limit))
         if end > self._limit:
             detail = f"its data would end at {end:,}, the directory begins at {self._limit:,}"
             return [self._about("member-overlap", entry, detail, "would repair")]
@@ -226,14 +201,16 @@ class _Inspection:
             yield self._gap(start, end)
         more = self._ranges.further_overlaps
         if more:
-            yield self._problem("member-overlap", f"{more:,} more members overlap others", "would repair")
+            yield Problem("member-overlap", self._subject, f"{more:,} more members overlap others", "would repair")
 
     def _gap(self, start: int, end: int) -> Problem:
         what = "zeros" if self._are_zeros(start, end) else "bytes that belong to no member"
         if start == 0 and len(self._ranges):
-            return self._problem("archive-prefix", f"{end:,} {what} before the first member", "noted", 0, end)
+            detail = f"{end:,} {what} before the first member"
+            return Problem("archive-prefix", self._subject, detail, "noted", 0, end)
         where = "before the directory" if end == self._limit else "between members"
-        return self._problem("archive-gap", f"{end - start:,} {what} {where}", "noted", start, end - start)
+        detail = f"{end - start:,} {what} {where}"
+        return Problem("archive-gap", self._subject, detail, "noted", start, end - start)
 
     def _are_zeros(self, start: int, end: int) -> bool:
         pieces = raw_bytes(self._archive.descriptor, start, end - start, storage=self._storage)
@@ -252,7 +229,8 @@ class _Inspection:
         try:
             for number, (position, name) in enumerate(self._archive.names()):
                 if number in overlaps:
-                    yield self._overlap(position, overlaps[number])
+                    detail = f"it begins within the member at {overlaps[number]:,}"
+                    yield self._about("member-overlap", self._archive.entry_at(position), detail, "would repair")
                 key = hash(name)
                 if key not in self._names.perhaps_twice:
                     continue
@@ -266,12 +244,7 @@ class _Inspection:
             return
         if more:
             detail = f"too many names occur twice: the last {more:,} were not compared"
-            yield self._problem("member-duplicate-name", detail, "would repair")
-
-    def _overlap(self, position: int, owner: int) -> Problem:
-        entry = self._archive.entry_at(position)
-        detail = f"it begins within the member at {owner:,}"
-        return self._about("member-overlap", entry, detail, "would repair")
+            yield Problem("member-duplicate-name", self._subject, detail, "would repair")
 
     def _duplicate(self, name: str, earlier: int, later: int) -> Iterable[Problem]:
         hidden, shown = self._archive.entry_at(earlier), self._archive.entry_at(later)

@@ -10,6 +10,7 @@ import io
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -47,13 +48,11 @@ def _seconds_alone(archive: Archive) -> float:
     seconds = directory.entries * _MEMBER_SECONDS
     if directory.offset < directory.entries * _LOOKED_AT_BYTES:
         return seconds + directory.offset * _DECODED_BYTE_SECONDS
-    try:
+    # Who reads it for good tells of damage.
+    with suppress(ZipFormatError):
         for entry in archive.entries():
             is_stored = entry.method == STORED
             seconds += entry.compressed_size * _STORED_BYTE_SECONDS if is_stored else entry.size * _DECODED_BYTE_SECONDS
-    except ZipFormatError:
-        # Who reads it for good tells of that.
-        return seconds
     return seconds
 
 
@@ -123,11 +122,9 @@ def find_ends(task: ListedMembers, storage: Storage) -> array[int]:
 
 
 def _end_if_right(archive: Archive, entry: CentralEntry) -> int:
-    try:
+    with suppress(FormatError, UnsupportedError):
         end, difference = member_end(archive, entry)
         if difference is None and end <= archive.directory.offset:
             verify(archive, entry)
             return end
-    except (FormatError, UnsupportedError):
-        pass
     return 0

@@ -18,20 +18,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
 from rear.core.problems import Problem
-from rear.core.storage import Storage, StrPath
+from rear.core.storage import Storage, StrPath, opened
+from rear.errors import UnsupportedError
+from rear.salvage import info_zip
 from rear.salvage.read_back import why_wrong
 from rear.salvage.rebuild import KeepAside, Rebuilt, rebuild
 from rear.salvage.rebuilt_names import KnownMember
 
 
+@dataclass
 class RebuiltArchive:
     """A new archive; use it as a context manager: what has no place at the end is removed.
 
     Args:
-        original: the damaged archive.
+        path: the damaged archive.
         fresh: where the new one is written; nobody else uses this name.
         subject: what problems call the archive.
         keep_aside: takes what does not get into the new archive.
@@ -44,26 +48,20 @@ class RebuiltArchive:
         wrong: where the new archive is not what was to be written; ``None`` if it is, or has no members.
     """
 
-    def __init__(
-        self,
-        original: StrPath,
-        fresh: StrPath,
-        *,
-        subject: str,
-        keep_aside: KeepAside,
-        known: Callable[[int], KnownMember | None] | None = None,
-        item_prefix: str = "",
-        storage: Storage,
-    ) -> None:
-        self.original = storage.open(original)
-        self.wrong: str | None = None
-        self._fresh = os.fspath(fresh)
-        self._subject = subject
-        self._keep_aside = keep_aside
-        self._known = known
-        self._item_prefix = item_prefix
-        self._storage = storage
-        self._is_begun = False
+    path: StrPath
+    fresh: StrPath
+    _: KW_ONLY
+    subject: str
+    keep_aside: KeepAside
+    known: Callable[[int], KnownMember | None] | None = None
+    item_prefix: str = ""
+    storage: Storage
+    original: int = field(init=False)
+    wrong: str | None = field(init=False, default=None)
+    _is_begun: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.original = self.storage.open(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +70,7 @@ class RebuiltArchive:
         try:
             self._remove()
         finally:
-            self._storage.close(self.original)
+            self.storage.close(self.original)
 
     def build(self, source: int, tell: Callable[[Problem], None]) -> Rebuilt:
         """Write the members of a damaged archive, sync the new one and read it back; what was written before goes.
@@ -85,39 +83,65 @@ class RebuiltArchive:
             UnsupportedError: the archive is split into volumes.
             OSError: one of the files cannot be read or written.
         """
-        storage = self._storage
+        storage = self.storage
         self._remove()
-        target = storage.create(self._fresh)
+        # Before there is anything to remove: it may be interrupted at any instant.
         self._is_begun = True
+        try:
+            target = storage.create(self.fresh)
+        except FileExistsError:
+            self._is_begun = False
+            raise
         try:
             storage.copy_owner_and_mode(self.original, target)
             work = rebuild(
                 source,
                 target=target,
-                keep_aside=self._keep_aside,
-                subject=self._subject,
-                known=self._known,
-                item_prefix=self._item_prefix,
+                keep_aside=self.keep_aside,
+                subject=self.subject,
+                known=self.known,
+                item_prefix=self.item_prefix,
                 storage=storage,
             )
             rebuilt = run_rebuild(work, tell)
             storage.sync(target)
         finally:
             storage.close(target)
-        wrong = why_wrong(self._fresh, rebuilt.written, source=source, storage=storage) if rebuilt.members else None
+        wrong = why_wrong(self.fresh, rebuilt.written, source=source, storage=storage) if rebuilt.members else None
         self.wrong = wrong
         return rebuilt
 
+    def build_by_zip(self, folder: StrPath, tell: Callable[[Problem], None]) -> tuple[Rebuilt | None, str]:
+        """Let ``zip -FF`` try, in ``folder``; what it makes is scanned, and checked, like the archive itself.
+
+        Returns:
+            what came of it, ``None`` where ``zip`` has made nothing; and why it could not be tried, if so.
+
+        Raises:
+            UnsupportedError, OSError: as of `build`.
+        """
+        try:
+            fixed = info_zip.fix(self.path, folder, storage=self.storage)
+        except UnsupportedError as error:
+            return None, str(error)
+        if fixed is None:
+            return None, ""
+        try:
+            with opened(fixed, self.storage) as descriptor:
+                return self.build(descriptor, tell), ""
+        finally:
+            self.storage.unlink(fixed)
+
     def install(self, path: StrPath) -> None:
         """Give the new archive its name, whatever has it now."""
-        self._storage.rename(self._fresh, path)
+        self.storage.rename(self.fresh, path)
         self._is_begun = False
-        self._storage.sync_directory(os.path.dirname(path))
+        self.storage.sync_directory(os.path.dirname(path))
 
     def _remove(self) -> None:
         if self._is_begun:
             with contextlib.suppress(FileNotFoundError):
-                self._storage.unlink(self._fresh)
+                self.storage.unlink(self.fresh)
             self._is_begun = False
 
 

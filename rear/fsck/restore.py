@@ -13,13 +13,12 @@ from dataclasses import replace
 
 from rear.core.layout import Layout, check_inside
 from rear.core.problems import Problem
-from rear.core.storage import Storage, StrPath, opened
-from rear.errors import IndexFormatError, UnfinishedIntentError, UnsupportedError, ZipFormatError
+from rear.core.storage import Storage
+from rear.errors import IndexFormatError, UnfinishedIntentError, ZipFormatError
 from rear.fsck.rebuilt_archive import RebuiltArchive
 from rear.index.index import Index, rows_of
 from rear.journal.intent import intents_of
 from rear.read.view import open_committed
-from rear.salvage import info_zip
 from rear.salvage.rebuilt_names import KnownMember
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
@@ -56,7 +55,9 @@ class Restoration:
         """
         path, reason = self._layout.archive(archive), mendable[0].detail
         check_inside(self._layout, path)
-        self._check_no_intent(archive)
+        # The undo of a merge that waits for it would write the old end into the new archive.
+        if intents_of(self._layout, archive, storage=self._storage):
+            raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
         fresh = fresh_path(self._layout.intent(archive, self._leadership.name))
         self._storage.make_directories(fresh.parent)
         known = _known(Index.open(self._layout, archive, storage=self._storage))
@@ -72,7 +73,7 @@ class Restoration:
         ) as new:
             members = new.build(new.original, problems.append).members
             if not members:
-                problems, members = self._build_by_zip(archive, path, new)
+                problems, members = self._build_by_zip(archive, new)
             if not members:
                 return [*problems, Problem("archive-not-a-zip", archive, reason, "left")]
             if new.wrong is not None:
@@ -83,27 +84,16 @@ class Restoration:
         done = [replace(problem, outcome="repaired", lost_and_found=item) for problem in mendable]
         return done + problems + self._missing(archive, known, problems)
 
-    def _check_no_intent(self, archive: str) -> None:
-        """Refuse while a merge waits to be undone: its undo would write the old end into the new archive."""
-        if intents_of(self._layout, archive, storage=self._storage):
-            raise UnfinishedIntentError(f"a merge into {archive} could not be brought to an end; that comes first")
-
-    def _build_by_zip(self, archive: str, path: StrPath, new: RebuiltArchive) -> tuple[list[Problem], int]:
-        """Let ``zip -FF`` try; what it makes is scanned, and checked, like the archive itself."""
+    def _build_by_zip(self, archive: str, new: RebuiltArchive) -> tuple[list[Problem], int]:
         problems: list[Problem] = []
         with tempfile.TemporaryDirectory(prefix="rear-fsck-") as folder:
-            try:
-                fixed = info_zip.fix(path, folder, storage=self._storage)
-            except UnsupportedError as error:
-                return [Problem("archive-not-a-zip", archive, str(error), "noted")], 0
-            if fixed is None:
-                return [Problem("archive-not-a-zip", archive, "zip -FF made nothing of it either", "noted")], 0
-            with opened(fixed, self._storage) as descriptor:
-                members = new.build(descriptor, problems.append).members
-        if members:
-            detail = f"zip -FF found {members:,} members that pass all checks"
+            rebuilt, lack = new.build_by_zip(folder, problems.append)
+        if rebuilt is None:
+            return [Problem("archive-not-a-zip", archive, lack or "zip -FF made nothing of it either", "noted")], 0
+        if rebuilt.members:
+            detail = f"zip -FF found {rebuilt.members:,} members that pass all checks"
             problems.append(Problem("archive-repaired-by-zip", archive, detail, "repaired"))
-        return problems, members
+        return problems, rebuilt.members
 
     def _missing(self, archive: str, known: dict[int, KnownMember], problems: list[Problem]) -> list[Problem]:
         """Make the index again, and name the members that only the old one knows."""

@@ -19,6 +19,7 @@ from rear.index.segment import PART_SUFFIX, parse_segment_name
 from rear.scavenger.claims import RESCUE_SUFFIX
 from rear.scavenger.copy_tasks import PERMIT_SUFFIX, REGISTRATION_SUFFIX
 
+_INTENT_SUFFIXES: Final = (".intent", ".planning", ".archive", PERMIT_SUFFIX, REGISTRATION_SUFFIX)
 _FRESH: Final = re.compile(r".+\.[0-9a-f]{12}\.new\Z")
 """What `Storage.replace` and others write before they rename it."""
 
@@ -46,18 +47,16 @@ class _Strays:
         self._layout = layout
         self._repair = repair
         self._storage = storage
-        #: Each folder with what belongs into it. The inbox is not here: a scavenge tells of what it does not know.
-        self._expected: dict[Path, Callable[[str], bool]] = {
-            layout.state: _STATE_NAMES.__contains__,
-            layout.intents: lambda name: name.endswith(
-                (".intent", ".planning", ".archive", PERMIT_SUFFIX, REGISTRATION_SUFFIX)
-            ),
-            layout.terms: str.isdecimal,
-            layout.reports: lambda name: name.endswith(".json"),
-        }
 
     def unknown(self) -> Iterator[Problem]:
-        for folder, is_expected in self._expected.items():
+        # The inbox is not here: a scavenge tells of what it does not know.
+        expected: dict[Path, Callable[[str], bool]] = {
+            self._layout.state: _STATE_NAMES.__contains__,
+            self._layout.intents: lambda name: name.endswith(_INTENT_SUFFIXES),
+            self._layout.terms: str.isdecimal,
+            self._layout.reports: lambda name: name.endswith(".json"),
+        }
+        for folder, is_expected in expected.items():
             for name in self._storage.names(folder):
                 if not is_expected(name) and not _FRESH.match(name):
                     yield Problem("stray-file", self._subject(folder / name), "rear gives no such name", "noted")
@@ -121,18 +120,6 @@ class _Strays:
 
 
 _STATE_NAMES: Final = frozenset(
-    {
-        "claims",
-        "config.toml",
-        "flush",
-        "graveyard",
-        "inbox",
-        "index",
-        "intents",
-        "lock",
-        "lost+found",
-        "observations",
-        "reports",
-        "terms",
-    }
-)
+    ("claims", "config.toml", "flush", "graveyard", "inbox", "index", "intents", "lock", "lost+found",
+     "observations", "reports", "terms")
+)  # fmt: skip

@@ -16,7 +16,7 @@ import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
 from rear.core.records import Metadata
@@ -77,6 +77,11 @@ COLUMNS: Final = {
 }
 NOT_NULL: Final = ("name", "target_start", "size", "compressed_size", "method", "crc")
 TEXT_POSITIONS: Final = tuple(position for position, kind in enumerate(COLUMNS.values()) if kind is str)
+SEGMENT_COLUMNS: Final = {
+    "number": int, "id": str, "archive": str, "fingerprint": str, "members": int, "removed": int, "created_ns": int,
+}  # fmt: skip
+"""What a segment says of itself, in the one row of its table ``segment``."""
+BELOW_COLUMNS: Final = {"number": int, "id": str}
 METADATA_POSITION: Final = IndexRow._fields.index("metadata")
 
 
@@ -173,3 +178,19 @@ def connect(database: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+class Connected:
+    """What reads or writes one segment, and closes its connection at the end of a block."""
+
+    _connection: sqlite3.Connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()

@@ -12,13 +12,13 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from rear.core.storage import LOCAL, Storage
 from rear.errors import FutureVersionError, IndexFormatError
 from rear.index.segment import (
     APPLICATION_ID,
+    BELOW_COLUMNS,
     BELOW_LIMIT,
     COLUMNS,
     INTEGER_LIMIT,
@@ -26,8 +26,10 @@ from rear.index.segment import (
     NOT_NULL,
     READ_ERRORS,
     SCHEMA_VERSION,
+    SEGMENT_COLUMNS,
     TEXT_POSITIONS,
     Below,
+    Connected,
     IndexRow,
     OriginKey,
     Segment,
@@ -142,15 +144,13 @@ def _read_segment(connection: sqlite3.Connection, path: Path) -> Segment:
         or [column[1] for column in connection.execute("PRAGMA table_info(members)")] != list(IndexRow._fields)
     ):
         raise IndexFormatError(f"{path}: not the schema of a segment")
-    found = connection.execute(
-        "SELECT number, id, archive, fingerprint, members, removed, created_ns FROM segment LIMIT 2"
-    ).fetchall()
+    found = connection.execute(f"SELECT {', '.join(SEGMENT_COLUMNS)} FROM segment LIMIT 2").fetchall()
     below = connection.execute("SELECT number, id FROM below ORDER BY number LIMIT ?", (BELOW_LIMIT + 1,)).fetchall()
     if len(found) != 1 or len(below) > BELOW_LIMIT:
         raise IndexFormatError(f"{path}: {len(found)} descriptions, {len(below)} segments below")
     (values,) = found
-    if list(map(type, values)) != [int, str, str, str, int, int, int] or any(
-        list(map(type, pair)) != [int, str] for pair in below
+    if list(map(type, values)) != list(SEGMENT_COLUMNS.values()) or any(
+        list(map(type, pair)) != list(BELOW_COLUMNS.values()) for pair in below
     ):
         raise IndexFormatError(f"{path}: the description has values of other types")
     number, identity, archive, fingerprint, members, removed, created_ns = values
@@ -161,7 +161,7 @@ def _read_segment(connection: sqlite3.Connection, path: Path) -> Segment:
     return Segment(path, number, identity, archive, fingerprint, members, removed, created_ns, older)
 
 
-class SegmentReader:
+class SegmentReader(Connected):
     """Reads the rows of one segment that still count.
 
     Args:
@@ -192,18 +192,6 @@ class SegmentReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> SegmentReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def _hide(self, other: Segment) -> None:
         if not self._hidden:
@@ -268,53 +256,40 @@ class SegmentReader:
 
     def find_origins(self, keys: Iterable[OriginKey]) -> dict[OriginKey, IndexRow]:
         """Return the last row of each member of these origins; reads the whole segment."""
+        wanted = [
+            (sequence, stored(host), stored(worker))
+            for host, worker, sequence in keys
+            if 0 <= sequence <= INTEGER_LIMIT
+        ]
+        return {
+            (row.host, row.worker, row.sequence): row
+            for row in self._rows_of(("sequence", "host", "worker"), wanted)
+            if row.host is not None and row.worker is not None and row.sequence is not None
+        }
+
+    def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
+        """Return the last row of each member that was made of these sources; reads the whole segment."""
+        wanted = [(stored(source), size, mtime_ns) for source, size, mtime_ns in keys if size <= INTEGER_LIMIT]
+        return {
+            (row.source, row.size, row.mtime_ns): row
+            for row in self._rows_of(("source", "size", "mtime_ns"), wanted)
+            if row.source is not None and row.mtime_ns is not None
+        }
+
+    def _rows_of(self, columns: tuple[str, ...], wanted: list[tuple[Any, ...]]) -> Iterator[IndexRow]:
+        """Yield the rows that have wanted values in these columns."""
+        # With the types of `members`: between columns of different affinity SQLite uses no index.
+        typed = ", ".join(f"{name} {'TEXT' if COLUMNS[name] is str else 'INTEGER'}" for name in columns)
+        places = ", ".join("?" * len(columns))
         try:
-            # With the types of `members`: between columns of different affinity SQLite uses no index.
+            self._connection.execute("DROP TABLE IF EXISTS temp.wanted")
             self._connection.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS wanted (sequence INTEGER, host TEXT, worker TEXT,"
-                " PRIMARY KEY (sequence, host, worker)) WITHOUT ROWID"
+                f"CREATE TEMP TABLE wanted ({typed}, PRIMARY KEY ({', '.join(columns)})) WITHOUT ROWID"
             )
-            self._connection.execute("DELETE FROM wanted")
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO wanted VALUES (?, ?, ?)",
-                [(key[2], stored(key[0]), stored(key[1])) for key in keys if 0 <= key[2] <= INTEGER_LIMIT],
-            )
+            self._connection.executemany(f"INSERT OR IGNORE INTO wanted VALUES ({places})", wanted)
             self._connection.commit()
         except READ_ERRORS as error:
             raise translated(error, self._segment.path) from error
         # CROSS JOIN keeps the order: members are read once, in sequence.
-        sql = (
-            f"SELECT {_SELECTED} FROM members CROSS JOIN wanted ON wanted.sequence = members.sequence"
-            f" AND wanted.host = members.host AND wanted.worker = members.worker WHERE 1{self._hidden}"
-        )
-        found = {}
-        for row in self._rows(sql):
-            if row.host is not None and row.worker is not None and row.sequence is not None:
-                found[row.host, row.worker, row.sequence] = row
-        return found
-
-    def find_sources(self, keys: Iterable[SourceKey]) -> dict[SourceKey, IndexRow]:
-        """Return the last row of each member that was made of these sources; reads the whole segment."""
-        try:
-            # As in `find_origins`.
-            self._connection.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS wanted_sources (source TEXT, size INTEGER, mtime_ns INTEGER,"
-                " PRIMARY KEY (source, size, mtime_ns)) WITHOUT ROWID"
-            )
-            self._connection.execute("DELETE FROM wanted_sources")
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO wanted_sources VALUES (?, ?, ?)",
-                [(stored(source), size, mtime_ns) for source, size, mtime_ns in keys if size <= INTEGER_LIMIT],
-            )
-            self._connection.commit()
-        except READ_ERRORS as error:
-            raise translated(error, self._segment.path) from error
-        sql = (
-            f"SELECT {_SELECTED} FROM members CROSS JOIN wanted_sources AS wanted ON wanted.source = members.source"
-            f" AND wanted.size = members.size AND wanted.mtime_ns = members.mtime_ns WHERE 1{self._hidden}"
-        )
-        found = {}
-        for row in self._rows(sql):
-            if row.source is not None and row.mtime_ns is not None:
-                found[row.source, row.size, row.mtime_ns] = row
-        return found
+        same = " AND ".join(f"wanted.{name} = members.{name}" for name in columns)
+        yield from self._rows(f"SELECT {_SELECTED} FROM members CROSS JOIN wanted ON {same} WHERE 1{self._hidden}")

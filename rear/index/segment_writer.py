@@ -8,19 +8,21 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from rear.errors import IndexFormatError
 from rear.index.segment import (
     APPLICATION_ID,
+    BELOW_COLUMNS,
     COLUMNS,
     INTEGER_LIMIT,
     METADATA_POSITION,
     NOT_NULL,
     READ_ERRORS,
     SCHEMA_VERSION,
+    SEGMENT_COLUMNS,
     TEXT_POSITIONS,
+    Connected,
     IndexRow,
     MemberKey,
     Segment,
@@ -64,7 +66,7 @@ def _need_no_conversion(columns: Sequence[Sequence[Any]]) -> bool:
     )
 
 
-class SegmentWriter:
+class SegmentWriter(Connected):
     """Builds one segment as a file on local disk.
 
     Args:
@@ -101,33 +103,10 @@ class SegmentWriter:
     def _create_tables(self) -> None:
         self._database.create_table("members", COLUMNS, not_null=NOT_NULL)
         self._database.create_table("removed", {"name": str, "target_start": int})
-        self._database.create_table("below", {"number": int, "id": str})
-        self._database.create_table(
-            "segment",
-            {
-                "number": int,
-                "id": str,
-                "archive": str,
-                "fingerprint": str,
-                "members": int,
-                "removed": int,
-                "created_ns": int,
-            },
-        )
+        self._database.create_table("below", BELOW_COLUMNS)
+        self._database.create_table("segment", SEGMENT_COLUMNS)
         self._connection.execute("CREATE TEMP TABLE gone (name TEXT, target_start INTEGER, last_rowid INTEGER)")
         self._connection.commit()
-
-    def __enter__(self) -> SegmentWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def _count(self, table: str) -> int:
         (count,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()

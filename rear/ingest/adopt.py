@@ -18,11 +18,11 @@ from typing import Final
 from rear.core.layout import Layout
 from rear.core.names import Target, split_into
 from rear.core.problems import CATALOG
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, created, opened
 from rear.errors import NotAZipError, RearError, SourceError
 from rear.events import Collected, Event, Refused
 from rear.ingest.adopted_zip import AdoptedMember, AdoptedZip, MemberTargets
-from rear.ingest.committed import CommittedArchives, HeldMember, Members
+from rear.ingest.held_members import CommittedArchives, HeldMember, Members
 from rear.ingest.merging import Merging, base_to_fill, check_seconds
 from rear.ingest.zip_payload import OpenZip, payload_of_member
 from rear.read.view import open_committed
@@ -164,11 +164,7 @@ class _Adoption:
 
     def _salvage(self, source: AdoptedZip, path: str) -> Iterator[Event]:
         """Write what is whole in a Zip without directory to another one, which has one."""
-        with ExitStack() as stack:
-            descriptor = self._storage.open(source.name)
-            stack.callback(self._storage.close, descriptor)
-            target = self._storage.create(path)
-            stack.callback(self._storage.close, target)
+        with opened(source.name, self._storage) as descriptor, created(path, self._storage) as target:
             for problem in rebuild(
                 descriptor, target=target, keep_aside=None, subject=source.name, storage=self._storage
             ):
@@ -271,12 +267,7 @@ class _Adoption:
 
 
 class _Copies:
-    """Members that are copied to temp archives of this process, from one time that all is merged to the next.
-
-    Args:
-        layout: the base.
-        storage: the file system.
-    """
+    """Members that are copied to temp archives of this process, from one time that all is merged to the next."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
@@ -302,6 +293,7 @@ class _Copies:
         """
         if self._worker is None:
             self._worker = Worker(self._layout, storage=self._storage)
+        self._worker.check_owner(member.target.archive)
         origin = archive.origin(entry)
         self._worker.append(
             member.target,

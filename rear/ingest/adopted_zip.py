@@ -16,7 +16,7 @@ from rear.core.storage import Storage
 from rear.errors import SourceError, UsageError
 from rear.events import Adopted, Refused
 from rear.index.index import IndexRow
-from rear.ingest.committed import HeldMember
+from rear.ingest.held_members import HeldMember
 from rear.ingest.zip_payload import OpenZip, mode_of
 from rear.scavenger.rollover import rolled_over_from
 from rear.zip.headers import CentralEntry

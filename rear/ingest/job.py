@@ -97,6 +97,7 @@ class Job:
         self._fs = RearFs(base, compression=compression)
         self._fs.pickup("/", f"{folder}/run.json", metadata=self._metadata).discard()
         self._own_output = output is None
+        self._failures: list[RearError | OSError] = []
         self._spool = ""
         self._output = output and os.path.abspath(output)
 
@@ -115,10 +116,9 @@ class Job:
         LOCAL.make_directories(self._output)
         started = time.time()
         self._describe(started)
-        failures: list[RearError | OSError] = []
         with _Forwarding() as forwarding:
             try:
-                status = self._execute(forwarding, failures)
+                status = self._execute(forwarding)
             except OSError:
                 # Of what cannot be started there is nothing to keep.
                 self._clear()
@@ -127,11 +127,11 @@ class Job:
                 self._describe(started, status)
             except OSError as error:
                 # The base may have room where the local disk has none.
-                failures.append(error)
-            self._archive(status, failures)
-        return JobEnd(status, failures, self._spool if os.path.isdir(self._spool) else None)
+                self._failures.append(error)
+            self._archive(status)
+        return JobEnd(status, self._failures, self._spool if os.path.isdir(self._spool) else None)
 
-    def _execute(self, forwarding: _Forwarding, failures: list[RearError | OSError]) -> int:
+    def _execute(self, forwarding: _Forwarding) -> int:
         with io.FileIO(f"{self._spool}/stdout", "wb") as stdout, io.FileIO(f"{self._spool}/stderr", "wb") as stderr:
             process = subprocess.Popen(
                 self._command,
@@ -153,11 +153,11 @@ class Job:
                 try:
                     _copy(process, sinks)
                 except OSError as error:
-                    failures.append(error)
+                    self._failures.append(error)
             # Where it was not copied to its end, a command that goes on printing is ended by SIGPIPE.
             process.wait()
             forwarding.end()
-        failures += filter(None, (sink.failure for sink in sinks.values()))
+        self._failures += filter(None, (sink.failure for sink in sinks.values()))
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def _terminal(self, descriptor: int) -> io.FileIO | None:
@@ -182,30 +182,28 @@ class Job:
             json.dump(description, file, ensure_ascii=True, indent=2)
             file.write("\n")
 
-    def _archive(self, status: int, failures: list[RearError | OSError]) -> None:
+    def _archive(self, status: int) -> None:
         metadata: Metadata = {**self._metadata, "exit_status": str(status)}
         output = str(self._output)
         try:
             with self._fs:
                 for name in ("stdout", "stderr"):
-                    self._pick_up(f"{self._spool}/{name}", name, metadata, failures)
+                    self._pick_up(f"{self._spool}/{name}", name, metadata)
                 if os.path.isdir(output) and any(os.scandir(output)):
-                    self._pick_up(output, "output", metadata, failures, keep=not self._own_output)
-                if not failures:
+                    self._pick_up(output, "output", metadata, keep=not self._own_output)
+                if not self._failures:
                     # Last: who sees it knows that nothing is missing.
-                    self._pick_up(f"{self._spool}/run.json", "run.json", metadata, failures)
+                    self._pick_up(f"{self._spool}/run.json", "run.json", metadata)
         except (RearError, OSError) as error:
-            failures.append(error)
-        if not failures:
+            self._failures.append(error)
+        if not self._failures:
             self._clear(keep_files=True)
 
-    def _pick_up(
-        self, source: str, name: str, metadata: Metadata, failures: list[RearError | OSError], *, keep: bool = False
-    ) -> None:
+    def _pick_up(self, source: str, name: str, metadata: Metadata, *, keep: bool = False) -> None:
         try:
             self._fs.pickup(source, f"{self._folder}/{name}", metadata=metadata, keep=keep).close()
         except (RearError, OSError) as error:
-            failures.append(error)
+            self._failures.append(error)
 
     def _clear(self, *, keep_files: bool = False) -> None:
         """Remove the local folder; with ``keep_files`` only if all files have gone by way of the archive."""

@@ -14,7 +14,7 @@ from typing import Final
 from rear.core.storage import Storage
 from rear.errors import RearError, SourceError
 from rear.events import Event, Refused, SourceDeleted, SourceLeft
-from rear.ingest.committed import HeldMember, Members, SourceIndex
+from rear.ingest.held_members import HeldMember, Members, SourceIndex
 from rear.ingest.source_tree import SourceEntry, SourceTree
 
 CHANGED: Final = "changed while it was swept"
@@ -45,23 +45,17 @@ def remove(
             with index.open_durable(name) as archive:
                 members = Members(archive, [held[source].row for source in sources], storage=storage)
                 for source in sources:
-                    event = _remove(source, held[source], members, tree, storage)
+                    event = _remove(source, held[source], members, tree)
                     if event is not None:
                         yield event
         except (RearError, OSError) as error:
             yield Refused(name, f"{error}; the files that were archived here stay where they are")
 
 
-def _remove(
-    source: SourceEntry, held: HeldMember, members: Members, tree: SourceTree, storage: Storage
-) -> Event | None:
+def _remove(source: SourceEntry, held: HeldMember, members: Members, tree: SourceTree) -> Event | None:
     try:
         _settle(source)
-        descriptor = tree.open(source)
-        try:
-            is_same = members.has(held.row, descriptor)
-        finally:
-            storage.close(descriptor)
+        is_same = members.has(held.row, source, tree)
         if is_same:
             tree.unlink(source)
     except FileNotFoundError:

@@ -11,8 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rear.core.layout import Layout
@@ -84,17 +84,14 @@ class SourceTree:
     def _is_base(self, folder: str) -> bool:
         if folder == self._base or os.path.isdir(os.path.join(folder, STATE)):
             return True
-        try:
+        with suppress(OSError):
             return os.path.samefile(folder, self._base)
-        except OSError:
-            return False
+        return False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leave_folder()
         self._storage.close(self._descriptor)
 
@@ -152,17 +149,13 @@ class SourceTree:
     def _has_state(self, folder: str, descriptor: int) -> bool:
         if self._path(folder) == self._base:
             return True
-        try:
-            status = os.fstat(descriptor)
-            if os.path.samestat(status, os.stat(self._base)):
+        # The base is made with the first file.
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(self._base)):
                 return True
-        except OSError:
-            # The base is made with the first file.
-            pass
-        try:
+        with suppress(OSError):
             return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor, follow_symlinks=False).st_mode)
-        except OSError:
-            return False
+        return False
 
     def _not_listed(self, folder: str, error: OSError) -> Event:
         path = self._path(folder)
@@ -172,8 +165,9 @@ class SourceTree:
 
     # ---- using
 
-    def open(self, source: SourceEntry) -> int:
-        """Open a file to read, and return its descriptor.
+    @contextmanager
+    def opened(self, source: SourceEntry) -> Iterator[int]:
+        """Open a file to read, and close it at the end of the block.
 
         Raises:
             FileNotFoundError: it has gone.
@@ -189,10 +183,9 @@ class SourceTree:
             raise OSError(error.errno, error.strerror, source.path) from None
         try:
             _check_unchanged(source, os.fstat(descriptor))
-        except BaseException:
+            yield descriptor
+        finally:
             self._storage.close(descriptor)
-            raise
-        return descriptor
 
     def unlink(self, source: SourceEntry) -> None:
         """Remove a file if it is still what was found.

@@ -123,7 +123,8 @@ def why_bad(
 
 
 def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
-    if data == _expected_header(append, opened):
+    expected_header = _expected_header(append, opened)
+    if data == expected_header:
         return None
     header = decode_local_header(data)
     found = (header.name, header.method, header.crc, header.compressed_size, header.size, header.length)
@@ -141,7 +142,7 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
     # A member that gets another name gets a new header, made of these.
     if (origin.mtime_ns, origin.mode, origin.metadata) != (append.mtime_ns, append.mode, append.metadata):
         return "time, mode or metadata in the local header are not those in the journal"
-    return None
+    return "no header can hold what the journal says" if expected_header is None else None
 
 
 def _expected_header(append: Append, opened: Open) -> bytes | None:

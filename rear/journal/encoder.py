@@ -12,10 +12,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from rear.core.names import Target
-from rear.core.records import Append, Metadata, Open, Origin
+from rear.core.records import Append, Metadata, Open, origin_of
 from rear.journal.codec import encode_record
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import times_of_second
@@ -29,7 +29,7 @@ from rear.zip.headers import (
 )
 from rear.zip.origin import origin_constants
 from rear.zip.payload import Payload
-from rear.zip.structures import LIMIT_32
+from rear.zip.structures import LIMIT_32, ORIGIN_NUMBERS
 
 #: As `encode_record` writes it; formatted as bytes it takes a third less time than as text.
 _NUMBERS: Final = b'{"kind":"append","sequence":%d,"source_start":0,"source_end":%d,"offset":%d,"length":%d,"archive":'
@@ -37,13 +37,28 @@ _MORE_NUMBERS: Final = b',"crc":%d,"compressed_size":%d,"size":%d,"mtime_ns":%d,
 _KINDS_LIMIT: Final = 1_000
 _HEAD: Final = struct.Struct("<10s4s3I2H").pack  # 4.3.7
 _ENTRY: Final = struct.Struct("<12s4s3IH12sI").pack  # 4.3.12
-_ORIGIN_NUMBERS: Final = struct.Struct("<QQqI")  # from the cookie to the mode
-_pack_numbers: Final = _ORIGIN_NUMBERS.pack
+_pack_numbers: Final = ORIGIN_NUMBERS.pack
 _NUMBER: Final = struct.Struct("<I").pack
 
 
 Encoded = tuple[bytes, bytes, bytes]
 """One member: its journal line, its local header and its directory entry."""
+
+
+_Described = tuple[str, int, int, int, int, int, int]
+"""The fields of a `Member`, without the time that it takes to make one."""
+
+
+class Unwritten(Protocol):
+    """A member that is to be written, as a worker keeps it."""
+
+    sequence: int
+    target: Target
+    payload: Payload
+    mtime_ns: int
+    mode: int
+    source: str | None
+    metadata: Metadata | None
 
 
 class _Kind(NamedTuple):
@@ -72,32 +87,23 @@ class Encoder:
         self._dos = self._timestamp = b""
         self._kinds: dict[tuple[str, int, int, bool], _Kind] = {}
 
-    def encode(
-        self,
-        sequence: int,
-        target: Target,
-        payload: Payload,
-        offset: int,
-        mtime_ns: int,
-        mode: int,
-        source: str | None,
-        metadata: Metadata | None,
-    ) -> Encoded:
+    def encode(self, item: Unwritten, offset: int) -> Encoded:
         """Return the bytes of one member that will stand at ``offset`` of the temp archive.
 
         Raises:
             ZipFormatError: its extra area would be too long.
         """
-        method, crc, compressed_size, size = payload.method, payload.crc, payload.compressed_size, payload.size
-        archive, name = target
+        payload, (archive, name) = item.payload, item.target
+        crc, compressed_size, size, mtime_ns = payload.crc, payload.compressed_size, payload.size, item.mtime_ns
+        described = name, payload.method, crc, compressed_size, size, mtime_ns, item.mode
         found = None
-        if source is None and metadata is None and offset < LIMIT_32:
-            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+        if item.source is None and item.metadata is None and offset < LIMIT_32:
+            found = self._header(item.sequence, archive, described)
         if found is None:
-            return self._encode_any(sequence, target, payload, offset, mtime_ns, mode, source, metadata)
+            return self._encode_any(item, Member._make(described), offset)
         header, encoded_name, kind = found
         length, text = len(header) + compressed_size, encode_basestring(name).encode()
-        record = kind.record % (sequence, size, offset, length, text, crc, compressed_size, size, mtime_ns)
+        record = kind.record % (item.sequence, size, offset, length, text, crc, compressed_size, size, mtime_ns)
         entry = _ENTRY(
             kind.central_head, self._dos, crc, compressed_size, size, len(encoded_name), kind.central_tail, offset
         )
@@ -109,30 +115,17 @@ class Encoder:
         Raises:
             ZipFormatError: its extra area would be too long.
         """
-        sequence, source, _, _, _, _, archive, name, method, crc, compressed_size, size, mtime_ns, mode, metadata = (
-            append
-        )
-        if source is None and metadata is None:
-            found = self._header(sequence, archive, name, method, crc, compressed_size, size, mtime_ns, mode)
+        if append.source is None and append.metadata is None:
+            found = self._header(append.sequence, append.archive, append[7:14])
             if found is not None:
                 return found[0]
-        return encode_local_header(member_of(append), self._origin(sequence, archive, mtime_ns, mode, source, metadata))
+        return encode_local_header(member_of(append), origin_of(self._opened, append))
 
-    def _header(
-        self,
-        sequence: int,
-        archive: str,
-        name: str,
-        method: int,
-        crc: int,
-        compressed_size: int,
-        size: int,
-        mtime_ns: int,
-        mode: int,
-    ) -> tuple[bytes, bytes, _Kind] | None:
+    def _header(self, sequence: int, archive: str, described: _Described) -> tuple[bytes, bytes, _Kind] | None:
         """Return the local header of a member like most, its name and its kind; ``None`` for a member that takes the
         general way.
         """
+        name, method, crc, compressed_size, size, mtime_ns, mode = described
         if (
             size >= LIMIT_32
             or compressed_size >= LIMIT_32
@@ -166,37 +159,19 @@ class Encoder:
         self._kinds[archive, method, mode, is_ascii] = kind = _Kind(
             b'%b%b,"name":%%b,"method":%d%b%d}' % (_NUMBERS, quoted, method, _MORE_NUMBERS, mode),
             local_constants(method, is_ascii),
-            len(self._timestamp) + len(head) + 4 + _ORIGIN_NUMBERS.size + len(tail),
+            len(self._timestamp) + len(head) + 4 + ORIGIN_NUMBERS.size + len(tail),
             head,
             tail,
             *central_constants(method, is_ascii, mode, len(self._timestamp)),
         )
         return kind
 
-    def _encode_any(
-        self,
-        sequence: int,
-        target: Target,
-        payload: Payload,
-        offset: int,
-        mtime_ns: int,
-        mode: int,
-        source: str | None,
-        metadata: Metadata | None,
-    ) -> Encoded:
-        archive, name = target
-        size, compressed_size = payload.size, payload.compressed_size
-        member = Member(name, payload.method, payload.crc, compressed_size, size, mtime_ns, mode)
-        header = encode_local_header(member, self._origin(sequence, archive, mtime_ns, mode, source, metadata))
-        length = len(header) + compressed_size
-        record = Append(sequence, source, 0, size, offset, length, archive, *member, metadata)
-        return encode_record(record), header, encode_central_entry(member, offset)
-
-    def _origin(
-        self, sequence: int, archive: str, mtime_ns: int, mode: int, source: str | None, metadata: Metadata | None
-    ) -> Origin:
-        opened = self._opened
-        return Origin(opened.cookie, sequence, archive, opened.host, opened.worker, mtime_ns, mode, source, 0, metadata)
+    def _encode_any(self, item: Unwritten, member: Member, offset: int) -> Encoded:
+        size, archive = member.size, item.target.archive
+        append = Append(item.sequence, item.source, 0, size, offset, 0, archive, *member, item.metadata)
+        header = encode_local_header(member, origin_of(self._opened, append))
+        record = encode_record(append._replace(length=len(header) + member.compressed_size))
+        return record, header, encode_central_entry(member, offset)
 
 
 def central_entries(appends: Sequence[Append], offsets: Sequence[int]) -> list[bytes] | None:

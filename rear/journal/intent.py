@@ -66,34 +66,37 @@ class Intent:
     process: Process | None = None
 
 
+class Begin(NamedTuple):
+    """What the first record of an intent says of a merge.
+
+    ``archive`` is relative to the base, ``leader`` who merges, in ``process``; ``old`` is where the archive's directory
+    stands, ``None`` when there is no archive yet. ``permit`` is the name of the file without which no executor copies
+    for this merge; ``None`` when none does.
+    """
+
+    archive: str
+    leader: str
+    old: Directory | None
+    process: Process | None = None
+    permit: str | None = None
+
+
 def write_intent(
-    path: Path,
-    *,
-    archive: str,
-    leader: str,
-    old: Directory | None,
-    archive_descriptor: int | None,
-    moves: Iterable[Move],
-    process: Process | None = None,
-    permit: str | None = None,
-    storage: Storage = LOCAL,
+    path: Path, begin: Begin, moves: Iterable[Move], *, archive_descriptor: int | None, storage: Storage = LOCAL
 ) -> JournalWriter:
     """Write an intent up to its ``planned`` record and bring it to stable storage; return its open file for the commit.
 
     Args:
         path: of the intent; its folder exists, the file does not.
-        archive: the final archive, relative to the base.
-        leader: who merges.
-        old: where the archive's directory stands; ``None`` when there is no archive yet.
-        archive_descriptor: the open archive, for the bytes to keep; ``None`` with ``old``.
+        begin: what its first record says.
         moves: what is to be merged.
-        process: in which the leader runs.
-        permit: name of the file without which no executor copies for this merge; ``None`` when none does.
+        archive_descriptor: the open archive, for the bytes to keep; ``None`` with ``begin.old``.
         storage: the file system.
 
     Raises:
         OSError: it could not be written; the archive is untouched.
     """
+    archive, leader, old, process, permit = begin
     unfinished = path.with_suffix(UNFINISHED_SUFFIX)
     descriptor = storage.create(unfinished)
     try:
@@ -104,7 +107,7 @@ def write_intent(
             else 0
         )
         writer = JournalWriter(descriptor, storage=storage)
-        begin = {
+        record = {
             "kind": "begin",
             "format_version": 1 if permit is None else 2,
             "archive": archive,
@@ -115,7 +118,7 @@ def write_intent(
             "tail_crc": tail_crc,
             **({} if permit is None else {"permit": permit}),
         }
-        writer.write(encode_line(begin))
+        writer.write(encode_line(record))
         if old is not None and archive_descriptor is not None:
             storage.copy_range(
                 archive_descriptor, descriptor, source_start=old.offset, target_start=writer.length, length=tail_length

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Final, NamedTuple
@@ -74,51 +74,39 @@ class NamePattern:
         return ("1", []) if glob == "*" else (f"{column} GLOB ?", [glob])
 
 
-class Query:
-    """What is looked for; all that is given has to hold. See `find`."""
+class Query(NamedTuple):
+    """What is looked for; all that is given has to hold. See `find`; ``texts`` are patterns by column of the index."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        host: str | None,
-        worker: str | None,
-        source: str | None,
-        changed_since: datetime | None,
-        larger_bytes: int | None,
-        smaller_bytes: int | None,
-        metadata: Mapping[str, str | None],
-    ) -> None:
-        self._names = [NamePattern(name) for name in names]
-        given = {"host": host, "worker": worker, "source": source}
-        self._texts = {column: NamePattern(text) for column, text in given.items() if text is not None}
-        self._since_ns = None if changed_since is None else _time_ns(changed_since)
-        self._larger_bytes, self._smaller_bytes = larger_bytes, smaller_bytes
-        self._metadata = dict(metadata)
+    names: list[NamePattern]
+    texts: dict[str, NamePattern]
+    since_ns: int | None
+    larger_bytes: int | None
+    smaller_bytes: int | None
+    metadata: dict[str, str | None]
 
     def condition(self) -> tuple[str, list[str | int]]:
         """Return an SQL condition that all members fulfil that are meant."""
         conditions: list[str] = []
         parameters: list[str | int] = []
-        names = [name.condition("name") for name in self._names]
+        names = [name.condition("name") for name in self.names]
         if names and len(names) <= _NARROWING_LIMIT and ("1", []) not in names:
             # As a list of its own: all of it can be answered from the index on names, a third of the table.
             some = " OR ".join(condition for condition, _ in names)
             conditions.append(f"members.rowid IN (SELECT rowid FROM members WHERE {some})")
             parameters += [value for _, values in names for value in values]
-        for column, pattern in self._texts.items():
+        for column, pattern in self.texts.items():
             condition, values = pattern.condition(f"members.{column}")
             conditions.append(f"members.{column} IS NOT NULL AND {condition}")
             parameters += values
         for condition, limit in (
-            ("members.size > ?", self._larger_bytes),
-            ("members.size < ?", self._smaller_bytes),
-            ("members.mtime_ns >= ?", self._since_ns),
+            ("members.size > ?", self.larger_bytes),
+            ("members.size < ?", self.smaller_bytes),
+            ("members.mtime_ns >= ?", self.since_ns),
         ):
             if limit is not None:
                 conditions.append(condition)
                 parameters.append(max(-(1 << 63), min(limit, (1 << 63) - 1)))
-        for key, value in self._metadata.items():
+        for key, value in self.metadata.items():
             conditions.append("members.metadata IS NOT NULL")
             for text in (key, value):
                 # What JSON never escapes stands in it as it is, be it a text there or a number.
@@ -129,12 +117,12 @@ class Query:
 
     def accepts_name(self, name: str) -> bool:
         """Whether a name is meant; the rest of the member is not known yet."""
-        return not self._names or any(pattern.matches(name) for pattern in self._names)
+        return not self.names or any(pattern.matches(name) for pattern in self.names)
 
     def accepts_size(self, size: int) -> bool:
         """Whether a size in bytes is meant."""
-        return (self._larger_bytes is None or size > self._larger_bytes) and (
-            self._smaller_bytes is None or size < self._smaller_bytes
+        return (self.larger_bytes is None or size > self.larger_bytes) and (
+            self.smaller_bytes is None or size < self.smaller_bytes
         )
 
     def accepts(self, row: IndexRow) -> bool:
@@ -142,13 +130,13 @@ class Query:
         return (
             self.accepts_name(row.name)
             and self.accepts_size(row.size)
-            and (self._since_ns is None or (row.mtime_ns is not None and row.mtime_ns >= self._since_ns))
-            and (not self._texts or self._has_texts(row))
-            and (not self._metadata or all(self._has_metadata(row, *item) for item in self._metadata.items()))
+            and (self.since_ns is None or (row.mtime_ns is not None and row.mtime_ns >= self.since_ns))
+            and (not self.texts or self._has_texts(row))
+            and (not self.metadata or all(self._has_metadata(row, *item) for item in self.metadata.items()))
         )
 
     def _has_texts(self, row: IndexRow) -> bool:
-        found = ((pattern, getattr(row, column)) for column, pattern in self._texts.items())
+        found = ((pattern, getattr(row, column)) for column, pattern in self.texts.items())
         return all(text is not None and pattern.matches(text) for pattern, text in found)
 
     @staticmethod
@@ -279,16 +267,13 @@ def find(
         UsageError: a pattern is none.
         OSError: while it is gone through: the base cannot be read.
     """
-    names = [pattern] if isinstance(pattern, str) else list(pattern)
+    texts = {"host": host, "worker": worker, "source": source}
     query = Query(
-        names,
-        host=host,
-        worker=worker,
-        source=source,
-        changed_since=changed_since,
-        larger_bytes=larger_bytes,
-        smaller_bytes=smaller_bytes,
-        metadata=metadata or {},
+        [NamePattern(name) for name in ([pattern] if isinstance(pattern, str) else pattern)],
+        {column: NamePattern(text) for column, text in texts.items() if text is not None},
+        None if changed_since is None else _time_ns(changed_since),
+        larger_bytes,
+        smaller_bytes,
+        dict(metadata or {}),
     )
-    place = os.fspath(base)
-    return Search(place, None if archive is None else NamePattern(archive), query)
+    return Search(os.fspath(base), None if archive is None else NamePattern(archive), query)

@@ -11,8 +11,9 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from typing import IO, Any, Final, NamedTuple, Self
+from typing import IO, Any, Final, NamedTuple, Self, TypedDict, Unpack
 
 from rear.core.layout import Layout
 from rear.core.names import Target
@@ -136,15 +137,16 @@ def open_archive(path: StrPath, *, storage: Storage = LOCAL) -> ArchiveReader:
     return ArchiveReader(open_committed(path, storage=storage))
 
 
+class TextOptions(TypedDict, total=False):
+    """How a member is read as text; as for `open`."""
+
+    encoding: str | None
+    errors: str | None
+    newline: str | None
+
+
 def open_written(
-    layout: Layout,
-    target: Target,
-    mode: str,
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
-    storage: Storage = LOCAL,
+    layout: Layout, target: Target, mode: str, *, storage: Storage = LOCAL, **text: Unpack[TextOptions]
 ) -> IO[Any]:
     """Open a member of a base, committed or on its way.
 
@@ -152,10 +154,8 @@ def open_written(
         layout: the base.
         target: final archive and name.
         mode: ``rb`` or ``r``, as for `ArchiveReader.open`.
-        encoding: see there.
-        errors: see there.
-        newline: see there.
         storage: the file system.
+        text: see there.
 
     Raises:
         FileNotFoundError: nobody has acknowledged such a member.
@@ -164,25 +164,20 @@ def open_written(
     _check_mode(mode)
     # A member may be merged between the look at the archive and the look at what waits.
     for _ in range(_TRIES):
-        stream = _open_committed(layout, target, storage) or _open_pending(layout, target, storage)
+        stream = None
+        with suppress(FileNotFoundError, MemberNotFoundError):
+            stream = _open_in(layout.archive(target.archive), target.name, storage)
+        stream = stream or _open_pending(layout, target, storage)
         if stream is not None:
-            return _wrapped(stream, mode, encoding, errors, newline)
+            return _wrapped(stream, mode, **text)
     path = str(layout.base / target.archive / target.name)
     raise FileNotFoundError(errno.ENOENT, "no such member, neither in the archive nor on its way to it", path)
 
 
-def open_in_archive(
-    path: StrPath,
-    name: str,
-    mode: str = "rb",
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
-) -> IO[Any]:
+def open_in_archive(path: StrPath, name: str, mode: str = "rb", **text: Unpack[TextOptions]) -> IO[Any]:
     """Open one member of an archive; arguments and errors are those of `open_archive` and `ArchiveReader.open`."""
     _check_mode(mode)
-    return _wrapped(_open_in(path, name, LOCAL), mode, encoding, errors, newline)
+    return _wrapped(_open_in(path, name, LOCAL), mode, **text)
 
 
 def _open_in(path: StrPath, name: str, storage: Storage) -> _MemberStream:
@@ -192,13 +187,6 @@ def _open_in(path: StrPath, name: str, storage: Storage) -> _MemberStream:
     except BaseException:
         archive.close()
         raise
-
-
-def _open_committed(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
-    try:
-        return _open_in(layout.archive(target.archive), target.name, storage)
-    except (FileNotFoundError, MemberNotFoundError):
-        return None
 
 
 def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberStream | None:
@@ -341,7 +329,9 @@ def _check_mode(mode: str) -> None:
         raise UsageError(f"mode {mode!r}: a member is read with 'r' or 'rb'")
 
 
-def _wrapped(raw: _MemberStream, mode: str, encoding: str | None, errors: str | None, newline: str | None) -> IO[Any]:
+def _wrapped(
+    raw: _MemberStream, mode: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None
+) -> IO[Any]:
     buffered = io.BufferedReader(raw, 1 << 16)
     if "b" in mode:
         if (encoding, errors, newline) != (None, None, None):

@@ -70,12 +70,7 @@ class Patterns:
 
     @staticmethod
     def _compile(pattern: str) -> re.Pattern[str]:
-        if pattern.endswith("/"):
-            below = "/.*"
-        elif _WILDCARD.search(pattern):
-            below = "/?"
-        else:
-            below = "(?:/.*)?"
+        below = "/.*" if pattern.endswith("/") else "/?" if has_wildcard(pattern) else "(?:/.*)?"
         try:
             return re.compile(translate(pattern.rstrip("/")) + below, re.DOTALL)
         except re.error as error:

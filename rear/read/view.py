@@ -146,13 +146,8 @@ def _copy_tail(source: int, directory: Directory, start: int | None, storage: St
     else:
         snapshot = tempfile.TemporaryFile(prefix="rear-", buffering=0)
     try:
-        storage.copy_range(
-            source,
-            snapshot.fileno(),
-            source_start=directory.offset if start is None else start,
-            target_start=0,
-            length=length,
-        )
+        start = directory.offset if start is None else start
+        storage.copy_range(source, snapshot.fileno(), source_start=start, target_start=0, length=length)
     except BaseException:
         snapshot.close()
         raise
@@ -215,9 +210,12 @@ def _open_merge(path: Path, storage: Storage) -> _Merge | None:
         if error.errno not in _CHANGED_ERRORS:
             raise
         return None
-    merge = _read_merge(path, descriptor, storage)
-    if merge is None:
-        storage.close(descriptor)
+    merge = None
+    try:
+        merge = _read_merge(path, descriptor, storage)
+    finally:
+        if merge is None:
+            storage.close(descriptor)
     return merge
 
 
@@ -230,14 +228,12 @@ def _read_merge(path: Path, descriptor: int, storage: Storage) -> _Merge | None:
         if not intent.planned or intent.committed or os.stat(path).st_ino != inode:
             return None
     except FutureVersionError:
-        storage.close(descriptor)
         raise
     except JournalError:
         # Incomplete: nothing is planned yet.
         return None
     except OSError as error:
         if error.errno not in _CHANGED_ERRORS:
-            storage.close(descriptor)
             raise
         return None
     return _Merge(intent, descriptor, inode)

@@ -16,10 +16,9 @@ from rear.core.storage import Storage
 from rear.errors import ZipFormatError
 from rear.zip.directory import PIECE_BYTES
 from rear.zip.headers import CentralEntry, decode_central_entry
-from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, LIMIT_16
+from rear.zip.structures import CENTRAL, CENTRAL_LIMIT_BYTES, CENTRAL_SIGNATURE
 from rear.zip.window import FIRST_BYTES, Window
 
-_ENTRY_LIMIT_BYTES: Final = CENTRAL.size + 3 * LIMIT_16
 _TRIAL_ENTRIES: Final = 200
 
 
@@ -103,7 +102,7 @@ def _readable_entries(descriptor: int, start: int, length: int, storage: Storage
         is_last = start + len(data) >= end
         position = 0
         while position < len(data):
-            if not is_last and len(data) - position < _ENTRY_LIMIT_BYTES:
+            if not is_last and len(data) - position < CENTRAL_LIMIT_BYTES:
                 break
             try:
                 entry, following = decode_central_entry(data, position)

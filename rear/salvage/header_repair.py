@@ -1,4 +1,7 @@
-"""What else could a damaged local header have said? Its data tells: a CRC-32 that is right proves a reading."""
+"""Repairs of damaged local headers: other readings of one are tried until its data has the size and CRC-32 of it.
+
+The readings: what the directory says, one wrong bit in flags, method or lengths, sizes that the data itself shows.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from rear.salvage.streams import crc_of
 from rear.salvage.whole_member import Wholeness
 from rear.zip.codecs import BZIP2, DEFLATE64, DEFLATED, LZMA, METHOD_NAMES, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
-from rear.zip.structures import FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE
+from rear.zip.structures import FLAG_DESCRIPTOR, FLAG_ENCRYPTED, LIMIT_16, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import Window
 
 _STREAMS: Final = (DEFLATED, DEFLATE64, BZIP2, LZMA, ZSTANDARD)
@@ -79,7 +82,7 @@ class Mending:
             if verdict is not None and verdict.facts.size:
                 return doubted(verdict, "its local header says that it is encrypted, but it is not")
         if not any(facts_of(said)) and not said.has_descriptor:
-            verdict = self._whole.whole(claim._replace(header=said._replace(flags=said.flags | 1 << 3)))
+            verdict = self._whole.whole(claim._replace(header=said._replace(flags=said.flags | FLAG_DESCRIPTOR)))
             if verdict is not None:
                 return doubted(verdict, "its local header says that it is empty; a data descriptor says otherwise")
         if said.flags & FLAG_ENCRYPTED or (claim.has_sizes and said.size == 0):

@@ -29,6 +29,7 @@ from rear.zip.structures import (
     LOCAL_HEAD,
     LOCAL_LIMIT_BYTES,
     LOCAL_SIGNATURE,
+    NEWEST_VERSION,
     ZIP64_END,
     ZIP64_END_SIGNATURE,
     ZIP64_LOCATOR,
@@ -44,8 +45,7 @@ BOUNDARY_PATTERN: Final = re.compile(LOCAL_PATTERN.pattern + b"|" + DIRECTORY_PA
 _RESERVED_FLAGS: Final = 0xD780
 #: 4.4.5, without what is marked as reserved.
 _METHODS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14, 16, 18, 19, 20, 93, 94, 95, 96, 97, 98, 99})
-#: Newest version needed (4.4.3.2) in the low byte; some software writes its system (4.4.2) into the high one.
-_NEWEST_VERSION: Final = 63
+#: Some software writes its system (4.4.2) into the high byte of the version needed.
 _NEWEST_SYSTEM: Final = 30
 _DIGITAL_SIGNATURE: Final = b"PK\x05\x05"  # 4.3.13
 
@@ -82,7 +82,7 @@ def implausible(head: bytes) -> str:
 
 
 def _oddity(needed: int, flags: int, method: int) -> str:
-    if needed & 0xFF > _NEWEST_VERSION or needed >> 8 > _NEWEST_SYSTEM:
+    if needed & 0xFF > NEWEST_VERSION or needed >> 8 > _NEWEST_SYSTEM:
         return f"version needed {needed:#06x}"
     if flags & _RESERVED_FLAGS:
         return f"reserved flags in {flags:#06x}"

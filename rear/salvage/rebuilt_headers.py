@@ -22,11 +22,11 @@ from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     EXTRA_HEADER,
-    EXTRA_LIMIT_BYTES,
     FLAG_DESCRIPTOR,
     FLAG_ENCRYPTED,
     FLAG_MASKED,
     FLAG_UTF8,
+    LIMIT_16,
     LIMIT_32,
     LOCAL,
     LOCAL_SIGNATURE,
@@ -189,7 +189,7 @@ def encode_entry(entry: CentralEntry, offset: int) -> bytes:
     compressed_size, size, offset = min(compressed_size, LIMIT_32), min(size, LIMIT_32), min(offset, LIMIT_32)
     if large:
         zip64 = EXTRA_HEADER.pack(ZIP64, len(large)) + large
-        extra = zip64 + extra if len(zip64) + len(extra) <= EXTRA_LIMIT_BYTES else zip64
+        extra = zip64 + extra if len(zip64) + len(extra) <= LIMIT_16 else zip64
     described = made_by, version_needed(method, bool(large)), flags, method, clock, date, crc, compressed_size, size
     lengths = len(name), len(extra), len(comment)
     head = CENTRAL.pack(CENTRAL_SIGNATURE, *described, *lengths, 0, 0, attributes, offset)
@@ -211,8 +211,6 @@ def encode_plain_entries(run: Run) -> PlainEntries | None:
     base, data, rows = run.base, run.data, run.rows
     if run.end > LIMIT_32:
         return None
-    if not run.has_extra and b"/\0" not in b"\0".join((*run.names, b"")):
-        return _joined(_bare_entries(run))
     file = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
     folder = _MIDDLE + struct.pack("<I", new_attributes(b"/", None))
     pack, heads, modes, size = _ENTRY.pack, _HEADS, run.modes, LOCAL.size
@@ -231,23 +229,8 @@ def encode_plain_entries(run: Run) -> PlainEntries | None:
             return None
         extra = extra[:_TIME_BYTES] if _is_own_extra(extra) else central_extra(extra)
         parts.append(pack(heads[data[at + 8]], data[at + 6 : at + 28], len(extra), tail, base + at) + name + extra)
-    return _joined(parts)
-
-
-def _bare_entries(run: Run) -> list[bytes]:
-    """Return the directory entries of files without any extra field: all of an entry is packed at once."""
-    base, data, rows, heads = run.base, run.data, run.rows, _HEADS
-    tail = _MIDDLE + struct.pack("<I", new_attributes(b"", None))
-    packs = {length: struct.Struct(f"<8s22sH10sI{length}s").pack for length in {row[5] for row in rows}}
-    return [
-        packs[length](heads[data[at + 8]], data[at + 6 : at + 28], 0, tail, base + at, name)
-        for (at, _, _, _, _, length), name in zip(rows, run.names, strict=True)
-    ]
-
-
-def _joined(entries: list[bytes]) -> PlainEntries:
-    data = b"".join(entries)
-    return PlainEntries(data, len(data) - len(entries[-1]))
+    joined = b"".join(parts)
+    return PlainEntries(joined, len(joined) - len(parts[-1]))
 
 
 def _is_own_extra(extra: bytes) -> bool:

@@ -33,7 +33,7 @@ from rear.salvage.nested_archives import Belongs, Membership
 from rear.salvage.scan_result import UNREAD, Claim, Found, Gap, Kind, Nested, Row, Run, State, Verdict
 from rear.zip.codecs import DEFLATED, STORED, crc32, inflate
 from rear.zip.extra_fields import decode_name
-from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_HEAD, LOCAL_LIMIT_BYTES, LOCAL_SIGNATURE
+from rear.zip.structures import FLAG_UTF8, LOCAL, LOCAL_HEAD, LOCAL_LIMIT_BYTES, LOCAL_SIGNATURE, NEWEST_VERSION
 from rear.zip.window import PIECE_BYTES, Window
 
 #: Zeros that are fewer are part of what is around them.
@@ -42,7 +42,6 @@ _ZEROS: Final = bytes(PIECE_BYTES)
 _CONTROL: Final = re.compile(rb"[\0-\x1f\x7f]|^$")
 #: All but the bits for UTF-8 and for the effort of compression (4.4.4).
 _UNUSUAL_FLAGS: Final = 0xFFFF & ~(FLAG_UTF8 | 0x06)
-_USUAL_VERSION: Final = 63
 _USUAL_METHODS: Final = (STORED, DEFLATED)
 _PLAIN_SIZE_BYTES: Final = 1 << 24
 #: Of a local header, all that stands before time and date, then CRC-32, sizes and lengths.
@@ -153,7 +152,6 @@ class _Scan:
         rows: list[Row] = []
         names: list[bytes] = []
         modes: dict[int, int] = {}
-        has_extra = False
         for _ in range(_RUN_LIMIT):
             if at > last:
                 break
@@ -182,7 +180,6 @@ class _Scan:
             if b"\0" in name:
                 break
             if extra_length or has_evidence:
-                has_extra = has_extra or extra_length > 0
                 is_clear, mode = membership.is_clear(base + at, name, data[name_end:start], data[at:start])
                 if not is_clear:
                     break
@@ -194,7 +191,7 @@ class _Scan:
         if not rows:
             return None
         state: State = "whole" if read_data else "unverified"
-        return Run(base, data, rows, names, has_extra, modes, base + at, state, "" if read_data else UNREAD)
+        return Run(base, data, rows, names, modes, base + at, state, "" if read_data else UNREAD)
 
     def _member(self, position: int) -> Found | None:
         is_expected = position == self._expected
@@ -321,7 +318,7 @@ class _PlainMethods(dict[bytes, int]):
         if len(self) >= _KINDS_LIMIT:
             self.clear()
         signature, needed, flags, method = LOCAL_HEAD.unpack(kind)
-        is_plain = signature == LOCAL_SIGNATURE and needed <= _USUAL_VERSION and not flags & _UNUSUAL_FLAGS
+        is_plain = signature == LOCAL_SIGNATURE and needed <= NEWEST_VERSION and not flags & _UNUSUAL_FLAGS
         found = self[kind] = int(method) if is_plain and method in _USUAL_METHODS else -1
         return found
 

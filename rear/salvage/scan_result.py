@@ -170,7 +170,6 @@ class Run(NamedTuple):
         data: a piece of the file with all of their headers and data.
         rows: of each member, see `Row`.
         names: of each member, as bytes; without NUL.
-        has_extra: whether any of the headers has an extra field.
         modes: of members whose header passes the checksum of rear's own field, by its place in ``data``.
         end: first byte behind the last one, in the file.
         state: ``whole``, or ``unverified`` where data was not to be read.
@@ -181,7 +180,6 @@ class Run(NamedTuple):
     data: bytes
     rows: list[Row]
     names: list[bytes]
-    has_extra: bool
     modes: dict[int, int]
     end: int
     state: State

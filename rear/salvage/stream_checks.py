@@ -1,7 +1,6 @@
-"""Streams that a decoder refuses for a check of their own, although their data may be right: the check, made good.
+"""Repairs of the checks that bzip2 and Zstandard keep inside a stream: a decoder hands out nothing where one is wrong.
 
-Decoders hand out nothing of a block whose checksum, or of a frame whose recorded size, is wrong. A Zip has a CRC-32 of
-its own, so that a wrong check inside the stream says nothing about the data. Two kinds are redundant:
+The CRC-32 of the Zip says afterwards whether the data is right. Both checks can be made anew:
 
 * bzip2 has a CRC-32 a block and one of all of these behind the last: any one of them follows from the others.
 * a Zstandard frame need not say how large its content is (RFC 8878, 3.1.1.1.1).
@@ -35,9 +34,9 @@ _SIZE_LENGTHS: Final = (0, 2, 4, 8)
 
 
 def with_other_checks(method: int, data: bytes) -> Iterator[bytes]:
-    """Yield what a damaged stream has been if one of its own checks is what is damaged.
+    """Yield a damaged stream with one of its own checks repaired, in each way that is possible.
 
-    At most `STREAM_LIMIT_BYTES` of it are looked at; what follows it does no harm.
+    ``data`` begins with the stream, is at most `STREAM_LIMIT_BYTES` long, and may hold more behind it.
     """
     if method == BZIP2:
         yield from _bzip2(data)

@@ -44,7 +44,7 @@ class ClaimedPair:
     """A pair in this leader's claim folder.
 
     Attributes:
-        state: ``closed``; ``crashed`` (its worker is provably gone); ``stale`` (it shows no sign of life, and may
+        state: ``closed``; ``crashed`` (its worker is seen to be gone); ``stale`` (it shows no sign of life, and may
             come back).
         data: another file that holds members of the pair; see `rear.scavenger.rescue`.
     """
@@ -54,6 +54,8 @@ class ClaimedPair:
     journal: Journal
     state: str
     data: Path | None = None
+    #: No worker can write to it any more: it was closed, or has waited in the graveyard.
+    is_final: bool = False
     #: The pair's, as events and intents give it.
     name: str = field(init=False)
 
@@ -226,8 +228,11 @@ class Claims:
             raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
 
     def clear(self, claimed: ClaimedPair) -> None:
-        """Remove a pair whose members are all accounted for; bury it when its worker may still write to it."""
-        if claimed.state == "stale":
+        """Remove a pair whose members are all accounted for; bury it when its worker may still write to it.
+
+        Also one whose worker is seen to be gone: what is seen may be wrong (a restored checkpoint, a copied machine).
+        """
+        if not claimed.is_final:
             self._move(claimed.pair, claimed.folder, self._layout.graveyard_folder(claimed.pair), journal_last=True)
         else:
             remove_pair(claimed.pair, claimed.folder, storage=self._storage)
@@ -235,8 +240,7 @@ class Claims:
     def exhumed(self) -> Iterator[ClaimedPair]:
         """Claim buried pairs in which late members were found, and those to which no worker can write any more.
 
-        A pair whose worker is now known to be gone has waited long enough, others wait out a retention longer than
-        any lease.
+        They wait out a retention longer than any lease; where a worker is seen to be gone, one lease.
         """
         ready: dict[Pair, bool] = {}
         for pair in self._pairs(self._layout.graveyard):
@@ -253,7 +257,7 @@ class Claims:
             claimed = read_pair(pair, folder, storage=self._storage)
             if isinstance(claimed, ClaimedPair):
                 if is_over:
-                    claimed.state = "crashed"
+                    claimed.state, claimed.is_final = "crashed", True
                 yield claimed
 
     def given_up(self, pair: Pair) -> set[int]:
@@ -269,10 +273,14 @@ class Claims:
         return given_up
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
-        if journal.closed is not None or journal.opened is None or is_running(process_of(journal.opened)) is False:
+        opened = journal.opened
+        if journal.closed is not None or opened is None:
             return True
         seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
-        return seen >= max(GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * journal.opened.lease_seconds)
+        # One that lives after all goes on beating.
+        is_gone = is_running(process_of(opened)) is False
+        lease = opened.lease_seconds
+        return seen >= (lease if is_gone else max(GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * lease))
 
     def finish(self) -> None:
         """Remove the claim folder, which is empty after a scavenge that ended well."""
@@ -349,8 +357,8 @@ def read_pair(pair: Pair, folder: Path, *, storage: Storage) -> ClaimedPair | Or
     if journal.closed is not None:
         state = "closed"
     else:
-        state = "stale" if is_running(process_of(journal.opened)) is None else "crashed"
-    return ClaimedPair(pair, folder, journal, state)
+        state = "crashed" if is_running(process_of(journal.opened)) is False else "stale"
+    return ClaimedPair(pair, folder, journal, state, is_final=state == "closed")
 
 
 def remove_pair(pair: Pair, folder: Path, *, storage: Storage) -> None:

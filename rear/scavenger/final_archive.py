@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rear.core.layout import Layout, check_inside, look_anew
+from rear.core.layout import Layout, check_inside, check_owner, look_anew
 from rear.core.storage import Storage, opened
 from rear.errors import FormatError, ZipFormatError
 from rear.index.index import Index, IndexRow
@@ -50,6 +50,7 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
     """
     path = layout.archive(archive)
     check_inside(layout, path)
+    check_owner(layout, path)
     look_anew(path, storage=storage)
     with ExitStack() as stack:
         try:

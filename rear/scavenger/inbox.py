@@ -1,7 +1,8 @@
 """The inbox of a base: which pairs wait there for a scavenge, because their worker has ended, and which are left alone.
 
-A worker of this host is seen to be gone, or to live. One of another host counts as gone when its journal has not
-changed over a whole lease of this host's clock: what was seen is written down for the next scavenge.
+A worker that can be seen from here is gone, or lives. Any other counts as gone when its journal has not changed over a
+whole lease: what was seen is written down for the next scavenge. So does one whose process runs, and does not beat: it
+may be another program by now (``exec``), or hang.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from rear.core.layout import Layout, parse_pair
-from rear.core.liveness import Liveness, Observations, Process, is_running, process_of, process_of_worker
+from rear.core.liveness import Liveness, Observations, Process, process_of, process_of_worker
 from rear.core.names import is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage
@@ -83,19 +84,12 @@ class Inbox:
         running = self._liveness.is_running(process, pair.worker)
         if running is False:
             return orphan
-        if running is True:
-            return LeftAlone(str(pair), f"its worker lives, but {orphan.reason}", "worker-lives")
         path = self._layout.temp_archive(pair)
         length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
         if unchanged >= GRAVEYARD_SECONDS:
             return orphan
-        return LeftAlone(
-            str(pair),
-            f"{orphan.reason}, and its worker on {pair.host} cannot be seen from here; if it does not grow for another "
-            f"{GRAVEYARD_SECONDS - unchanged:.0f} s, its worker counts as dead",
-            "worker-unseen",
-        )
+        return _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
 
     def _why_not(self, pair: Pair) -> Orphan | Event | None:
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
@@ -107,28 +101,15 @@ class Inbox:
         if journal.closed is not None:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
-        if running is True:
-            if journal.file is None:
-                return LeftAlone(str(pair), "its worker lives", "worker-lives")
-            # No request ends it.
-            return LeftAlone(str(pair), "its worker lives, and has not closed the file that it flushes", "file-open")
         if running is False:
             return None
         unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
         if unchanged >= opened.lease_seconds:
             return None
-        return LeftAlone(
-            str(pair),
-            f"its worker on {opened.host} cannot be seen from here; without a sign of life for another "
-            f"{opened.lease_seconds - unchanged:.0f} s it counts as dead",
-            "worker-unseen",
-        )
+        return _left("", pair, running, opened.lease_seconds - unchanged, has_file=journal.file is not None)
 
     def _is_unborn(self, pair: Pair) -> bool:
-        """Whether a worker of this host died before its first record: then it wrote no member at all."""
-        process = process_of_worker(pair.host, pair.worker)
-        if process is None or is_running(process) is not False:
-            return False
+        """Whether a worker that is gone died before its first record: then it wrote no member at all."""
         journal = load_journal(pair, self._layout.inbox_folder(pair), storage=self._storage)
         if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
             return False
@@ -160,3 +141,16 @@ class Inbox:
             # A file that is still open is not asked for: its pair ends with it.
             if isinstance(item, LeftAlone) and item.code != "file-open":
                 yield item.pair
+
+
+def _left(what: str, pair: Pair, running: bool | None, seconds: float, *, has_file: bool = False) -> LeftAlone:
+    """Return the event that tells of a pair whose worker lives, or counts as alive for another while."""
+    if running is None:
+        reason = (
+            f"its worker on {pair.host} cannot be seen from here; without a sign of life for another {seconds:.0f} s "
+            "it counts as dead"
+        )
+        return LeftAlone(str(pair), f"{what} {reason}".lstrip(), "worker-unseen", seconds)
+    # No request ends the pair of a file.
+    reason = "its worker lives" + (", and has not closed the file that it flushes" if has_file else "")
+    return LeftAlone(str(pair), f"{what} {reason}".lstrip(), "file-open" if has_file else "worker-lives")

@@ -83,19 +83,39 @@ class Leadership:
     def _take(self) -> None:
         got_lock = self._storage.try_lock(self._descriptor)
         owner = self._owner()
-        if not got_lock:
-            raise self._not_leader(owner)
-        process = decode_process(owner) if owner is not None else self.process
-        # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
-        if owner is not None and process != self.process:
-            running = self._liveness.is_running(process, str(owner.get("leader")))
-            if running is True:
+        if owner is None:
+            if not got_lock:
                 raise self._not_leader(owner)
-            if running is None:
-                self._wait_for_lease(owner)
+        # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
+        elif not got_lock or decode_process(owner) != self.process:
+            self._look_at_owner(owner, got_lock)
         self._begin_term()
         self._confirmed = self._storage.uptime()
         self._write()
+
+    def _look_at_owner(self, owner: dict[str, Any], got_lock: bool) -> None:
+        """Return when the owner is gone: that is seen, or it shows no sign of life for a lease.
+
+        So does one whose process runs: it may be another program by now (``exec``). A lock that somebody holds counts
+        as little: a server may keep one for ever whose owner is dead.
+        """
+        running = self._liveness.is_running(decode_process(owner), str(owner.get("leader")))
+        if running is False and got_lock:
+            return
+        observations = Observations(self.layout, storage=self._storage, topic="leader")
+        unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
+        observations.save()
+        left = _lease_seconds(owner) - unchanged
+        if left <= 0:
+            return
+        if running or not got_lock:
+            raise self._not_leader(owner)
+        raise NotLeaderError(
+            f"{self.layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows no "
+            f"sign of life, a scavenge takes over in {left:.0f} s",
+            "rear scavenge --wait waits for that",
+            left,
+        )
 
     def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
         return NotLeaderError(f"{self.layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)
@@ -119,17 +139,6 @@ class Leadership:
 
     def _terms(self) -> list[int]:
         return sorted(int(name) for name in self._storage.names(self.layout.terms) if name.isdecimal())
-
-    def _wait_for_lease(self, owner: dict[str, Any]) -> None:
-        observations = Observations(self.layout, storage=self._storage, topic="leader")
-        unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
-        observations.save()
-        lease = _lease_seconds(owner)
-        if unchanged < lease:
-            raise NotLeaderError(
-                f"{self.layout.base} was last led by {_describe(owner)}, which cannot be seen from here; if it shows "
-                f"no sign of life, a scavenge on this host takes over in {lease - unchanged:.0f} s"
-            )
 
     def _owner_by_name(self) -> dict[str, Any] | None:
         """Read the record, if need be through a new descriptor: NFS fails all I/O on one whose lock was lost."""

@@ -27,7 +27,7 @@ from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
-from rear.journal.intent import commit_intent, intents_of, read_begin, write_intent
+from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, write_intent
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
@@ -234,17 +234,14 @@ class Merger:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
         is_shared = self._parallel.has_executor and plan.size_bytes >= SHARED_COPY_BYTES
         permit = new_permit(path) if is_shared else None
-        intent = write_intent(
-            path,
-            archive=plan.archive,
-            leader=self._leadership.name,
-            old=plan.old,
-            archive_descriptor=target.descriptor,
-            moves=plan.moves(),
-            process=self._leadership.process,
-            permit=None if permit is None else permit.name,
-            storage=self._storage,
+        begin = Begin(
+            plan.archive,
+            self._leadership.name,
+            plan.old,
+            self._leadership.process,
+            None if permit is None else permit.name,
         )
+        intent = write_intent(path, begin, plan.moves(), archive_descriptor=target.descriptor, storage=self._storage)
         return _Merge(plan, target, path, intent, intent.length, before, permit)
 
     def _write_archive(self, merge: _Merge) -> Generator[Event, None, tuple[Directory, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from rear.core.config import load
 from rear.core.layout import Layout
@@ -26,6 +26,7 @@ class ScavengeOptions:
     dry_run: bool = False
     flush: bool = False
     flush_wait_seconds: float = 30.0
+    wait: bool = False
     on_conflict: Conflict = "rename"
     max_size: int | None = None
     max_members: int | None = None
@@ -41,7 +42,23 @@ class ScavengeOptions:
         Cap(self.max_size, self.max_members)
 
 
-def options_for(layout: Layout, *, storage: Storage = LOCAL, **given: Any) -> ScavengeOptions:
+class GivenOptions(TypedDict, total=False):
+    """What a caller gives of `ScavengeOptions`; ``None`` for what others may say."""
+
+    verify: bool | None
+    dry_run: bool
+    flush: bool
+    flush_wait_seconds: float
+    wait: bool
+    on_conflict: Conflict | None
+    max_size: int | None
+    max_members: int | None
+    assume_dead: Sequence[str]
+    executor: Executor | None
+    partial: PartialPolicy | None
+
+
+def options_for(layout: Layout, *, storage: Storage = LOCAL, **given: Unpack[GivenOptions]) -> ScavengeOptions:
     """Return options for a scavenge of a base: what is ``None`` is as the environment or the base's configuration says.
 
     Raises:

@@ -116,6 +116,7 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         process_start=process.process_start if process else None,
         boot_id=process.boot_id if process else None,
         pid_namespace=process.pid_namespace if process else None,
+        time_namespace=process.time_namespace if process else None,
         # Members of an earlier pair that had failed may be here again: they are looked up one by one.
         uid=owner,
         lease_seconds=_LEASE_SECONDS,

@@ -13,10 +13,10 @@ from rear.events import RolledOver
 from rear.index.index import Index
 from rear.scavenger.plan import Candidate
 from rear.zip.directory import Directory
-from rear.zip.structures import CENTRAL
+from rear.zip.structures import CENTRAL, END, ZIP64_END, ZIP64_LOCATOR
 
 _ENTRY_EXTRA_BYTES = 9 + 28
-_END_BYTES = 22 + 56 + 20
+_END_BYTES = END.size + ZIP64_END.size + ZIP64_LOCATOR.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +81,5 @@ def rolled_over_from(layout: Layout, archive: str, *, storage: Storage) -> list[
 
 
 def _numbers(path: Path, storage: Storage) -> dict[str, int]:
-    pattern = re.compile(re.escape(path.stem) + r"-([0-9]{1,9})\.zip\Z", re.IGNORECASE)
+    pattern = re.compile(re.escape(path.stem) + r"-([0-9]+)\.zip\Z", re.IGNORECASE)
     return {name: int(found[1]) for name in storage.names(path.parent) if (found := pattern.match(name))}

@@ -6,6 +6,7 @@ It yields events and prints nothing. Whenever it stops, the next one goes on fro
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -27,6 +28,7 @@ from rear.events import (
     Finished,
     JournalDamaged,
     JournalRebuilt,
+    LeftAlone,
     Merged,
     NothingYet,
     Planned,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
+_WAIT_POLL_SECONDS = 5.0
 
 
 def scavenge(
@@ -66,6 +69,7 @@ def scavenge(
     dry_run: bool = False,
     flush: bool = False,
     flush_wait_seconds: float = 30.0,
+    wait: bool = False,
     on_conflict: Conflict | None = None,
     partial: PartialPolicy | None = None,
     max_size: int | None = None,
@@ -85,6 +89,8 @@ def scavenge(
         dry_run: only say what would be merged; nothing is changed.
         flush: ask live workers to end their temp archives now, and wait for them.
         flush_wait_seconds: how long to wait for them at most.
+        wait: wait until a leader or workers that cannot be seen from here have shown a sign of life, or have not done
+            so for a lease and count as dead: a minute, usually. Without it a later scavenge takes them over.
         on_conflict: what becomes of members of one name and different content: ``"rename"`` keeps both (``a~1.txt``),
             ``"first"`` and ``"last"`` keep one and bring the other to lost+found.
         partial: what becomes of a file that its writer flushed, and did not close before it died: ``"keep"``: what was
@@ -114,6 +120,7 @@ def scavenge(
         dry_run=dry_run,
         flush=flush,
         flush_wait_seconds=flush_wait_seconds,
+        wait=wait,
         assume_dead=assume_dead,
         executor=executor,
         partial=partial,
@@ -136,7 +143,7 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
             yield event
         yield totals.summary()
         return
-    with Leadership(layout, liveness=liveness, storage=storage) as leadership:
+    with (yield from _leadership(layout, options, liveness, storage)) as leadership:
         run, report = Scavenge(layout, options, leadership, liveness, storage), Report()
         try:
             for event in run.events():
@@ -156,6 +163,24 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
             totals.add(refused)
             yield refused
         yield totals.summary(name)
+
+
+def _leadership(
+    layout: Layout, options: ScavengeOptions, liveness: Liveness, storage: Storage
+) -> Generator[Event, None, Leadership]:
+    """Return the right to scavenge, after a wait if it may be waited for.
+
+    Raises:
+        NotLeaderError: another scavenger leads, or may still do so.
+    """
+    while True:
+        try:
+            return Leadership(layout, liveness=liveness, storage=storage)
+        except NotLeaderError as error:
+            if not options.wait or error.wait_seconds is None:
+                raise
+            yield Advanced("waiting")
+            time.sleep(min(error.wait_seconds, _WAIT_POLL_SECONDS))
 
 
 class _Totals:
@@ -245,9 +270,25 @@ class Scavenge:
 
     def merge(self) -> Iterator[Event]:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
-        waiting = len(self._adopted) + self._inbox.count()
-        items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
-        yield from seldom_collected(self._work_off(items, waiting))
+        deadline = None
+        while True:
+            unseen: list[LeftAlone] = []
+            waiting = len(self._adopted) + self._inbox.count()
+            items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
+            for event in seldom_collected(self._work_off(items, waiting)):
+                if isinstance(event, LeftAlone) and event.wait_seconds is not None:
+                    unseen.append(event)
+                else:
+                    yield event
+            left = max((event.wait_seconds or 0.0 for event in unseen), default=0.0)
+            # Who shows a sign of life meanwhile is not waited for again.
+            deadline = deadline or self._storage.uptime() + left + _WAIT_POLL_SECONDS
+            if not unseen or not self._options.wait or self._storage.uptime() >= deadline:
+                break
+            self._adopted = []
+            yield Advanced("waiting")
+            time.sleep(min(left, _WAIT_POLL_SECONDS))
+        yield from unseen
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")

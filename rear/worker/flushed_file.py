@@ -273,7 +273,7 @@ class FlushedFile:
                 # Those before are needed until this one is proven.
                 if self._options.syncs_each or is_last or self._earlier:
                     self._sync(pair)
-                    if self._earlier and not pair.confirm():
+                    if (is_last or self._earlier) and not pair.confirm():
                         raise _lost(pair)
                 self._confirm(pair)
             except BaseException as error:

@@ -144,7 +144,8 @@ class RearFs:
             a text or binary file object.
 
         Raises:
-            PathError: the path names no archive or no member, or leaves the base.
+            PathError: the path names no archive or no member, leaves the base, or names an archive of another base that
+                lies in this one.
             UsageError: mode or metadata cannot be used.
             FileNotFoundError: mode ``r``, and no file of that name was acknowledged.
             FileExistsError: mode ``x``, and the name was written before, or is being written.
@@ -171,6 +172,8 @@ class RearFs:
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
+        if target.archive not in self._worker.own_archives:
+            self._worker.check_owner(target.archive)
         name, files = os.fspath(path), self._files
         file: MemberFile | TextMemberFile
         if mode == "wb" and encoding is errors is newline is None:
@@ -203,7 +206,7 @@ class RearFs:
             keep: copy, and leave the source where it is.
 
         Raises:
-            PathError: the path names no archive or no member, or leaves the base.
+            PathError: as for `open`.
             UsageError: the metadata cannot be used.
 
         On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
@@ -213,6 +216,7 @@ class RearFs:
         from rear.worker.pickup import Pickup
 
         target = split_target(path)
+        self._worker.check_owner(target.archive)
         kept = None if metadata is None else _check_metadata(metadata)
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:

@@ -20,7 +20,7 @@ from rear.journal.encoder import Encoder
 from rear.journal.writer import JournalWriter
 from rear.zip.headers import encode_end, local_header_length
 from rear.zip.member_data import has_content
-from rear.zip.payload import Payload
+from rear.zip.payload import Payload, RangePayload, SharedFile
 from rear.zip.structures import LOCAL
 
 
@@ -98,6 +98,8 @@ class PairWriter:
         self._sync_failure: OSError | None = None
         self._descriptor = -1
         self._journal = JournalWriter(-1, storage=storage)
+        #: How long the journal was when the pair was last seen to be this process's own.
+        self._confirmed_length = 0
         storage.make_directories(self.path.parent)
         try:
             self._journal.descriptor = storage.create(self.journal_path)
@@ -127,9 +129,7 @@ class PairWriter:
             raise self._failure
         payload = item.payload
         offset, members, directory_length = self.length, self.members, len(self.directory)
-        line, header, entry = self._encoder.encode(
-            item.sequence, item.target, payload, offset, item.mtime_ns, item.mode, item.source, item.metadata
-        )
+        line, header, entry = self._encoder.encode(item, offset)
         try:
             with self._journal_lock:
                 self._journal.write(line)
@@ -242,11 +242,37 @@ class PairWriter:
 
     def confirm(self) -> bool:
         """Look whether the pair is still this process's own, and remember when it was."""
-        begun = self._storage.uptime()
+        begun, length = self._storage.uptime(), self._journal.length
         if not self.is_owned():
             return False
-        self._confirmed = begun
+        self._confirmed, self._confirmed_length = begun, length
         return True
+
+    def written_since_confirmed(self) -> list[Item]:
+        """Read back the members that were written since the pair was last seen to be this process's own.
+
+        Raises:
+            OSError: the files cannot be read any more: who took them has removed them.
+        """
+        from rear.journal.reader import parse_journal, read_lines
+
+        lines = read_lines(self._journal.descriptor, storage=self._storage, start=self._confirmed_length)
+        journal = parse_journal(lines)
+        journal.aborted.update(self._unrecorded)
+        file = SharedFile(self._descriptor, self._storage)
+        return [
+            Item(
+                append.sequence,
+                Target(append.archive, append.name),
+                RangePayload(file, append.data_offset, append.method, append.crc, append.compressed_size, append.size),
+                append.mtime_ns,
+                append.mode,
+                append.source,
+                append.metadata,
+                None,
+            )
+            for append in journal.pending()
+        ]
 
     def is_owned(self) -> bool:
         """Whether both files are still where this process made them; a scavenger that took them has renamed them.

@@ -113,7 +113,7 @@ class Pairs:
             FORMAT_VERSION, *pair, cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1,
             pid=process.pid, process_start=process.process_start, boot_id=process.boot_id,
             pid_namespace=process.pid_namespace, uid=os.getuid(), lease_seconds=float(self._options.lease_seconds),
-            created_ns=time.time_ns(), repeats_from=repeats_from,
+            created_ns=time.time_ns(), repeats_from=repeats_from, time_namespace=process.time_namespace,
         )  # fmt: skip
         # Workers of a job begin together; from their second temp archive on they do not all come at once.
         self.rotation_seconds = self._options.rotation_span * (1.0 - JITTER * os.urandom(1)[0] / 256)
@@ -225,9 +225,20 @@ class Pairs:
         self.failed.append(pair)
 
     def lose(self, pair: PairWriter) -> None:
-        """Leave a pair to the scavenger that took it while this process was paused, and write nothing to it."""
-        self._log.warn("%s was taken over while this process was paused; going on in a new temp archive", pair.path)
+        """Leave a pair to the scavenger that took it, and write nothing to it; what that has not seen goes elsewhere.
+
+        After a pause of this process it has seen all that is proven. Without a pause this process was taken for dead
+        by mistake, and went on writing.
+        """
+        self._log.warn("%s was taken over by a scavenger; going on in a new temp archive", pair.path)
         self._abandon(pair)
+        if not pair.is_doubtful():
+            try:
+                self._retained.keep_again(pair.written_since_confirmed())
+            except OSError as error:
+                self._log.warn(
+                    "%s: %s; what was written to it last counts only if that scavenger saw it", pair.path, error
+                )
         pair.release()
 
     def _abandon(self, pair: PairWriter) -> None:

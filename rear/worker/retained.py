@@ -47,6 +47,14 @@ class Retained:
         self.items.append(item)
         self.bytes += item.payload.compressed_size + _ITEM_BYTES
 
+    def keep_again(self, items: list[Item]) -> None:
+        """Keep members that were proven in a pair which turned out to be lost; they are homeless."""
+        kept = {item.sequence for item in self.items}
+        for item in items:
+            if item.sequence not in kept:
+                self.keep(item)
+        self.items.sort(key=lambda item: item.sequence)
+
     def let_go(self, item: Item) -> None:
         """Keep a member no longer, whatever has become of it."""
         if item in self.items:
@@ -140,8 +148,10 @@ class Prover:
                     self._pairs.renew()
             self._tell_stable()
 
-    def _sync_pair(self, pair: PairWriter) -> None:
+    def _sync_pair(self, pair: PairWriter, *, is_last: bool = False) -> None:
         """Sync a pair and prove what it held before; a pair that fails or is no longer ours is replaced.
+
+        At the last time it is looked whether it is ours in any case: a scavenger may have taken this process for dead.
 
         Raises:
             OSError: its members found no place in a new pair either.
@@ -160,7 +170,7 @@ class Prover:
                     self._pairs.renew()
             return
         with self._worker_lock:
-            if pair.is_doubtful() and not pair.confirm():
+            if (is_last or pair.is_doubtful()) and not pair.confirm():
                 self._pairs.lose(pair)
                 self._pairs.renew()
             self._retained.prove(pair, items)
@@ -193,7 +203,7 @@ class Prover:
                 if not self._pairs.rolling:
                     return
                 pair, reason = self._pairs.rolling[0]
-            self._sync_pair(pair)
+            self._sync_pair(pair, is_last=True)
             self._tell_stable()
             with self._worker_lock:
                 if not self._pairs.is_rolling(pair):

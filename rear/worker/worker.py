@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, check_owner
 from rear.core.log import LaterLog
 from rear.core.names import Target
 from rear.core.records import Metadata
@@ -39,6 +39,7 @@ from rear.zip.payload import Payload
 
 DIRECTORY_LIMIT_BYTES = 4 << 20
 """A temp archive of many tiny members ends here: its directory is held in memory until then."""
+_OWN_ARCHIVES_LIMIT = 10_000
 
 
 class Worker:
@@ -66,6 +67,8 @@ class Worker:
         self._storage = storage
         #: Members are refused.
         self.closed = False
+        #: Archives that are known not to belong to another base.
+        self.own_archives: set[str] = set()
         self._begin()
         _workers.add(self)
 
@@ -208,7 +211,8 @@ class Worker:
         try:
             with self._prover.lock:
                 self._prover.finish_rolling()
-                if self._retained.items or self._pairs.failed:
+                # A pair that was found lost has found its members a new one.
+                if self._retained.items or self._pairs.failed or self._pairs.current is not None:
                     with self._lock:
                         self._pairs.renew()
                         self._pairs.roll_over("exit")
@@ -270,6 +274,20 @@ class Worker:
             pair.release()
             raise
         item.payload.close()
+
+    def check_owner(self, archive: str) -> None:
+        """Refuse an archive that belongs to another base, which lies in this one.
+
+        Raises:
+            PathError: it does; the message says to which.
+            OSError: that cannot be found out.
+        """
+        if archive in self.own_archives:
+            return
+        check_owner(self.layout, self.layout.archive(archive))
+        if len(self.own_archives) >= _OWN_ARCHIVES_LIMIT:
+            self.own_archives.clear()
+        self.own_archives.add(archive)
 
     # For files that are flushed before they are closed.
 

@@ -6,8 +6,8 @@ It knows no merge: `rear.read.view` opens a final archive as it is committed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from typing import IO, Final, NoReturn
+from collections.abc import Callable, Iterator
+from typing import IO, Final, NoReturn, TypeVar
 
 from rear.core.records import Origin
 from rear.core.storage import Storage
@@ -16,10 +16,10 @@ from rear.zip.codecs import crc32, decode
 from rear.zip.directory import PIECE_BYTES, Directory, entries, entry_at, fingerprint, names
 from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header
 from rear.zip.origin import decode_origin
-from rear.zip.structures import FLAG_ENCRYPTED, LOCAL_SIGNATURE
-from rear.zip.structures import LOCAL as LOCAL_HEADER
+from rear.zip.structures import FLAG_ENCRYPTED, LOCAL, LOCAL_SIGNATURE
 from rear.zip.window import FIRST_BYTES, Window
 
+_T = TypeVar("_T")
 #: Of so many names, the ones most like a missing one are suggested.
 _SUGGESTION_POOL: Final = 2_000
 #: What local header and directory have to agree in; the last three only if they do not follow the data (4.4.4, bit 3).
@@ -77,10 +77,7 @@ class Archive:
         Raises:
             ZipFormatError: the directory is damaged.
         """
-        try:
-            yield from entries(self._snapshot.fileno(), self.directory, start=0)
-        except ZipFormatError as error:
-            raise ZipFormatError(error.what, self.path) from None
+        return self._walk(entries)
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Yield ``(position, name)`` of each entry, faster than `entries`; `entry_at` returns the entry.
@@ -88,8 +85,11 @@ class Archive:
         Raises:
             ZipFormatError: the directory is damaged.
         """
+        return self._walk(names)
+
+    def _walk(self, walk: Callable[..., Iterator[_T]]) -> Iterator[_T]:
         try:
-            yield from names(self._snapshot.fileno(), self.directory, start=0)
+            yield from walk(self._snapshot.fileno(), self.directory, start=0)
         except ZipFormatError as error:
             raise ZipFormatError(error.what, self.path) from None
 
@@ -162,11 +162,11 @@ class Archive:
         """
         position = self.directory.prefix + entry.offset
         head = b""
-        if position + LOCAL_HEADER.size <= self.directory.offset:
-            head = self.window.read_on(position, LOCAL_HEADER.size)
-        if len(head) < LOCAL_HEADER.size or head[:4] != LOCAL_SIGNATURE:
+        if position + LOCAL.size <= self.directory.offset:
+            head = self.window.read_on(position, LOCAL.size)
+        if len(head) < LOCAL.size or head[:4] != LOCAL_SIGNATURE:
             self._fail(entry, f"no local header at byte {position:,}: {head[:4]!r} instead of {LOCAL_SIGNATURE!r}")
-        length = LOCAL_HEADER.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        length = LOCAL.size + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         return self.window.read_on(position, length)
 
     def read(self, entry: CentralEntry) -> Iterator[bytes]:

@@ -24,7 +24,6 @@ from rear.zip.structures import (
     END,
     END_SIGNATURE,
     EXTRA_HEADER,
-    EXTRA_LIMIT_BYTES,
     FLAG_DESCRIPTOR,
     FLAG_ENCRYPTED,
     FLAG_UTF8,
@@ -147,7 +146,7 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
         is_open: CRC-32 and sizes are not known yet, as bit 3 says (4.4.4): nobody takes it for a whole member.
 
     Raises:
-        ZipFormatError: the extra area would exceed 65,535 bytes.
+        ZipFormatError: the extra area would exceed 65,535 bytes, or the metadata is no text in UTF-8.
     """
     name = member.name.encode()
     dos, timestamp = times_of_second(member.mtime_ns // 1_000_000_000)
@@ -157,13 +156,11 @@ def encode_local_header(member: Member, origin: Origin | None, *, is_open: bool 
         zip64 = struct.pack("<2HQQ", ZIP64, 16, size, compressed_size)
         compressed_size = size = LIMIT_32
     extra = zip64 + timestamp
-    tail = b"" if origin is None else encode_origin(origin, EXTRA_LIMIT_BYTES - len(extra) - 4 - ORIGIN_HEAD.size)
+    tail = b"" if origin is None else encode_origin(origin, LIMIT_16 - len(extra) - 4 - ORIGIN_HEAD.size)
     field_length = ORIGIN_HEAD.size + len(tail) if tail else 0
     extra_length = len(extra) + (field_length + 4 if tail else 0)
-    if extra_length > EXTRA_LIMIT_BYTES:
-        raise ZipFormatError(
-            f"the extra fields of {member.name!r} take {extra_length:,} bytes, {EXTRA_LIMIT_BYTES:,} at most"
-        )
+    if extra_length > LIMIT_16:
+        raise ZipFormatError(f"the extra fields of {member.name!r} take {extra_length:,} bytes, {LIMIT_16:,} at most")
     constants = local_constants(member.method, member.name.isascii(), bool(zip64))
     sizes = SIZES.pack(member.crc, compressed_size, size, len(name))
     head = b"".join((constants, dos, sizes, extra_length.to_bytes(2, "little")))

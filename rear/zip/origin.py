@@ -11,19 +11,27 @@ import struct
 from typing import Final
 
 from rear.core.records import Origin, is_metadata
+from rear.errors import ZipFormatError
 from rear.zip.codecs import crc32
-from rear.zip.structures import EXTRA_HEADER, LOCAL, ORIGIN
+from rear.zip.structures import EXTRA_HEADER, LOCAL, ORIGIN, ORIGIN_NUMBERS
 
 ORIGIN_VERSION: Final = 1
 ORIGIN_HEAD: Final = struct.Struct("<BI")  # version, check
-_ORIGIN_FIXED: Final = struct.Struct("<QQqIQ4H")
+_ORIGIN_FIXED: Final = struct.Struct(f"{ORIGIN_NUMBERS.format}Q4H")
 
 
 def encode_metadata(metadata: dict[str, object] | None) -> bytes:
-    """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none."""
+    """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none.
+
+    Raises:
+        ZipFormatError: half a character is in it, as only a forged record or header brings it.
+    """
     if metadata is None:
         return b""
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise ZipFormatError(f"its metadata is no text in UTF-8: {error}") from None
 
 
 def encode_origin(origin: Origin, limit: int) -> bytes:
@@ -42,7 +50,7 @@ def origin_constants(archive: str, host: str, worker: str) -> tuple[bytes, bytes
     """Return what precedes the check of an origin field and what follows the mode in it: without source or metadata."""
     texts = [text.encode() for text in (archive, host, worker)]
     tail = struct.pack("<Q4H", 0, *map(len, texts), 0) + b"".join(texts)
-    length = ORIGIN_HEAD.size + struct.calcsize("<QQqI") + len(tail)
+    length = ORIGIN_HEAD.size + ORIGIN_NUMBERS.size + len(tail)
     return EXTRA_HEADER.pack(ORIGIN, length) + bytes([ORIGIN_VERSION]), tail
 
 

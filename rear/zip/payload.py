@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final
 
 from rear.core.source_file import SourceStamp, compare_stamps, open_source, source_pieces, verify_unchanged, with_path
-from rear.core.storage import LOCAL
+from rear.core.storage import LOCAL, Storage
 from rear.errors import SourceError
 from rear.zip.codecs import PIECE_BYTES, STORED, Compressor, compress, compressor, crc32
 
@@ -101,6 +101,40 @@ class _SourcePayload(Payload):
             raise SourceError(f"{stamp.path} has other content than before: CRC {crc:08x}, was {self.crc:08x}")
 
 
+class SharedFile:
+    """A file that payloads are read from, open until the last of them is gone."""
+
+    def __init__(self, descriptor: int, storage: Storage) -> None:
+        self._owned = _FileDescriptor(os.dup(descriptor))
+        self._storage = storage
+
+    def pieces(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield the bytes of a range in pieces of bounded length.
+
+        Raises:
+            OSError: it cannot be read, or ends before.
+        """
+        return _spool_pieces(self._owned.number, length, PIECE_BYTES, start=start, storage=self._storage)
+
+
+class RangePayload(Payload):
+    """Held in a range of a file, compressed as it is to be written."""
+
+    __slots__ = ("_file", "_start")
+
+    def __init__(self, file: SharedFile, start: int, method: int, crc: int, compressed_size: int, size: int) -> None:
+        super().__init__(method, crc, compressed_size, size)
+        self._file: SharedFile | None = file
+        self._start = start
+
+    def chunks(self) -> Iterator[bytes]:
+        if self._file is not None:
+            yield from self._file.pieces(self._start, self.compressed_size)
+
+    def close(self) -> None:
+        self._file = None
+
+
 class _FileDescriptor:
     """Owns a file descriptor."""
 
@@ -127,10 +161,12 @@ def open_spool(directory: str | None = None) -> int:
         return os.dup(file.fileno())
 
 
-def _spool_pieces(descriptor: int, size: int, piece_size: int) -> Iterator[bytes]:
+def _spool_pieces(
+    descriptor: int, size: int, piece_size: int, *, start: int = 0, storage: Storage = LOCAL
+) -> Iterator[bytes]:
     position = 0
     while position < size:
-        piece = LOCAL.read(descriptor, min(piece_size, size - position), position)
+        piece = storage.read(descriptor, min(piece_size, size - position), start + position)
         if not piece:
             raise OSError(errno.EIO, f"the local spool ended after {position:,} of {size:,} bytes")
         yield piece

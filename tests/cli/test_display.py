@@ -24,7 +24,7 @@ from rear.cli.display.screen_parts import clock_text, frame, share
 from rear.cli.display.screen_rows import ARCHIVE_LIMIT, PAIR_LIMIT
 from rear.cli.display.summary import summary_lines, summary_of
 from rear.cli.display.wording import describe
-from rear.cli.outlet import Outlet
+from rear.cli.lenient_stream import LenientStream
 from rear.core.problems import Problem
 from rear.core.text import seconds_text, shown, size_text
 from rear.events import (
@@ -199,8 +199,9 @@ def _seconds_of(happened: list[Event]) -> float:
 
 def test_every_event_is_taken_and_shown_by_all_views(capsys: pytest.CaptureFixture[str]) -> None:
     values = {
-        "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5, "Phase": "claiming",
-        "WhyLeft": "taken", "JournalFault": "missing", "IndexFault": "missing",
+        "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5,
+        "float | None": 5.0, "Phase": "claiming", "WhyLeft": "taken", "JournalFault": "missing",
+        "IndexFault": "missing",
     }  # fmt: skip
     kinds = {kind.__name__: kind for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
     happened = [
@@ -309,7 +310,7 @@ def test_sizes_and_times() -> None:
 def test_long_runs_are_reminded_of_in_lines() -> None:
     stream = io.StringIO()
     progress = Progress("scavenge", "/base", 0.0)
-    lines = Lines(progress, Outlet(stream), is_quiet=False)
+    lines = Lines(progress, LenientStream(stream), is_quiet=False)
     for now, event in (
         (0.0, RoundStarted(2, 20, 4000)),
         (1.0, Claimed("h/w-0", "closed", 20, 4000)),
@@ -328,7 +329,7 @@ def test_long_runs_are_reminded_of_in_lines() -> None:
 def test_normal_work_is_counted_after_some_lines_and_findings_are_never_silent() -> None:
     stream = io.StringIO()
     progress = Progress("scavenge", "/base", 0.0)
-    lines = Lines(progress, Outlet(stream), is_quiet=True)
+    lines = Lines(progress, LenientStream(stream), is_quiet=True)
     for event in [Claimed("h/w-0", "closed", 1, 1)] * 30 + [LOST] * 25:
         progress.take(event, 1.0)
         lines.show(event)
@@ -387,9 +388,9 @@ class Gone(io.StringIO):
         raise OSError(5, "Input/output error")
 
 
-def test_an_outlet_goes_silent_when_nobody_is_there() -> None:
+def test_a_lenient_stream_goes_silent_when_nobody_is_there() -> None:
     for stream in (None, Gone()):
-        outlet = Outlet(stream)
-        assert outlet.write("text") == 4
-        outlet.flush()
-    assert not Outlet(None).isatty()
+        lenient = LenientStream(stream)
+        assert lenient.write("text") == 4
+        lenient.flush()
+    assert not LenientStream(None).isatty()

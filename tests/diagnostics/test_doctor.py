@@ -297,22 +297,13 @@ def test_names_that_fat_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_copy_file_range_that_fails_or_lies(tmp_path: Path, injected: str, status: str, seen: str) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    tracer = [
-        "strace",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=copy_file_range",
-        "-e",
-        f"inject=copy_file_range:{injected}",
-    ]
+    inject = ["-e", "trace=copy_file_range", "-e", f"inject=copy_file_range:{injected}"]
     code = (
         "import sys, json; from rear.diagnostics import doctor; name = 'copy_file_range'\n"
         "doctor.PROBES = {name: doctor.PROBES[name]}\n"
         "print(*(json.dumps(finding.as_json()) for finding in doctor.examine(sys.argv[1])))"
     )
-    command = [*tracer, sys.executable, "-c", code, str(tmp_path)]
+    command = ["strace", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "PTRACE" in done.stderr:
         pytest.skip("this system lets no one trace")

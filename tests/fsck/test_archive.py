@@ -21,7 +21,8 @@ from zips import build, contents, cut, directory_offset, member, members_of, off
 
 import rear
 from rear.core.problems import CATALOG
-from rear.errors import UsageError
+from rear.core.storage import StrPath
+from rear.errors import UnsupportedError, UsageError
 from rear.fsck.archive import check_archive_file
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "200"}
@@ -292,6 +293,35 @@ def test_an_archive_that_grows_meanwhile_is_left(torn: Path) -> None:
     with pytest.raises(rear.RearError, match="changed by another program"):
         list(check_archive_file(torn, in_place=True, storage=Growing()))
     assert torn.read_bytes().startswith(before + b"more")
+    assert os.listdir(torn.parent) == ["torn.zip"]
+
+
+def test_a_codec_that_is_not_there_is_not_taken_for_a_split_archive(
+    torn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise UnsupportedError("no codec for compression method 99")
+
+    for module in ("archive", "rebuilt_archive"):
+        monkeypatch.setattr(f"rear.fsck.{module}.rebuild", lacks)
+    before = state(torn)
+    for in_place in (False, True):
+        with pytest.raises(UnsupportedError, match="no codec"):
+            list(check_archive_file(torn, in_place=in_place))
+    assert state(torn) == before
+    assert os.listdir(torn.parent) == ["torn.zip"]
+
+
+def test_an_interrupt_as_the_new_archive_is_made_leaves_nothing(torn: Path) -> None:
+    class Interrupted(rear.core.storage.Storage):
+        def create(self, path: StrPath, mode: int = 0o666) -> int:
+            self.close(super().create(path, mode))
+            raise KeyboardInterrupt
+
+    before = state(torn)
+    with pytest.raises(KeyboardInterrupt):
+        list(check_archive_file(torn, in_place=True, storage=Interrupted()))
+    assert state(torn) == before
     assert os.listdir(torn.parent) == ["torn.zip"]
 
 

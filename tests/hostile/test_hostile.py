@@ -51,8 +51,9 @@ class Forgery:
         self.journal = self.folder / f"{WORKER}-0.journal"
         self.temp_archive = self.folder / f"{WORKER}-0.zip"
         self.opened = Open(
-            1, process.host, WORKER, 0, 99, process.pid, 1, process.boot_id, process.pid_namespace, 0, 60.0, 0
-        )
+            1, process.host, WORKER, 0, 99, process.pid, 1, process.boot_id, process.pid_namespace, 0, 60.0, 0,
+            time_namespace=process.time_namespace,
+        )  # fmt: skip
         self.data = b"forged content"
         self.append = Append(
             1, None, 0, len(self.data), 0, 0, "ar.zip", "forged.txt", 0, crc32(self.data), len(self.data),

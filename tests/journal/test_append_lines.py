@@ -21,6 +21,7 @@ from rear.journal.append_lines import parse_appends
 from rear.journal.codec import decode_line, decode_record, encode_line, encode_record
 from rear.journal.encoder import Encoder
 from rear.journal.reader import parse_journal, read_journal, read_lines
+from rear.worker.pair_writer import Item
 from rear.zip.codecs import crc32
 from rear.zip.payload import Payload
 
@@ -217,7 +218,9 @@ def test_what_a_worker_writes_is_taken_the_fast_way() -> None:
     sources = [None, "/data/ü.txt"]
     payload = Payload(8, 7, 5, 6)
     lines = [
-        encoder.encode(number, Target("ar.zip", f"ü/{number}"), payload, number * 99, 10**18, 0o644, source, None)[0]
+        encoder.encode(
+            Item(number, Target("ar.zip", f"ü/{number}"), payload, 10**18, 0o644, source, None, None), number * 99
+        )[0]
         for number, source in enumerate(sources * 20)
     ]
     lines = [line.removesuffix(b"\n") for line in lines]

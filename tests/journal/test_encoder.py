@@ -11,6 +11,7 @@ from rear.core.names import Target
 from rear.core.records import Append, Metadata, Open, Origin
 from rear.journal.codec import encode_record
 from rear.journal.encoder import Encoder, central_entries
+from rear.worker.pair_writer import Item
 from rear.zip.headers import Member, encode_central_entry, encode_local_header
 from rear.zip.payload import Payload
 from rear.zip.structures import LIMIT_32
@@ -36,7 +37,8 @@ def test_it_gives_what_the_general_functions_give(opened: Open, members: list[tu
         # Twice: parts are kept from the first time.
         for _ in range(2):
             payload = Payload(method, crc, compressed_size, size)
-            encoded = encoder.encode(sequence, Target(archive, name), payload, offset, mtime_ns, mode, source, metadata)
+            item = Item(sequence, Target(archive, name), payload, mtime_ns, mode, source, metadata, None)
+            encoded = encoder.encode(item, offset)
             expected = _expected(
                 opened, sequence, Target(archive, name), payload, offset, mtime_ns, mode, source, metadata
             )
@@ -108,6 +110,6 @@ def test_many_archives_and_modes_are_not_all_kept() -> None:
     encoder, payload = Encoder(opened), Payload(0, 1, 2, 2)
     for number in range(2_500):
         target, mode = Target(f"{number}%d.zip", "a"), 0o100000 + number
-        encoded = encoder.encode(1, target, payload, 0, 10**18, mode, None, None)
+        encoded = encoder.encode(Item(1, target, payload, 10**18, mode, None, None, None), 0)
         assert encoded == _expected(opened, 1, target, payload, 0, 10**18, mode, None, None)
     assert len(encoder._kinds) <= 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,46 @@ from rear.journal.reader import read_journal
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.worker.fs import rear_fs
+from rear.zip.codecs import crc32
+
+
+@pytest.mark.parametrize("close", [None, "exit"])
+@pytest.mark.parametrize(
+    ("kind", "forged"),
+    [
+        ("append", {"metadata": {"note": "\udc80"}}),
+        ("append", {"metadata": {"\udc80": 1}}),
+        ("append", {"name": "\udc80"}),
+        ("append", {"archive": "\udc80.zip"}),
+        ("append", {"source": "\udc80"}),
+        ("open", {"boot_id": "\udc80"}),
+    ],
+)
+def test_a_record_with_half_a_character_harms_its_own_pair_alone(
+    tmp_path: Path, close: str | None, kind: str, forged: dict[str, object]
+) -> None:
+    temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50)}, close=close)
+    write_pair(tmp_path, 1, {2: ("b", b"b" * 50)}, close="exit")
+    lines = []
+    for line in journal.read_bytes().splitlines():
+        payload = json.loads(line[9:])
+        if payload["kind"] == kind:
+            # As ASCII, with an escape: the half stands for a byte that is no UTF-8, and so passes as text.
+            data = json.dumps(payload | forged).encode()
+            line = b"%08x %b" % (crc32(data), data)
+        lines.append(line + b"\n")
+    journal.write_bytes(b"".join(lines))
+    before = temp.read_bytes()
+    events = scavenge(tmp_path)
+    assert members(tmp_path)["b"] == b"b" * 50
+    if "metadata" in forged:
+        # Its header cannot be written anew either.
+        (refused,) = of_kind(events, Refused)
+        assert "its metadata is no text" in refused.reason
+        assert (temp.read_bytes(), journal.read_bytes()) == (before, b"".join(lines))
+        assert members(tmp_path) == {"b": b"b" * 50}
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"a" * 50 in data for data in kept)
 
 
 def test_torn_last_member_is_named_and_kept_and_no_loss(tmp_path: Path) -> None:

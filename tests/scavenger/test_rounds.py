@@ -18,7 +18,7 @@ from zips import flip
 import rear
 import rear.scavenger.scavenge
 from rear.core.layout import Layout
-from rear.core.liveness import Process, this_process
+from rear.core.liveness import this_process
 from rear.core.names import Target
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage
@@ -230,7 +230,7 @@ class Thawed:
 
     def __init__(self, base: Path, workers: int) -> None:
         here = this_process()
-        process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
+        process = here._replace(pid=GONE, process_start=1)
         self.acknowledged: dict[str, bytes] = {}
         self._sequence = 0
         self._writers = []

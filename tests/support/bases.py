@@ -15,7 +15,9 @@ from typing import Any
 
 import rear
 from rear.core.layout import Layout
+from rear.core.storage import LOCAL
 from rear.events import Event
+from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal
 
 
@@ -115,6 +117,16 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
+def unfinished_graves(base: Path) -> list[str]:
+    """Return the files of buried pairs that have members which are not merged."""
+    folder = Layout(base).graveyard
+    return [
+        str(path.relative_to(folder))
+        for path in sorted(folder.glob("*/*.journal"))
+        if with_notes(read_journal(path), path, storage=LOCAL).pending()
+    ]
+
+
 def check_base(
     base: Path,
     acknowledged: dict[str, bytes],
@@ -143,8 +155,9 @@ def check_base(
         if data != expected:
             raise AssertionError(f"{target}: {len(data)} bytes {data[:60]!r}, not {len(expected)} {expected[:60]!r}")
     layout = Layout(base)
-    for folder in (layout.claims, layout.intents, layout.graveyard):
+    for folder in (layout.claims, layout.intents):
         assert files_below(folder) == [], folder
+    assert unfinished_graves(base) == []
     if not leftovers:
         assert files_below(layout.inbox) == []
     if not lost_and_found:

@@ -12,18 +12,16 @@ import functools
 import math
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-
-import pytest
 
 from rear.core.storage import Storage
 from rear.errors import RearError
@@ -232,18 +230,18 @@ def fork(function: Callable[[], object]) -> int:
 
 def wait(pid: int, *, seconds: float = CHILD_SECONDS) -> int:
     """Return how a child ended: its status, or the negative number of the signal."""
-    deadline = time.monotonic() + seconds
-    pause = 0.0005
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise AssertionError(f"the child was still running after {seconds:.0f} s")
-        time.sleep(pause)
-        pause = min(0.02, pause * 1.5)
+    descriptor = os.pidfd_open(pid)
+    try:
+        ending = select.poll()
+        ending.register(descriptor, select.POLLIN)
+        has_ended = ending.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    if not has_ended:
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert has_ended, f"the child was still running after {seconds:.0f} s"
+    return status
 
 
 def in_child(function: Callable[[], object]) -> int:
@@ -274,6 +272,9 @@ def why_no_strace() -> str | None:
 
 def needs_strace() -> None:
     """Skip the running test where strace cannot be used."""
+    # Programs that die under strace import this file, too, and need not wait for pytest.
+    import pytest
+
     reason = why_no_strace()
     if reason is not None:
         pytest.skip(reason)

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from rear.core.layout import Layout
-from rear.journal.intent import Move, commit_intent, write_intent
+from rear.journal.intent import Begin, Move, commit_intent, write_intent
 from rear.read.view import directory_of
 
 MOVES = [Move("h/w-1-1", 1, "new", 0, 100)]
@@ -35,9 +35,7 @@ class Base:
         if self.path.exists():
             old = directory_of(self.path)
             descriptor = os.open(self.path, os.O_RDONLY)
-        self.writer = write_intent(
-            self.intent, archive="ar.zip", leader="me", old=old, archive_descriptor=descriptor, moves=MOVES
-        )
+        self.writer = write_intent(self.intent, Begin("ar.zip", "me", old), MOVES, archive_descriptor=descriptor)
         if descriptor is not None:
             os.close(descriptor)
         with open(self.path, "r+b" if old else "wb") as file:

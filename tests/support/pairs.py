@@ -26,7 +26,7 @@ def write_pair(
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write a pair of a worker that is gone; return its temp archive and journal."""
     here = this_process()
-    process = Process(here.host, GONE, 1, here.boot_id, here.pid_namespace)
+    process = here._replace(pid=GONE, process_start=1)
     pair = Pair(here.host, worker, rotation)
     opened = open_record(process, pair, cookie=rotation + 1, repeats_from=repeats_from)
     writer = PairWriter(Layout(base), pair, opened, storage=LOCAL)
@@ -54,16 +54,16 @@ def write_pair(
 def open_record(process: Process, pair: Pair, *, cookie: int, uid: int = 0, repeats_from: int | None = None) -> Open:
     """Return the first record of the journal of a pair."""
     who = (process.pid, process.process_start, process.boot_id, process.pid_namespace, uid)
-    return Open(FORMAT_VERSION, *pair, cookie, *who, 60.0, MTIME_NS, repeats_from)
+    return Open(FORMAT_VERSION, *pair, cookie, *who, 60.0, MTIME_NS, repeats_from, process.time_namespace)
 
 
-def see_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All workers are on hosts that cannot be seen from here."""
+def see_nobody(monkeypatch: pytest.MonkeyPatch, running: bool | None = None) -> None:
+    """All workers are on hosts that cannot be seen from here; or what is seen of them is said by ``running``."""
     for name in ("rear.core.liveness", "rear.scavenger.claims", "rear.scavenger.recovery", "rear.scavenger.pair_check"):
-        monkeypatch.setattr(f"{name}.is_running", lambda process: None)
+        monkeypatch.setattr(f"{name}.is_running", lambda process: running)
 
 
 def dead_worker() -> str:
     """Return the name of a worker of this host that has ended."""
     here = this_process()
-    return worker_name(Process(here.host, 1_999_999_999, 1, here.boot_id, here.pid_namespace), "abcdef")
+    return worker_name(here._replace(pid=1_999_999_999, process_start=1), "abcdef")

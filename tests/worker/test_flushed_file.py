@@ -22,7 +22,7 @@ from typing import Any
 
 import fixtures
 import pytest
-from bases import check_archive, files_below, found_in, of_kind, put, scavenge, write
+from bases import check_archive, files_below, found_in, of_kind, put, scavenge, unfinished_graves, write
 from faults import (
     ERRORS,
     SEED,
@@ -155,8 +155,9 @@ def check(folder: Path, base: Path | None = None, *, lost: bool = False) -> None
         assert target in found or last is None, f"{target} is lost"
         assert target not in found or found[target] in allowed, f"{target} {found[target]!r} in state {last}"
     layout = Layout(base)
-    for rest in (layout.claims, layout.intents, layout.graveyard):
+    for rest in (layout.claims, layout.intents):
         assert files_below(rest) == []
+    assert unfinished_graves(base) == []
 
 
 @pytest.mark.crash

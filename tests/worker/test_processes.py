@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_archive, files_below, found_in, journals
+from bases import check_archive, files_below, found_in, journals, unfinished_graves
 from children import (
     content,
     leave_process,
@@ -76,8 +76,9 @@ def scavenge(base: Path, **options: Any) -> list[rear.events.Event]:
 
 def leftovers(base: Path) -> list[str]:
     """Files that should be gone once everything is merged."""
-    folders = ("inbox", "claims", "graveyard", "intents", "lost+found")
-    return [f".rear/{folder}/{path}" for folder in folders for path in files_below(base / ".rear" / folder)]
+    folders = ("inbox", "claims", "intents", "lost+found")
+    found = [f".rear/{folder}/{path}" for folder in folders for path in files_below(base / ".rear" / folder)]
+    return found + unfinished_graves(base)
 
 
 # -- many at once

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rear.cli.exit import ATTENTION, say
-from rear.cli.options import Quiet, seconds
+from rear.cli.options import Quiet, flag, seconds, valued
 from rear.core.text import BINARY, size_text
 
 if TYPE_CHECKING:
@@ -21,22 +21,17 @@ def adopt(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The base; made if it is missing.")],
     into: Annotated[
         str | None,
-        typer.Option(
-            "--into",
-            metavar="ARCHIVE[/PREFIX]",
-            show_default=False,
-            help="The final archive, relative to the base, and a folder in it. Without it, members say where they "
+        valued(
+            "ARCHIVE[/PREFIX]",
+            "The final archive, relative to the base, and a folder in it. Without it, members say where they "
             "belong: ar.zip/name.",
         ),
     ] = None,
     delete: Annotated[
-        bool,
-        typer.Option("--delete", help="Remove each Zip once all its members are read back from committed archives."),
+        bool, flag("Remove each Zip once all its members are read back from committed archives.", "--delete")
     ] = False,
-    wait: Annotated[
-        str, typer.Option(help="How long to wait, all in all, while another scavenger leads.", metavar="DURATION")
-    ] = "60s",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
+    wait: Annotated[str, valued("DURATION", "How long to wait, all in all, while another scavenger leads.")] = "60s",
+    json: Annotated[bool, flag("One JSON object a line on standard output.", "--json")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring temp archives of the original program, or any other Zips, into final archives.

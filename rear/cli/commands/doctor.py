@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.options import JsonLines, base_argument, seconds
+from rear.cli.options import JsonLines, base_argument, seconds, valued
 from rear.cli.signals import Ended
 from rear.core.text import shown
 from rear.diagnostics.findings import JSON_VERSION
@@ -26,16 +26,13 @@ def doctor(
     base: Annotated[str, base_argument("The directory that the workers write to, or are to write to.")] = ".",
     peer: Annotated[
         str | None,
-        typer.Option(
-            help="The same directory through another mount of the same export: locks, races and delays are tried "
+        valued(
+            "OTHER_MOUNT",
+            "The same directory through another mount of the same export: locks, races and delays are tried "
             "across both.",
-            metavar="OTHER_MOUNT",
-            show_default=False,
         ),
     ] = None,
-    peer_wait: Annotated[
-        str, typer.Option(help="How long to wait for what the other mount has to show.", metavar="DURATION")
-    ] = "60s",
+    peer_wait: Annotated[str, valued("DURATION", "How long to wait for what the other mount has to show.")] = "60s",
     as_json: JsonLines = False,
 ) -> None:
     """Try whether a file system keeps what rear relies on, and say what rear does where it does not.

@@ -12,7 +12,7 @@ import typer
 from rear.cli.exit import note, report
 from rear.cli.listing.member_lines import iso_time_ns, long_line, method_name
 from rear.cli.listing.selection import LineWriter
-from rear.cli.options import JsonLines, moment, size_bytes
+from rear.cli.options import JsonLines, flag, moment, size_bytes, valued
 from rear.core.text import shown
 from rear.errors import UsageError
 
@@ -31,39 +31,21 @@ def find(
             "them; none: all members.",
         ),
     ] = None,
-    archive: Annotated[
-        str | None, typer.Option("--archive", metavar="PATTERN", help="Only in archives with such a path below BASE.")
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="PATTERN", help="Only what workers of such a host wrote.")
-    ] = None,
-    worker: Annotated[
-        str | None, typer.Option("--worker", metavar="PATTERN", help="Only what such a worker wrote.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option("--source", metavar="PATTERN", help="Only files that were picked up from such a path.")
-    ] = None,
+    archive: Annotated[str | None, valued("PATTERN", "Only in archives with such a path below BASE.")] = None,
+    host: Annotated[str | None, valued("PATTERN", "Only what workers of such a host wrote.")] = None,
+    worker: Annotated[str | None, valued("PATTERN", "Only what such a worker wrote.")] = None,
+    source: Annotated[str | None, valued("PATTERN", "Only files that were picked up from such a path.")] = None,
     since: Annotated[
-        str | None,
-        typer.Option(
-            "--since", metavar="WHEN", help="Only what changed since: 2h or 1d ago, 2026-11-21, 2026-11-21T08:30."
-        ),
+        str | None, valued("WHEN", "Only what changed since: 2h or 1d ago, 2026-11-21, 2026-11-21T08:30.")
     ] = None,
-    larger: Annotated[
-        str | None, typer.Option("--larger", metavar="SIZE", help="Only members with more bytes: 1000, 500M, 50G.")
-    ] = None,
-    smaller: Annotated[
-        str | None, typer.Option("--smaller", metavar="SIZE", help="Only members with fewer bytes.")
-    ] = None,
+    larger: Annotated[str | None, valued("SIZE", "Only members with more bytes: 1000, 500M, 50G.")] = None,
+    smaller: Annotated[str | None, valued("SIZE", "Only members with fewer bytes.")] = None,
     meta: Annotated[
-        list[str] | None,
-        typer.Option("--meta", metavar="KEY[=VALUE]", help="Only members with such metadata. Repeatable: all of them."),
+        list[str] | None, valued("KEY[=VALUE]", "Only members with such metadata. Repeatable: all of them.")
     ] = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time, too.")] = False,
+    long: Annotated[bool, flag("Show mode, size and local time, too.", "--long", "-l")] = False,
     as_json: JsonLines = False,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="End exact paths with NUL, for xargs -0; nothing is escaped.")
-    ] = False,
+    null: Annotated[bool, flag("End exact paths with NUL, for xargs -0; nothing is escaped.", "--null", "-0")] = False,
 ) -> None:
     """Find members in all archives of a base, by their indexes.
 
@@ -147,12 +129,9 @@ def _json(found: FoundMember) -> str:
 
 
 def _tell_problems(found: Search) -> int:
-    status = 0
-    for error in found.errors:
-        failed = report(error)
-        status = status or failed
+    statuses = [report(error) for error in found.errors]
     if found.unindexed:
         first, *others = found.unindexed
         which = f"{first} and {len(others):,} more archives have" if others else f"{first} has"
         note(f"{which} no index that fits: searched the directory instead; rear index --rebuild makes one")
-    return status
+    return next(filter(None, statuses), 0)

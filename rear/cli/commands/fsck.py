@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rear.cli.executors import Dask, Executors, Jobs
 from rear.cli.exit import report
-from rear.cli.options import AssumeDead, Dask, Executors, Jobs, Json, Plain, Quiet, base_argument, style_of
+from rear.cli.options import AssumeDead, Json, Plain, Quiet, base_argument, flag, style_of, valued
 from rear.errors import RearError, UsageError
 
 if TYPE_CHECKING:
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
 def fsck(
     path: Annotated[str, base_argument("A base, or one archive anywhere.", "[PATH]")] = ".",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only report. For one archive that is so without --in-place.")
+        bool, flag("Only report. For one archive that is so without --in-place.", "--dry-run", "-n")
     ] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every member, and check its size and CRC-32.")] = False,
-    output: Annotated[
-        str | None, typer.Option(metavar="FILE", help="One archive: write it anew as FILE, which must not exist.")
-    ] = None,
+    deep: Annotated[bool, flag("Read every member, and check its size and CRC-32.", "--deep")] = False,
+    output: Annotated[str | None, valued("FILE", "One archive: write it anew as FILE, which must not exist.")] = None,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="One archive: rebuild it if need be, and keep the old one as .damaged.")
+        bool, flag("One archive: rebuild it if need be, and keep the old one as .damaged.", "--in-place")
     ] = False,
     assume_dead: AssumeDead = None,
     jobs: Jobs = None,

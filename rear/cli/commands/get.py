@@ -10,6 +10,7 @@ import typer
 from rear.cli.byte_progress import ByteProgress
 from rear.cli.exit import report
 from rear.cli.listing.selection import PATTERN_HELP, selected, split
+from rear.cli.options import flag, valued
 from rear.errors import RearError
 from rear.read.patterns import Patterns
 from rear.read.view import open_committed
@@ -27,10 +28,10 @@ def get(
         ),
     ],
     directory: Annotated[
-        str, typer.Option("--directory", "-C", metavar="DIR", help="Write below this directory; made if it is missing.")
+        str, valued("DIR", "Write below this directory; made if it is missing.", "--directory", "-C")
     ] = ".",
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    strip: Annotated[int, typer.Option("--strip", min=0, metavar="N", help="Leave out N leading parts of names.")] = 0,
+    force: Annotated[bool, flag("Replace files that exist.", "--force")] = False,
+    strip: Annotated[int, valued("N", "Leave out N leading parts of names.", min=0)] = 0,
 ) -> None:
     """Extract members below a directory, and never outside it.
 

@@ -14,7 +14,7 @@ import typer
 from rear.cli.exit import ATTENTION, note
 from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import LineWriter, split
-from rear.cli.options import JsonObject
+from rear.cli.options import JsonObject, flag
 from rear.core.text import BINARY, shown, size_text
 from rear.errors import NotLeaderError, UsageError
 
@@ -33,10 +33,10 @@ _STATES = {
 def index(
     path: Annotated[str, typer.Argument(metavar="ARCHIVE", help="A final archive of a base.")],
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make the index anew from the archive; scavengers wait meanwhile.")
+        bool, flag("Make the index anew from the archive; scavengers wait meanwhile.", "--rebuild")
     ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print all rows as CSV, with the columns of the SQLite table members.")
+        bool, flag("Print all rows as CSV, with the columns of the SQLite table members.", "--csv")
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
@@ -77,11 +77,7 @@ def _show(path: str, *, as_json: bool) -> None:
 
     state = index_state(path)
     with LineWriter() as lines:
-        if as_json:
-            lines.write(json.dumps(_as_json(state)))
-        else:
-            for line in _described(state):
-                lines.write(line)
+        lines.write_all([json.dumps(_as_json(state))] if as_json else _described(state))
 
 
 def _described(state: IndexState) -> Iterable[str]:

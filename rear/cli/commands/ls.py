@@ -13,23 +13,13 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from rear.cli.listing import levels
 from rear.cli.listing.columns import Colors, in_columns
-from rear.cli.listing.levels import (
-    ArchiveItems,
-    Item,
-    about_of,
-    collapse,
-    cut,
-    item_of,
-    members_below,
-    metadata_of,
-    names_below,
-)
 from rear.cli.listing.member_lines import entry_json, iso_time, local_time, long_line
 from rear.cli.listing.pending import list_pending
 from rear.cli.listing.selection import PATTERN_HELP, LineWriter, selected, split
 from rear.cli.listing.tree import write_tree
-from rear.cli.options import JsonLines
+from rear.cli.options import JsonLines, flag, valued
 from rear.core.text import BINARY, shown, size_text
 from rear.errors import UsageError
 from rear.read.patterns import Patterns, has_wildcard
@@ -71,36 +61,25 @@ def ls(
     patterns: Annotated[
         list[str] | None, typer.Argument(metavar="[PATTERN]...", help=f"Show only what matches. {PATTERN_HELP}")
     ] = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="Show mode, size and local time too.")] = False,
-    human: Annotated[bool, typer.Option("--human", "-h", help="Show sizes as 3.2 MiB; with -l.")] = False,
-    by_time: Annotated[bool, typer.Option("--time", "-t", help="The newest first.")] = False,
-    by_size: Annotated[bool, typer.Option("--size", "-S", help="The largest first.")] = False,
-    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
+    long: Annotated[bool, flag("Show mode, size and local time too.", "--long", "-l")] = False,
+    human: Annotated[bool, flag("Show sizes as 3.2 MiB; with -l.", "--human", "-h")] = False,
+    by_time: Annotated[bool, flag("The newest first.", "--time", "-t")] = False,
+    by_size: Annotated[bool, flag("The largest first.", "--size", "-S")] = False,
+    reverse: Annotated[bool, flag("The other way round.", "--reverse", "-r")] = False,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-R", help="All names with their folders, one a line; so it is in a pipe.")
+        bool, flag("All names with their folders, one a line; so it is in a pipe.", "--recursive", "-R")
     ] = False,
     depth: Annotated[
         int | None,
-        typer.Option(
-            "--depth",
-            "-d",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Show N levels, and what is deeper as folders; 1 on a terminal, else all.",
-        ),
+        valued("N", "Show N levels, and what is deeper as folders; 1 on a terminal, else all.", "--depth", "-d", min=1),
     ] = None,
-    one_column: Annotated[bool, typer.Option("--one-column", "-1", help="One name a line on a terminal, too.")] = False,
-    tree: Annotated[bool, typer.Option("--tree", help="Print a tree of directories.")] = False,
-    metadata: Annotated[
-        bool, typer.Option("--meta", help="Show the metadata of members too, as JSON; implies -l.")
-    ] = False,
+    one_column: Annotated[bool, flag("One name a line on a terminal, too.", "--one-column", "-1")] = False,
+    tree: Annotated[bool, flag("Print a tree of directories.", "--tree")] = False,
+    metadata: Annotated[bool, flag("Show the metadata of members too, as JSON; implies -l.", "--meta")] = False,
     as_json: JsonLines = False,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="End exact names with NUL, for xargs -0; nothing is escaped.")
-    ] = False,
+    null: Annotated[bool, flag("End exact names with NUL, for xargs -0; nothing is escaped.", "--null", "-0")] = False,
     pending: Annotated[
-        bool, typer.Option("--pending", help="Show the members that are not merged yet, and who wrote them.")
+        bool, flag("Show the members that are not merged yet, and who wrote them.", "--pending")
     ] = False,
 ) -> None:
     """List the archives of a base, or the members of a Zip file.
@@ -140,13 +119,14 @@ def ls(
         by_size=by_size,
         reverse=reverse,
     )
+    status = 0
     with LineWriter() as lines:
         if pending:
             status = list_pending(lines, path, patterns or [], as_json=as_json)
         elif os.path.isdir(path):
             status = _list_archives(lines, path, Patterns(patterns or []), options)
         else:
-            status = _list_members(lines, path, patterns or [], options)
+            _list_members(lines, path, patterns or [], options)
     if status:
         raise typer.Exit(status)
 
@@ -161,30 +141,27 @@ def _check_options(views: dict[str, bool], others: dict[str, bool]) -> None:
         raise UsageError(f"{chosen[0]} goes not with {[*chosen[1:], *useless][0]}")
 
 
-def _list_members(lines: LineWriter, path: str, given: list[str], options: ListingOptions) -> int:
+def _list_members(lines: LineWriter, path: str, given: list[str], options: ListingOptions) -> None:
     selection = split(path)
     patterns = Patterns([*filter(None, [selection.member]), *given])
     with open_committed(selection.archive) as archive:
         if options.tree:
-            names: Iterable[str] = filter(patterns.matches, map(itemgetter(1), archive.names()))
-            if options.depth is not None:
-                names = (cut(name, options.depth) for name in names)
-            write_tree(lines, selection.archive, names)
+            names = filter(patterns.matches, map(itemgetter(1), archive.names()))
+            write_tree(lines, selection.archive, names, options.depth)
         elif options.depth is not None and not given and not has_wildcard(selection.member):
             folder = selection.member
             if options.long or options.by_time or options.by_size:
-                found = members_below(archive, folder, options.depth, with_metadata=options.metadata)
+                found = levels.members_below(archive, folder, options.depth, with_metadata=options.metadata)
             else:
-                found = names_below(archive, folder, options.depth)
+                found = levels.names_below(archive, folder, options.depth)
             _write_items(lines, found, options)
-            return 0
+            return
         elif options.columns:
-            _write_items(lines, map(item_of, selected(archive, patterns)), options)
+            _write_items(lines, map(levels.item_of, selected(archive, patterns)), options)
         else:
             _stream_members(lines, archive, patterns, options)
     lines.flush()
     patterns.check(selection.archive)
-    return 0
 
 
 def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, options: ListingOptions) -> None:
@@ -210,13 +187,13 @@ def _stream_members(lines: LineWriter, archive: Archive, patterns: Patterns, opt
 
 def _json_with_metadata(archive: Archive, entries: Iterable[CentralEntry]) -> Iterator[str]:
     for entry in entries:
-        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(metadata_of(archive, entry))}}}'
+        yield f'{entry_json(entry)[:-1]}, "metadata": {json.dumps(levels.metadata_of(archive, entry))}}}'
 
 
 def _member_line(archive: Archive, entry: CentralEntry, options: ListingOptions) -> str:
     if not options.long:
         return entry.name
-    return _item_line(item_of(entry, about=about_of(archive, entry) if options.metadata else ""), options)
+    return _item_line(levels.item_of(entry, about=levels.about_of(archive, entry) if options.metadata else ""), options)
 
 
 def _write_sorted(
@@ -233,7 +210,7 @@ def _write_sorted(
     write(map(texts.__getitem__, order))
 
 
-def _item_line(item: Item, options: ListingOptions) -> str:
+def _item_line(item: levels.Item, options: ListingOptions) -> str:
     """Return the line of a long list; the name, and so the line, is still to be escaped."""
     after = f"  {item.about}" if item.about else ""
     if item.members is None:
@@ -242,39 +219,36 @@ def _item_line(item: Item, options: ListingOptions) -> str:
     return f"{item.members:>12,} members {size} {local_time(item.second)} {item.name}"
 
 
-def _in_order(found: Iterable[Item], options: ListingOptions) -> list[Item]:
+def _in_order(found: Iterable[levels.Item], options: ListingOptions) -> list[levels.Item]:
     items = sorted(found, key=attrgetter("name"), reverse=options.reverse)
     if options.by_time or options.by_size:
         items.sort(key=attrgetter("second" if options.by_time else "size"), reverse=not options.reverse)
     return items
 
 
-def _write_items(lines: LineWriter, found: Iterable[Item], options: ListingOptions) -> None:
+def _write_items(lines: LineWriter, found: Iterable[levels.Item], options: ListingOptions) -> None:
     """Write a list in order, in columns where they are wanted."""
     items = _in_order(found, options)
     if options.null:
         lines.write_exact(item.name for item in items)
-    elif options.long:
-        lines.write_escaped(_item_line(item, options) for item in items)
-    elif not options.columns:
-        lines.write_escaped(item.name for item in items)
-    else:
+    elif options.columns:
         texts = [shown(item.name) for item in items]
         colors = Colors.of_environment()
         painted = [colors.paint(text, item.name, item.mode) for text, item in zip(texts, items, strict=True)]
         lines.write_all(in_columns(texts, painted, width=shutil.get_terminal_size().columns))
+    else:
+        lines.write_escaped(_item_line(item, options) if options.long else item.name for item in items)
     lines.flush()
 
 
 def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: ListingOptions) -> int:
     is_level = options.depth is not None and not patterns
     is_names = options.tree or options.null or (not options.long and (is_level or options.columns))
-    found = ArchiveItems(folder, patterns, counted=not is_names)
+    found = levels.ArchiveItems(folder, patterns, counted=not is_names)
     if options.tree:
-        names = (item.name for item in found)
-        write_tree(lines, folder, names if options.depth is None else (cut(name, options.depth) for name in names))
+        write_tree(lines, folder, (item.name for item in found), options.depth)
     elif is_level and options.depth is not None:
-        _write_items(lines, collapse(found, options.depth), options)
+        _write_items(lines, levels.collapse(found, options.depth), options)
     elif is_names:
         _write_items(lines, found, options)
     else:
@@ -286,7 +260,7 @@ def _list_archives(lines: LineWriter, folder: str, patterns: Patterns, options: 
     return found.status
 
 
-def _archive_line(item: Item, options: ListingOptions) -> str:
+def _archive_line(item: levels.Item, options: ListingOptions) -> str:
     if options.as_json:
         about = {"archive": item.name, "members": item.members, "size": item.size, "mtime": iso_time(item.second)}
         return json.dumps(about)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import Compression, Meta, Quiet
+from rear.cli.options import Compression, Meta, Quiet, flag
 from rear.cli.targets import metadata_of, place_of
 from rear.core.names import split_into
 from rear.core.text import counted
@@ -41,9 +41,9 @@ def put(
             help="The base; TARGET is relative to it. Made if it is missing. Without it TARGET lies below a base.",
         ),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too, with all below them.")] = False,
+    recursive: Annotated[bool, flag("Directories too, with all below them.", "--recursive", "-r")] = False,
     move: Annotated[
-        bool, typer.Option("--move", help="Remove each source once its bytes are on stable storage and were read back.")
+        bool, flag("Remove each source once its bytes are on stable storage and were read back.", "--move")
     ] = False,
     meta: Meta = None,
     compression: Compression = None,

@@ -8,32 +8,25 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import BaseOption, Compression, Meta
+from rear.cli.options import BaseOption, Compression, Meta, flag, valued
 from rear.cli.targets import metadata_of
 
 
 def run(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command, and its arguments.")],
-    into: Annotated[
-        str,
-        typer.Option("--into", metavar="ARCHIVE/FOLDER", help="The final archive, relative to the base, and a folder."),
-    ],
+    into: Annotated[str, valued("ARCHIVE/FOLDER", "The final archive, relative to the base, and a folder.")],
     base: BaseOption = ".",
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            show_default=False,
-            help="Where the command leaves its files: they are copied, and stay. Without it in $REAR_OUTPUT, a local "
+        valued(
+            "DIR",
+            "Where the command leaves its files: they are copied, and stay. Without it in $REAR_OUTPUT, a local "
             "folder whose files are moved.",
         ),
     ] = None,
     meta: Meta = None,
     compression: Compression = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Do not show what the command prints; archive it alone.")
-    ] = False,
+    quiet: Annotated[bool, flag("Do not show what the command prints; archive it alone.", "--quiet", "-q")] = False,
 ) -> None:
     """Run a command and archive what it prints, as stdout and stderr, and the files that it leaves, below output/.
 

@@ -11,25 +11,23 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from rear.cli.executors import Dask, Executors, Jobs
 from rear.cli.exit import ATTENTION, note
-from rear.cli.options import AssumeDead, Base, Dask, Executors, Jobs, Json, Plain, Quiet, seconds, size_bytes, style_of
+from rear.cli.options import AssumeDead, Base, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
 from rear.cli.signals import StopRequest
 
 Verify = Annotated[
     bool | None,
-    typer.Option(
-        "--verify/--no-verify", help="Read and check every member before the merge, and the merged bytes after it."
-    ),
+    flag("Read and check every member before the merge, and the merged bytes after it.", "--verify/--no-verify"),
 ]
-Flush = Annotated[
-    bool, typer.Option("--flush", help="Ask live workers to end their temp archives now, and merge these too.")
+Flush = Annotated[bool, flag("Ask live workers to end their temp archives now, and merge these too.", "--flush")]
+FlushWait = Annotated[str, valued("DURATION", "How long --flush waits for them.")]
+Wait = Annotated[
+    bool,
+    flag("Wait until what cannot be seen from here has shown a sign of life, or counts as dead (a lease).", "--wait"),
 ]
-FlushWait = Annotated[str, typer.Option(help="How long --flush waits for them.", metavar="DURATION")]
-Every = Annotated[
-    str | None,
-    typer.Option(help="Keep running, and scavenge this often (30s, 5m, 2h).", metavar="DURATION", show_default=False),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be merged; change nothing.")]
+Every = Annotated[str | None, valued("DURATION", "Keep running, and scavenge this often (30s, 5m, 2h).")]
+DryRun = Annotated[bool, flag("Show what would be merged; change nothing.", "--dry-run", "-n")]
 OnConflict = Annotated[
     Literal["rename", "first", "last"] | None,
     typer.Option(
@@ -46,16 +44,9 @@ OnPartial = Annotated[
     ),
 ]
 MaxSize = Annotated[
-    str | None,
-    typer.Option(
-        help="Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.",
-        metavar="SIZE",
-        show_default=False,
-    ),
+    str | None, valued("SIZE", "Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.")
 ]
-MaxMembers = Annotated[
-    int | None, typer.Option(help="The same by number of members.", min=1, metavar="N", show_default=False)
-]
+MaxMembers = Annotated[int | None, valued("N", "The same by number of members.", min=1)]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 
@@ -64,6 +55,7 @@ def scavenge(
     verify: Verify = None,
     flush: Flush = False,
     flush_wait: FlushWait = "30s",
+    wait: Wait = False,
     every: Every = None,
     dry_run: DryRun = False,
     plain: Plain = False,
@@ -92,6 +84,7 @@ def scavenge(
             "verify": verify,
             "flush": flush,
             "flush_wait_seconds": seconds(flush_wait),
+            "wait": wait,
             "dry_run": dry_run,
             "on_conflict": on_conflict,
             "partial": partial,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.options import Base, JsonObject, seconds
+from rear.cli.options import Base, JsonObject, flag, seconds, valued
 from rear.cli.signals import StopRequest
 from rear.errors import UsageError
 
@@ -21,19 +21,15 @@ if TYPE_CHECKING:
 
 def status(
     base: Base = ".",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and look again and again, until Ctrl-C.")] = False,
-    every: Annotated[
-        str | None,
-        typer.Option(help="How often --watch looks; 2s when not given.", metavar="DURATION", show_default=False),
-    ] = None,
+    watch: Annotated[bool, flag("Stay, and look again and again, until Ctrl-C.", "--watch", "-w")] = False,
+    every: Annotated[str | None, valued("DURATION", "How often --watch looks; 2s when not given.")] = None,
     as_json: JsonObject = False,
     openmetrics: Annotated[
         str | None,
-        typer.Option(
-            help="Write it as metrics to FILE, at once, for the textfile collector of Prometheus' node exporter; "
+        valued(
+            "FILE",
+            "Write it as metrics to FILE, at once, for the textfile collector of Prometheus' node exporter; "
             "nothing is printed.",
-            metavar="FILE",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -62,18 +58,14 @@ def status(
             if screen is not None:
                 screen.show(seen)
             elif openmetrics is not None:
-                _write_metrics(openmetrics, seen)
+                from rear.diagnostics.openmetrics import as_text, write_file
+
+                write_file(openmetrics, as_text(seen))
             else:
                 print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
             if not watch or stop.wait(pause_seconds):
                 break
     raise typer.Exit(ATTENTION if seen.attention else 0)
-
-
-def _write_metrics(path: str, seen: BaseStatus) -> None:
-    from rear.diagnostics.openmetrics import as_text, write_file
-
-    write_file(path, as_text(seen))
 
 
 class _Screen:
@@ -83,6 +75,9 @@ class _Screen:
         from rich.console import Console
         from rich.live import Live
 
+        from rear.cli.display.status_page import page
+
+        self._page = page
         self._console = Console(highlight=False)
         is_live = live and self._console.is_terminal and not self._console.is_dumb_terminal
         # On the other screen of the terminal: what was there comes back, and the last page is printed below it. It is
@@ -98,18 +93,11 @@ class _Screen:
         if self._live is not None:
             self._live.stop()
             if self._last is not None and exc_info[0] is None and sys.stdout.isatty():
-                self._print(self._last)
+                self._console.print(self._page(self._last))
 
     def show(self, seen: BaseStatus) -> None:
-        from rear.cli.display.status_page import page
-
         self._last = seen
         if self._live is not None:
-            self._live.update(page(seen))
+            self._live.update(self._page(seen))
         else:
-            self._print(seen)
-
-    def _print(self, seen: BaseStatus) -> None:
-        from rear.cli.display.status_page import page
-
-        self._console.print(page(seen))
+            self._console.print(self._page(seen))

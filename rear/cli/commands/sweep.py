@@ -8,55 +8,34 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.options import BaseOption, Json, Plain, Quiet, seconds, size_bytes, style_of
+from rear.cli.options import BaseOption, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
 from rear.read.patterns import Patterns
 
 
 def sweep(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder; what is below it is swept.")],
-    into: Annotated[
-        str,
-        typer.Option(
-            "--into", metavar="ARCHIVE[/PREFIX]", help="The final archive, relative to the base, and a folder in it."
-        ),
-    ],
+    into: Annotated[str, valued("ARCHIVE[/PREFIX]", "The final archive, relative to the base, and a folder in it.")],
     base: BaseOption = ".",
     older_than: Annotated[
         str | None,
-        typer.Option(
-            help="Leave files that changed less than this long ago (30s, 5m, 2h): they may still be written.",
-            metavar="DURATION",
-            show_default=False,
+        valued(
+            "DURATION", "Leave files that changed less than this long ago (30s, 5m, 2h): they may still be written."
         ),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Remove each file once its bytes are read back from the committed archive.")
+        bool, flag("Remove each file once its bytes are read back from the committed archive.", "--delete")
     ] = False,
     include: Annotated[
-        list[str] | None,
-        typer.Option(help="Only files that match, by their path below DIR. Repeatable.", metavar="PATTERN"),
+        list[str] | None, valued("PATTERN", "Only files that match, by their path below DIR. Repeatable.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Not files that match. Repeatable.", metavar="PATTERN")
-    ] = None,
-    wait: Annotated[
-        str, typer.Option(help="How long to wait, all in all, while other scavengers merge.", metavar="DURATION")
-    ] = "60s",
+    exclude: Annotated[list[str] | None, valued("PATTERN", "Not files that match. Repeatable.")] = None,
+    wait: Annotated[str, valued("DURATION", "How long to wait, all in all, while other scavengers merge.")] = "60s",
     verify: Annotated[
-        bool | None,
-        typer.Option(
-            "--verify/--no-verify", help="Check every member before the merge, and the merged bytes after it."
-        ),
+        bool | None, flag("Check every member before the merge, and the merged bytes after it.", "--verify/--no-verify")
     ] = None,
-    max_size: Annotated[
-        str | None, typer.Option(help="As for rear scavenge.", metavar="SIZE", show_default=False)
-    ] = None,
-    max_members: Annotated[
-        int | None, typer.Option(help="As for rear scavenge.", min=1, metavar="N", show_default=False)
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Show what would be archived; change nothing.")
-    ] = False,
+    max_size: Annotated[str | None, valued("SIZE", "As for rear scavenge.")] = None,
+    max_members: Annotated[int | None, valued("N", "As for rear scavenge.", min=1)] = None,
+    dry_run: Annotated[bool, flag("Show what would be archived; change nothing.", "--dry-run", "-n")] = False,
     plain: Plain = False,
     json: Json = False,
     quiet: Quiet = False,

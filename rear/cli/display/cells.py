@@ -62,18 +62,17 @@ def aligned(text: str, width: int, *, is_number: bool = False) -> str:
     return padding + text if is_number else text + padding
 
 
-def widths_of(columns: Sequence[Column], width: int) -> list[int]:
-    """Return the width of each column in a table of ``width`` cells, with a gap of two cells between columns."""
-    fixed = sum(column.width for column in columns) + 2 * (len(columns) - 1)
-    return [column.width or max(width - fixed, 1) for column in columns]
-
-
 def row(cells: Sequence[tuple[str, str]], columns: Sequence[Column], width: int) -> Text:
-    """Return one row of a table, at most ``width`` cells wide; ``cells`` are text and style by column."""
+    """Return one row of a table, at most ``width`` cells wide; ``cells`` are text and style by column.
+
+    Between columns is a gap of two cells.
+    """
     from rich.text import Text
 
     line = Text(no_wrap=True, end="", overflow="crop")
-    for (text, style), column, cell_width in zip(cells, columns, widths_of(columns, width), strict=True):
+    fixed = sum(column.width for column in columns) + 2 * (len(columns) - 1)
+    for (text, style), column in zip(cells, columns, strict=True):
+        cell_width = column.width or max(width - fixed, 1)
         line.append(aligned(text, cell_width, is_number=column.is_number), style)
         line.append("  ")
     line.right_crop(2)

@@ -10,7 +10,7 @@ _SAMPLE_SECONDS: Final = 0.2
 _FEWEST_SECONDS: Final = 0.5
 #: Of a scavenge. Clearing takes next to nothing.
 STEP_OF: Final[dict[str | None, str]] = {
-    **dict.fromkeys(("flushing", "recovering", "claiming"), "claim"),
+    **dict.fromkeys(("waiting", "flushing", "recovering", "claiming"), "claim"),
     "checking": "check",
     **dict.fromkeys(("planning", "copying", "syncing", "verifying", "indexing"), "merge"),
     "clearing": "clear",

@@ -15,19 +15,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol
 
 from rear.cli.display.json_lines import JsonLines
 from rear.cli.display.lines import Lines
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen import Screen
 from rear.cli.display.summary import summary_lines
-from rear.cli.outlet import Outlet
+from rear.cli.lenient_stream import LenientStream
 from rear.core.text import shown
 from rear.events import Event
-
-if TYPE_CHECKING:
-    from typing import TextIO
 
 
 class Display(Protocol):
@@ -75,16 +72,16 @@ def follow(
         Exception: what the events raise, after the terminal was left clean, and what was done so far was said.
     """
     progress = Progress(command, subject, time.monotonic(), dry_run=dry_run)
-    outlet = Outlet(sys.stderr)
+    stream = LenientStream(sys.stderr)
     display: Display
     lock: AbstractContextManager[object] = nullcontext()
     if style == "json":
         display = JsonLines(progress)
-    elif style == "live" and _is_screen(outlet):
-        display = Screen(progress, outlet)
+    elif style == "live" and _is_screen(stream):
+        display = Screen(progress, stream)
         lock = display.lock
     else:
-        display = Lines(progress, outlet, is_quiet=style == "quiet")
+        display = Lines(progress, stream, is_quiet=style == "quiet")
     try:
         with _log_to(display, progress, lock), _suspended_by_ctrl_z(display):
             for event in events:
@@ -107,10 +104,10 @@ def follow(
     return progress
 
 
-def _is_screen(outlet: Outlet) -> bool:
+def _is_screen(stream: LenientStream) -> bool:
     """Whether a live screen can be drawn."""
     is_able = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
-    return outlet.isatty() and is_able and os.environ.get("TTY_COMPATIBLE") != "0"
+    return stream.isatty() and is_able and os.environ.get("TTY_COMPATIBLE") != "0"
 
 
 def _did_something(progress: Progress) -> bool:
@@ -158,16 +155,15 @@ def _suspended_by_ctrl_z(display: Display) -> Iterator[None]:
 
 
 def _print_summary(progress: Progress, *, lists_all: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     if progress.failure is not None and not _did_something(progress):
         return
-    outlet = Outlet(sys.stdout)
-    console = Console(file=cast("TextIO", outlet), highlight=False, soft_wrap=True)
+    stream = LenientStream(sys.stdout)
+    console = stream.console(soft_wrap=True)
     lines = list(summary_lines(progress, lists_all=lists_all))
     width = max((len(line.head) for line in lines), default=0)
     for number, line in enumerate(lines):
         margin = f"  {line.head:{width}}  " if number else ""
         console.print(Text(f"{margin}{shown(line.text)}", style=line.style))
-    outlet.flush()
+    stream.flush()

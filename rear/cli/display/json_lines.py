@@ -52,7 +52,9 @@ class JsonLines:
             self._has_begun = True
             self.show(Schema("rear-events", SCHEMA_VERSION, __version__, self._progress.command))
         if sys.stdout is not None:
-            print(json.dumps(event.as_json(), ensure_ascii=True), flush=True)
+            # In one piece: print() writes the newline by itself, and Ctrl-C in between would join two lines.
+            sys.stdout.write(json.dumps(event.as_json(), ensure_ascii=True) + "\n")
+            sys.stdout.flush()
 
     def warn(self, text: str) -> None:
         """Print what the library told its program's log."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
 from rear.cli.display.progress import Progress
 from rear.cli.display.wording import describe, style_of
-from rear.cli.outlet import Outlet
+from rear.cli.lenient_stream import LenientStream
 from rear.core.problems import Problem
 from rear.core.text import seconds_text, shown, size_text
 from rear.events import Collected, Event
-
-if TYPE_CHECKING:
-    from typing import TextIO
 
 LINES_OF_A_KIND: Final = 20
 """After this many lines of one kind the rest are counted; the JSON report names them all."""
@@ -24,19 +21,19 @@ REMINDER_SECONDS: Final = 30.0
 class Lines:
     """Prints events, if it ``is_quiet`` those that need attention; Rich leaves colours out where nobody sees them."""
 
-    def __init__(self, progress: Progress, outlet: Outlet, *, is_quiet: bool) -> None:
-        from rich.console import Console
-
+    def __init__(self, progress: Progress, stream: LenientStream, *, is_quiet: bool) -> None:
         self._progress = progress
         self._is_quiet = is_quiet
-        self._console = Console(file=cast("TextIO", outlet), highlight=False, soft_wrap=True)
+        self._console = stream.console(soft_wrap=True)
         self._shown: Counter[str] = Counter()
         self._reminded = progress.started
 
     def show(self, event: Event) -> None:
         """Print an event, if it is worth a line."""
         if self._progress.last - self._reminded >= REMINDER_SECONDS:
-            self._remind()
+            self._reminded = self._progress.last
+            if not self._is_quiet:
+                self._print(progress_line(self._progress, self._progress.last), "dim")
         if isinstance(event, Collected) and not self._progress.is_dry_run:
             return
         text = describe(event)
@@ -56,11 +53,6 @@ class Lines:
         for kind, count in self._shown.items():
             if count > LINES_OF_A_KIND:
                 self._print(f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}", "dim")
-
-    def _remind(self) -> None:
-        self._reminded = self._progress.last
-        if not self._is_quiet:
-            self._print(progress_line(self._progress, self._progress.last), "dim")
 
     def _print(self, text: str, style: str) -> None:
         from rich.text import Text

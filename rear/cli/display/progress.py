@@ -9,35 +9,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from rear import events
 from rear.cli.display.estimate import STEP_OF, Estimate
 from rear.cli.display.screen_rows import ArchiveRows, FindingRow, PairLine, PairRows
 from rear.cli.display.wording import describe, label_of, style_of
 from rear.core.problems import Outcome, Problem, outcome_of
-from rear.events import (
-    Advanced,
-    Checked,
-    Claimed,
-    Cleared,
-    Collected,
-    Copied,
-    Damaged,
-    Event,
-    Finished,
-    LeftAlone,
-    Lost,
-    Merged,
-    Phase,
-    Planned,
-    Refused,
-    RolledBack,
-    RolledForward,
-    RolledOver,
-    RoundStarted,
-    SourceLeft,
-    Started,
-    Swept,
-    Torn,
-)
 
 FINDINGS_KEPT: Final = 200
 FINDINGS_LISTED: Final = 10
@@ -53,12 +29,12 @@ class Progress:
         self.is_dry_run = dry_run
         self.started = self.last = now
         self.leader: str | None = None
-        self.phase: Phase | None = None
+        self.phase: events.Phase | None = None
         self.phase_subject: str | None = None
         self.phase_done = 0
         self.phase_total: int | None = None
         self.phase_started = now
-        self.end: Finished | Checked | Swept | None = None
+        self.end: events.Finished | events.Checked | events.Swept | None = None
         #: ``interrupted`` or ``failed``, and why.
         self.failure: str | None = None
         self.error: str | None = None
@@ -89,7 +65,7 @@ class Progress:
 
     # ---- events
 
-    def take(self, event: Event, now: float) -> None:
+    def take(self, event: events.Event, now: float) -> None:
         """Add the next event, which came at ``now``."""
         self._estimate.spend(self.phase, now - self.last)
         self.last = now
@@ -104,12 +80,12 @@ class Progress:
         """Add what the library told its program's log."""
         self._add(FindingRow("warning", "yellow", text))
 
-    def _find(self, finding: FindingRow, event: Event) -> None:
+    def _find(self, finding: FindingRow, event: events.Event) -> None:
         outcome = outcome_of(event)
         if outcome is not None:
             self.outcomes[outcome] += 1
         self.kinds[event.code if isinstance(event, Problem) else event.kind] += 1
-        self.needs_attention |= event.severity == "loss" or isinstance(event, Refused)
+        self.needs_attention |= event.severity == "loss" or isinstance(event, events.Refused)
         self._add(finding)
 
     def _add(self, finding: FindingRow) -> None:
@@ -119,10 +95,10 @@ class Progress:
         if len(listed) < FINDINGS_LISTED:
             listed.append(finding)
 
-    def _on_started(self, event: Started) -> None:
+    def _on_started(self, event: events.Started) -> None:
         self.leader = event.leader
 
-    def _on_advanced(self, event: Advanced) -> None:
+    def _on_advanced(self, event: events.Advanced) -> None:
         phase, subject = event.phase, event.subject
         if phase != self.phase:
             self.phase, self.phase_started = phase, self.last
@@ -143,7 +119,7 @@ class Progress:
             if phase != "comparing" or line.state in ("", "checked"):
                 line.state = phase
 
-    def _on_round_started(self, event: RoundStarted) -> None:
+    def _on_round_started(self, event: events.RoundStarted) -> None:
         self.pairs.begin_round()
         self.claimed_pairs += event.pairs
         self.known_members += event.members
@@ -151,7 +127,7 @@ class Progress:
         self._round_end_bytes = self.known_bytes
         self._round_bytes = self._at_work_bytes = 0
 
-    def _on_claimed(self, event: Claimed) -> None:
+    def _on_claimed(self, event: events.Claimed) -> None:
         self._end_check()
         if self.phase != "checking":
             self.phase, self.phase_started = "checking", self.last
@@ -166,14 +142,14 @@ class Progress:
     def _end_check(self) -> None:
         self.checked_members += self.pairs.end()
 
-    def _on_left_alone(self, event: LeftAlone) -> None:
+    def _on_left_alone(self, event: events.LeftAlone) -> None:
         lives = event.code in ("worker-lives", "file-open")
         common = event.reason.partition("; ")[0]
         self.left_alone[common] += 1
         self.reasons[common] = event.reason
         self.pairs.add_waiting(event.pair, "live" if lives else "waits")
 
-    def _on_planned(self, event: Planned) -> None:
+    def _on_planned(self, event: events.Planned) -> None:
         line = self.archives.at(event.archive)
         line.coming_members, line.coming_bytes, line.copied_bytes = event.members, event.size_bytes, 0
         self.duplicates += event.duplicates
@@ -182,14 +158,14 @@ class Progress:
         if self.is_dry_run:
             line.state = "would be merged"
 
-    def _on_copied(self, event: Copied) -> None:
+    def _on_copied(self, event: events.Copied) -> None:
         line = self.archives.at(event.archive)
         line.copied_bytes, line.coming_bytes = event.copied_bytes, event.size_bytes
         self.phase_done, self.phase_total = event.copied_bytes, event.size_bytes
         self._at_work_bytes = event.copied_bytes
         self._estimate.sample(self.last, self.done_bytes)
 
-    def _on_merged(self, event: Merged) -> None:
+    def _on_merged(self, event: events.Merged) -> None:
         line = self.archives.at(event.archive)
         self.merged_archives += not line.members
         line.members += event.members
@@ -208,31 +184,31 @@ class Progress:
         # Of what was claimed, some was there already or had to be set aside: it is done with, too.
         self._settled_bytes, self._round_bytes, self._at_work_bytes = self._round_end_bytes, 0, 0
 
-    def _on_cleared(self, event: Cleared) -> None:
+    def _on_cleared(self, event: events.Cleared) -> None:
         self.cleared_pairs += 1
         self.phase_done += self.phase == "clearing"
         self.pairs.remove(event.pair)
 
-    def _on_bad_member(self, event: Lost | Torn) -> None:
+    def _on_bad_member(self, event: events.Lost | events.Torn) -> None:
         line = self.pairs.get(event.pair)
         if line is not None:
             line.bad += 1
 
-    def _on_damaged(self, event: Damaged) -> None:
+    def _on_damaged(self, event: events.Damaged) -> None:
         line = self.pairs.get(event.pair) or self.pairs.add(PairLine(event.pair, "quarantined"))
         line.state = "quarantined"
 
-    def _on_refused(self, event: Refused) -> None:
+    def _on_refused(self, event: events.Refused) -> None:
         if event.subject in self.pairs:
             self.pairs[event.subject].state = "refused"
         elif event.subject in self.archives:
             self.archives.refuse(event.subject)
             self._at_work_bytes = 0
 
-    def _on_rolled(self, event: RolledBack | RolledForward) -> None:
-        self.archives.at(event.archive).state = "undone" if isinstance(event, RolledBack) else "completed"
+    def _on_rolled(self, event: events.RolledBack | events.RolledForward) -> None:
+        self.archives.at(event.archive).state = "undone" if isinstance(event, events.RolledBack) else "completed"
 
-    def _on_rolled_over(self, event: RolledOver) -> None:
+    def _on_rolled_over(self, event: events.RolledOver) -> None:
         self.archives.rename(event.archive, event.renamed_to)
 
     def _on_problem(self, event: Problem) -> None:
@@ -240,18 +216,20 @@ class Progress:
         if line is not None and event.outcome != "noted" and line.state in ("inspecting", "comparing", "checked"):
             line.state = {"left": "damaged", "repaired": "repaired"}.get(event.outcome, "to be repaired")
 
-    def _on_collected(self, event: Collected) -> None:
+    def _on_collected(self, event: events.Collected) -> None:
         self.collected_files += 1
         self.collected_bytes += event.size_bytes
 
-    def _on_source_left(self, event: SourceLeft) -> None:
+    def _on_source_left(self, event: events.SourceLeft) -> None:
         self.left_alone[event.reason] += 1
         self.reasons[event.reason] = event.reason
 
-    def _on_end(self, event: Finished | Checked | Swept) -> None:
+    def _on_end(self, event: events.Finished | events.Checked | events.Swept) -> None:
         self._end_check()
         self.archives.end()
         self.end = event
+        if isinstance(event, events.Finished):
+            self.merged_archives = event.archives
 
     # ---- what follows from them
 
@@ -315,27 +293,27 @@ class Progress:
         )
 
 
-_HANDLERS: Final[dict[type[Event], Callable[[Progress, Any], None]]] = {
-    Started: Progress._on_started,
-    Advanced: Progress._on_advanced,
-    RoundStarted: Progress._on_round_started,
-    Claimed: Progress._on_claimed,
-    LeftAlone: Progress._on_left_alone,
-    Planned: Progress._on_planned,
-    Copied: Progress._on_copied,
-    Merged: Progress._on_merged,
-    Cleared: Progress._on_cleared,
-    Lost: Progress._on_bad_member,
-    Torn: Progress._on_bad_member,
-    Damaged: Progress._on_damaged,
-    Refused: Progress._on_refused,
-    RolledBack: Progress._on_rolled,
-    RolledForward: Progress._on_rolled,
-    RolledOver: Progress._on_rolled_over,
+_HANDLERS: Final[dict[type[events.Event], Callable[[Progress, Any], None]]] = {
+    events.Started: Progress._on_started,
+    events.Advanced: Progress._on_advanced,
+    events.RoundStarted: Progress._on_round_started,
+    events.Claimed: Progress._on_claimed,
+    events.LeftAlone: Progress._on_left_alone,
+    events.Planned: Progress._on_planned,
+    events.Copied: Progress._on_copied,
+    events.Merged: Progress._on_merged,
+    events.Cleared: Progress._on_cleared,
+    events.Lost: Progress._on_bad_member,
+    events.Torn: Progress._on_bad_member,
+    events.Damaged: Progress._on_damaged,
+    events.Refused: Progress._on_refused,
+    events.RolledBack: Progress._on_rolled,
+    events.RolledForward: Progress._on_rolled,
+    events.RolledOver: Progress._on_rolled_over,
     Problem: Progress._on_problem,
-    Collected: Progress._on_collected,
-    SourceLeft: Progress._on_source_left,
-    Finished: Progress._on_end,
-    Checked: Progress._on_end,
-    Swept: Progress._on_end,
+    events.Collected: Progress._on_collected,
+    events.SourceLeft: Progress._on_source_left,
+    events.Finished: Progress._on_end,
+    events.Checked: Progress._on_end,
+    events.Swept: Progress._on_end,
 }

@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_parts import frame
-from rear.cli.outlet import Outlet
+from rear.cli.lenient_stream import LenientStream
 from rear.events import Event
 
 if TYPE_CHECKING:
-    from typing import TextIO
-
     from rich.text import Text
 
 FIRST_SECONDS: Final = 0.4
@@ -30,13 +28,12 @@ _LOCK_SECONDS: Final = 0.1
 class Screen:
     """Draws a `Progress` until it is closed; `lock` is held while that changes."""
 
-    def __init__(self, progress: Progress, outlet: Outlet) -> None:
-        from rich.console import Console
+    def __init__(self, progress: Progress, stream: LenientStream) -> None:
         from rich.text import Text
 
         self.lock = threading.Lock()
         self._progress = progress
-        self._console = Console(file=cast("TextIO", outlet), force_terminal=True, highlight=False)
+        self._console = stream.console(force_terminal=True)
         self._frame = Text()
         self._seen: tuple[int, int, Text] | None = None
         self._stop = threading.Event()

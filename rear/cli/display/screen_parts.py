@@ -19,6 +19,7 @@ _WIDE: Final = 64
 _VERY_WIDE: Final = 100
 _ASCII: Final = str.maketrans("…→━─·", "~>=-|")
 _PHASES: Final = {
+    "waiting": "waiting for a sign of life of what cannot be seen from here",
     "flushing": "waiting until live workers have ended their temp archives",
     "recovering": "recovering merges that died",
     "claiming": "claiming temp archives",
@@ -104,14 +105,12 @@ def _text(text: str, width: int, style: str = "") -> Text:
 
 def _head(progress: Progress, now: float, width: int) -> list[Text]:
     elapsed = clock_text(now - progress.started)
-    left = Column("", 0)
     title = [(f"rear {progress.command} {progress.subject}", "bold"), (elapsed, "")]
-    lines = [row(title, [left, Column("", len(elapsed), True)], width)]
+    lines = [row(title, [Column("", 0), Column("", len(elapsed), True)], width)]
     leader = f"{progress.leader} leads" if progress.leader else "nothing is changed" * progress.is_dry_run
     if leader:
         lines.append(_text(leader, width, "dim"))
-    lines.append(_text(_phase(progress), width, "cyan"))
-    lines.append(_bar(progress, now, width))
+    lines += [_text(_phase(progress), width, "cyan"), _bar(progress, now, width)]
     amounts = _amounts(progress, width)
     return [*lines, _text(amounts, width)] if amounts else lines
 
@@ -258,8 +257,7 @@ def _findings(progress: Progress, width: int, rows: int) -> list[Text]:
     lines = [_text(f"FOUND: {counts}", width, "dim")]
     total = sum(progress.found.values())
     shown = _shown(total, rows)
-    newest = list(progress.findings)[::-1][:shown]
-    for finding in newest:
+    for finding in list(progress.findings)[::-1][:shown]:
         text = finding.text if finding.text.startswith(finding.label) else f"{finding.label}: {finding.text}"
         lines.append(_text(text, width, finding.style.replace("dim", "")))
     if rows > 1 and total > shown:

@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_rows import FindingRow
 from rear.core.text import counted, seconds_text, size_text
-from rear.events import Checked, Event, Finished, Swept
+from rear.events import Checked, Event, Swept
 
 _ARCHIVES_LISTED: Final = 10
+_NOTHING: Final = "nothing: no temp archive of an ended worker waits"
 _LOUD: Final = frozenset({"LOST", "DAMAGED", "LOSS", "refused", "left"})
 _NOUNS: Final = {
     "renamed": ("member", "another one had the name: both are kept"),
@@ -68,8 +69,7 @@ def _title(progress: Progress) -> str:
     if progress.command == "fsck":
         return f"{subject}: {_verdict(progress)}"
     if progress.command == "sweep":
-        done = "would be swept" if progress.is_dry_run else f"swept in {took}"
-        return f"{subject}: {done}"
+        return f"{subject}: would be swept" if progress.is_dry_run else f"{subject}: swept in {took}"
     if progress.is_dry_run:
         return f"{subject}: what a scavenge would do now"
     leader = f" by {progress.leader}" if progress.leader else ""
@@ -112,18 +112,14 @@ def _amounts(progress: Progress) -> Iterator[Line]:
 
 
 def _merged(progress: Progress) -> str:
-    end = progress.end
-    archives = end.archives if isinstance(end, Finished) else progress.merged_archives
     if not progress.merged_members:
-        return "nothing: no temp archive of an ended worker waits" if not progress.known_members else "nothing new"
-    return _into(progress.merged_members, progress.merged_bytes, archives)
+        return "nothing new" if progress.known_members else _NOTHING
+    return _into(progress.merged_members, progress.merged_bytes, progress.merged_archives)
 
 
 def _planned(progress: Progress) -> str:
     count = sum(line.state == "would be merged" for line in progress.archives.values()) + progress.archives.more
-    if not count:
-        return "nothing: no temp archive of an ended worker waits"
-    return _into(progress.planned_members, progress.planned_bytes, count)
+    return _into(progress.planned_members, progress.planned_bytes, count) if count else _NOTHING
 
 
 def _into(members: int, size_bytes: int, archives: int) -> str:
@@ -214,8 +210,6 @@ class Summary(Event):
 
 def summary_of(progress: Progress) -> Summary:
     """Return what all events add up to."""
-    end = progress.end
-    archives = end.archives if isinstance(end, Finished) else progress.merged_archives
     return Summary(
         command=progress.command,
         subject=progress.subject,
@@ -226,8 +220,8 @@ def summary_of(progress: Progress) -> Summary:
         needs_attention=progress.needs_attention,
         members=progress.merged_members,
         size_bytes=progress.merged_bytes,
-        archives=archives,
+        archives=progress.merged_archives,
         found=dict(progress.kinds),
         outcomes={str(outcome): count for outcome, count in progress.outcomes.items()},
-        report=getattr(end, "report", None),
+        report=getattr(progress.end, "report", None),
     )

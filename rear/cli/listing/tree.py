@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from rear.cli.listing.levels import cut
 from rear.cli.listing.selection import LineWriter
 from rear.core.text import shown
 
@@ -12,10 +13,10 @@ from rear.core.text import shown
 _DEPTH_LIMIT: Final = 64
 
 
-def write_tree(lines: LineWriter, root: str, names: Iterable[str]) -> None:
-    """Write a tree of names below ``root``."""
+def write_tree(lines: LineWriter, root: str, names: Iterable[str], depth: int | None) -> None:
+    """Write a tree of names below ``root``, ``depth`` levels of it or all."""
     top: dict[str, Any] = {}
-    for name in names:
+    for name in names if depth is None else (cut(name, depth) for name in names):
         *folders, last = name.removesuffix("/").split("/", _DEPTH_LIMIT)
         folder = top
         for part in folders:

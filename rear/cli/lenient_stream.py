@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-class Outlet:
+class LenientStream:
     """Writes to a stream as long as that works, and goes silent when it does not: nobody is there to read.
 
     A process that was started without standard output or standard error has ``None`` in its place.
@@ -33,6 +36,12 @@ class Outlet:
                 self._stream.flush()
             except (OSError, ValueError):
                 self._give_up(self._stream)
+
+    def console(self, **options: Any) -> Console:
+        """Return a console of Rich that prints here."""
+        from rich.console import Console
+
+        return Console(file=cast(TextIO, self), highlight=False, **options)
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""

@@ -1,4 +1,4 @@
-"""What final archives have already, as they are committed: members by their names, files by path, size and mtime.
+"""What final archives hold already, as they are committed: members by their names, files by path, size and mtime.
 
 A file counts as archived when the index has its path, size and mtime, or when the member that it would become is there
 with exactly its bytes: one that was only touched is not archived again. Archives that were rolled over from the final
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from rear.core.layout import Layout
 from rear.core.names import numbered
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
 from rear.ingest.source_tree import SourceEntry, SourceTree
@@ -70,10 +70,10 @@ class CommittedArchives:
             # Full archives do not change any more.
             if archive == self._archive or not index.segments:
                 try:
-                    opened = stack.enter_context(self.open_archive(archive))
+                    shown = stack.enter_context(self.open_archive(archive))
                 except FileNotFoundError:
                     continue
-                index = self._mirroring(index, opened, stack)
+                index = self._mirroring(index, shown, stack)
             yield archive, index
 
     def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, HeldMember]:
@@ -122,25 +122,17 @@ class CommittedArchives:
         """
         for _ in range(_TRIES):
             with ExitStack() as stack:
-                opened = stack.enter_context(self.open_archive(archive))
+                shown = stack.enter_context(self.open_archive(archive))
                 index = Index.open(self._layout, archive, storage=self._storage)
-                if index.matches(opened.fingerprint, opened.directory.entries) or not self._has_intent(archive):
+                is_current = index.matches(shown.fingerprint, shown.directory.entries)
+                if is_current or not intents_of(self._layout, archive, storage=self._storage):
                     # What another program has added is in nobody's commit.
-                    self._sync(opened.path)
+                    with opened(shown.path, self._storage) as descriptor:
+                        self._storage.sync(descriptor)
                     stack.pop_all()
-                    return opened
+                    return shown
             time.sleep(_PAUSE_SECONDS)
         raise RearError("a merge into it is not yet complete")
-
-    def _sync(self, path: str) -> None:
-        descriptor = self._storage.open(path)
-        try:
-            self._storage.sync(descriptor)
-        finally:
-            self._storage.close(descriptor)
-
-    def _has_intent(self, archive: str) -> bool:
-        return bool(intents_of(self._layout, archive, storage=self._storage))
 
 
 class SourceIndex(CommittedArchives):
@@ -200,11 +192,7 @@ class SourceIndex(CommittedArchives):
         if row.size != source.stamp.size or not is_file:
             return False
         try:
-            descriptor = tree.open(source)
-            try:
-                return members.has(row, descriptor)
-            finally:
-                self._storage.close(descriptor)
+            return members.has(row, source, tree)
         except (RearError, OSError):
             # What cannot be compared is archived, or cannot be read: then the one who archives it says so.
             return False
@@ -254,22 +242,23 @@ class Members:
             raise ZipFormatError(f"{self._archive.path} has no member {row.name!r:.300} at byte {row.target_start:,}")
         return entry
 
-    def has(self, row: IndexRow, descriptor: int) -> bool:
-        """Whether a member decodes to exactly the bytes of an open file.
+    def has(self, row: IndexRow, source: SourceEntry, tree: SourceTree) -> bool:
+        """Whether a member decodes to exactly the bytes of a file.
 
         Raises:
             ZipFormatError: the member is not where the index says, or is damaged.
             UnsupportedError: it cannot be decoded here.
-            OSError: one of the two cannot be read.
+            SourceError: the file is another one by now, or has changed since it was found.
+            OSError: one of the two cannot be read; ``FileNotFoundError``: the file has gone.
         """
-        entry = self.entry(row)
-        position = 0
-        # All of it, although the first difference would do: the CRC-32 is compared at the end.
-        is_same = True
-        for piece in self._archive.read(entry):
-            is_same = is_same and self._storage.read(descriptor, len(piece), position) == piece
-            position += len(piece)
-        return is_same and not self._storage.read(descriptor, 1, position)
+        with tree.opened(source) as descriptor:
+            position = 0
+            # All of it, although the first difference would do: the CRC-32 is compared at the end.
+            is_same = True
+            for piece in self._archive.read(self.entry(row)):
+                is_same = is_same and self._storage.read(descriptor, len(piece), position) == piece
+                position += len(piece)
+            return is_same and not self._storage.read(descriptor, 1, position)
 
 
 def _numbered_rows(index: Index, missing: Mapping[_T, str]) -> Iterator[dict[_T, IndexRow]]:
