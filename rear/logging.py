@@ -9,6 +9,7 @@ What was logged and flushed, by default each record, is in the archive even if t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
