@@ -9,6 +9,7 @@ break it silently.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from rear.core.text import parse_seconds, parse_size_bytes
 from rear.errors import ConfigError, UsageError
 
 SIZE_LIMIT_BYTES: Final = 64 << 10
+_PASSING_ERRORS: Final = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.ENOTCONN, errno.ETIMEDOUT})
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"0", "false", "no", "off"})
@@ -236,9 +238,18 @@ def _shown(name: str) -> str:
 
 
 def _read(path: str, storage: Storage) -> str:
-    try:
+    def read() -> bytes:
         with opened(path, storage) as descriptor:
-            data = storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
+            return storage.read(descriptor, SIZE_LIMIT_BYTES + 1, 0)
+
+    try:
+        try:
+            data = read()
+        except OSError as error:
+            if error.errno not in _PASSING_ERRORS:
+                raise
+            # A busy server: thousands of workers may have begun at once.
+            data = read()
     except (FileNotFoundError, NotADirectoryError):
         return ""
     if len(data) > SIZE_LIMIT_BYTES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from rear.core.names import STATE, check_archive, is_safe_component
@@ -108,15 +109,25 @@ class Layout:
         return self.observations / topic / "seen.json"
 
 
-def is_directory(path: str | os.PathLike[str]) -> bool:
+def is_directory(path: str | os.PathLike[str], *, anew: bool = False) -> bool:
     """Whether there is a directory; unlike `os.path.isdir` it does not take one that cannot be looked at for missing.
+
+    Args:
+        path: of the directory.
+        anew: look into its folder before it counts as missing: NFS goes on saying so, for half a minute, of what it has
+            once seen missing.
 
     Raises:
         OSError: that cannot be found out, because a server is down or a folder may not be entered.
     """
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        return False
+    except FileNotFoundError:
+        folder, name = os.path.split(os.path.abspath(path))
+        with suppress(OSError):
+            return anew and name in os.listdir(folder) and is_directory(path)
         return False
 
 
@@ -188,7 +199,7 @@ def layout_of(base: StrPath) -> Layout:
         OSError: it cannot be looked at.
     """
     layout = Layout(base)
-    if not is_directory(layout.base):
+    if not is_directory(layout.base, anew=True):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
     return layout

@@ -7,14 +7,13 @@ and links are missing on FUSE file systems.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeGuard
 
@@ -192,7 +191,7 @@ class Storage:
         """Give an open file the permissions of another one, and its owner and group as far as that is allowed."""
         status, now = os.fstat(source), os.fstat(target)
         if (status.st_uid, status.st_gid) != (now.st_uid, now.st_gid):
-            with contextlib.suppress(PermissionError):
+            with suppress(PermissionError):
                 os.fchown(target, status.st_uid, status.st_gid)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
 
@@ -282,6 +281,15 @@ def opened(path: StrPath, storage: Storage, *, write: bool = False) -> Iterator[
     try:
         yield descriptor
     finally:
+        if write:
+            storage.close(descriptor)
+        else:
+            close_read(descriptor, storage)
+
+
+def close_read(descriptor: int, storage: Storage) -> None:
+    """Close a file that was only read: what has become of it meanwhile (``ESTALE``) is no error of that."""
+    with suppress(OSError):
         storage.close(descriptor)
 
 

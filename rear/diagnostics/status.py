@@ -197,7 +197,7 @@ class Observer:
         """
         layout = layout_of(self._layout.base)
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
-        if not is_directory(layout.state):
+        if not is_directory(layout.state, anew=True):
             return BaseStatus(base, taken_ns, is_used=False, space=space)
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
         intents = tuple(self._intents())

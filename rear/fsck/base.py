@@ -72,11 +72,11 @@ def fsck(
 def _run(
     layout: Layout, report_only: bool, deep: bool, liveness: Liveness, executor: Executor | None, storage: Storage
 ) -> Iterator[Event]:
-    if not is_directory(layout.state):
+    if not is_directory(layout.state, anew=True):
         yield NothingYet(str(layout.base))
     with ExitStack() as stack:
         leadership = None
-        if not report_only and is_directory(layout.state):
+        if not report_only and is_directory(layout.state, anew=True):
             leadership = stack.enter_context(Leadership(layout, liveness=liveness, storage=storage))
         report = Report()
         check = _Check(layout, leadership, deep, liveness, executor, storage)

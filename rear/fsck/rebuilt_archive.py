@@ -22,7 +22,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
 from rear.core.problems import Problem
-from rear.core.storage import Storage, StrPath, opened
+from rear.core.storage import Storage, StrPath, close_read, opened
 from rear.errors import UnsupportedError
 from rear.salvage import info_zip
 from rear.salvage.read_back import why_wrong
@@ -70,7 +70,7 @@ class RebuiltArchive:
         try:
             self._remove()
         finally:
-            self.storage.close(self.original)
+            close_read(self.original, self.storage)
 
     def build(self, source: int, tell: Callable[[Problem], None]) -> Rebuilt:
         """Write the members of a damaged archive, sync the new one and read it back; what was written before goes.

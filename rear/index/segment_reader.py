@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, close_read
 from rear.errors import FutureVersionError, IndexFormatError
 from rear.index.segment import (
     APPLICATION_ID,
@@ -99,7 +99,7 @@ def _check_file(path: Path, storage: Storage) -> None:
         size = storage.size(descriptor)
         header = storage.read(descriptor, _HEADER_BYTES, 0)
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
     if len(header) < _HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
         raise IndexFormatError(f"{path}: not an SQLite file")
     (page_size,) = struct.unpack_from(">H", header, 16)

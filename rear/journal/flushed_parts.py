@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rear.core.records import Append, File, Origin, Pair, Part, partial_of
-from rear.core.storage import Storage, StrPath
+from rear.core.storage import Storage, StrPath, close_read
 from rear.errors import FormatError, JournalError, UnsupportedError, ZipFormatError
 from rear.journal.codec import decode_line, decode_record, encode_record
 from rear.journal.reader import read_lines
@@ -163,7 +163,7 @@ def _parts(journal_path: StrPath, storage: Storage) -> Iterator[Part]:
             if isinstance(record, Part):
                 yield record
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
 
 
 class _Stream:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rear.core.layout import Layout, parse_pair
 from rear.core.names import is_safe_component
 from rear.core.records import Append, Open, Pair
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, close_read
 from rear.errors import RearError
 from rear.journal.check import why_bad
 from rear.journal.reader import Journal, read_journal, read_notes
@@ -49,11 +49,11 @@ class PendingMember(NamedTuple):
             window = Window(descriptor, 0, storage.size(descriptor), storage=storage)
             reason = why_bad(descriptor, self.append, self.opened, window=window, read_data=True, storage=storage)
         except BaseException:
-            storage.close(descriptor)
+            close_read(descriptor, storage)
             raise
         if reason is None:
             return descriptor
-        storage.close(descriptor)
+        close_read(descriptor, storage)
         return None
 
 

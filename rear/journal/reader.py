@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record, partial_of
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
 from rear.journal.codec import decode_line, decode_record
@@ -171,7 +171,7 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
                 break
         return parser.finished()
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
 
 
 def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
@@ -222,7 +222,7 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
         journal.length = max(journal.length, size)
         return journal
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
 
 
 def _first_lines(head: bytes) -> list[tuple[int, bytes, bool]]:

@@ -17,7 +17,7 @@ from typing import IO, Any, Final, NamedTuple, Self, TypedDict, Unpack
 
 from rear.core.layout import Layout
 from rear.core.names import Target
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import MemberNotFoundError, UnsupportedError, UsageError, ZipFormatError
 from rear.journal.pending import pending_members
 from rear.read.view import open_committed
@@ -200,7 +200,7 @@ def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberSt
             label = f"{layout.base / target.archive}: member {target.name!r:.300}"
             sizes = (append.compressed_size, append.size)
             content = _Range(descriptor, append.data_offset, *sizes, append.method, append.crc, label, storage)
-            return _MemberStream(content, partial(storage.close, descriptor))
+            return _MemberStream(content, partial(close_read, descriptor, storage))
     return None
 
 

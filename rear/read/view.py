@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 from rear.core.layout import find_base
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import FutureVersionError, JournalError, NotAZipError, UnsupportedError, ZipFormatError
 from rear.journal.intent import Intent, read_intent
 from rear.zip.archive import Archive
@@ -75,7 +75,7 @@ def directory_of(path: StrPath, *, storage: Storage = LOCAL) -> Directory:
 def state_of(path: StrPath, *, storage: Storage = LOCAL) -> tuple[Directory, str]:
     """Return where the directory of an archive is, and its fingerprint; otherwise like `directory_of`."""
     view = _consistent_view(path, storage, copy=False)
-    storage.close(view.descriptor)
+    close_read(view.descriptor, storage)
     return view.directory, view.fingerprint
 
 
@@ -102,10 +102,10 @@ def _consistent_view(given: StrPath, storage: Storage, *, copy: bool) -> _Commit
                     view.snapshot.close()
             finally:
                 if descriptor >= 0:
-                    storage.close(descriptor)
+                    close_read(descriptor, storage)
         finally:
             if merge is not None:
-                storage.close(merge.descriptor)
+                close_read(merge.descriptor, storage)
     if failure is not None:
         raise failure
     raise OSError(errno.EBUSY, "the archive changes all the time", path)
@@ -164,7 +164,7 @@ def _unchanged(
 ) -> bool:
     now = _merge_under_way(intents, storage)
     if now is not None:
-        storage.close(now.descriptor)
+        close_read(now.descriptor, storage)
     if merge is not None:
         # The archive itself changes all the time, but not its members, and the intent keeps the rest.
         return now is not None and now.inode == merge.inode
@@ -176,7 +176,7 @@ def _unchanged(
     try:
         return now is None and _state(descriptor) == before
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
 
 
 def _intent_paths(given: StrPath, path: str) -> list[Path]:
@@ -215,7 +215,7 @@ def _open_merge(path: Path, storage: Storage) -> _Merge | None:
         merge = _read_merge(path, descriptor, storage)
     finally:
         if merge is None:
-            storage.close(descriptor)
+            close_read(descriptor, storage)
     return merge
 
 

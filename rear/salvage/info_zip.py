@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from rear.core.storage import LOCAL, Storage, StrPath
+from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import UnsupportedError
 
 TIME_LIMIT_SECONDS: Final = 600
@@ -100,5 +100,5 @@ def _copy(path: StrPath, copy: Path, storage: Storage) -> int:
         finally:
             storage.close(target)
     finally:
-        storage.close(source)
+        close_read(source, storage)
     return size

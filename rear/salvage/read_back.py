@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from rear.core.storage import Storage, StrPath
+from rear.core.storage import Storage, StrPath, close_read
 from rear.errors import RearError, UnsupportedError, ZipFormatError
 from rear.zip.archive import Archive
 from rear.zip.codecs import crc32
@@ -103,7 +103,7 @@ def why_wrong(path: StrPath, written: Written, *, source: int, storage: Storage)
     try:
         return _wrong_bytes(descriptor, written, source, storage) or _wrong_members(path, descriptor, written, storage)
     finally:
-        storage.close(descriptor)
+        close_read(descriptor, storage)
 
 
 def _wrong_bytes(descriptor: int, written: Written, source: int, storage: Storage) -> str | None:

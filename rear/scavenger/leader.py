@@ -264,9 +264,12 @@ def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
 
 
 def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:
-    """Whether a scavenger of this host leads a base now; of another host nobody can tell at a glance."""
+    """Whether a scavenger leads a base, for all that is known: it is not seen to be gone, nor silent for a lease."""
     owner = read_owner(layout, storage=storage)
-    return owner is not None and is_running(owner.process) is True
+    if owner is None or is_running(owner.process) is False:
+        return False
+    observations = Observations(layout, storage=storage, topic="leader")
+    return observations.unchanged_seconds(owner.leader, owner.beat) < owner.lease_seconds
 
 
 def _lease_seconds(owner: dict[str, Any]) -> float:

@@ -130,7 +130,7 @@ def scavenge(
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
-    if not is_directory(layout.state):
+    if not is_directory(layout.state, anew=True):
         # Not made here: a scavenge in the wrong folder leaves no trace.
         yield NothingYet(str(layout.base))
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Final, NoReturn, TypeVar
 
 from rear.core.records import Origin
-from rear.core.storage import Storage
+from rear.core.storage import Storage, close_read
 from rear.errors import MemberNotFoundError, UnsupportedError, ZipFormatError
 from rear.zip.codecs import crc32, decode
 from rear.zip.directory import PIECE_BYTES, Directory, entries, entry_at, fingerprint, names
@@ -59,7 +59,7 @@ class Archive:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self._snapshot.close()
-            self._storage.close(descriptor)
+            close_read(descriptor, self._storage)
 
     @property
     def descriptor(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import rear
 from rear.core import config
 from rear.core.config import SETTINGS, Config
 from rear.core.layout import Layout
-from rear.core.storage import LOCAL
+from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import ConfigError, UsageError
 from rear.events import Refused, RolledOver, SetAside
 
@@ -270,3 +271,23 @@ def test_the_page_lists_all_settings() -> None:
     example = text_of("docs/how-to/configure.md").partition("```toml\n")[2].partition("```")[0]
     assert config._parse(example, "x").keys() == {"worker", "scavenger"}
     assert LOCAL is not None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_server_that_is_busy_for_a_moment_stops_no_worker(base: Path, times: int) -> None:
+    (base / ".rear").mkdir(parents=True)
+    (base / ".rear" / "config.toml").write_text('[worker]\nsync = "file"\n')
+    failures = [errno.EIO] * times
+
+    class Busy(Storage):
+        def open(self, path: StrPath, **options: Any) -> int:
+            if failures and str(path).endswith("config.toml"):
+                number = failures.pop()
+                raise OSError(number, os.strerror(number), path)
+            return super().open(path, **options)
+
+    if times == 1:
+        rear.rear_fs(base, storage=Busy()).close()
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            rear.rear_fs(base, storage=Busy())

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_base, of_kind, scavenge
+from bases import check_base, members, of_kind, scavenge, write
+from pairs import see_nobody
 
 import rear
 import rear.scavenger.merge
+from rear.core.layout import Layout
+from rear.core.liveness import Observations
 from rear.core.problems import Problem
 from rear.core.storage import Storage
 from rear.events import Merged, Refused
 from rear.fsck.base import fsck
+from rear.read.view import directory_of, open_committed
+from rear.scavenger.leader import Leadership
 
 EXPECTED = {f"ar.zip/{name}": f"{name}\n".encode() * 400 for name in ("one", "two", "three")}
 
@@ -64,7 +70,7 @@ class Stale(Storage):
         return super().read(descriptor, length, offset)
 
 
-def write(base: Path, name: str) -> None:
+def write_one(base: Path, name: str) -> None:
     with rear.rear_fs(base) as fs, fs.open(f"ar.zip/{name}", "wb") as file:
         file.write(EXPECTED[f"ar.zip/{name}"])
 
@@ -72,13 +78,13 @@ def write(base: Path, name: str) -> None:
 @pytest.fixture
 def other_host(tmp_path: Path) -> Any:
     """Two merges; the second was by another host, and this one still sees what the first one made."""
-    write(tmp_path, "one")
+    write_one(tmp_path, "one")
     scavenge(tmp_path)
     snapshot = tmp_path.parent / f"{tmp_path.name}.zip"
     snapshot.write_bytes((tmp_path / "ar.zip").read_bytes())
-    write(tmp_path, "two")
+    write_one(tmp_path, "two")
     scavenge(tmp_path)
-    write(tmp_path, "three")
+    write_one(tmp_path, "three")
 
     def make(seconds: float | None) -> Stale:
         storage = Stale(tmp_path / "ar.zip", seconds)
@@ -141,3 +147,75 @@ def test_an_archive_that_is_replaced_while_the_merge_is_planned(tmp_path: Path, 
     assert path.read_bytes() == before
     scavenge(tmp_path)
     check_base(tmp_path, EXPECTED)
+
+
+class Vanishing(Storage):
+    """GlusterFS: a file that was replaced while it was read cannot even be closed without an error."""
+
+    def close(self, descriptor: int) -> None:
+        is_read = os.path.lexists(f"/proc/self/fd/{descriptor}") and ".zip" in os.readlink(
+            f"/proc/self/fd/{descriptor}"
+        )
+        super().close(descriptor)
+        if is_read:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_an_archive_that_was_replaced_while_it_was_read_is_read(base: Path) -> None:
+    write(base, {"ar.zip/a": b"a"})
+    scavenge(base)
+    with open_committed(base / "ar.zip", storage=Vanishing()) as archive:
+        assert [name for _, name in archive.names()] == ["a"]
+    assert directory_of(base / "ar.zip", storage=Vanishing()).entries == 1
+
+
+@pytest.mark.parametrize("part", ["base", ".rear"])
+def test_a_base_that_was_once_seen_missing_is_not_missing(
+    base: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says so for half a minute, until the folder is listed."""
+    write(base, {"ar.zip/a": b"a"})
+    missing = str(base if part == "base" else base / ".rear")
+    hidden = {missing}
+    stat, listdir = os.stat, os.listdir
+
+    def stale_stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path) in hidden:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return stat(path, *arguments, **options)
+
+    def fresh_listdir(path: Any = ".") -> list[Any]:
+        if os.fspath(path) == os.path.dirname(missing):
+            hidden.clear()
+        return listdir(path)
+
+    monkeypatch.setattr(os, "stat", stale_stat)
+    monkeypatch.setattr(os, "listdir", fresh_listdir)
+    scavenge(base)
+    assert (base / "ar.zip").exists()
+    monkeypatch.undo()
+    assert members(base) == {"a": b"a"}
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_check_beside_a_scavenger_elsewhere_takes_it_for_alive(
+    base: Path, monkeypatch: pytest.MonkeyPatch, is_silent: bool
+) -> None:
+    write(base, {"ar.zip/a": b"a"})
+    scavenge(base)
+    see_nobody(monkeypatch)
+    elsewhere = Leadership(Layout(base))
+    try:
+        (base / ".rear" / "intents" / "0-elsewhere.planning").touch()
+        (problem,) = [one for one in fsck(base, report_only=True) if getattr(one, "code", "") == "unfinished-merge"]
+        assert problem.outcome == "noted"
+        if is_silent:
+            observations = Observations(Layout(base), topic="leader")
+            observations.unchanged_seconds(elsewhere.name, "0")
+            seen = observations._seen[elsewhere.name]
+            observations._seen[elsewhere.name] = seen._replace(seconds=61.0)
+            observations.save()
+            (problem,) = [one for one in fsck(base, report_only=True) if getattr(one, "code", "") == "unfinished-merge"]
+            assert problem.outcome == "would repair"
+    finally:
+        elsewhere.release()

@@ -59,7 +59,13 @@ def open_record(process: Process, pair: Pair, *, cookie: int, uid: int = 0, repe
 
 def see_nobody(monkeypatch: pytest.MonkeyPatch, running: bool | None = None) -> None:
     """All workers are on hosts that cannot be seen from here; or what is seen of them is said by ``running``."""
-    for name in ("rear.core.liveness", "rear.scavenger.claims", "rear.scavenger.recovery", "rear.scavenger.pair_check"):
+    for name in (
+        "rear.core.liveness",
+        "rear.scavenger.claims",
+        "rear.scavenger.recovery",
+        "rear.scavenger.pair_check",
+        "rear.scavenger.leader",
+    ):
         monkeypatch.setattr(f"{name}.is_running", lambda process: running)
 
 
