@@ -92,7 +92,10 @@ class Inbox:
 
     def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair where it is, without taking it."""
-        return read_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+        try:
+            return read_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+        except OSError as error:
+            return Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
     def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
         """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
