@@ -50,7 +50,7 @@ def total(calls: Iterable[Calls]) -> Calls:
 
 # Counted; what a scavenge costs is linear in these. Look-ups of names that are not there are counted as well.
 PLAIN_FILE = Calls(names=1, closes=1)
-ROTATION = Calls(names=5, closes=3, syncs=6)
+ROTATION = Calls(names=6, closes=4, syncs=6)
 """A new pair, and the end of the one before: two files, their folder, a truncation, the syncs of the end."""
 SYNC = Calls(syncs=2)
 """Each ``sync_interval`` while something is not synced: journal and temp archive."""

@@ -145,6 +145,15 @@ class RearHandler(logging.Handler):
                 if is_first and self._own_fs is not None:
                     self._own_fs.close()
 
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Filter and emit a record; as the inherited one, which an exception may leave with its lock taken."""
+        found = self.filter(record)
+        if found:
+            assert self.lock is not None
+            with self.lock:
+                self.emit(found if isinstance(found, logging.LogRecord) else record)
+        return found
+
     # Everything below runs with the handler's lock held.
 
     def _opened(self) -> IO[Any]:

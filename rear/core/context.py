@@ -53,7 +53,8 @@ class _Start(NamedTuple):
 
 _level: Final[ContextVar[_Level | None]] = ContextVar("rear_fs", default=None)
 _lock = threading.Lock()
-_entered = 0
+#: All that were entered and not left: counted so, because an exception may come between entering and counting.
+_entered: Final[set[_Level]] = set()
 _start: _Start | None = None
 _installed = 0
 _builtins_before: dict[str, Any] = {}
@@ -113,16 +114,18 @@ def enter(fs: Any) -> object:
     """Make ``fs`` the innermost one and return a token for `leave`."""
     level = _Level(fs, _level.get())
     level.token = _level.set(level)
-    _count(1)
+    _entered.add(level)
+    _watch_threads()
     return level
 
 
 def leave(token: object, fs: Any) -> None:
-    """Undo one `enter`, in any order, thread or task: generators are closed wherever the collector pleases."""
+    """Undo one `enter`, in any order, thread or task: generators are closed wherever the collector pleases.
+
+    After an exception that came in the middle of it it can be called again.
+    """
     assert isinstance(token, _Level)
     assert token.fs is fs
-    if token.left:
-        return
     token.left = True
     if _level.get() is token and not token.step_out():
         # Left in a copy of the context in which it was entered.
@@ -130,13 +133,18 @@ def leave(token: object, fs: Any) -> None:
         while outer is not None and outer.left:
             outer = outer.outer
         _level.set(outer)
-    _count(-1)
+    _entered.discard(token)
+    _watch_threads()
 
 
-def _count(change: int) -> None:
-    global _entered, _start
+def has_left(token: object) -> bool:
+    """Whether `leave` was called for it."""
+    return isinstance(token, _Level) and token.left
+
+
+def _watch_threads() -> None:
+    global _start
     with _lock:
-        _entered += change
         if _entered and _start is None:
             original = threading.Thread.start
             _start = _Start(original, _wrap(original))

@@ -157,6 +157,29 @@ def check_inside(layout: Layout, path: Path) -> None:
         raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
 
 
+def check_owner(layout: Layout, path: Path) -> None:
+    """Refuse an archive of another base: the nearest ``.rear`` above an archive owns it, links in its path resolved.
+
+    Raises:
+        PathError: another base owns it; the message says which.
+        OSError: a folder cannot be looked at.
+    """
+    base, folder = Path(os.path.realpath(layout.base)), Path(os.path.realpath(path.parent))
+    for owner in (folder, *folder.parents):
+        if owner == base or not owner.is_relative_to(base):
+            return
+        if is_directory(owner / STATE):
+            raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
+
+
+def base_above(path: str) -> str | None:
+    """Return the nearest base that a file or folder, given without links, lies in; it may be the folder itself."""
+    for folder in (path, *map(str, Path(path).parents)):
+        if os.path.isdir(os.path.join(folder, STATE)):
+            return folder
+    return None
+
+
 def layout_of(base: StrPath) -> Layout:
     """Return the layout of a base that is there.
 

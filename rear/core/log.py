@@ -9,40 +9,59 @@ import time
 from typing import Final
 
 
-def warn(message: str, *values: object) -> None:
-    """Log a warning; the values go into the message as ``%`` puts them."""
-    import logging
-
-    logging.getLogger("rear").warning(message, *values)
-
-
-def tell_error(message: str, *values: object, with_traceback: bool = False) -> None:
-    """Log an error, with the traceback of the exception that is being handled if asked to."""
-    import logging
-
-    logging.getLogger("rear").error(message, *values, exc_info=with_traceback)
-
-
 class LaterLog:
-    """Messages that wait until no lock is held: a handler of that log may be waiting for one of ours."""
+    """Messages that wait until no lock is held: a handler of that log may be waiting for one of ours.
+
+    What cannot be told even then, because no file of ``logging`` can be opened, waits for the next time.
+    """
 
     def __init__(self) -> None:
-        #: Whether each is an error, the message, its values.
-        self.waiting: list[tuple[bool, str, tuple[object, ...]]] = []
+        #: The text of each, whether it is an error, and an exception whose traceback is to be told; each text once.
+        self.waiting: list[tuple[str, bool, BaseException | None]] = []
 
     def warn(self, message: str, *values: object) -> None:
-        """Have a warning told later."""
-        self.waiting.append((False, message, values))
+        """Have a warning told later; the values go into the message as ``%`` puts them."""
+        self._add(message % values, False, None)
 
-    def tell_error(self, message: str, *values: object) -> None:
-        """Have an error told later."""
-        self.waiting.append((True, message, values))
+    def tell_error(self, message: str, *values: object, traceback_of: BaseException | None = None) -> None:
+        """Have an error told later, with the traceback of an exception if one is given."""
+        self._add(message % values, True, traceback_of)
+
+    def _add(self, text: str, is_error: bool, error: BaseException | None) -> None:
+        # What fails again and again while nothing can be told is kept once.
+        if not any(text == waiting for waiting, _, _ in self.waiting):
+            self.waiting.append((text, is_error, error))
 
     def tell(self) -> None:
         """Log what has been waiting."""
+        if not self.waiting:
+            return
+        try:
+            import logging
+        except (OSError, ImportError, MemoryError):
+            return
         while self.waiting:
-            is_error, message, values = self.waiting.pop(0)
-            (tell_error if is_error else warn)(message, *values)
+            try:
+                text, is_error, error = self.waiting.pop(0)
+            except IndexError:
+                # Another thread was faster.
+                return
+            logging.getLogger("rear").log(logging.ERROR if is_error else logging.WARNING, "%s", text, exc_info=error)
+
+
+_log: Final = LaterLog()
+
+
+def warn(message: str, *values: object) -> None:
+    """Log a warning; the values go into the message as ``%`` puts them."""
+    _log.warn(message, *values)
+    _log.tell()
+
+
+def tell_error(message: str, *values: object) -> None:
+    """Log an error."""
+    _log.tell_error(message, *values)
+    _log.tell()
 
 
 _SECONDS: Final = 0.2

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from rear.core.names import STATE
 
@@ -36,6 +36,11 @@ _NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
 _STATE_PART: Final = f"/{STATE}/"
 _FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
+
+
+def is_failure(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error is of the operating system; what a signal handler raises, ``TimeoutError("...")``, is not."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 class Storage:

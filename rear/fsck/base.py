@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rear.core.layout import Layout, is_directory, layout_of, look_anew
+from rear.core.layout import Layout, check_owner, is_directory, layout_of, look_anew
 from rear.core.liveness import Liveness
 from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
@@ -154,6 +154,7 @@ class _Check:
         for archive in tree:
             with suppress(PathError):
                 check_archive(archive)
+                check_owner(self.layout, self.layout.archive(archive))
                 archives.append(archive)
         for error in tree.errors if phase == "inspecting" else ():
             folder = os.path.relpath(os.fsdecode(error.filename), self.layout.base)

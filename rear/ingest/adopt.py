@@ -293,6 +293,7 @@ class _Copies:
         """
         if self._worker is None:
             self._worker = Worker(self._layout, storage=self._storage)
+        self._worker.check_owner(member.target.archive)
         origin = archive.origin(entry)
         self._worker.append(
             member.target,

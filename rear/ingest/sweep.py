@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, check_owner
 from rear.core.names import Target, check_name, split_into
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import PathError, SourceError
@@ -119,6 +119,7 @@ def sweep(
     target = split_into(into)
     options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select)
     layout = base_to_fill(base)
+    check_owner(layout, layout.archive(target.archive))
     merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()
 

@@ -314,7 +314,7 @@ class Claims:
         if journal.closed is not None or opened is None:
             return True
         seen = self._buried.unchanged_seconds(str(pair), str(journal.length))
-        # One that lives after all looks for its pair with each beat.
+        # One that lives after all goes on beating.
         is_gone = is_running(process_of(opened)) is False
         lease = opened.lease_seconds
         return seen >= (lease if is_gone else max(GRAVEYARD_SECONDS, _GRAVEYARD_LEASES * lease))

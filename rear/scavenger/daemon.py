@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from types import TracebackType
 from typing import Any, Self
 
 from rear.core.storage import StrPath
+from rear.core.threads import HelperThread
 from rear.errors import BaseError, RearError, UsageError
 
 _ERROR_LINES = 20
@@ -69,7 +69,7 @@ class scavengerd:
             self._options += [] if value is None else [option, str(value)]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[bytes] = []
-        self._reader: threading.Thread | None = None
+        self._reader: HelperThread | None = None
 
     def _command(self, *more: str) -> list[str]:
         return [sys.executable, "-m", "rear", "scavenge", self._base, *self._options, *more]
@@ -79,15 +79,15 @@ class scavengerd:
             os.makedirs(self._base, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise BaseError(f"{self._base} is not a directory: it cannot be a base") from None
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             self._command("--every", f"{self._every}", "--until-eof"),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read_errors, args=(self._process,), daemon=True)
-        self._reader.start()
+        self._reader = HelperThread(lambda: self._read_errors(process))
+        self._reader.start("rear scavengerd")
         return self
 
     def _read_errors(self, process: subprocess.Popen[bytes]) -> None:

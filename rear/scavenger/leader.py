@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from rear.core.layout import Layout
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
 from rear.core.storage import LOCAL, Storage, opened
+from rear.core.threads import Bell, HelperThread
 from rear.errors import JournalError, NotLeaderError
 from rear.journal.codec import decode_line, encode_line
 
@@ -53,7 +54,8 @@ class Leadership:
         self.process = this_process()
         self.name = f"{self.process.host}-{self.process.pid}-{secrets.token_hex(6)}"
         self._beat = 0
-        self._stop = threading.Event()
+        self._stop = Bell()
+        self._released = False
         self._key = str(layout.lock)
         with _led_here_lock:
             if self._key in _led_here:
@@ -70,8 +72,8 @@ class Leadership:
             with _led_here_lock:
                 _led_here.discard(self._key)
             raise
-        self._thread = threading.Thread(target=self._keep_beating, name="rear leader", daemon=True)
-        self._thread.start()
+        self._thread = HelperThread(self._keep_beating)
+        self._thread.start("rear leader")
 
     def _open(self) -> int:
         self._storage.make_directories(self.layout.state)
@@ -164,7 +166,7 @@ class Leadership:
         self._storage.sync(self._descriptor)
 
     def _keep_beating(self) -> None:
-        while not self._stop.wait(LEASE_SECONDS / _BEATS_A_LEASE):
+        while not self._stop.wait(LEASE_SECONDS / _BEATS_A_LEASE) and not self._released:
             begun = self._storage.uptime()
             self._beat += 1
             try:
@@ -172,7 +174,8 @@ class Leadership:
             except NotLeaderError:
                 # The next step that needs the leadership finds out as well, and says so.
                 return
-            except OSError:
+            except Exception:
+                # Whatever it is, it may pass: no descriptor, no memory, a folder that is not seen.
                 continue
             if self._storage.uptime() - begun < LEASE_SECONDS / 2:
                 self._confirmed = begun
@@ -204,9 +207,10 @@ class Leadership:
 
     def release(self) -> None:
         """Let others lead. Does nothing the second time."""
-        if self._stop.is_set():
+        if self._released:
             return
-        self._stop.set()
+        self._released = True
+        self._stop.ring()
         self._thread.join()
         try:
             owner = self._owner()

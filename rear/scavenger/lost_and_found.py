@@ -2,12 +2,15 @@
 what it is.
 
 An item has the name of its temp archive and sequence number, so putting the same thing aside again after a crash
-replaces it.
+replaces it: the same note tells that it is the same. Nothing else is ever replaced: another item of that name gets a
+number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import secrets
@@ -21,7 +24,9 @@ from rear.core.layout import Layout
 from rear.core.names import host_folder
 from rear.core.records import Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
+from rear.zip.codecs import crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end
+from rear.zip.member_data import raw_bytes
 
 
 class LostAndFound:
@@ -38,6 +43,10 @@ class LostAndFound:
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note."""
         available = 0 if descriptor is None else max(0, min(length, self._storage.size(descriptor) - start))
+        if descriptor is not None and available:
+            # Of two items of one name the notes have to differ.
+            pieces = raw_bytes(descriptor, start, available, storage=self._storage)
+            note = {**note, "content_crc": functools.reduce(lambda crc, piece: crc32(piece, crc), pieces, 0)}
         path = self._path(name, "part" if available else "json", note)
         if available and descriptor is not None:
             self._copy(path, descriptor, start, available, b"")
@@ -68,7 +77,7 @@ class LostAndFound:
 
     def put_file(self, name: str, path: Path, note: dict[str, Any]) -> str:
         """Move a file here as ``name``, with a note."""
-        item = self._path(name, "json", note).with_name(name)
+        item = self._path(name, "json", note).with_suffix("")
         self._storage.rename(path, item)
         self._storage.sync_directory(self._folder)
         self._storage.sync_directory(path.parent)
@@ -79,7 +88,7 @@ class LostAndFound:
         if name in self._storage.names(self._folder):
             # Kept before, by a check that died; or another file that was damaged on the same day.
             name = f"{secrets.token_hex(6)}-{name}"
-        item = self._path(name, "json", note).with_name(name)
+        item = self._path(name, "json", note).with_suffix("")
         if self._storage.link(path, item):
             self._storage.sync_directory(self._folder)
         else:
@@ -89,8 +98,7 @@ class LostAndFound:
 
     def put_pair(self, pair: Pair, folder: Path, note: dict[str, Any]) -> str:
         """Keep a temp archive as a whole, with its journal and a note."""
-        stem = f"{pair.host}-{pair.stem}"
-        self._path(stem, "json", note)
+        stem = self._path(f"{pair.host}-{pair.stem}", "json", note).stem
         # Notes go last: without them its journal would tell of members that nobody has seen.
         for suffix in ("zip", "journal", "merged"):
             with contextlib.suppress(FileNotFoundError):
@@ -98,10 +106,22 @@ class LostAndFound:
         return (self._folder / f"{stem}.zip").relative_to(self._base).as_posix()
 
     def _path(self, name: str, suffix: str, note: dict[str, Any]) -> Path:
+        """Write a note, and return the path of what it tells of."""
         self._storage.make_directories(self._folder)
-        data = json.dumps(note, indent=1, ensure_ascii=True).encode()
-        self._storage.replace(self._folder / f"{name}.json", data + b"\n")
-        return self._folder / f"{name}.{suffix}"
+        data = json.dumps(note, indent=1, ensure_ascii=True).encode() + b"\n"
+        names = set(self._storage.names(self._folder))
+        stems = itertools.chain([name], (f"{name}~{number}" for number in itertools.count(1)))
+        stem = next(stem for stem in stems if f"{stem}.json" not in names or self._has_note(stem, data))
+        self._storage.replace(self._folder / f"{stem}.json", data)
+        return self._folder / f"{stem}.{suffix}"
+
+    def _has_note(self, stem: str, data: bytes) -> bool:
+        try:
+            with opened(self._folder / f"{stem}.json", self._storage) as descriptor:
+                return self._storage.read(descriptor, len(data) + 1, 0) == data
+        except OSError:
+            # Another user has shut hers, or it is no file: nothing that this may replace.
+            return False
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
         with self._kept(path, self._storage.mode(descriptor)) as target:

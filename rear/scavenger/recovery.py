@@ -14,12 +14,23 @@ from pathlib import Path
 from rear.core.layout import check_inside, look_anew
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
-from rear.errors import JournalError, RearError, UnfinishedIntentError
+from rear.errors import (
+    FormatError,
+    JournalError,
+    NotAZipError,
+    RearError,
+    UnfinishedIntentError,
+    UnsupportedError,
+    ZipFormatError,
+)
 from rear.events import Event, Refused, RolledBack, RolledForward
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, read_intent
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.leader import Leadership
+from rear.scavenger.lost_and_found import lost_and_found_of
+from rear.zip import directory as directories
+from rear.zip.directory import Directory
 
 
 class Recovery:
@@ -67,9 +78,7 @@ class Recovery:
         if intent is not None and not path.name.startswith(self._layout.intent(intent.archive).stem):
             raise JournalError("it names another archive")
         if intent is None or not intent.committed or not self._complete(intent, path):
-            self._undo(intent, path)
-            if intent is not None:
-                yield RolledBack(intent.archive)
+            yield from self._undo(intent, path)
             return
         moved: dict[str, list[int]] = {}
         for move in intent.moves:
@@ -81,19 +90,38 @@ class Recovery:
         yield RolledForward(intent.archive)
 
     def _complete(self, intent: Intent, path: Path) -> bool:
-        """Finish a merge after its commit; false when its new archive is nowhere: somebody has moved it away since."""
+        """Finish a merge after its commit; false when the archive does not hold what was merged: somebody has moved or
+        replaced it since.
+        """
         target = self._layout.archive(intent.archive)
         check_inside(self._layout, target)
         fresh = fresh_path(path)
-        if intent.old is not None:
-            if self._may_come_back(intent):
-                self._renew_inode(target, fresh, None, path)
-        elif fresh.name in self._storage.names(fresh.parent):
+        if intent.old is None and fresh.name in self._storage.names(fresh.parent):
             check_vacant(target, storage=self._storage)
             install(fresh, target, storage=self._storage)
-        else:
-            return target.name in self._storage.names(target.parent)
+        if target.name not in self._storage.names(target.parent) or not self._holds(intent, target):
+            return False
+        if intent.old is not None and self._may_come_back(intent):
+            self._renew_inode(target, fresh, None, path)
         return True
+
+    def _holds(self, intent: Intent, target: Path) -> bool:
+        """Whether an archive has a sound directory that names all members of a merge where they were copied to."""
+        with opened(target, self._storage) as descriptor:
+            try:
+                found = directories.locate(descriptor, storage=self._storage)
+                come = self._members_from(descriptor, found, intent.old.offset if intent.old is not None else 0)
+            except (FormatError, UnsupportedError):
+                return False
+        return come == _copied(intent)
+
+    def _members_from(self, descriptor: int, directory: Directory, start: int) -> dict[int, str]:
+        """Return the names of the members of an archive that begin at ``start`` or behind it, by offset."""
+        return {
+            entry.offset + directory.prefix: entry.name
+            for entry in directories.entries(descriptor, directory, storage=self._storage)
+            if entry.offset + directory.prefix >= start
+        }
 
     def _may_come_back(self, intent: Intent) -> bool:
         """Whether the leader that wrote an intent may still write to the archive."""
@@ -102,18 +130,53 @@ class Recovery:
             return process is None
         return is_running(process) is not False
 
-    def _undo(self, intent: Intent | None, path: Path) -> None:
+    def _undo(self, intent: Intent | None, path: Path) -> Iterator[Event]:
         """Bring back the old archive. Does nothing to an archive whose merge had not begun to write."""
         if intent is not None and intent.planned and intent.old is not None:
             target = self._layout.archive(intent.archive)
             check_inside(self._layout, target)
+            if not self._is_as_left(intent, target):
+                reason = "since a merge into it died, something else has changed or replaced it: it is left as it is"
+                item = lost_and_found_of(self._layout, storage=self._storage).put_file(
+                    path.name, path, {"archive": intent.archive, "reason": reason}
+                )
+                self.clear(path)
+                yield Refused(
+                    intent.archive,
+                    f"{reason}; what that merge was to bring is merged anew, and its record, with the directory of "
+                    f"before, is in {item}",
+                )
+                return
             if withdraw(path, storage=self._storage) or self._may_come_back(intent):
                 self._renew_inode(target, fresh_path(path), intent, path)
             else:
-                look_anew(target, storage=self._storage)
                 with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
                     self.restore_tail(descriptor, source, intent)
         self.clear(path)
+        if intent is not None:
+            yield RolledBack(intent.archive)
+
+    def _is_as_left(self, intent: Intent, target: Path) -> bool:
+        """Whether an archive may be what an unfinished merge left: old, without a sound directory, or with that of the
+        merge.
+
+        To bring back the old end of any other one would destroy what somebody else has put there.
+        """
+        old = intent.old
+        assert old is not None
+        look_anew(target, storage=self._storage)
+        with opened(target, self._storage) as descriptor:
+            try:
+                found = directories.locate(descriptor, storage=self._storage)
+            except (NotAZipError, UnsupportedError):
+                return True
+            if (found.offset, found.archive_length) == (old.offset, old.archive_length):
+                return True
+            try:
+                return self._members_from(descriptor, found, old.offset) == _copied(intent)
+            except ZipFormatError:
+                # Half of it is on disk, after a loss of power.
+                return True
 
     def undo_own(self, intent: Intent, path: Path, descriptor: int, source: int) -> None:
         """Bring back the old archive, open as ``descriptor``, from the open intent after a merge of this leader failed.
@@ -171,6 +234,10 @@ class Recovery:
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(name)
         self._storage.sync_directory(path.parent)
+
+
+def _copied(intent: Intent) -> dict[int, str]:
+    return {move.target_start: move.name for move in intent.moves if move.target_end > move.target_start}
 
 
 def fresh_path(intent_path: Path) -> Path:

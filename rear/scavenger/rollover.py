@@ -81,5 +81,5 @@ def rolled_over_from(layout: Layout, archive: str, *, storage: Storage) -> list[
 
 
 def _numbers(path: Path, storage: Storage) -> dict[str, int]:
-    pattern = re.compile(re.escape(path.stem) + r"-([0-9]{1,9})\.zip\Z", re.IGNORECASE)
+    pattern = re.compile(re.escape(path.stem) + r"-([0-9]+)\.zip\Z", re.IGNORECASE)
     return {name: int(found[1]) for name in storage.names(path.parent) if (found := pattern.match(name))}

@@ -15,13 +15,14 @@ import contextlib
 import errno
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 from weakref import ref
 
-from rear.core.log import LaterLog, tell_error, warn
+from rear.core.log import LaterLog
 from rear.core.names import Target
 from rear.core.records import Append, File, Metadata, Part
+from rear.core.storage import is_failure
 from rear.errors import RearError
 from rear.worker.flushed_pair import FlushedPair
 from rear.worker.spool_file import MemberBytes
@@ -36,6 +37,7 @@ _SAMPLE_BYTES = 64 << 10
 _SAMPLED_FROM_BYTES = 1 << 10
 """A first part that is shorter tells nothing of how the file will shrink."""
 _ATTEMPTS = 2
+_T = TypeVar("_T")
 _MOVES = "%s: %s; all that was flushed goes to a new temp archive"
 
 
@@ -72,8 +74,7 @@ class FlushedFile:
         self._is_dirty = False
         self._synced = self._beaten = 0.0
         self._sync_lock = threading.Lock()
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._lock = threading.RLock()
         #: What is to be told once the lock is given back.
         self._log = LaterLog()
 
@@ -85,15 +86,7 @@ class FlushedFile:
                 the end of the file tries again.
             RearError: called by a signal handler that interrupted another flush of this file.
         """
-        with self._alone():
-            size = content.size
-            self._look_for_changes(content, size)
-            if not size and self._earlier:
-                # Cut to nothing: what was flushed before counts no more.
-                earlier, self._earlier, self._kept_size = self._earlier, [], 0
-                self._drop(earlier)
-            if size and (self._pair is None or size > self._size):
-                self._write(content, size, is_last=False)
+        self._alone(lambda: self._flush(content))
 
     def finish(self, content: MemberBytes) -> bool:
         """Append the rest, and close the pair; returning true acknowledges the whole file.
@@ -104,40 +97,11 @@ class FlushedFile:
         Raises:
             OSError: as for `flush`.
         """
-        with self._alone():
-            if self._pair is None and not self._earlier and not self._kept_size:
-                self._worker.end_flushed(self)
-                return False
-            try:
-                size = content.size
-                self._look_for_changes(content, size)
-                self._write(content, size, is_last=True)
-            except BaseException:
-                self._leave()
-                raise
-            pair, self._pair = self._pair, None
-            assert pair is not None
-            try:
-                pair.close("complete")
-            except OSError as error:
-                # All of it is synced; a scavenger takes it over once this process is gone.
-                self._log.warn("%s stays unfinished until this process has ended: %s", pair.path, error)
-                pair.release()
-            self._worker.end_flushed(self)
-            return True
+        return self._alone(lambda: self._finish(content))
 
     def abort(self) -> None:
         """Drop the file with all that was flushed of it: its writer does not want it."""
-        with self._alone():
-            pairs = [*self._earlier, *([self._pair] if self._pair is not None else [])]
-            self._earlier, self._pair = [], None
-            for pair in pairs:
-                # Its parts may be on stable storage: what it says of them has to be there, too.
-                with contextlib.suppress(OSError):
-                    pair.abort([pair.sequence])
-                    pair.sync()
-                pair.remove()
-            self._worker.end_flushed(self)
+        self._alone(self._abort)
 
     def sync(self) -> None:
         """Bring what was flushed to stable storage.
@@ -145,28 +109,15 @@ class FlushedFile:
         Raises:
             OSError: that is not possible now; it is tried again.
         """
-        with self._alone():
-            pair = self._pair
-            try:
-                if pair is not None and self._is_dirty:
-                    self._sync(pair)
-                    self._confirm(pair)
-            except OSError as error:
-                assert pair is not None
-                self._log.warn(_MOVES, pair.path, error)
-                pair.has_failed = True
-            self._move()
-            if self._pair is not None and self._is_dirty:
-                self._sync(self._pair)
+        self._alone(self._sync_all)
 
     def leave(self) -> None:
         """Write nothing more: a scavenger finds what was flushed once this process is gone."""
-        with self._alone():
-            self._leave()
+        self._alone(self._leave)
 
     def leave_after_fork(self) -> None:
         """In a child of ``fork``: close the child's copies of the descriptors."""
-        self._lock, self._sync_lock, self._owner = threading.Lock(), threading.Lock(), None
+        self._lock, self._sync_lock = threading.RLock(), threading.Lock()
         for pair in (*self._earlier, self._pair):
             if pair is not None:
                 pair.release_after_fork()
@@ -201,38 +152,89 @@ class FlushedFile:
                 self._confirm(pair)
         except OSError as error:
             if pair is self._pair:
-                warn(_MOVES, pair.path, error)
                 pair.has_failed = True
-        failure = None
+                self._log.warn(_MOVES, pair.path, error)
         if pair.has_failed and self._lock.acquire(blocking=False):
             try:
-                self._owner = threading.get_ident()
                 self._move()
             except OSError as error:
-                failure = error
+                self._log.tell_error("%s: %s; what was flushed is kept and tried again", self._name, error)
             finally:
-                self._owner = None
                 self._lock.release()
-                self._log.tell()
-        if failure is not None:
-            tell_error("%s: %s; what was flushed is kept and tried again", self._name, failure)
+        self._log.tell()
 
-    # Everything below runs with the lock held.
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        thread = threading.get_ident()
-        if self._owner == thread:
+    def _alone(self, do: Callable[[], _T]) -> _T:
+        """Do something with the lock held, and tell the log afterwards."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
             raise RearError(f"{self._name}: called by a signal handler that interrupted a flush of this very file")
         try:
             with self._lock:
-                try:
-                    self._owner = thread
-                    yield
-                finally:
-                    self._owner = None
+                return do()
         finally:
             self._log.tell()
+
+    # Everything below runs with the lock held.
+
+    def _flush(self, content: MemberBytes) -> None:
+        size = content.size
+        self._look_for_changes(content, size)
+        if not size and self._earlier:
+            # Cut to nothing: what was flushed before counts no more.
+            earlier, self._earlier, self._kept_size = self._earlier, [], 0
+            self._drop(earlier)
+        if size and (self._pair is None or size > self._size):
+            self._write(content, size, is_last=False)
+
+    def _finish(self, content: MemberBytes) -> bool:
+        if self._pair is None and not self._earlier and not self._kept_size:
+            self._worker.end_flushed(self)
+            return False
+        try:
+            size = content.size
+            self._look_for_changes(content, size)
+            self._write(content, size, is_last=True)
+        except BaseException:
+            self._leave()
+            raise
+        pair, self._pair = self._pair, None
+        assert pair is not None
+        try:
+            pair.close("complete")
+        except OSError as error:
+            if not is_failure(error):
+                raise
+            # All of it is synced; a scavenger takes it over once this process is gone.
+            self._log.warn("%s stays unfinished until this process has ended: %s", pair.path, error)
+            pair.release()
+        self._worker.end_flushed(self)
+        return True
+
+    def _abort(self) -> None:
+        pairs = [*self._earlier, *([self._pair] if self._pair is not None else [])]
+        self._earlier, self._pair = [], None
+        for pair in pairs:
+            # Its parts may be on stable storage: what it says of them has to be there, too.
+            with contextlib.suppress(OSError):
+                pair.abort([pair.sequence])
+                pair.sync()
+            pair.remove()
+        self._worker.end_flushed(self)
+
+    def _sync_all(self) -> None:
+        pair = self._pair
+        try:
+            if pair is not None and self._is_dirty:
+                self._sync(pair)
+                self._confirm(pair)
+        except OSError as error:
+            if not is_failure(error):
+                raise
+            assert pair is not None
+            self._log.warn(_MOVES, pair.path, error)
+            pair.has_failed = True
+        self._move()
+        if self._pair is not None and self._is_dirty:
+            self._sync(self._pair)
 
     @property
     def _name(self) -> str:
@@ -274,16 +276,13 @@ class FlushedFile:
                     if (is_last or self._earlier) and not pair.confirm():
                         raise _lost(pair)
                 self._confirm(pair)
-            except OSError as error:
+            except BaseException as error:
                 if self._pair is not None:
-                    self._log.warn(_MOVES, self._pair.path, error)
+                    if is_failure(error):
+                        self._log.warn(_MOVES, self._pair.path, error)
                     self._give_up(self._pair)
-                if attempt == _ATTEMPTS:
+                if attempt == _ATTEMPTS or not is_failure(error):
                     raise
-            except BaseException:
-                if self._pair is not None:
-                    self._give_up(self._pair)
-                raise
             else:
                 pair.kept_size = self._kept_size = size
                 earlier, self._earlier = self._earlier, []

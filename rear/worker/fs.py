@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from rear.core.config import load
-from rear.core.context import current, enter, entered, install_builtins, leave, remove_builtins
+from rear.core.context import current, enter, entered, has_left, install_builtins, leave, remove_builtins
 from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.names import Target, split_target
@@ -144,7 +144,8 @@ class RearFs:
             a text or binary file object.
 
         Raises:
-            PathError: the path names no archive or no member, or leaves the base.
+            PathError: the path names no archive or no member, leaves the base, or names an archive of another base that
+                lies in this one.
             UsageError: mode or metadata cannot be used.
             FileNotFoundError: mode ``r``, and no file of that name was acknowledged.
             FileExistsError: mode ``x``, and the name was written before, or is being written.
@@ -171,6 +172,8 @@ class RearFs:
         kept = None if metadata is None else _check_metadata(metadata)
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
+        if target.archive not in self._worker.own_archives:
+            self._worker.check_owner(target.archive)
         name, files = os.fspath(path), self._files
         file: MemberFile | TextMemberFile
         if mode == "wb" and encoding is errors is newline is None:
@@ -183,10 +186,10 @@ class RearFs:
             files.add(member, target, kept)
             if self not in _open_systems:
                 _note_open(self)
+            return file  # type: ignore[return-value]
         except BaseException:
             files.forget(member)
             raise
-        return file  # type: ignore[return-value]
 
     def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
@@ -203,7 +206,7 @@ class RearFs:
             keep: copy, and leave the source where it is.
 
         Raises:
-            PathError: the path names no archive or no member, or leaves the base.
+            PathError: as for `open`.
             UsageError: the metadata cannot be used.
 
         On leaving, `SourceError`: the source is missing, is a symbolic link, FIFO or device, or changed while it was
@@ -213,6 +216,7 @@ class RearFs:
         from rear.worker.pickup import Pickup
 
         target = split_target(path)
+        self._worker.check_owner(target.archive)
         kept = None if metadata is None else _check_metadata(metadata)
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
@@ -257,10 +261,16 @@ class RearFs:
     def __enter__(self) -> Self:
         if self._worker.closed:
             raise RearError(f"the rear_fs of {self.base} is closed: make a new one")
-        self._tokens.append(enter(self))
-        if self._install_builtins:
-            install_builtins({"rear_open": rear_open, "rear_pickup": rear_pickup})
-        return self
+        before = entered()
+        try:
+            self._tokens.append(enter(self))
+            if self._install_builtins:
+                install_builtins({"rear_open": rear_open, "rear_pickup": rear_pickup})
+            return self
+        except BaseException:
+            if (token := entered()) is not before:
+                leave(token, self)
+            raise
 
     def _leave(self) -> bool:
         """Undo one `__enter__`, of this task if there is one, and tell whether it was the last."""
@@ -268,8 +278,8 @@ class RearFs:
             token = entered()
             if token not in self._tokens:
                 token = self._tokens[-1]
-            self._tokens.remove(token)
             leave(token, self)
+            self._tokens = [token for token in self._tokens if not has_left(token)]
             if self._install_builtins:
                 remove_builtins()
         return not self._tokens

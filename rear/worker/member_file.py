@@ -20,6 +20,7 @@ from weakref import ref
 
 from rear.core.names import Target
 from rear.core.records import Metadata
+from rear.core.storage import is_failure
 from rear.worker import spool_file
 from rear.worker.flushed_file import FlushedFile
 from rear.worker.spool_file import ENDED, MemberBytes, do_nothing
@@ -50,7 +51,7 @@ class OpenFile:
 class MemberFile(MemberBytes):
     """A member as a binary file, whose ``name`` is the path of the target; its owner archives it."""
 
-    __slots__ = ("_quiet_thread", "_unended", "mode", "opened", "owner", "text")
+    __slots__ = ("_quiet_thread", "_unended", "is_entered", "is_forgotten", "mode", "opened", "owner", "text")
 
     #: The mode as it was given.
     mode: str
@@ -65,11 +66,12 @@ class MemberFile(MemberBytes):
         self.rewinds = 0
         self._readable = readable
         self._spool_size = owner.spool_size
-        self._in_memory = True
         self._failure = None
         self._file = None
-        self._first = []
+        self._first = None
         self.owner = owner
+        #: A ``with`` block was entered; the collector came before the end.
+        self.is_entered = self.is_forgotten = False
         #: A thread in which it is flushed by itself, not by its user.
         self._quiet_thread: int | None = None
         #: A text file around this one: it may hold characters that are not here yet.
@@ -89,6 +91,8 @@ class MemberFile(MemberBytes):
             return
         seen = self.rewinds
         self.owner.keep(self)
+        if not seen:
+            return
         with self._lock:
             # Another thread may have gone somewhere else meanwhile.
             if self.rewinds == seen:
@@ -151,6 +155,7 @@ class MemberFile(MemberBytes):
             self._drop()
 
     def __enter__(self) -> Self:
+        self.is_entered = True
         # Not the inherited one, which asks a property: nearly always this is all.
         if self._file is None:
             return self
@@ -159,7 +164,12 @@ class MemberFile(MemberBytes):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self.owner.success_only:
-            self.discard()
+            try:
+                self.discard()
+            except BaseException:
+                # Ctrl-C: what is half written must not be archived after all.
+                self.discard()
+                raise
         else:
             self.close()
 
@@ -167,7 +177,7 @@ class MemberFile(MemberBytes):
         # The collector may come here before it comes to the text file, which closes this one in the right order.
         if not self.closed and self.text is None:
             if self.process is spool_file.process:
-                warn_unclosed(self, self.name, self.close)
+                warn_unclosed(self, self)
             else:
                 self._drop()
 
@@ -230,12 +240,13 @@ class _EndedMemberFile(_EndingMemberFile):
 _EndedMemberFile.__name__ = MemberFile.__name__
 
 
-def warn_unclosed(file: object, name: str, close: Callable[[], None]) -> None:
+def warn_unclosed(file: MemberFile | io.TextIOWrapper, member: MemberFile) -> None:
     """Warn of a file that was forgotten, and close it."""
+    member.is_forgotten = True
     try:
-        warnings.warn(f"unclosed file {name!r}", ResourceWarning, stacklevel=3, source=file)
+        warnings.warn(f"unclosed file {member.name!r}", ResourceWarning, stacklevel=3, source=file)
     finally:
-        close()
+        file.close()
 
 
 class OpenFiles:
@@ -273,9 +284,14 @@ class OpenFiles:
         opened = file.opened = OpenFile(target, key, metadata)
         # One step, so that of two threads with mode x one alone gets the name. And it comes first: a file that is
         # finished stands among the written ones before it is taken from those that are being written.
-        if self._open.setdefault(key, reference) is not reference:
-            opened.place = reference
-            self._open[reference] = reference
+        found = self._open.setdefault(key, reference)
+        if found is not reference:
+            if (other := found()) is None or isinstance(other, _EndedMemberFile):
+                # An exception came as that one ended.
+                self._open[key] = reference
+            else:
+                opened.place = reference
+                self._open[reference] = reference
         if "x" in file.mode and (opened.place is reference or key in self._written):
             raise FileExistsError(errno.EEXIST, "this process wrote that name already", file.name)
 
@@ -298,6 +314,11 @@ class OpenFiles:
         Raises:
             OSError: that failed; what was flushed of it is kept.
         """
+        if file.is_forgotten and (file.is_untouched or (file.is_entered and self.success_only)):
+            # An exception came as it was opened, or as its block was left: nobody has asked to keep what there is.
+            if hasattr(file, "opened"):
+                self.discard(file)
+            return
         opened = file.opened
         try:
             if opened.flushed is None or not self._finish_flushed(file, opened.flushed):
@@ -311,6 +332,8 @@ class OpenFiles:
         try:
             return flushed.finish(file)
         except OSError as error:
+            if not is_failure(error):
+                raise
             what = "this member is not complete; what was flushed of it is kept"
             raise explained(error, what, self._path_of(file)) from error
 
@@ -326,6 +349,8 @@ class OpenFiles:
         try:
             opened.flushed.flush(file)
         except OSError as error:
+            if not is_failure(error):
+                raise
             what = "this could not be flushed; what was flushed before is kept"
             raise explained(error, what, self._path_of(file)) from error
 

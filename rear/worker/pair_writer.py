@@ -14,7 +14,7 @@ from collections.abc import Callable
 from rear.core.layout import Layout
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
-from rear.core.storage import Storage
+from rear.core.storage import Storage, is_failure
 from rear.errors import FormatError
 from rear.journal.encoder import Encoder
 from rear.journal.writer import JournalWriter
@@ -141,9 +141,9 @@ class PairWriter:
             item.pair, item.offset = self, offset
             self.members = members + 1
             self.length = offset + len(header) + payload.compressed_size
-        except OSError:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if is_failure(error):
+                raise
             # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place.
             item.pair = None
             self.length, self.members = offset, members
@@ -151,9 +151,9 @@ class PairWriter:
             try:
                 self.abort([item.sequence])
                 self._storage.truncate(self._descriptor, self.length)
-            except OSError as error:
+            except OSError as failure:
                 # The next append is told: raised here, it would hide what came, and this member would be tried again.
-                self._failure = error
+                self._failure = failure
             raise
 
     def _write_chunks(self, header: bytes, payload: Payload) -> None:
@@ -225,12 +225,16 @@ class PairWriter:
         Raises:
             OSError: the pair is poisoned.
         """
+        begun = self._storage.uptime()
         self._beats += 1
         with self._journal_lock:
             self._journal.append(Beat(self._beats))
         self._sync_journal()
-        # Writes and syncs succeed on files that somebody has taken: only a listing tells.
-        return self.confirm()
+        if self.is_doubtful():
+            # Writes and syncs succeed on files that another host has taken: after a gap only a listing tells.
+            return self.confirm()
+        self._confirmed = begun
+        return True
 
     def is_doubtful(self) -> bool:
         """Whether for more than half a lease nothing has shown that the pair is still this process's own."""
@@ -369,5 +373,7 @@ def _failure_of(call: Callable[[], None]) -> OSError | None:
     try:
         call()
     except OSError as error:
+        if not is_failure(error):
+            raise
         return error
     return None

@@ -20,7 +20,7 @@ from rear.core.liveness import Process, this_process, worker_name
 from rear.core.log import LaterLog
 from rear.core.names import host_folder
 from rear.core.records import Open, Pair
-from rear.core.storage import Storage
+from rear.core.storage import Storage, is_failure
 from rear.errors import SourceError
 from rear.journal.codec import FORMAT_VERSION
 from rear.worker.pair_writer import Item, PairWriter
@@ -145,6 +145,8 @@ class Pairs:
                 pair.append(item)
                 return
             except OSError as error:
+                if not is_failure(error):
+                    raise
                 self.give_up(pair, error, item)
         self.renew(item)
 

@@ -12,8 +12,9 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rear.core.layout import base_above
 from rear.core.log import warn
-from rear.core.names import check_name
+from rear.core.names import STATE, check_name
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import LOCAL, StrPath
 from rear.errors import SourceError, UsageError
@@ -40,18 +41,24 @@ Sink = Callable[[SourceFile, Payload, Callable[[], None] | None], None]
 the bytes are proven on stable storage."""
 
 
-def collect(source: str, name: str = "") -> list[SourceFile]:
+def collect(source: str, name: str = "", *, keep: bool = True) -> list[SourceFile]:
     """Return what a pickup of ``source`` would archive, sorted; nothing is changed.
+
+    A base of rear in a tree is left out, and said to be.
 
     Args:
         source: a regular file or a directory.
         name: the member's name, of a directory the folder in the archive; empty for the archive's root.
+        keep: the source is not to be removed; otherwise a ``.zip`` file in a base is left out, too: it counts as a
+            final archive.
 
     Raises:
-        SourceError: the source is missing or a symbolic link, or it is or holds a FIFO, socket or device.
+        SourceError: the source is missing or a symbolic link, or it is or holds a FIFO, socket or device; or rear keeps
+            it for itself.
         PathError: a name in the tree cannot be kept.
         OSError: something cannot be read.
     """
+    base = _base_of(source)
     try:
         status = os.lstat(source)
     except (FileNotFoundError, NotADirectoryError):
@@ -59,9 +66,13 @@ def collect(source: str, name: str = "") -> list[SourceFile]:
     if not stat.S_ISDIR(status.st_mode):
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{source} is {describe_kind(status.st_mode)}: only files and directories are picked up")
+        if base is not None and not keep and source.lower().endswith(".zip"):
+            raise SourceError(f"{source} counts as a final archive of the base {base}: copy it, or move it out first")
         check_name(name)
         _check_readable(source)
         return [SourceFile(source, name, "", status.st_mtime_ns, status.st_mode)]
+    if base is not None and os.path.isdir(os.path.join(source, STATE)):
+        raise SourceError(f"{source} is a base of rear: pick up a folder of files, the base holds its own archives")
     prefix = f"{name}/" if name else ""
     found: list[SourceFile] = []
     folders = [(source, "", status)]
@@ -78,6 +89,9 @@ def collect(source: str, name: str = "") -> list[SourceFile]:
             status = entry.stat(follow_symlinks=False)
             mode = status.st_mode
             if stat.S_ISDIR(mode):
+                if os.path.isdir(os.path.join(entry.path, STATE)):
+                    warn("%s is a base of rear: it is left out", entry.path)
+                    continue
                 below.append((entry.path, f"{inner}/", status))
                 continue
             if stat.S_ISLNK(mode):
@@ -86,11 +100,27 @@ def collect(source: str, name: str = "") -> list[SourceFile]:
                 _check_readable(entry.path)
             else:
                 raise SourceError(f"{entry.path} is {describe_kind(mode)}: nothing of {source} was picked up")
+            if base is not None and not keep and entry.name.lower().endswith(".zip"):
+                warn("%s counts as a final archive of the base %s: it is left out", entry.path, base)
+                continue
             check_name(prefix + inner)
             found.append(SourceFile(entry.path, prefix + inner, inner, status.st_mtime_ns, mode))
         folders += reversed(below)
     found.sort(key=lambda file: file.name)
     return found
+
+
+def _base_of(source: str) -> str | None:
+    """Return the base that a source lies in, if any.
+
+    Raises:
+        SourceError: the source lies in what rear keeps for itself.
+    """
+    path = os.path.realpath(source)
+    base = base_above(path)
+    if base is not None and os.path.relpath(path, base).split("/")[0].casefold() == STATE:
+        raise SourceError(f"{source} lies in {base}/{STATE}, which rear keeps for itself")
+    return base
 
 
 def remove_source(stamp: SourceStamp) -> bool:
@@ -177,7 +207,7 @@ class Pickup:
         self._ended = True
         if self._process != os.getpid():
             return
-        files = collect(self.source, self.name)
+        files = collect(self.source, self.name, keep=self._keep)
         removal = None if self._keep else _Removal(len(files), _folders(self.source, files))
         if removal is not None and not files:
             removal.finish()

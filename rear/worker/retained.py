@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from rear.core.log import LaterLog
+from rear.core.storage import is_failure
 from rear.errors import RearError
 from rear.worker.pair_writer import Item, PairWriter
 
@@ -75,22 +76,25 @@ class Retained:
         proven = [item for item in items if item.pair is pair]
         if not proven:
             return
+        pair.needed = True
+        for item in proven:
+            # An exception may have come in the middle of this before.
+            if not item.proven:
+                if item.on_stable is not None:
+                    self._stable.append(item)
+                item.proven = True
         count = len(proven)
+        freed = sum(item.payload.compressed_size for item in proven) + count * _ITEM_BYTES
         if len(self.items) >= count and self.items[0] is proven[0] and self.items[count - 1] is proven[-1]:
             # Both are in the order of the members: these are the first ones, as nearly always.
             self.items = self.items[count:]
         else:
             sequences = {item.sequence for item in proven}
             self.items = [item for item in self.items if item.sequence not in sequences]
-        pair.needed = True
+        self.bytes -= freed
         for item in proven:
-            item.proven = True
-            payload = item.payload
-            self.bytes -= payload.compressed_size + _ITEM_BYTES
-            if item.on_stable is not None:
-                self._stable.append(item)
-            elif payload.data is None:
-                payload.close()
+            if item.on_stable is None and item.payload.data is None:
+                item.payload.close()
 
     def take_stable(self) -> list[Item]:
         """Return what has been proven since the last call, and has a source that waits for it."""
@@ -157,6 +161,8 @@ class Prover:
         try:
             pair.sync()
         except OSError as error:
+            if not is_failure(error):
+                raise
             with self._worker_lock:
                 # Otherwise another thread has found it lost meanwhile, and has seen to its members.
                 if not pair.released:
@@ -205,6 +211,8 @@ class Prover:
             try:
                 pair.close(reason)
             except OSError as error:
+                if not is_failure(error):
+                    raise
                 # All its members are proven; a scavenger takes it over once this process is gone.
                 self._log.warn("%s stays unfinished until this process has ended: %s", pair.path, error)
                 pair.release()

@@ -3,6 +3,9 @@
 Most files are written at once and never looked at again: those have no buffer. Threads may share a file: one alone
 makes the buffer, and one alone moves it to the spool, a local file without a name.
 
+An exception may come at any line, from a signal handler: what was written before is there once, and what was being
+written is there or not. So all that is changed is done in one step of the interpreter, or in C.
+
 They belong to the process that made them. A forked child shares the position in the spool with its parent, and would
 write the buffered bytes out when it drops its copy of the file: so in the child everything seems to succeed and nothing
 happens.
@@ -17,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
-from rear.core.storage import LOCAL
+from rear.core.storage import LOCAL, is_failure
 from rear.errors import RearError
 from rear.zip.payload import Payload, open_spool, payload_of_bytes, payload_of_file
 
@@ -48,6 +51,10 @@ closed before the file that it belongs to."""
 def _begin_process() -> None:
     global process, _beginning
     process = object()
+    for spool in _spools:
+        # The position is shared with the parent, and what is buffered would be written when the child drops its copy.
+        spool.raw.close()
+    _spools.clear()
     # Another thread of the parent may have held it during the fork.
     _beginning = threading.RLock()
 
@@ -64,55 +71,12 @@ class Memory(io.BytesIO):
     __del__ = staticmethod(do_nothing)
 
 
-class SpoolFile(io.FileIO):
-    """A spool that does nothing more once it is abandoned or after a fork."""
-
-    def __init__(self, descriptor: int, mode: str) -> None:
-        super().__init__(descriptor, mode)
-        self._process: object = process
-
-    def abandon(self) -> None:
-        """Let whatever comes from now on have no effect."""
-        self._process = None
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Write bytes and return how many."""
-        if self._process is not process:
-            return memoryview(data).nbytes
-        return super().write(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a position and return it."""
-        return super().seek(offset, whence) if self._process is process else 0
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Cut or extend the file and return its size."""
-        return super().truncate(size) if self._process is process else 0
-
-
-def _spill(memory: io.BytesIO) -> io.BufferedRandom:
-    """Return a new spool with what was in memory, at the same position; it stays until `_drop`.
-
-    Raises:
-        OSError: the local disk cannot take it.
-    """
-    spool = io.BufferedRandom(SpoolFile(open_spool(), "rb+"), _SPOOL_BUFFER_BYTES)
-    try:
-        with memory.getbuffer() as view:
-            spool.write(view)
-        spool.seek(memory.tell())
-    except BaseException:
-        cast("SpoolFile", spool.raw).abandon()
-        raise
-    _spools.add(spool)
-    return spool
-
-
 def _drop(spool: io.BufferedRandom) -> None:
     """Close a spool. What is still buffered need not reach a file that no one will read."""
-    cast("SpoolFile", spool.raw).abandon()
-    _spools.discard(spool)
-    spool.close()
+    try:
+        spool.raw.close()
+    finally:
+        _spools.discard(spool)
 
 
 class MemberBytes(io.BufferedIOBase):
@@ -120,24 +84,23 @@ class MemberBytes(io.BufferedIOBase):
 
     # Slots, because a dictionary for each file takes longer than all the rest of its making.
     __slots__ = (
-        "_failure", "_file", "_first", "_in_memory", "_lock", "_readable", "_spool_size", "name", "process", "rewinds",
+        "_failure", "_file", "_first", "_lock", "_readable", "_spool_size", "name", "process", "rewinds",
     )  # fmt: skip
 
     #: The path that it was opened by.
     name: str
-    #: The process that it belongs to, see `SpoolFile`.
+    #: The process that it belongs to.
     process: object
     #: Counts up with each seek, until a flush has seen it; greater than 0 also where the position is before the end.
     rewinds: int
     _readable: bool
     #: Up to this many bytes are held in memory.
     _spool_size: int
-    _in_memory: bool
     #: Of the spool: the file is incomplete.
     _failure: OSError | None
-    #: Made when it is needed: most files are written at once, and their bytes are in ``_first`` then.
+    #: Buffer or spool, made when it is needed: most files are written at once, and their bytes are in ``_first`` then.
     _file: io.BytesIO | io.BufferedRandom | None
-    _first: list[bytes]
+    _first: bytes | None
     #: Made with the buffer: of threads that share a file, one alone moves it to its spool.
     _lock: threading.RLock
 
@@ -151,26 +114,29 @@ class MemberBytes(io.BufferedIOBase):
             self.refuse_child()
         file = self._file
         if file is None:
-            if type(data) is bytes and not self._first and len(data) <= self._spool_size:
-                self._first.append(data)
-                if self._file is not None:
-                    # Another thread has just made the buffer, and may not have seen this.
-                    self._move_first(self._file)
-                return len(data)
+            if type(data) is bytes and len(data) <= self._spool_size:
+                with _beginning:
+                    if self._file is None and self._first is None:
+                        self._first = data
+                        return len(data)
             self._usable()
         with self._lock:
             # Another thread may have moved it to its spool.
-            file = self._usable()
-            if self._in_memory:
-                length = len(data) if type(data) is bytes else memoryview(data).nbytes
-                if file.tell() + length <= self._spool_size:
-                    return file.write(data)
-            try:
-                if self._in_memory:
-                    file = self._spill()
+            file = cast("io.BytesIO | io.BufferedRandom", self._file)
+            length = len(data) if type(data) is bytes else memoryview(data).nbytes
+            if type(file) is Memory and file.tell() + length <= self._spool_size:
                 return file.write(data)
-            except OSError as error:
-                self._failure = error
+            # More than a buffer may be there in part after an exception: at the end of a file that is cut off.
+            end = file.tell() if length > _SPOOL_BUFFER_BYTES and not self.rewinds else None
+            try:
+                if isinstance(file, io.BytesIO):
+                    file = self._spill(file)
+                return file.write(data)
+            except BaseException as error:
+                if is_failure(error):
+                    self._failure = error
+                elif end is not None:
+                    self._cut(end)
                 raise
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -204,10 +170,9 @@ class MemberBytes(io.BufferedIOBase):
         """Return some of the bytes that come next, and stay where the file is."""
         file = self._reading()
         if isinstance(file, io.BytesIO):
-            position = file.tell()
-            data = file.read(max(size, io.DEFAULT_BUFFER_SIZE))
-            file.seek(position)
-            return data
+            with self._lock, file.getbuffer() as view:
+                position = file.tell()
+                return bytes(view[position : position + max(size, io.DEFAULT_BUFFER_SIZE)])
         return file.peek(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -216,12 +181,12 @@ class MemberBytes(io.BufferedIOBase):
         with self._lock:
             file = self._usable()
             self.rewinds += 1
-            if self._in_memory:
+            if isinstance(file, io.BytesIO):
                 # BytesIO takes a position before the start for the start.
                 if whence == os.SEEK_CUR:
                     offset, whence = file.tell() + offset, os.SEEK_SET
                 elif whence == os.SEEK_END:
-                    offset, whence = self._size_in_memory() + offset, os.SEEK_SET
+                    offset, whence = _size_of(file) + offset, os.SEEK_SET
                 if offset < 0 and whence == os.SEEK_SET:
                     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             try:
@@ -232,6 +197,9 @@ class MemberBytes(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the position."""
+        if self._file is None and self.process is process:
+            # A text file asks for it as it begins.
+            return len(self._first or b"")
         return self._usable().tell()
 
     def truncate(self, size: int | None = None, /) -> int:
@@ -246,35 +214,37 @@ class MemberBytes(io.BufferedIOBase):
             if size < 0:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             try:
-                if self._in_memory:
+                if isinstance(file, io.BytesIO):
                     if size > self._spool_size:
-                        file = self._spill()
-                    elif size > (length := self._size_in_memory()):
-                        file.seek(length)
-                        file.write(bytes(size - length))
-                        file.seek(position)
+                        file = self._spill(file)
+                    elif size > (length := _size_of(file)):
+                        with file.getbuffer() as view:
+                            longer = Memory(b"".join([view, bytes(size - length)]))
+                            longer.seek(position)
+                            self._file = longer
                         return size
                 return file.truncate(size)
             except OSError as error:
                 self._note(error)
                 raise
 
-    def _push(self) -> io.BytesIO | io.BufferedRandom:
+    def _push(self) -> None:
         """Write out what Python buffers of the spool."""
+        if self._file is None and self.process is process:
+            return
         self._usable()
         with self._lock:
             file = self._usable()
             try:
                 file.flush()
             except OSError as error:
-                self._failure = error
+                self._note(error)
                 raise
-            return file
 
     def read_at(self, start: int, length: int) -> bytes:
         """Return a range of what was flushed or is pushed out, wherever the position is; any thread may ask."""
         if self._file is None:
-            return b"".join(self._first)[start : start + length]
+            return (self._first or b"")[start : start + length]
         self._check_open()
         with self._lock:
             file = self._usable()
@@ -287,13 +257,19 @@ class MemberBytes(io.BufferedIOBase):
     def size(self) -> int:
         """Length of the file in bytes."""
         if self._file is None:
-            return sum(map(len, self._first))
+            return len(self._first or b"")
         self._check_open()
         with self._lock:
-            if self._in_memory:
-                return self._size_in_memory()
+            file = self._usable()
+            if isinstance(file, io.BytesIO):
+                return _size_of(file)
             self._push()
-            return os.fstat(self._usable().fileno()).st_size
+            return os.fstat(file.fileno()).st_size
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever written, and nobody went anywhere."""
+        return self._file is None and self._first is None
 
     def payload(self, method: int) -> Payload:
         """Return all of the file as a payload; for who archives it.
@@ -303,8 +279,7 @@ class MemberBytes(io.BufferedIOBase):
         """
         file = self._file
         if file is None:
-            first = self._first
-            return payload_of_bytes(first[0] if len(first) == 1 else b"".join(first), method)
+            return payload_of_bytes(self._first or b"", method)
         if isinstance(file, io.BytesIO):
             return payload_of_bytes(file.getvalue(), method)
         return payload_of_file(file, self.size, method, self._spool_size)
@@ -344,20 +319,15 @@ class MemberBytes(io.BufferedIOBase):
         file = self._file
         if file is None:
             with _beginning:
+                made = Memory(self._first or b"")
+                made.seek(0, os.SEEK_END)
+                lock = threading.RLock()
+                # A signal handler may have come to this very file meanwhile. Python looks for signals in calls only.
+                if self._file is None:
+                    self._lock = lock
+                    self._file = made
                 file = self._file
-                if file is None:
-                    file = Memory(b"")
-                    self._move_first(file)
-                    self._lock = threading.RLock()
-                    self._file = file
-                    # A thread that has just added something sees the buffer, or is seen here.
-                    self._move_first(file)
         return file
-
-    def _move_first(self, file: io.BytesIO | io.BufferedRandom) -> None:
-        with _beginning:
-            while self._first:
-                file.write(self._first.pop(0))
 
     def _reading(self) -> io.BytesIO | io.BufferedRandom:
         if not self._readable:
@@ -379,25 +349,46 @@ class MemberBytes(io.BufferedIOBase):
 
     def _note(self, error: OSError) -> None:
         # A refused position harms no byte. Anything else may have happened while the buffer was written out.
-        if error.errno != errno.EINVAL:
+        if is_failure(error) and error.errno != errno.EINVAL:
             self._failure = error
 
-    def _size_in_memory(self) -> int:
-        if self._file is None:
-            return sum(map(len, self._first))
-        with cast("io.BytesIO", self._file).getbuffer() as view:
-            return len(view)
+    def _cut(self, size: int) -> None:
+        """Leave the file as it was before a write that was interrupted."""
+        file = self._usable()
+        try:
+            file.seek(size)
+            if size < self.size:
+                file.truncate(size)
+        except OSError as error:
+            self._failure = error
 
-    def _spill(self) -> io.BufferedRandom:
-        memory = cast("io.BytesIO", self._usable())
-        spool = _spill(memory)
-        self._file = spool
-        self._in_memory = False
-        memory.close()
+    def _spill(self, memory: io.BytesIO) -> io.BufferedRandom:
+        """Move what is in memory to a new spool, at the same position; it stays until it is dropped.
+
+        Raises:
+            OSError: the local disk cannot take it.
+        """
+        spool = io.BufferedRandom(io.FileIO(open_spool(), "rb+"), _SPOOL_BUFFER_BYTES)
+        _spools.add(spool)
+        try:
+            # While there is a view nothing can be written to the memory: a signal handler that tries is told.
+            with memory.getbuffer() as view:
+                spool.write(view)
+                spool.seek(memory.tell())
+                self._file = spool
+        except BaseException:
+            if self._file is not spool:
+                _drop(spool)
+            raise
         return spool
 
     def _close_buffer(self, file: io.BytesIO | io.BufferedRandom) -> None:
-        if self._in_memory:
+        if isinstance(file, io.BytesIO):
             file.close()
         else:
-            _drop(cast("io.BufferedRandom", file))
+            _drop(file)
+
+
+def _size_of(memory: io.BytesIO) -> int:
+    with memory.getbuffer() as view:
+        return len(view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from weakref import ref
 
 from rear.errors import UsageError
@@ -74,13 +74,17 @@ def open_member(
         raise
 
 
+_write: Final = io.TextIOWrapper.write
+
+
 class TextMemberFile(io.TextIOWrapper):
     """A member as a text file; see `open_member`."""
 
     _member: MemberFile | None = None
 
     def __init__(self, member: MemberFile, encoding: str | None, errors: str | None, newline: str | None) -> None:
-        super().__init__(member, encoding, errors, newline)
+        # At once: text that waits to be written is lost when an exception comes in a write of the binary file.
+        super().__init__(member, encoding, errors, newline, write_through=True)
         self._member = member
         member.text = ref(self)
 
@@ -95,7 +99,7 @@ class TextMemberFile(io.TextIOWrapper):
         # Otherwise a forked child would learn of it only once some thousand characters are together.
         if member is not None and member.process is not spool_file.process:
             member.refuse_child()
-        return super().write(text)
+        return _write(self, text)
 
     def tell(self) -> int:
         """Return the position, as a number that `seek` understands."""
@@ -147,9 +151,24 @@ class TextMemberFile(io.TextIOWrapper):
         member.text = None
         return member
 
+    def __enter__(self) -> Self:
+        try:
+            super().__enter__()
+            if self._member is not None:
+                self._member.is_entered = True
+            return self
+        except BaseException:
+            # Nobody will leave what was not entered: an empty member must not come of it.
+            self.discard()
+            raise
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._member is not None and self._member.owner.success_only:
-            self.discard()
+            try:
+                self.discard()
+            except BaseException:
+                self.discard()
+                raise
         else:
             self.close()
 
@@ -157,7 +176,7 @@ class TextMemberFile(io.TextIOWrapper):
         member = self._member
         if member is not None and not member.closed:
             if member.process is spool_file.process:
-                warn_unclosed(self, member.name, self.close)
+                warn_unclosed(self, member)
             else:
                 self.close()
 

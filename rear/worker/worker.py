@@ -21,11 +21,11 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, check_owner
 from rear.core.log import LaterLog
 from rear.core.names import Target
 from rear.core.records import Metadata
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, is_failure
 from rear.errors import NotArchivedError, RearError
 from rear.worker.background import LONGEST_WAIT_SECONDS, BackgroundThread
 from rear.worker.flushed_file import FlushedFile
@@ -39,6 +39,7 @@ from rear.zip.payload import Payload
 
 DIRECTORY_LIMIT_BYTES = 4 << 20
 """A temp archive of many tiny members ends here: its directory is held in memory until then."""
+_OWN_ARCHIVES_LIMIT = 10_000
 
 
 class Worker:
@@ -66,6 +67,8 @@ class Worker:
         self._storage = storage
         #: Members are refused.
         self.closed = False
+        #: Archives that are known not to belong to another base.
+        self.own_archives: set[str] = set()
         self._begin()
         _workers.add(self)
 
@@ -83,8 +86,6 @@ class Worker:
         #: Files that are flushed before they are closed; each has a pair of its own.
         self._flushed: set[FlushedFile] = set()
         self._background = BackgroundThread(self, storage=self._storage)
-        #: Threads that are in the middle of something here.
-        self._inside: set[int] = set()
 
     def forget_parent(self) -> None:
         """In a child of ``fork``: leave the parent's files alone and begin with nothing."""
@@ -124,13 +125,11 @@ class Worker:
             RearError: the worker is closed.
         """
         item = Item(next(self._sequences), target, payload, mtime_ns, mode, source, metadata, on_stable)
-        thread = threading.get_ident()
         try:
-            if thread in self._inside:
+            if self._is_inside():
                 self._append_apart(item)
                 return
             try:
-                self._inside.add(thread)
                 with self._lock:
                     if self.closed:
                         self._check_open(target)
@@ -158,11 +157,12 @@ class Worker:
                 self._withdraw(item)
                 raise
             finally:
-                self._inside.discard(thread)
                 if self.log.waiting:
                     self.log.tell()
         except OSError as error:
             payload.close()
+            if not is_failure(error):
+                raise
             path = str(self.layout.base / target.archive / target.name)
             raise explained(error, "this member was not archived, earlier ones are safe", path) from error
         except BaseException:
@@ -218,6 +218,8 @@ class Worker:
                         self._pairs.roll_over("exit")
                     self._prover.finish_rolling()
         except OSError as error:
+            if not is_failure(error):
+                raise
             names = [f"{item.target.archive}/{item.target.name}" for item in self._retained.items]
             if names:
                 raise NotArchivedError(_list_unproven(names, error)) from error
@@ -237,16 +239,16 @@ class Worker:
         Raises:
             RearError: this thread is in the middle of something here, so it would wait for itself.
         """
-        thread = threading.get_ident()
-        if thread in self._inside:
+        if self._is_inside():
             raise RearError("called by a signal handler that interrupted rear itself: raise an exception there instead")
         try:
-            # In here, or Ctrl-C could leave it there.
-            self._inside.add(thread)
             do()
         finally:
-            self._inside.discard(thread)
             self.log.tell()
+
+    def _is_inside(self) -> bool:
+        """Whether this thread is in the middle of something here: its locks tell, which no exception leaves taken."""
+        return bool(self._lock._is_owned() or self._prover.lock._is_owned())  # type: ignore[attr-defined]
 
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
@@ -272,6 +274,20 @@ class Worker:
             pair.release()
             raise
         item.payload.close()
+
+    def check_owner(self, archive: str) -> None:
+        """Refuse an archive that belongs to another base, which lies in this one.
+
+        Raises:
+            PathError: it does; the message says to which.
+            OSError: that cannot be found out.
+        """
+        if archive in self.own_archives:
+            return
+        check_owner(self.layout, self.layout.archive(archive))
+        if len(self.own_archives) >= _OWN_ARCHIVES_LIMIT:
+            self.own_archives.clear()
+        self.own_archives.add(archive)
 
     # For files that are flushed before they are closed.
 

@@ -28,7 +28,7 @@ class WrittenNames:
         #: As many as a power of two; the lowest bits of a hash tell in which one it is, perhaps more than once.
         self._arrays: list[array[int]] = [array("q")]
         self._stored = 0
-        self._moving = threading.Lock()
+        self._moving = threading.RLock()
 
     def add(self, key: int) -> None:
         """Add a hash, of 64 bits with sign."""
@@ -44,11 +44,11 @@ class WrittenNames:
             recent.add(key)
             if recent is self._recent:
                 break
-        if len(recent) >= _RECENT_NAMES and self._moving.acquire(blocking=False):
-            try:
-                self._move()
-            finally:
-                self._moving.release()
+        # Not where the collector has interrupted a move: that one goes on afterwards.
+        if len(recent) >= _RECENT_NAMES and not self._moving._is_owned():  # type: ignore[attr-defined]
+            with self._moving:
+                if recent is self._recent:
+                    self._move()
 
     def __contains__(self, key: int) -> bool:
         if key in self._recent or any(key in names for names in self._leaving):

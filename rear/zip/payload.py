@@ -138,7 +138,8 @@ class RangePayload(Payload):
 class _FileDescriptor:
     """Owns a file descriptor."""
 
-    __slots__ = ("number",)
+    #: Until it has one: an exception may come first.
+    number = -1
 
     def __init__(self, number: int) -> None:
         self.number = number

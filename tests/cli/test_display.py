@@ -199,8 +199,9 @@ def _seconds_of(happened: list[Event]) -> float:
 
 def test_every_event_is_taken_and_shown_by_all_views(capsys: pytest.CaptureFixture[str]) -> None:
     values = {
-        "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5, "Phase": "claiming",
-        "WhyLeft": "taken", "JournalFault": "missing", "IndexFault": "missing",
+        "str": "x\x1b", "int": 3, "float": 1.0, "bool": True, "str | None": None, "int | None": 5,
+        "float | None": 5.0, "Phase": "claiming", "WhyLeft": "taken", "JournalFault": "missing",
+        "IndexFault": "missing",
     }  # fmt: skip
     kinds = {kind.__name__: kind for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
     happened = [

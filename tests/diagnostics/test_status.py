@@ -177,9 +177,9 @@ def test_what_a_scavenge_of_this_host_noted_makes_a_silent_worker_stale(tmp_path
     write_pair(tmp_path, 1, closed=False, beats=1)
     list(rear.scavenge(tmp_path))
     assert look_at(tmp_path).hosts[0].unconfirmed == 1
-    note = Layout(tmp_path).observation("workers", this_process().host)
+    note = Layout(tmp_path).observation("workers")
     noted = json.loads(note.read_text())
-    noted["seen"] = {name: [beat, since - 61] for name, (beat, since) in noted["seen"].items()}
+    noted["seen"] = {name: [beat, seconds + 61, since] for name, (beat, seconds, since) in noted["seen"].items()}
     note.write_text(json.dumps(noted))
     seen = look_at(tmp_path)
     assert (seen.hosts[0].stale, seen.backlog["stale"].members) == (1, 3)

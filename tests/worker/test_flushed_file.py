@@ -857,8 +857,7 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
     class Looking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             worker: Any = fs._worker
-            here = threading.get_ident()
-            held.append(worker._lock._is_owned() or any(parts._owner == here for parts in worker._flushed))
+            held.append(worker._lock._is_owned() or any(parts._lock._is_owned() for parts in worker._flushed))
 
     logger, handler = logging.getLogger("rear"), Looking()
     logger.addHandler(handler)

@@ -162,6 +162,10 @@ class _Runs(NamedTuple):
                 # The other one may end before this one does.
                 if self.style in ("live", "plain"):
                     note(str(error))
+            except OSError as error:
+                # It may pass: a server was restarted, there was no descriptor, a folder was not seen yet.
+                note(f"{error}; it is tried again in {pause_seconds:g} s")
+                worst = max(worst, ATTENTION)
             stop.wait(pause_seconds)
         return worst
 

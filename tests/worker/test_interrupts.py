@@ -1,0 +1,305 @@
+"""Exceptions at any line of the public calls, by a tracer, by signal handlers and by other threads.
+
+Whatever was acknowledged is there once, and a write that returned is there once; what was interrupted is there as a
+whole or not at all. No lock stays taken: closing ends, in another thread too. No member is there that nobody wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import errno
+import linecache
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import fixtures
+import pytest
+from bases import scavenge
+from faults import SEED, Failing, is_one_of
+from programs import run_code, wait_for
+
+import rear
+from rear.core import context
+
+base = fixtures.scratch_base
+
+PIECES = [bytes([65 + number]) * 40 for number in range(6)]
+PACKAGE = str(Path(rear.__file__).parent)
+
+
+class Interrupt(Exception):
+    """What a signal handler of a program raises."""
+
+
+class Run:
+    """What one run has been told."""
+
+    def __init__(self, base: Path, number: int) -> None:
+        self.base = base
+        self.number = number
+        self.where = ""
+        self.systems: list[rear.RearFs] = []
+        #: By member the pieces whose writes have returned, and the one that may be there.
+        self.written: dict[str, list[bytes]] = {}
+        self.acknowledged: set[str] = set()
+        self.options: dict[str, Any] = {"sync_interval": 1000.0}
+
+    def write(self, fs: rear.RearFs, name: str, mode: str, *, goes_on: bool = False, flushes: bool = False) -> None:
+        """Write a file piece by piece; one that ``goes_on`` catches what a write raises, and writes the next piece."""
+        name = f"{self.number}/{name}"
+        with fs.open(f"ar.zip/{name}", mode) as file:
+            pieces = self.written.setdefault(name, [])
+            for piece in PIECES:
+                try:
+                    file.write(piece if "b" in mode else piece.decode())
+                    pieces.append(piece)
+                    if flushes:
+                        file.flush()
+                except (Interrupt, TimeoutError):
+                    if not goes_on:
+                        raise
+        self.acknowledged.add(name)
+
+
+def written(run: Run, mode: str, **how: Any) -> None:
+    run.options |= {"spool_size": 100} if how.pop("spooled", False) else {}
+    fs = rear.rear_fs(run.base, **run.options)
+    run.systems.append(fs)
+    with fs:
+        run.write(fs, "a", mode, **how)
+        run.write(fs, "b", mode)
+
+
+def discarded(run: Run) -> None:
+    fs = rear.rear_fs(run.base, **run.options)
+    run.systems.append(fs)
+    with fs, contextlib.suppress(ZeroDivisionError), fs.open(f"ar.zip/{run.number}/discarded", "w") as file:
+        file.write("half of it")
+        raise ZeroDivisionError
+
+
+def picked_up(run: Run) -> None:
+    source = run.base.parent / f"source-{run.number}"
+    source.write_bytes(PIECES[0])
+    run.written[f"{run.number}/p"] = [PIECES[0]]
+    fs = rear.rear_fs(run.base, sync="file")
+    run.systems.append(fs)
+    with fs, fs.pickup(source, f"ar.zip/{run.number}/p"):
+        pass
+    run.acknowledged.add(f"{run.number}/p")
+
+
+def opened(run: Run) -> None:
+    """Nothing is written: a file that could not be opened is no member."""
+    fs = rear.rear_fs(run.base, **run.options)
+    run.systems.append(fs)
+    with fs:
+        file = rear.rear_open(f"ar.zip/{run.number}/opened", "wb")
+        sys.settrace(None)
+        file.close()
+    run.acknowledged.add(f"{run.number}/opened")
+
+
+CALLS: dict[str, Callable[[Run], None]] = {
+    "binary": lambda run: written(run, "wb"),
+    "binary goes on": lambda run: written(run, "wb", goes_on=True),
+    "text": lambda run: written(run, "w"),
+    "text goes on": lambda run: written(run, "w", goes_on=True),
+    "spooled": lambda run: written(run, "wb", spooled=True),
+    "spooled goes on": lambda run: written(run, "wb", goes_on=True, spooled=True),
+    "spooled text goes on": lambda run: written(run, "w", goes_on=True, spooled=True),
+    "flushed": lambda run: written(run, "wb", flushes=True),
+    "flushed text goes on": lambda run: written(run, "w", flushes=True, goes_on=True),
+    "discarded": discarded,
+    "picked up": picked_up,
+    "opened": opened,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_context_stays() -> Iterator[None]:
+    yield
+    # Where an exception comes as a block is left, before its first line, the rear_fs stays entered.
+    context._entered.clear()
+    context._watch_threads()
+
+
+def interrupted(run: Run, call: Callable[[Run], None], error: type[Exception], before: set[tuple[str, int]]) -> bool:
+    """Raise at the next line that is not among those of before; return whether there was one."""
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line" and (code.co_filename, frame.f_lineno) not in before:
+            before.add((code.co_filename, frame.f_lineno))
+            source = linecache.getline(code.co_filename, frame.f_lineno).lstrip()
+            # Python looks for signals after calls: none comes between the last call of a block and its end. And whether
+            # a block was entered or left when an exception comes at the beginning of that, nobody can know.
+            if not source.startswith(("with ", "try:")) and code.co_name not in ("__enter__", "__exit__"):
+                sys.settrace(None)
+                run.where = f"{code.co_filename}:{frame.f_lineno}"
+                raise error("too late")
+        return trace
+
+    def run_it() -> None:
+        sys.settrace(trace)
+        try:
+            call(run)
+        finally:
+            sys.settrace(None)
+
+    with contextlib.suppress(error):
+        contextvars.copy_context().run(run_it)
+    return bool(run.where)
+
+
+def close_elsewhere(run: Run) -> None:
+    """Close in another thread, which any lock that stayed taken holds up."""
+
+    def close() -> None:
+        for fs in run.systems:
+            fs.close()
+        ended.append(True)
+
+    ended: list[bool] = []
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert ended, f"closing does not end after an exception at {run.where}"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [(name, Interrupt) for name in CALLS]
+    + [(name, TimeoutError) for name in ("binary", "spooled", "flushed", "opened")],
+)
+def test_an_exception_at_every_line(base: Path, name: str, error: type[Exception]) -> None:
+    base.mkdir()
+    runs: list[Run] = []
+    before: set[tuple[str, int]] = set()
+    while not runs or runs[-1].where:
+        runs.append(run := Run(base, len(runs) + 1))
+        interrupted(run, CALLS[name], error, before)
+        close_elsewhere(run)
+    assert len(runs) > 60
+    check(base, runs)
+
+
+def check(base: Path, runs: list[Run]) -> None:
+    for _ in range(2):
+        assert [event for event in scavenge(base) if event.severity != "info"] == []
+    names, found = list[str](), dict[str, bytes]()
+    if (base / "ar.zip").exists():
+        with zipfile.ZipFile(base / "ar.zip") as archive:
+            names = archive.namelist()
+            found = {name: archive.read(name) for name in names}
+    assert len(names) == len(found)
+    for run in runs:
+        own = {name for name in found if name.startswith(f"{run.number}/")}
+        assert own <= {*run.written, *run.acknowledged}, f"members that nobody wrote: {run.where}"
+        assert run.acknowledged <= set(found), f"acknowledged, and not there: {run.where}"
+        for name, pieces in run.written.items():
+            if name not in found:
+                continue
+            content = found[name]
+            assert is_made_of(content, pieces), (run.where, name, content, pieces)
+
+
+def is_made_of(content: bytes, pieces: list[bytes]) -> bool:
+    """Whether all pieces are there once and in order, and of the one that was interrupted all or nothing."""
+    whole = b"".join(pieces)
+    if content == whole:
+        return True
+    missing = [piece for piece in PIECES if piece not in pieces]
+    return any(sorted([*pieces, piece]) == sorted(_split(content)) for piece in missing)
+
+
+def _split(content: bytes) -> list[bytes]:
+    return [content[start : start + 40] for start in range(0, len(content), 40)]
+
+
+PROGRAM = """
+import random, signal, sys, rear
+base, log, seed = sys.argv[1:]
+chance = random.Random(int(seed))
+
+class Timeout(Exception):
+    pass
+
+def late(*_):
+    raise Timeout
+
+signal.signal(signal.SIGALRM, late)
+fs = rear.rear_fs(base, sync_interval=0.001, spool_size=300)
+acknowledged = open(log, "a")
+for number in range(600):
+    pieces = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00002, 0.001))
+        with fs.open(f"ar.zip/{number}", chance.choice(["w", "wb"])) as file:
+            for piece in range(8):
+                try:
+                    data = f"{number}-{piece};" * 9
+                    file.write(data if file.mode == "w" else data.encode())
+                    pieces.append(piece)
+                except Timeout:
+                    pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Timeout:
+        continue
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    print(number, *pieces, file=acknowledged, flush=True)
+fs.close()
+print("closed")
+"""
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 2))
+def test_alarms_at_random(base: Path, seed: int) -> None:
+    base.mkdir()
+    log = base.parent / "log"
+    log.touch()
+    done = run_code(PROGRAM, base, log, seed)
+    assert done.stdout == "closed\n", done.stderr
+    scavenge(base)
+    acknowledged = {number: pieces for number, *pieces in map(str.split, log.read_text().splitlines())}
+    assert len(acknowledged) > 50
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        assert len(archive.namelist()) == len(set(archive.namelist()))
+        for number, pieces in acknowledged.items():
+            found = archive.read(number).decode().split(";")[:-1]
+            kept = [one.split("-")[1] for one in found]
+            assert all(one.startswith(f"{number}-") for one in found)
+            assert kept == sorted(kept)
+            assert all(kept.count(piece) == (9 if piece in kept else 0) for piece in "01234567")
+            assert set(pieces) <= set(kept)
+
+
+def test_the_background_thread_goes_on_where_not_even_a_message_can_be_logged(
+    base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a descriptor `logging` cannot be imported, which happens with the first message."""
+    storage = Failing(errno.EMFILE, is_one_of("names", "create", "sync"))
+    fs = rear.rear_fs(base, storage=storage, sync_interval=0.01, lease_seconds=0.1)
+    storage.healthy = True
+    with fs.open("ar.zip/a", "w") as file:
+        file.write("kept")
+    storage.healthy = False
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "logging", None)
+        wait_for(lambda: fs._worker.log.waiting)
+        assert fs._worker._background.is_alive
+    storage.healthy = True
+    fs.close()
+    assert "Too many open files" in caplog.text
+    assert [event for event in scavenge(base) if event.severity != "info"] == []
+    assert zipfile.ZipFile(base / "ar.zip").read("a") == b"kept"
