@@ -262,7 +262,7 @@ class Storage:
                 if not folder.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
             else:
-                _share(folder)
+                _share_directory(folder)
             if sync:
                 self.sync_directory(folder.parent)
 
@@ -297,7 +297,7 @@ class Storage:
         return time.clock_gettime(_UPTIME_CLOCK)
 
 
-def _share(path: StrPath, descriptor: int | None = None) -> None:
+def _share(path: StrPath, descriptor: int) -> None:
     """Open what was just made to the group that shares the base, whatever the umask; as ``git init --shared`` does.
 
     What says so is the base's folder, for all that is below ``.rear``; else the folder that it was made in. The mode of
@@ -308,15 +308,28 @@ def _share(path: StrPath, descriptor: int | None = None) -> None:
         around = os.stat(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".")
         if not around.st_mode & stat.S_IWGRP or around.st_mode & _FOR_ALL == _FOR_ALL:
             return
-        target: int | str = text if descriptor is None else descriptor
-        made = os.stat(target)
+        made = os.fstat(descriptor)
         if made.st_gid != around.st_gid:
             # Bits that are meant for one group must not open it to another: no group, no bits.
-            os.chown(target, -1, around.st_gid)
-        bits = around.st_mode & (stat.S_IRWXG if descriptor is None else stat.S_IRGRP | stat.S_IWGRP)
-        mode = stat.S_IMODE(made.st_mode) | bits | (stat.S_ISGID if descriptor is None else 0)
+            os.fchown(descriptor, -1, around.st_gid)
+        is_folder = stat.S_ISDIR(made.st_mode)
+        mode = stat.S_IMODE(made.st_mode) | around.st_mode & (
+            stat.S_IRWXG if is_folder else stat.S_IRGRP | stat.S_IWGRP
+        )
+        mode |= stat.S_ISGID if is_folder else 0
         if mode != stat.S_IMODE(made.st_mode):
-            os.chmod(target, mode)
+            os.fchmod(descriptor, mode)
+
+
+def _share_directory(folder: StrPath) -> None:
+    with _where_refused():
+        # Not by its name: whoever may write there may have put a link in its place, or a folder of her own.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                _share(folder, descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _where_refused() -> contextlib.AbstractContextManager[None]:
