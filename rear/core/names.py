@@ -28,6 +28,12 @@ _PLAIN_PART = re.compile(r"[!-\-0-\[\]-~][ -.0-\[\]-~]*")
 _PLAIN_NAME_LIMIT_BYTES = 4096
 _KNOWN_FOLDERS_LIMIT = 2_000
 _ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
+#: NFS, macOS, FUSE, SMB, AFS, NetApp, Windows and file managers leave such in any folder.
+_LITTER = re.compile(
+    r"\.(nfs|fuse_hidden|smbdelete|__afs)[0-9A-Za-z]+|\._.*|\.(DS_Store|directory|snapshots?|zfs|Trash.*|hidden)"
+    r"|Thumbs\.db|desktop\.ini",
+    re.DOTALL,
+)
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 
 
@@ -194,6 +200,11 @@ def host_folder(host: str) -> str:
 def is_safe_component(name: str) -> bool:
     """Whether ``name`` is a host folder, a leader or another name that rear itself gives."""
     return _WORD.match(name) is not None
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name among rear's own is what a system leaves in any folder: of no meaning, and no finding."""
+    return _LITTER.fullmatch(name) is not None
 
 
 def numbered(name: str, number: int) -> str:

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeGuard
 
+from rear.core.names import STATE
+
 StrPath = str | os.PathLike[str]
 
 COPY_CHUNK_BYTES: Final = 1 << 20
@@ -31,6 +33,8 @@ _NO_COPY_RANGE: Final = frozenset(
 )
 _NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
+_STATE_PART: Final = f"/{STATE}/"
+_FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
 
 
 def is_failure(error: BaseException) -> TypeGuard[OSError]:
@@ -42,8 +46,13 @@ class Storage:
     """The local view of a file system, shared or not."""
 
     def create(self, path: StrPath, mode: int = 0o666) -> int:
-        """Create a new file to read and write; fail if the name exists (``O_EXCL``); return its descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        """Create a new file to read and write; fail if the name exists (``O_EXCL``); return its descriptor.
+
+        ``mode`` without the umask's bits; in a base that a group shares, its members read and write it all the same.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        _share(path, descriptor)
+        return descriptor
 
     def open(self, path: StrPath, *, write: bool = False, directory: int | None = None) -> int:
         """Open an existing regular file and return its descriptor; by its name in an open directory, if one is given.
@@ -93,6 +102,10 @@ class Storage:
     def size(self, descriptor: int) -> int:
         """Return the size of an open file in bytes."""
         return os.fstat(descriptor).st_size
+
+    def mode(self, descriptor: int) -> int:
+        """Return the permission bits of an open file, as far as a new copy of its content may have them."""
+        return os.fstat(descriptor).st_mode & 0o666
 
     def next_data(self, descriptor: int, offset: int) -> int:
         """Return where data begins at or after ``offset``, past a hole of a sparse file; ``offset`` where none tells.
@@ -189,11 +202,24 @@ class Storage:
 
     def copy_owner_and_mode(self, source: int, target: int) -> None:
         """Give an open file the permissions of another one, and its owner and group as far as that is allowed."""
-        status, now = os.fstat(source), os.fstat(target)
-        if (status.st_uid, status.st_gid) != (now.st_uid, now.st_gid):
-            with suppress(PermissionError):
-                os.fchown(target, status.st_uid, status.st_gid)
-        os.fchmod(target, stat.S_IMODE(status.st_mode))
+        status = os.fstat(source)
+        self.give(target, status.st_uid, status.st_gid)
+        mode = stat.S_IMODE(status.st_mode)
+        if os.fstat(target).st_gid != status.st_gid:
+            # What one group was allowed is not another one's.
+            mode &= ~stat.S_IRWXG
+        with _where_refused():
+            os.fchmod(target, mode)
+
+    def give(self, descriptor: int, user: int, group: int) -> None:
+        """Give an open file to a user and a group, as far as that is allowed: root may, others only to their groups."""
+        now = os.fstat(descriptor)
+        if now.st_gid != group:
+            with _where_refused():
+                os.fchown(descriptor, -1, group)
+        if now.st_uid != user:
+            with _where_refused():
+                os.fchown(descriptor, user, -1)
 
     def set_mode(self, descriptor: int, mode: int) -> None:
         """Set the permission bits of an open file, whatever the umask."""
@@ -221,7 +247,7 @@ class Storage:
         os.rmdir(path)
 
     def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
-        """Make a directory and its parents, and bring each new name to stable storage."""
+        """Make a directory and its parents, and bring each new name to stable storage; shared as the base is."""
         folder = Path(path)
         missing = []
         while not folder.is_dir():
@@ -234,6 +260,8 @@ class Storage:
                 # Another process made it first; or it is a file, and then the same error as for what is below it.
                 if not folder.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
+            else:
+                _share_directory(folder)
             if sync:
                 self.sync_directory(folder.parent)
 
@@ -268,6 +296,46 @@ class Storage:
         return time.clock_gettime(_UPTIME_CLOCK)
 
 
+def _share(path: StrPath, descriptor: int) -> None:
+    """Open what was just made to the group that shares the base, whatever the umask; as ``git init --shared`` does.
+
+    What says so is the base's folder, for all that is below ``.rear``; else the folder that it was made in. The mode of
+    one that its group may not write is left to the umask, as is that of one for all, like ``/tmp``.
+    """
+    text = os.fspath(path)
+    with _where_refused():
+        around = os.stat(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".")
+        if not around.st_mode & stat.S_IWGRP or around.st_mode & _FOR_ALL == _FOR_ALL:
+            return
+        made = os.fstat(descriptor)
+        if made.st_gid != around.st_gid:
+            # Bits that are meant for one group must not open it to another: no group, no bits.
+            os.fchown(descriptor, -1, around.st_gid)
+        is_folder = stat.S_ISDIR(made.st_mode)
+        mode = stat.S_IMODE(made.st_mode) | around.st_mode & (
+            stat.S_IRWXG if is_folder else stat.S_IRGRP | stat.S_IWGRP
+        )
+        mode |= stat.S_ISGID if is_folder else 0
+        if mode != stat.S_IMODE(made.st_mode):
+            os.fchmod(descriptor, mode)
+
+
+def _share_directory(folder: StrPath) -> None:
+    with _where_refused():
+        # Not by its name: whoever may write there may have put a link in its place, or a folder of her own.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                _share(folder, descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _where_refused() -> contextlib.AbstractContextManager[None]:
+    """Go on where a mount, or this user's rights, refuse to change an owner or a mode."""
+    return contextlib.suppress(OSError)
+
+
 # CLOCK_BOOTTIME also counts a suspended virtual machine; macOS's CLOCK_MONOTONIC does that by itself.
 _UPTIME_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -294,9 +362,9 @@ def close_read(descriptor: int, storage: Storage) -> None:
 
 
 @contextmanager
-def created(path: StrPath, storage: Storage) -> Iterator[int]:
+def created(path: StrPath, storage: Storage, *, mode: int = 0o666) -> Iterator[int]:
     """Make a new file, which must not exist, and close it at the end of the block."""
-    descriptor = storage.create(path)
+    descriptor = storage.create(path, mode)
     try:
         yield descriptor
     finally:

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
 from rear.core.liveness import Observations, Process, is_running, process_of, process_of_worker
-from rear.core.names import is_safe_component
+from rear.core.names import is_litter, is_safe_component
 from rear.core.records import Close, Open, Pair
 from rear.core.storage import Storage
 from rear.errors import JournalError
@@ -98,19 +98,28 @@ class Backlog:
         yield from self._folder(self._layout.inbox, is_claimed=False)
         for leader in self._storage.names(self._layout.claims):
             if is_safe_component(leader):
-                yield from self._folder(self._layout.claims / leader, is_claimed=True)
+                try:
+                    yield from self._folder(self._layout.claims / leader, is_claimed=True)
+                except OSError as error:
+                    yield WaitingPair(leader, "", "unusable", reason=f"claims/{leader}: {error.strerror}")
 
     def _folder(self, folder: Path, *, is_claimed: bool) -> Iterator[WaitingPair]:
         for host in self._storage.names(folder):
+            if is_litter(host):
+                continue
             if not is_safe_component(host):
                 yield WaitingPair(host, "", "unusable", reason=f"{host} is not a name that rear gives")
                 continue
-            names = self._names(folder / host)
+            try:
+                names = set(self._storage.names(folder / host))
+            except OSError as error:
+                yield WaitingPair(host, "", "unusable", reason=f"{host}, all of the folder: {error.strerror}")
+                continue
             for name in sorted(names):
                 pair = parse_pair(host, name)
                 if pair is None:
                     # A claim folder also has files of the scavenger at work.
-                    if not is_claimed:
+                    if not is_claimed and not is_litter(name):
                         yield WaitingPair(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
                 elif name.endswith(".journal"):
                     waiting = self._pair(pair, folder / host, f"{pair.stem}.merged" in names, is_claimed=is_claimed)
@@ -118,12 +127,6 @@ class Backlog:
                         yield waiting
                 elif name.endswith(".zip") and f"{pair.stem}.{PAIR_SUFFIXES[0]}" not in names and not is_claimed:
                     yield WaitingPair(host, pair.worker, "unusable", reason=f"{pair} has no journal")
-
-    def _names(self, folder: Path) -> set[str]:
-        try:
-            return set(self._storage.names(folder))
-        except NotADirectoryError:
-            return set()
 
     def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> WaitingPair | None:
         path = folder / f"{pair.stem}.journal"

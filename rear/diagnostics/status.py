@@ -6,12 +6,13 @@ a pair that moves between two folders meanwhile may be missing or counted twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rear.core.layout import is_directory, layout_of
 from rear.core.liveness import is_running
@@ -22,6 +23,8 @@ from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import read_owner
 from rear.scavenger.report import ReportSummary, last_summaries
+
+_Seen = TypeVar("_Seen")
 
 JSON_VERSION: Final = 1
 REPORTS_SHOWN: Final = 5
@@ -104,6 +107,7 @@ ATTENTION_CODES: Final = (
     "leader_gone",
     "intents_left",
     "unusable_files",
+    "shut",
     "refused",
     "lost_and_found",
     "no_space",
@@ -130,6 +134,7 @@ class BaseStatus:
         lost_and_found: what stands there.
         graveyard: merged pairs that wait for their retention to end.
         space: of the file system.
+        shut: what this user may not read, or nobody can, and why: it is not counted.
         attention: empty when all is well.
     """
 
@@ -147,6 +152,7 @@ class BaseStatus:
     lost_and_found: Files = NO_FILES
     graveyard: Files = NO_FILES
     space: Space | None = None
+    shut: tuple[str, ...] = ()
     attention: tuple[Attention, ...] = ()
 
     @property
@@ -187,23 +193,24 @@ class Observer:
         self._storage = storage
         self._backlog = Backlog(self._layout, storage=storage)
         self._signs = Signs(self._layout, "leader", storage)
+        self._shut: list[str] = []
 
     def look(self) -> BaseStatus:
         """Return what the base looks like now.
 
         Raises:
             BaseError: the base has gone.
-            OSError: a folder cannot be read.
+            OSError: it cannot be looked at.
         """
+        self._shut = []
         layout = layout_of(self._layout.base)
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
         if not is_directory(layout.state, anew=True):
             return BaseStatus(base, taken_ns, is_used=False, space=space)
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
-        intents = tuple(self._intents())
+        intents = self._unless_shut(layout.intents, lambda: tuple(self._intents()), tuple[str, ...]())
         inbox = _Inbox()
-        for waiting in self._backlog.look():
-            inbox.add(waiting)
+        self._unless_shut(layout.inbox, lambda: inbox.add_all(self._backlog.look()), None)
         status = BaseStatus(
             base,
             taken_ns,
@@ -213,14 +220,29 @@ class Observer:
             oldest_ns=inbox.oldest_ns,
             unusable=inbox.unusable,
             unusable_reasons=tuple(inbox.reasons),
-            leader=self._leader(),
-            scavenges=tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)),
+            leader=self._unless_shut(layout.lock, self._leader, None),
+            scavenges=self._unless_shut(
+                layout.reports, lambda: tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)), ()
+            ),
             intents=intents,
-            lost_and_found=_files(layout.lost_and_found, ".json"),
-            graveyard=_files(layout.graveyard, ".journal"),
+            lost_and_found=self._unless_shut(
+                layout.lost_and_found, lambda: _files(layout.lost_and_found, ".json"), NO_FILES
+            ),
+            graveyard=self._unless_shut(layout.graveyard, lambda: _files(layout.graveyard, ".journal"), NO_FILES),
             space=space,
         )
+        status = replace(status, shut=tuple(self._shut))
         return replace(status, attention=tuple(_attention(status)))
+
+    def _unless_shut(self, path: Path, look: Callable[[], _Seen], otherwise: _Seen) -> _Seen:
+        """Look at one thing; when that cannot be done, note it, and go on with the others."""
+        try:
+            return look()
+        except OSError as error:
+            where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
+            where = where.relative_to(self._layout.base) if where.is_relative_to(self._layout.base) else where
+            self._shut.append(f"{where}: {error.strerror or error}")
+            return otherwise
 
     def _leader(self) -> Leader | None:
         owner = read_owner(self._layout, storage=self._storage)
@@ -260,6 +282,11 @@ class _Inbox:
         self.reasons: list[str] = []
         self._hosts: dict[str, Host] = {}
         self._workers: dict[tuple[str, str], set[State]] = {}
+
+    def add_all(self, backlog: Iterable[WaitingPair]) -> None:
+        """Take all that waits."""
+        for waiting in backlog:
+            self.add(waiting)
 
     def add(self, waiting: WaitingPair) -> None:
         """Take one more file or pair."""
@@ -305,7 +332,9 @@ def _entries(folder: Path | str, depth: int) -> Iterator[os.DirEntry[str]]:
                 if not entry.is_dir(follow_symlinks=False):
                     yield entry
                 elif depth > 1:
-                    yield from _entries(entry.path, depth - 1)
+                    with contextlib.suppress(PermissionError):
+                        # The rest is counted.
+                        yield from _entries(entry.path, depth - 1)
     except FileNotFoundError:
         return
 
@@ -343,11 +372,13 @@ def _attention(status: BaseStatus) -> Iterator[Attention]:
         # While a scavenger works, a pair may just be on its way.
         files = counted(status.unusable, "file")
         yield Attention("unusable_files", f"{files} in the inbox cannot be used as they are: run rear fsck")
+    if status.shut:
+        yield Attention("shut", f"{counted(len(status.shut), 'thing')} cannot be looked at: {'; '.join(status.shut)}")
     last = status.scavenges[0] if status.scavenges else None
-    refused = last.totals.get("refused") if last is not None else None
-    if last is not None and isinstance(refused, int) and refused > 0:
+    if last is not None and last.refused > 0:
+        what = "check" if last.totals.get("kind") == "checked" else "scavenge"
         yield Attention(
-            "refused", f"the last scavenge left {counted(refused, 'thing')} as found: see .rear/reports/{last.name}"
+            "refused", f"the last {what} left {counted(last.refused, 'thing')} as found: see .rear/reports/{last.name}"
         )
     if status.lost_and_found.items:
         items = counted(status.lost_and_found.items, "item")

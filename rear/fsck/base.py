@@ -6,6 +6,7 @@ proven to be elsewhere: a damaged archive and everything that cannot be placed s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,7 @@ class _Check:
             yield Advanced("checking")
             yield from unfinished.temp_archives()
             # What a scavenger is doing right now is no problem.
-            outcome: Outcome = "noted" if is_led(self.layout, storage=self.storage) else "would repair"
+            outcome: Outcome = "noted" if self._is_led() else "would repair"
             yield from unfinished.claims(outcome)
             yield from guarded(f"{STATE}/intents", unfinished.intents(outcome))
             yield from self._each_archive("inspecting", self._check_archive)
@@ -135,6 +136,12 @@ class _Check:
         yield Advanced("tidying")
         yield from find_strays(self.layout, repair=self.leadership is not None, storage=self.storage)
 
+    def _is_led(self) -> bool:
+        with suppress(PermissionError):
+            return is_led(self.layout, storage=self.storage)
+        # Whose lock nobody else may read works, or has worked: not to be told of as dead.
+        return True
+
     def _as_problems(self, events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             yield problem_of(event) or event
@@ -143,11 +150,15 @@ class _Check:
 
     def _each_archive(self, phase: Phase, check: Callable[[str], Iterator[Event]]) -> Iterator[Event]:
         archives = []
-        for archive in ArchiveTree(self.layout.base, any_kind=True):
+        tree = ArchiveTree(self.layout.base, any_kind=True)
+        for archive in tree:
             with suppress(PathError):
                 check_archive(archive)
                 check_owner(self.layout, self.layout.archive(archive))
                 archives.append(archive)
+        for error in tree.errors if phase == "inspecting" else ():
+            folder = os.path.relpath(os.fsdecode(error.filename), self.layout.base)
+            yield Problem("refused", folder, f"archives below it cannot be checked: {error.strerror}", "left")
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
             yield from guarded(archive, check(archive))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from rear.core.layout import Layout
-from rear.core.names import check_archive
+from rear.core.names import check_archive, is_litter
 from rear.core.problems import Problem
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import PathError
 from rear.index.index import Index
 from rear.index.segment import PART_SUFFIX, parse_segment_name
+from rear.read.archive_tree import VANISHED
 from rear.scavenger.claims import RESCUE_SUFFIX
 from rear.scavenger.copy_tasks import PERMIT_SUFFIX, REGISTRATION_SUFFIX
 
@@ -40,6 +41,7 @@ def find_strays(layout: Layout, *, repair: bool, storage: Storage) -> Iterator[P
     yield from strays.temporaries()
     yield from strays.indexes()
     yield from strays.lost_and_found()
+    yield from strays.shut
 
 
 class _Strays:
@@ -47,6 +49,25 @@ class _Strays:
         self._layout = layout
         self._repair = repair
         self._storage = storage
+        #: What could not be looked at, complete at the end.
+        self.shut: list[Problem] = []
+
+    def _tell_shut(self, error: OSError) -> None:
+        if error.errno in VANISHED:
+            return
+        path = Path(os.fsdecode(error.filename or self._layout.state))
+        # What is shut among the pairs, the scavenge tells.
+        if not any(map(path.is_relative_to, (self._layout.inbox, self._layout.claims, self._layout.graveyard))):
+            problem = Problem("refused", self._subject(path), error.strerror or str(error), "left")
+            if problem not in self.shut:
+                self.shut.append(problem)
+
+    def _names(self, folder: Path) -> list[str]:
+        try:
+            return self._storage.names(folder)
+        except OSError as error:
+            self._tell_shut(error)
+            return []
 
     def unknown(self) -> Iterator[Problem]:
         # The inbox is not here: a scavenge tells of what it does not know.
@@ -57,13 +78,13 @@ class _Strays:
             self._layout.reports: lambda name: name.endswith(".json"),
         }
         for folder, is_expected in expected.items():
-            for name in self._storage.names(folder):
-                if not is_expected(name) and not _FRESH.match(name):
+            for name in self._names(folder):
+                if not is_expected(name) and not _FRESH.match(name) and not is_litter(name):
                     yield Problem("stray-file", self._subject(folder / name), "rear gives no such name", "noted")
 
     def temporaries(self) -> Iterator[Problem]:
         """Yield rests of atomic writes: until the rename nobody relies on them, and what they hold is elsewhere."""
-        for folder, folders, files in os.walk(self._layout.state):
+        for folder, folders, files in os.walk(self._layout.state, onerror=self._tell_shut):
             # A scavenger that does not lead yet may be writing there.
             folders[:] = sorted(name for name in folders if Path(folder, name) != self._layout.observations / "leader")
             for name in sorted(files):
@@ -85,8 +106,12 @@ class _Strays:
 
     def _remove(self, path: Path, detail: str) -> Problem:
         if self._repair:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self._storage.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                return Problem("stray-temporary", self._subject(path), f"{detail}; it stays: {error.strerror}", "left")
         return Problem("stray-temporary", self._subject(path), detail, "repaired" if self._repair else "would repair")
 
     def indexes(self) -> Iterator[Problem]:
@@ -101,18 +126,31 @@ class _Strays:
             except PathError:
                 yield Problem("stray-file", self._subject(Path(folder)), "an index of what is no archive", "noted")
                 continue
-            path = self._layout.archive(archive)
-            if path.name not in self._storage.names(path.parent):
-                count = Index.open(self._layout, archive, storage=self._storage).count
-                detail = f"the archive is not there; its index names {count:,} members"
-                yield Problem("index-stray", self._subject(Path(folder)), detail, "noted")
+            try:
+                problem = self._without_archive(archive)
+            except OSError as error:
+                self._tell_shut(error)
+            else:
+                yield from [problem] if problem else []
+
+    def _without_archive(self, archive: str) -> Problem | None:
+        path = self._layout.archive(archive)
+        if path.name in self._storage.names(path.parent):
+            return None
+        count = Index.open(self._layout, archive, storage=self._storage).count
+        detail = f"the archive is not there; its index names {count:,} members"
+        return Problem("index-stray", self._subject(self._layout.index(archive)), detail, "noted")
 
     def lost_and_found(self) -> Iterator[Problem]:
         folder = self._layout.lost_and_found
-        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-        if files:
-            size = sum(path.stat().st_size for path in files)
-            detail = f"{len(files):,} files of {size:,} bytes in all; each item's .json says what it is"
+        count = size = 0
+        for inner, _, files in os.walk(folder):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    size += os.lstat(os.path.join(inner, name)).st_size
+                    count += 1
+        if count:
+            detail = f"{count:,} files of {size:,} bytes in all; each item's .json says what it is"
             yield Problem("lost-and-found-items", self._subject(folder), detail, "noted")
 
     def _subject(self, path: Path) -> str:

@@ -13,15 +13,17 @@ from rear.core.layout import Layout, look_anew
 from rear.core.liveness import Liveness
 from rear.core.names import STATE
 from rear.core.problems import Outcome, Problem
+from rear.core.records import Pair
 from rear.core.storage import Storage
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
-from rear.events import Claimed, Event
+from rear.events import Claimed, Event, Refused
 from rear.fsck.event_problems import guarded, problem_of
 from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
 from rear.scavenger.claims import ClaimedPair, Orphan
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
+from rear.scavenger.refusals import hosts_in
 
 
 class UnfinishedWork:
@@ -42,14 +44,21 @@ class UnfinishedWork:
         """Yield what waits in the inbox, and what is wrong with it."""
         inbox = Inbox(self._layout, liveness=self._liveness, storage=self._storage)
         for item in inbox.waiting(remember=False):
-            found = inbox.peek(item) if not isinstance(item, (Event, Orphan)) else item
-            if isinstance(found, Orphan):
-                code = "journal-missing" if found.code == "missing" else "journal-damaged"
-                yield Problem(code, f"{STATE}/inbox/{found.pair}", found.reason, "would repair")
-            elif isinstance(found, ClaimedPair):
-                yield from self._look_at_pair(found)
+            if isinstance(item, Event):
+                yield problem_of(item) or item
             else:
-                yield problem_of(found) or found
+                pair = item.pair if isinstance(item, Orphan) else item
+                yield from guarded(str(pair), self._look_at(item, inbox))
+
+    def _look_at(self, item: Pair | Orphan, inbox: Inbox) -> Iterator[Event]:
+        found = item if isinstance(item, Orphan) else inbox.peek(item)
+        if isinstance(found, Orphan):
+            code = "journal-missing" if found.code == "missing" else "journal-damaged"
+            yield Problem(code, f"{STATE}/inbox/{found.pair}", found.reason, "would repair")
+        elif isinstance(found, ClaimedPair):
+            yield from self._look_at_pair(found)
+        else:
+            yield problem_of(found) or found
 
     def _look_at_pair(self, claimed: ClaimedPair) -> Iterator[Event]:
         pending = claimed.journal.pending()
@@ -62,6 +71,9 @@ class UnfinishedWork:
         if claimed.temp_archive.name not in self._storage.names(claimed.folder):
             detail = f"of {len(pending):,} members, what is not elsewhere will be lost"
             yield Problem("temp-archive-missing", subject, detail, "would repair")
+        else:
+            # Whoever may not open it learns it now.
+            self._storage.size_of(claimed.temp_archive)
         for damage in claimed.journal.damage:
             yield Problem(
                 "journal-damaged", subject, damage.reason, "would repair", offset=damage.start, length=damage.length
@@ -71,8 +83,12 @@ class UnfinishedWork:
         """Yield scavengers that have claimed temp archives, with this outcome."""
         for leader in self._storage.names(self._layout.claims):
             folder = self._layout.claims / leader
-            files = [name for host in self._storage.names(folder) for name in self._storage.names(folder / host)]
-            count = sum(name.endswith(".journal") for name in files)
+            count = 0
+            for found in hosts_in(self._layout, folder, storage=self._storage):
+                if isinstance(found, Refused):
+                    yield problem_of(found) or found
+                else:
+                    count += sum(name.endswith(".journal") for name in found[1])
             if count:
                 detail = f"it had claimed {count:,} temp archives"
                 yield Problem("scavenger-crashed", f"{STATE}/claims/{leader}", detail, outcome)
@@ -80,13 +96,17 @@ class UnfinishedWork:
     def intents(self, outcome: Outcome) -> Iterator[Event]:
         """Yield merges that are not complete, with this outcome, and intents by which nothing can be undone."""
         for name in self._storage.names(self._layout.intents):
-            subject = f"{STATE}/intents/{name}"
-            reason = self._why_useless(self._layout.intents / name) if name.endswith(".intent") else None
-            if reason is not None:
-                yield Problem("intent-unreadable", subject, reason, "would repair")
-            elif name.endswith((".intent", UNFINISHED_SUFFIX)):
-                detail = "a merge into a final archive is under way, or its scavenger has died"
-                yield Problem("unfinished-merge", subject, detail, outcome)
+            if name.endswith((".intent", UNFINISHED_SUFFIX)):
+                subject = f"{STATE}/intents/{name}"
+                yield from guarded(subject, self._look_at_intent(self._layout.intents / name, subject, outcome))
+
+    def _look_at_intent(self, path: Path, subject: str, outcome: Outcome) -> Iterator[Event]:
+        reason = self._why_useless(path) if path.suffix == ".intent" else None
+        if reason is not None:
+            yield Problem("intent-unreadable", subject, reason, "would repair")
+        else:
+            detail = "a merge into a final archive is under way, or its scavenger has died"
+            yield Problem("unfinished-merge", subject, detail, outcome)
 
     def settle_intents(self, leadership: Leadership, lost_and_found: LostAndFound) -> Iterator[Event]:
         """Put aside records of merges by which nothing can be undone: what they protect is checked by other means.

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from rear.core.names import STATE
-from rear.core.storage import StrPath
+from rear.core.storage import LOCAL, StrPath
 
+_APPLE_DOUBLE: Final = (b"\0\5\x16\7", b"\0\5\x16\0")
 VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 """Errors of what was there a moment ago."""
 
@@ -52,9 +53,27 @@ class ArchiveTree:
         found = []
         with os.scandir(os.path.join(self._folder, relative)) as items:
             for item in items:
+                if item.name.startswith("._") and _is_apple_double(item.path):
+                    continue
                 is_directory = item.is_dir(follow_symlinks=False)
                 if is_directory and item.name != STATE:
                     found.append((f"{relative}{item.name}", True))
                 elif item.name.lower().endswith(".zip") and (not item.is_dir() if self._any_kind else item.is_file()):
                     found.append((f"{relative}{item.name}", False))
         return sorted(found)
+
+
+def _is_apple_double(path: str) -> bool:
+    """Whether a file is what macOS keeps beside ``ar.zip`` as ``._ar.zip`` where attributes have no other place."""
+    try:
+        descriptor = LOCAL.open(path)
+    except OSError:
+        return False
+    try:
+        head = LOCAL.read(descriptor, 4, 0)
+    except OSError:
+        return False
+    finally:
+        LOCAL.close(descriptor)
+    folder, _, name = path.rpartition("/")
+    return head in _APPLE_DOUBLE or (head[:2] != b"PK" and os.path.lexists(f"{folder}/{name[2:]}"))

@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,14 @@ from rear.core.layout import PAIR_SUFFIXES, parse_pair
 from rear.core.liveness import Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import MergedRecord, Open, Pair
-from rear.core.storage import FRESH_SUFFIX, Storage
+from rear.core.storage import FRESH_SUFFIX, Storage, opened
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Event, JournalFault, LeftAlone, Refused
 from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal, read_notes
 from rear.journal.writer import JournalWriter
 from rear.scavenger.leader import Leadership
+from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 
 RESCUE_SUFFIX = ".rescue"
 _SEQUENCES_A_RECORD = 5_000
@@ -103,8 +105,11 @@ class Claims:
         self._storage = storage
         self._buried = Observations(self._layout, topic="graveyard", storage=storage)
 
-    def adopt(self) -> None:
-        """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing."""
+    def adopt(self) -> Iterator[Event]:
+        """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing.
+
+        Yields what cannot be taken over, because it is shut: it stays where it is.
+        """
         # As long as it is there, nobody has taken over: see `Leadership.prove`.
         self._storage.make_directories(self._layout.claims / self._leader)
         leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
@@ -113,9 +118,11 @@ class Claims:
         self._prove()
         for leader in self._leaders_before:
             for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
-                self._move(
-                    pair, self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
-                )
+                if isinstance(pair, Event):
+                    yield pair
+                    continue
+                source, target = self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
+                yield from tried(pair, "taken over", partial(self._move, pair, source, target), prove=self._prove)
             self._remove_unfinished(self._layout.claims / leader)
             self._remove_empty(self._layout.claims / leader)
 
@@ -123,11 +130,17 @@ class Claims:
         """Yield the pairs that are in the claim folder already, each with all its files."""
         whole = dict.fromkeys(self._pairs(self._layout.claims / self._leader))
         for pair in whole:
+            if isinstance(pair, Event):
+                yield pair
+                continue
             folder = self._layout.claim_folder(self._leader, pair)
-            self._gather(pair, folder)
-            yield read_pair(pair, folder, storage=self._storage)
+            # A pair whose other files are shut is not one that has lost them.
+            refused = next(
+                tried(pair, "brought together", partial(self._gather, pair, folder), prove=self._prove), None
+            )
+            yield refused or read_pair(pair, folder, storage=self._storage)
         for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
-            if pair not in whole:
+            if not isinstance(pair, Event) and pair not in whole:
                 yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
 
     def _gather(self, pair: Pair, folder: Path) -> None:
@@ -147,12 +160,13 @@ class Claims:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._storage.rename(source / name, folder / name)
 
-    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan]:
+    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan | Event]:
         if f"{pair.stem}.zip" in self._storage.names(folder):
             yield Orphan(pair, "missing")
         else:
             # The last file of a pair that was being removed.
-            self._storage.unlink(folder / f"{pair.stem}.merged")
+            last = folder / f"{pair.stem}.merged"
+            yield from tried(pair, "removed", partial(self._storage.unlink, last), prove=self._prove)
 
     def later_journals(self, pair: Pair, *, besides: Container[Pair] = ()) -> Iterator[Journal]:
         """Yield the journals that the worker of ``pair`` began after it, wherever they wait: in the inbox, claimed for
@@ -171,8 +185,11 @@ class Claims:
         """Take a pair from the inbox, or say why that is not possible."""
         pair = waiting.pair if isinstance(waiting, Orphan) else waiting
         folder = self._layout.claim_folder(self._leader, pair)
-        self._move(pair, self._layout.inbox_folder(pair), folder, needs_journal=isinstance(waiting, Pair))
-        return read_pair(pair, folder, storage=self._storage)
+        self._storage.make_directories(folder)
+        inbox, needs_journal = self._layout.inbox_folder(pair), isinstance(waiting, Pair)
+        move = partial(self._move, pair, inbox, folder, needs_journal=needs_journal)
+        refused = next(tried(pair, "claimed", move, prove=self._prove), None)
+        return refused or read_pair(pair, folder, storage=self._storage)
 
     def read(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair in the claim folder again."""
@@ -205,7 +222,14 @@ class Claims:
     def _write_note(self, claimed: ClaimedPair, sequences: list[int], target: str, intent: str) -> None:
         path = claimed.folder / f"{claimed.pair.stem}.merged"
         try:
-            writer = JournalWriter.resume(path, read_notes(path, storage=self._storage), storage=self._storage)
+            notes = read_notes(path, storage=self._storage)
+            try:
+                writer = JournalWriter.resume(path, notes, storage=self._storage)
+            except PermissionError:
+                # Notes of another user's scavenger, only to be read: a copy takes their place.
+                with opened(path, self._storage) as descriptor:
+                    self._storage.replace(path, self._storage.read(descriptor, notes.length, 0))
+                writer = JournalWriter.resume(path, notes, storage=self._storage)
         except FileNotFoundError:
             writer = JournalWriter(self._storage.create(path), storage=self._storage)
         try:
@@ -237,23 +261,32 @@ class Claims:
         else:
             remove_pair(claimed.pair, claimed.folder, storage=self._storage)
 
-    def exhumed(self) -> Iterator[ClaimedPair]:
+    def exhumed(self) -> Iterator[ClaimedPair | Event]:
         """Claim buried pairs in which late members were found, and those to which no worker can write any more.
 
         They wait out a retention longer than any lease; where a worker is seen to be gone, one lease.
         """
         ready: dict[Pair, bool] = {}
         for pair in self._pairs(self._layout.graveyard):
+            if isinstance(pair, Event):
+                yield pair
+                continue
             journal = load_journal(pair, self._layout.graveyard_folder(pair), storage=self._storage)
-            if isinstance(journal, Journal):
+            if isinstance(journal, Event):
+                yield journal
+            elif journal is not None:
                 is_over = self._is_over(pair, journal)
                 if journal.pending() or is_over:
                     ready[pair] = is_over
         # Whatever stops the merges to come, what was seen has its time.
-        self._buried.save()
+        yield from saved(self._buried)
         for pair, is_over in ready.items():
             folder = self._layout.claim_folder(self._leader, pair)
-            self._move(pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
+            self._storage.make_directories(folder)
+            move = partial(self._move, pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
+            if refused := next(tried(pair, "exhumed", move, prove=self._prove), None):
+                yield refused
+                continue
             claimed = read_pair(pair, folder, storage=self._storage)
             if isinstance(claimed, ClaimedPair):
                 if is_over:
@@ -267,7 +300,11 @@ class Claims:
         for name in self._storage.names(folder):
             other = parse_pair(pair.host, name) if name.endswith(".merged") else None
             if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
-                notes = read_notes(folder / name, storage=self._storage).merged
+                try:
+                    notes = read_notes(folder / name, storage=self._storage).merged
+                except (OSError, JournalError):
+                    # Told when that pair itself is looked at.
+                    continue
                 kept = f"{STATE}/{self._layout.lost_and_found.name}/"
                 given_up.update(sequence for sequence, note in notes.items() if note.target.startswith(kept))
         return given_up
@@ -286,11 +323,18 @@ class Claims:
         """Remove the claim folder, which is empty after a scavenge that ended well."""
         self._remove_empty(self._layout.claims / self._leader)
 
-    def _pairs(self, folder: Path, suffixes: tuple[str, ...] = ("journal",)) -> list[Pair]:
-        """Return the pairs of which ``folder`` has a file with one of the suffixes, in the order of their names."""
-        pairs: dict[Pair, None] = {}
-        for host in filter(is_safe_component, self._storage.names(folder)):
-            for name in self._storage.names(folder / host):
+    def _pairs(self, folder: Path, suffixes: tuple[str, ...] = ("journal",)) -> list[Pair | Refused]:
+        """Return the pairs of which ``folder`` has a file with one of the suffixes, in the order of their names.
+
+        And what there is to say about folders that are shut.
+        """
+        pairs: dict[Pair | Refused, None] = {}
+        for found in hosts_in(self._layout, folder, storage=self._storage):
+            if isinstance(found, Refused):
+                pairs[found] = None
+                continue
+            host, names = found
+            for name in names:
                 pair = parse_pair(host, name) if name.endswith(suffixes) else None
                 if pair is not None:
                     pairs[pair] = None
@@ -300,24 +344,34 @@ class Claims:
         self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False, needs_journal: bool = False
     ) -> None:
         self._storage.make_directories(target)
-        for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
-            name = f"{pair.stem}.{suffix}"
-            try:
-                self._storage.rename(source / name, target / name)
-            except FileNotFoundError:
-                # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing tells.
-                if needs_journal and suffix == "journal" and name not in self._storage.names(target):
-                    return
+        moved: list[str] = []
+        try:
+            for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
+                name = f"{pair.stem}.{suffix}"
+                try:
+                    self._storage.rename(source / name, target / name)
+                    moved.append(name)
+                except FileNotFoundError:
+                    # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing
+                    # tells.
+                    if needs_journal and suffix == "journal" and name not in self._storage.names(target):
+                        return
+        except OSError:
+            # One file of it is shut: all of the pair stays where it was.
+            for name in reversed(moved):
+                with contextlib.suppress(OSError):
+                    self._storage.rename(target / name, source / name)
+            raise
 
     def _remove_unfinished(self, folder: Path) -> None:
-        for host in filter(is_safe_component, self._storage.names(folder)):
-            for name in self._storage.names(folder / host):
+        for host in filter(is_safe_component, names_unless_shut(folder, storage=self._storage)):
+            for name in names_unless_shut(folder / host, storage=self._storage):
                 if name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX)):
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(OSError):
                         self._storage.unlink(folder / host / name)
 
     def _remove_empty(self, folder: Path) -> None:
-        for host in self._storage.names(folder):
+        for host in names_unless_shut(folder, storage=self._storage):
             with contextlib.suppress(OSError):
                 self._storage.remove_directory(folder / host)
         with contextlib.suppress(OSError):

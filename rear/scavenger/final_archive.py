@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 from rear.core.layout import Layout, check_inside, check_owner, look_anew
 from rear.core.storage import Storage, opened
 from rear.errors import FormatError, ZipFormatError
 from rear.index.index import Index, IndexRow
+from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.plan import Candidate, Existing
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
@@ -59,6 +63,33 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
             yield FinalArchive(archive, path, None, None)
             return
         yield FinalArchive(archive, path, descriptor, directories.locate(descriptor, storage=storage))
+
+
+def create_for(pairs: Iterable[ClaimedPair], path: Path, *, storage: Storage) -> int:
+    """Make the file of a new final archive: open to no more users than each of the pairs that go into it.
+
+    In a base that a group shares it is open to that group. When all are of one user, and another one (root) scavenges,
+    it is given to that user, who could not read what was private otherwise.
+    """
+    found = [_status_of(pair) for pair in {pair.name: pair for pair in pairs}.values()]
+    mode = reduce(and_, (status.st_mode for status in found), 0o666)
+    users, groups = {status.st_uid for status in found}, {status.st_gid for status in found}
+    if len(groups) > 1:
+        # What one group was allowed is not another one's, unless everybody is.
+        mode &= 0o606 | (mode & 0o006) << 3
+    descriptor = storage.create(path, mode)
+    if len(users) == len(groups) == 1:
+        storage.give(descriptor, users.pop(), groups.pop())
+    return descriptor
+
+
+def _status_of(pair: ClaimedPair) -> os.stat_result:
+    """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
+    path = pair.folder / f"{pair.pair.stem}.zip"
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return os.lstat(path.with_suffix(".journal"))
 
 
 class IndexedNames:

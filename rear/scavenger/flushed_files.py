@@ -77,7 +77,10 @@ class FlushedFiles:
             note = {"reason": told, "pair": claimed.name, **joined._asdict()}
             content = _content_of(joined, descriptor, self._storage)
             item = self._lost_and_found.put_content(
-                item_name(claimed.pair, joined.sequence, joined.name), content, note
+                item_name(claimed.pair, joined.sequence, joined.name),
+                content,
+                note,
+                mode=self._storage.mode(descriptor),
             )
             self._claims.note(claimed, [joined.sequence], target=item, intent="")
         else:

@@ -7,13 +7,14 @@ may be another program by now (``exec``), or hang.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator
 
 from rear.core.layout import Layout, parse_pair
 from rear.core.liveness import Liveness, Observations, Process, process_of, process_of_worker
-from rear.core.names import is_safe_component
+from rear.core.names import is_litter, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage
 from rear.events import Cleared, Event, LeftAlone, Refused
@@ -28,6 +29,7 @@ from rear.scavenger.claims import (
     taken,
     without_first_record,
 )
+from rear.scavenger.refusals import names_unless_shut, saved, shut_folder
 
 _FLUSH_POLL_SECONDS = 0.25
 
@@ -45,7 +47,8 @@ class Inbox:
         """Count the journals in the inbox, those of live workers too."""
         inbox = self._layout.inbox
         hosts = filter(is_safe_component, self._storage.names(inbox))
-        return sum(name.endswith(".journal") for host in hosts for name in self._storage.names(inbox / host))
+        names = (names_unless_shut(inbox / host, storage=self._storage) for host in hosts)
+        return sum(name.endswith(".journal") for some in names for name in some)
 
     def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
         """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
@@ -53,39 +56,57 @@ class Inbox:
         To remember is to write down which beats were seen, for the next scavenge on this host.
         """
         for host in self._storage.names(self._layout.inbox):
+            if is_litter(host):
+                continue
             if not is_safe_component(host):
                 yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
                 continue
-            names = self._storage.names(self._layout.inbox / host)
+            try:
+                names = self._storage.names(self._layout.inbox / host)
+            except OSError as error:
+                yield shut_folder(self._layout, self._layout.inbox / host, error)
+                continue
             present = set(names)
             for name in names:
                 pair = parse_pair(host, name)
-                if pair is None:
+                if pair is not None:
+                    yield from self._look_at(pair, name, present, remember=remember)
+                elif not is_litter(name):
                     yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
-                elif name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                    yield self._orphan(Orphan(pair, "missing"))
-                elif name.endswith(".journal"):
-                    reason = self._why_not(pair)
-                    if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
-                        remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
-                        reason = Cleared(str(pair))
-                    yield pair if reason is None else reason
         if remember:
-            self._observations.save()
+            yield from saved(self._observations)
+
+    def _look_at(self, pair: Pair, name: str, present: set[str], *, remember: bool) -> Iterator[Pair | Orphan | Event]:
+        """Yield what a file of a pair means, if it is the one that speaks for the pair."""
+        try:
+            if name.endswith(".zip") and f"{pair.stem}.journal" not in present:
+                yield self._orphan(Orphan(pair, "missing"))
+            elif name.endswith(".journal"):
+                reason = self._why_not(pair)
+                if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
+                    remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+                    reason = Cleared(str(pair))
+                yield pair if reason is None else reason
+        except OSError as error:
+            yield Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
     def peek(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair where it is, without taking it."""
-        return read_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+        try:
+            return read_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+        except OSError as error:
+            return Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
     def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
         """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
         pair = orphan.pair
         process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
         running = self._liveness.is_running(process, pair.worker)
+        path = self._layout.temp_archive(pair)
+        # Also of one that is gone: what is no file, or shut, is not taken.
+        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
         if running is False:
             return orphan
-        path = self._layout.temp_archive(pair)
-        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
         if unchanged >= GRAVEYARD_SECONDS:
             return orphan
@@ -124,7 +145,8 @@ class Inbox:
         self._storage.make_directories(folder)
         for name in self._storage.names(folder):
             # Requests of scavengers that died while waiting.
-            self._storage.unlink(folder / name)
+            with contextlib.suppress(OSError):
+                self._storage.unlink(folder / name)
         request = folder / secrets.token_hex(8)
         self._storage.close(self._storage.create(request))
         try:

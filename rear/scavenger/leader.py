@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,7 @@ LEASE_SECONDS: Final = 60.0
 _LEASE_LIMIT_SECONDS: Final = 86_400.0
 _RECORD_BYTES: Final = 1024
 _BEATS_A_LEASE: Final = 4
+_TERM: Final = re.compile("[1-9][0-9]{0,17}")
 _NOTHING_TO_DO: Final = "nothing to do here"
 
 # POSIX locks do not exclude threads of one process from each other.
@@ -134,11 +136,11 @@ class Leadership:
             ) from None
         for earlier in terms:
             # The newest stays for ever, so that no number is used twice.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 self._storage.unlink(folder / str(earlier))
 
     def _terms(self) -> list[int]:
-        return sorted(int(name) for name in self._storage.names(self.layout.terms) if name.isdecimal())
+        return _terms_of(self.layout, self._storage)
 
     def _owner_by_name(self) -> dict[str, Any] | None:
         """Read the record, if need be through a new descriptor: NFS fails all I/O on one whose lock was lost."""
@@ -254,13 +256,18 @@ def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
         return None
     if record is None:
         return None
-    terms = sorted((int(name) for name in storage.names(layout.terms) if name.isdecimal()), reverse=True)
     since_ns = None
     with contextlib.suppress(OSError):
-        since_ns = os.stat(layout.terms / str(terms[0])).st_mtime_ns if terms else None
+        terms = _terms_of(layout, storage)
+        since_ns = os.stat(layout.terms / str(terms[-1])).st_mtime_ns if terms else None
     return Owner(
         str(record["leader"]), decode_process(record), str(record.get("beat")), _lease_seconds(record), since_ns
     )
+
+
+def _terms_of(layout: Layout, storage: Storage) -> list[int]:
+    """Return the numbers of the terms that there are; a name that no leader gives is none of them."""
+    return sorted(int(name) for name in storage.names(layout.terms) if _TERM.fullmatch(name))
 
 
 def is_led(layout: Layout, *, storage: Storage = LOCAL) -> bool:

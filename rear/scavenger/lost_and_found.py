@@ -62,11 +62,14 @@ class LostAndFound:
         self._copy(path, descriptor, start, length, entry + end)
         return path.relative_to(self._base).as_posix()
 
-    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
-        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note."""
+    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any], *, mode: int = 0o666) -> str:
+        """Keep plain bytes, what decodes of a damaged member, as ``<name>.partial`` with a note.
+
+        ``mode`` is that of the file that they come from: nothing is readable for more users than it was.
+        """
         # The note's name tells two members of one name apart from the raw bytes of the same item.
         path = self._path(f"{name}.partial", "json", note).with_suffix("")
-        with self._kept(path) as target:
+        with self._kept(path, mode) as target:
             length = 0
             for piece in content:
                 length += self._storage.write(target, [piece], length)
@@ -113,20 +116,24 @@ class LostAndFound:
         return self._folder / f"{stem}.{suffix}"
 
     def _has_note(self, stem: str, data: bytes) -> bool:
-        with opened(self._folder / f"{stem}.json", self._storage) as descriptor:
-            return self._storage.read(descriptor, len(data) + 1, 0) == data
+        try:
+            with opened(self._folder / f"{stem}.json", self._storage) as descriptor:
+                return self._storage.read(descriptor, len(data) + 1, 0) == data
+        except OSError:
+            # Another user has shut hers, or it is no file: nothing that this may replace.
+            return False
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
-        with self._kept(path) as target:
+        with self._kept(path, self._storage.mode(descriptor)) as target:
             self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)
             if tail:
                 self._storage.write(target, [tail], length)
 
     @contextmanager
-    def _kept(self, path: Path) -> Iterator[int]:
+    def _kept(self, path: Path, mode: int) -> Iterator[int]:
         """Make an item under a fresh name; when all of it is written, and synced, it gets its own."""
         fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        with created(fresh, self._storage) as target:
+        with created(fresh, self._storage, mode=mode) as target:
             yield target
             self._storage.sync(target)
         self._storage.rename(fresh, path)

@@ -32,7 +32,14 @@ from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
-from rear.scavenger.final_archive import Comparison, FinalArchive, IndexedNames, NoNames, open_final_archive
+from rear.scavenger.final_archive import (
+    Comparison,
+    FinalArchive,
+    IndexedNames,
+    NoNames,
+    create_for,
+    open_final_archive,
+)
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.merge_writer import AT_ONCE, MergeWriter
@@ -252,7 +259,7 @@ class Merger:
             descriptor, path = merge.target.descriptor, merge.target.path
             if descriptor is None:
                 path = fresh_path(merge.intent_path)
-                descriptor = storage.create(path)
+                descriptor = create_for([copy.claimed for copy in plan.ranges], path, storage=storage)
                 stack.callback(storage.close, descriptor)
                 storage.sync_directory(merge.intent_path.parent)
             merge.has_begun = True

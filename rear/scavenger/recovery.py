@@ -66,8 +66,12 @@ class Recovery:
             belongs_to = stem if suffix == "archive" else intent_stem_of(name)
             is_alone = belongs_to is not None and f"{belongs_to}.intent" not in names
             if f".{suffix}" == UNFINISHED_SUFFIX or is_alone:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     self._storage.unlink(folder / name)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    yield Refused(f".rear/intents/{name}", f"this rest of a merge cannot be removed: {error}")
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         intent = read_intent_or_none(path, self._storage)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout
+from rear.core.problems import Problem
 from rear.core.storage import Storage, opened
 from rear.events import Event, Merged, Refused
 
 VERSION: Final = 1
+_IN_ONE_SECOND: Final = 4
 _HEAD_BYTES: Final = 64 << 10
 _AFTER_SUMMARY: Final = b',\n "archives"'
 
@@ -29,6 +32,7 @@ class Report:
     def __init__(self) -> None:
         self._archives: set[str] = set()
         self._findings: list[dict[str, Any]] = []
+        self._refused = 0
         self._started_ns = time.time_ns()
 
     def add(self, event: Event) -> None:
@@ -37,6 +41,7 @@ class Report:
             self._archives.add(event.archive)
         elif event.severity != "info":
             self._findings.append(event.as_json())
+            self._refused += isinstance(event, Refused) or (isinstance(event, Problem) and event.outcome == "left")
 
     def write(self, layout: Layout, leader: str, summary: dict[str, Any], *, storage: Storage) -> str | None:
         """Write the report, if there is anything to report, and return its path relative to the base.
@@ -45,13 +50,17 @@ class Report:
             OSError: it cannot be written.
         """
         if not self._archives and not self._findings:
-            return None
+            # What was refused before, and is mended now, is to stand nowhere any more.
+            last = next(last_summaries(layout, 1, storage=storage), None)
+            if last is None or not last.refused:
+                return None
         path = layout.reports / f"{time.strftime('%Y%m%dT%H%M%S')}-{leader}.json"
         report = {
             "version": VERSION,
             "leader": leader,
             "started_ns": self._started_ns,
             "finished_ns": time.time_ns(),
+            "refused": self._refused,
             "summary": summary,
             "archives": sorted(self._archives),
             "findings": self._findings,
@@ -62,13 +71,17 @@ class Report:
 
 
 class ReportSummary(NamedTuple):
-    """The head of a report: who did something when, and the totals, the event ``finished`` or ``checked``."""
+    """The head of a report: who did something when, and the totals, the event ``finished`` or ``checked``.
+
+    ``refused`` is how much was left as found, by a scavenge or a check.
+    """
 
     name: str
     leader: str
     started_ns: int
     finished_ns: int
     totals: dict[str, Any]
+    refused: int
 
 
 def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[ReportSummary]:
@@ -78,10 +91,10 @@ def last_summaries(layout: Layout, count: int, *, storage: Storage) -> Iterator[
         OSError: their folder cannot be read.
     """
     names = [name for name in storage.names(layout.reports) if name.endswith(".json")]
-    for name in sorted(names, reverse=True)[:count]:
-        summary = _read_summary(layout, name, storage)
-        if summary is not None:
-            yield summary
+    # Names tell the second: of several in one, the end of each decides.
+    newest = sorted(names, reverse=True)[: count + _IN_ONE_SECOND]
+    summaries = filter(None, (_read_summary(layout, name, storage) for name in newest))
+    yield from sorted(summaries, key=attrgetter("finished_ns"), reverse=True)[:count]
 
 
 def _read_summary(layout: Layout, name: str, storage: Storage) -> ReportSummary | None:
@@ -95,10 +108,11 @@ def _read_summary(layout: Layout, name: str, storage: Storage) -> ReportSummary 
         report = json.loads(head.partition(_AFTER_SUMMARY)[0] + b"}")
         leader, totals = report["leader"], report["summary"]
         started_ns, finished_ns = report["started_ns"], report["finished_ns"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        refused = report.get("refused", totals.get("refused", 0))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not isinstance(leader, str) or not isinstance(totals, dict):
         return None
-    if type(started_ns) is not int or type(finished_ns) is not int:
+    if any(type(number) is not int for number in (started_ns, finished_ns, refused)):
         return None
-    return ReportSummary(name, leader, started_ns, finished_ns, totals)
+    return ReportSummary(name, leader, started_ns, finished_ns, totals, refused)

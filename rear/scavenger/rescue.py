@@ -150,7 +150,8 @@ class Rescue:
         if self._descriptor < 0:
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(self._path)
-            self._descriptor = self._storage.create(self._path)
+            # As long as it is there: what may be private stays so.
+            self._descriptor = self._storage.create(self._path, 0o600)
         return self._descriptor
 
     def close(self) -> None:

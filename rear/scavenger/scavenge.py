@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rear.core.layout import Layout, is_directory, layout_of
 from rear.core.liveness import Liveness
 from rear.core.log import Pace
+from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
@@ -255,9 +256,13 @@ class Scavenge:
         yield Started(str(self._layout.base), self._leadership.name)
         if self._options.flush:
             yield Advanced("flushing")
-            self._inbox.ask_for_flush(self._options.flush_wait_seconds)
+            try:
+                self._inbox.ask_for_flush(self._options.flush_wait_seconds)
+            except OSError as error:
+                self._leadership.prove()
+                yield Refused(f"{STATE}/flush", f"live workers could not be asked to end their temp archives: {error}")
         yield Advanced("recovering")
-        self._claims.adopt()
+        yield from self._claims.adopt()
         adopted: list[ClaimedPair] = []
         for item in self._claims.adopted():
             for outcome in self._with_journal(item):
@@ -373,7 +378,15 @@ class Scavenge:
             yield from self._merge_round(batch, salvage)
         yield Advanced("clearing", None, 0, len(batch))
         for claimed in batch:
-            yield from self._clear(claimed, salvage)
+            try:
+                yield from self._clear(claimed, salvage)
+            except NotLeaderError:
+                raise
+            except (RearError, OSError) as error:
+                self._leadership.prove()
+                yield Refused(
+                    claimed.name, f"it can be neither put back nor removed: {error}; the next scavenge goes on with it"
+                )
 
     def _merge_round(self, batch: list[ClaimedPair], salvage: PairCheck) -> Iterator[Event]:
         candidates_of: dict[str, list[Candidate]] = {}
@@ -394,7 +407,7 @@ class Scavenge:
                 yield Refused(
                     archive, f"{error}; of its {len(candidates):,} new members, those not merged yet stay in the inbox"
                 )
-        salvage.second_copies.settle()
+        yield from salvage.second_copies.settle()
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:

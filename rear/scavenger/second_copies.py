@@ -7,11 +7,14 @@ later round claims. A pair that its worker ended in good order holds second copi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.records import Append
 from rear.core.storage import Storage
 from rear.errors import RearError
+from rear.events import Refused
 from rear.index.index import Index, OriginKey
 from rear.journal.reader import Journal
 from rear.scavenger.claims import ClaimedPair, Claims
@@ -56,7 +59,7 @@ class SecondCopies:
         self._note(claimed, sorted(merged))
         return [append for append in pending if append.sequence not in merged and append.sequence not in seconds]
 
-    def settle(self) -> None:
+    def settle(self) -> Iterator[Refused]:
         """After the merges of the round: note those second copies whose first copy has arrived; the others stay."""
         arrived: dict[int, tuple[ClaimedPair, list[int]]] = {}
         for claimed, sequence in self._second_copies:
@@ -64,7 +67,10 @@ class SecondCopies:
             if first is not None and sequence in first.journal.merged:
                 arrived.setdefault(id(claimed), (claimed, []))[1].append(sequence)
         for claimed, sequences in arrived.values():
-            self._note(claimed, sequences)
+            try:
+                self._note(claimed, sequences)
+            except OSError as error:
+                yield Refused(claimed.name, f"what was merged of it cannot be noted: {error}; it stays in the inbox")
 
     def written_later(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
         """Return those members that the worker wrote again, and that wait in a later pair."""

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from rear.core.layout import Layout
 from rear.core.liveness import Process, this_process, worker_name
 from rear.core.log import LaterLog
+from rear.core.names import host_folder
 from rear.core.records import Open, Pair
 from rear.core.storage import Storage, is_failure
 from rear.errors import SourceError
@@ -108,6 +109,19 @@ class Pairs:
             process = this_process()
             name = self.worker = worker_name(process, os.urandom(8).hex())
             self._process = process
+        try:
+            return self._make(kind, process, name, repeats_from)
+        except PermissionError:
+            # Another user of this host has shut its folder, or an older rear made it by her umask: this user has one
+            # of its own. Its host name is nobody's, so that a lease decides when this worker counts as dead.
+            own = process._replace(host=host_folder(f"{process.host}-uid{os.getuid()}"))
+            with contextlib.suppress(OSError):
+                made = self._make(kind, own, name, repeats_from)
+                self._process = own
+                return made
+            raise
+
+    def _make(self, kind: type[_Pair], process: Process, name: str, repeats_from: int | None) -> _Pair:
         pair = Pair(process.host, name, next(self._rotations))
         opened = Open(
             FORMAT_VERSION, *pair, cookie=int.from_bytes(os.urandom(8), "little") >> 2 | 1,
