@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeGuard
 
@@ -331,9 +331,9 @@ def _share_directory(folder: StrPath) -> None:
             os.close(descriptor)
 
 
-def _where_refused() -> contextlib.AbstractContextManager[None]:
+def _where_refused() -> AbstractContextManager[None]:
     """Go on where a mount, or this user's rights, refuse to change an owner or a mode."""
-    return contextlib.suppress(OSError)
+    return suppress(OSError)
 
 
 # CLOCK_BOOTTIME also counts a suspended virtual machine; macOS's CLOCK_MONOTONIC does that by itself.
