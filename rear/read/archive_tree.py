@@ -55,6 +55,15 @@ class ArchiveTree:
                 is_directory = item.is_dir(follow_symlinks=False)
                 if is_directory and item.name != STATE:
                     found.append((f"{relative}{item.name}", True))
-                elif item.name.lower().endswith(".zip") and (not item.is_dir() if self._any_kind else item.is_file()):
+                elif item.name.lower().endswith(".zip") and self._is_wanted(item):
                     found.append((f"{relative}{item.name}", False))
         return sorted(found)
+
+    def _is_wanted(self, item: os.DirEntry[str]) -> bool:
+        try:
+            return not item.is_dir() if self._any_kind else item.is_file()
+        except OSError as error:
+            # A link that leads to itself, or to where nobody may look, hides nothing but itself.
+            if not self._any_kind:
+                self.errors.append(OSError(error.errno, error.strerror, item.path))
+            return self._any_kind

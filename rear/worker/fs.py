@@ -17,7 +17,7 @@ from rear.core.context import current, enter, entered, install_builtins, leave, 
 from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.names import Target, split_target
-from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
+from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata, recorded_time_ns
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError
 from rear.worker.member_file import MemberFile, OpenFiles
@@ -217,7 +217,7 @@ class RearFs:
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
             member = Target(target.archive, file.name)
-            self._worker.append(member, payload, file.mtime_ns, file.mode, kept, file.path, on_stable)
+            self._worker.append(member, payload, recorded_time_ns(file.mtime_ns), file.mode, kept, file.path, on_stable)
             self._files.note_written(member)
 
         return Pickup(

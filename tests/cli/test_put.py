@@ -210,3 +210,21 @@ def test_a_full_disk_ends_it_with_the_names_of_what_is_safe(base: Path, files: P
     assert "ar.zip/a.txt" in done.stderr
     assert "ar.zip/b.txt" not in done.stderr
     assert set(merged(base)) == {"a.txt"}
+
+
+@pytest.mark.parametrize("mtime_ns", [10**19, -(10**18)])
+def test_times_that_no_header_can_hold(mtime_ns: int, base: Path, files: Path, tmp_path: Path) -> None:
+    """A file of the year 2286 costs its own time at most, and nothing of the others."""
+    for path in (files / "a.txt", files / "out/c.txt"):
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+    result = put("-r", files / "a.txt", files / "b.txt", files / "out", base / "ar.zip/")
+    assert result.returncode == 0, result.stderr
+    assert {"a.txt", "b.txt", "out/c.txt", "out/deep/d.txt"} <= merged(base).keys()
+    for _ in range(2):
+        swept = run_rear("sweep", files, "--into", "swept.zip", "--base", base, "--json")
+        assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert {"a.txt", "out/c.txt"} <= merged(base, "swept.zip").keys()
+    assert "no new" in swept.stdout or '"archived": 0' in swept.stdout, swept.stdout
+    os.utime(base / "ar.zip", ns=(mtime_ns, mtime_ns))
+    assert run_rear("ls", "--json", base).returncode == 0
+    assert run_rear("ls", "-l", base).returncode == 0
