@@ -201,7 +201,9 @@ class Job:
 
     def _pick_up(self, source: str, name: str, metadata: Metadata, *, keep: bool = False) -> None:
         try:
-            self._fs.pickup(source, f"{self._folder}/{name}", metadata=metadata, keep=keep).close()
+            self._fs.pickup(
+                source, f"{self._folder}/{name}", metadata=metadata, keep=keep, on_refused=self._failures.append
+            ).close()
         except (RearError, OSError) as error:
             self._failures.append(error)
 

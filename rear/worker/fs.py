@@ -188,7 +188,15 @@ class RearFs:
             raise
         return file  # type: ignore[return-value]
 
-    def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
+    def pickup(
+        self,
+        source: StrPath,
+        path: StrPath,
+        *,
+        metadata: Metadata | None = None,
+        keep: bool = False,
+        on_refused: Callable[[RearError | OSError], object] | None = None,
+    ) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
 
@@ -201,6 +209,8 @@ class RearFs:
             path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
             metadata: as for `open`, of each member.
             keep: copy, and leave the source where it is.
+            on_refused: is told of each file below a directory that cannot be archived: a FIFO, a name that no member
+                can have, what may not be read. It stays, the rest is archived. Without it one such file is an error.
 
         Raises:
             PathError: the path names no archive or no member, or leaves the base.
@@ -228,6 +238,7 @@ class RearFs:
             success_only=self._files.success_only,
             sink=sink,
             keep=keep,
+            on_refused=on_refused,
         )
 
     def sync(self) -> None:

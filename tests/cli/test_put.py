@@ -137,8 +137,12 @@ def test_what_cannot_be_read_costs_no_other_file_and_those_are_named(files: Path
     assert done.returncode == 7
     lines = done.stderr.splitlines()
     assert [line for line in lines if "a FIFO" in line]
-    assert lines[-3:] == ["2 files archived before that, and safe:", "  ar.zip/a.txt", "  ar.zip/b.txt"]
-    assert set(merged(base)) == {"a.txt", "b.txt"}
+    assert len([line for line in lines if "a FIFO" in line]) == 2
+    inside = ["out/c.txt", "out/deep/d.txt", "out/empty/", "out/link"]
+    assert lines[-7:] == ["6 files archived before that, and safe:"] + [
+        f"  ar.zip/{name}" for name in ("a.txt", *inside, "b.txt")
+    ]
+    assert set(merged(base)) == {"a.txt", *inside, "b.txt"}
 
 
 def test_move_removes_what_is_safe(files: Path, base: Path) -> None:
@@ -228,3 +232,19 @@ def test_times_that_no_header_can_hold(mtime_ns: int, base: Path, files: Path, t
     os.utime(base / "ar.zip", ns=(mtime_ns, mtime_ns))
     assert run_rear("ls", "--json", base).returncode == 0
     assert run_rear("ls", "-l", base).returncode == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--move",)])
+def test_one_bad_source_costs_itself_alone(options: tuple[str, ...], base: Path, files: Path) -> None:
+    os.mkfifo(files / "out/pipe")
+    (files / "out/a\\b").write_text("x")
+    (files / "out/deep/changed\n").write_text("x")
+    (files / "bad\n").write_text("x")
+    result = put("-r", *options, files / "bad\n", files / "out", files / "b.txt", base / "ar.zip/")
+    assert result.returncode != 0
+    for name in ("pipe", "a\\\\b", "changed", "bad"):
+        assert name in result.stderr, result.stderr
+    assert merged(base).keys() == {"b.txt", "out/c.txt", "out/deep/d.txt", "out/empty/", "out/link"}
+    left = {path.name for path in files.rglob("*")} & {"pipe", "a\\b", "changed\n", "bad\n"}
+    assert len(left) == 4
+    assert (files / "out/c.txt").exists() == (not options)
