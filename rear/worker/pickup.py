@@ -304,7 +304,8 @@ def _absolute(source: StrPath) -> str:
     if not path or "\0" in path:
         raise UsageError(f"the source {path!r} is no path")
     # Not abspath: it takes `link/..` for nothing, and that may be another directory.
-    path = os.path.join(os.getcwd(), path).rstrip("/") or "/"
+    # The current folder may be gone: it is asked for only where it counts.
+    path = (path if os.path.isabs(path) else os.path.join(os.getcwd(), path)).rstrip("/") or "/"
     return os.path.realpath(path) if os.path.basename(path) in ("", ".", "..") else path
 
 

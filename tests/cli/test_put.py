@@ -248,3 +248,18 @@ def test_one_bad_source_costs_itself_alone(options: tuple[str, ...], base: Path,
     left = {path.name for path in files.rglob("*")} & {"pipe", "a\\b", "changed\n", "bad\n"}
     assert len(left) == 4
     assert (files / "out/c.txt").exists() == (not options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("put", "FILE", "BASE/ar.zip/a"), ("run", "--base", "BASE", "--into", "ar.zip/x", "--", "true")]
+)
+def test_absolute_paths_need_no_current_folder(
+    arguments: tuple[str, ...], base: Path, files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    program = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+    given = [text.replace("FILE", str(files / "a.txt")).replace("BASE", str(base)) for text in arguments]
+    command = [sys.executable, "-c", program, str(tmp_path / "gone"), *rear_command(*given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert merged(base)
