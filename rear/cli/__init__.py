@@ -34,6 +34,14 @@ def _run(application: str, program: str) -> None:
         getattr(app, application)(prog_name=program)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        # Of what Typer prints itself: `rear --help > /dev/full`.
+        from rear.cli.exit import report
+        from rear.cli.lenient_stream import LenientStream
+
+        status = report(error)
+        LenientStream(sys.stdout).flush()
+        sys.exit(status)
 
 
 def _open_closed_streams() -> None:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from rear.core.python import python_command
 from rear.read.view import open_committed
 from rear.worker.fs import rear_fs, rear_open, rear_pickup
 from rear.zip.member_ends import verify
@@ -99,7 +100,7 @@ def run_workers(base: str, workers: int, files: int) -> Run:
     run = Run()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "rear.cli.demo_workers", base, str(number), str(files)],
+            python_command("rear.cli.demo_workers", base, str(number), str(files)),
             stdout=subprocess.PIPE,
             encoding="utf-8",
         )

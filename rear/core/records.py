@@ -39,6 +39,11 @@ _BOUNDS: Final = {
 }
 
 
+def recorded_time_ns(time_ns: int) -> int:
+    """Return the nearest time that a record and a header can hold: files may claim to be of the year 2446 and later."""
+    return max(-LARGEST, min(time_ns, LARGEST))
+
+
 def bounds_of(field: str) -> tuple[int, int]:
     """Return the smallest and the largest number that a field of a record may have."""
     return _BOUNDS.get(field, (0, LARGEST))

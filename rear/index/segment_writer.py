@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from rear.errors import IndexFormatError
 from rear.index.segment import (
@@ -82,7 +83,8 @@ class SegmentWriter(Connected):
 
         self.path = path
         try:
-            self._connection = connect(os.fspath(path))
+            # Nobody else knows this file, so no lock is asked for: folders for temporary files may know none.
+            self._connection = connect(f"file:{quote(os.fsencode(path))}?nolock=1")
         except sqlite3.Error as error:
             raise translated(error, path) from error
         try:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from rear.core.layout import Layout
 from rear.core.names import numbered
+from rear.core.records import recorded_time_ns
 from rear.core.storage import Storage, opened
 from rear.errors import RearError, ZipFormatError
 from rear.index.index import Index, IndexRow, SourceKey, rows_of
@@ -42,7 +43,7 @@ class HeldMember(NamedTuple):
 
 def key_of(source: SourceEntry) -> SourceKey:
     """Return what the index knows a file by."""
-    return source.path, source.stamp.size, source.stamp.mtime_ns
+    return source.path, source.stamp.size, recorded_time_ns(source.stamp.mtime_ns)
 
 
 class CommittedArchives:

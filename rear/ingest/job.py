@@ -170,7 +170,7 @@ class Job:
     def _describe(self, started: float, status: int | None = None) -> None:
         description: dict[str, object] = {
             "command": self._command,
-            "directory": os.getcwd(),
+            "directory": _current_folder(),
             "host": socket.gethostname(),
             "base": self._fs.base,
             "into": self._folder,
@@ -201,7 +201,9 @@ class Job:
 
     def _pick_up(self, source: str, name: str, metadata: Metadata, *, keep: bool = False) -> None:
         try:
-            self._fs.pickup(source, f"{self._folder}/{name}", metadata=metadata, keep=keep).close()
+            self._fs.pickup(
+                source, f"{self._folder}/{name}", metadata=metadata, keep=keep, on_refused=self._failures.append
+            ).close()
         except (RearError, OSError) as error:
             self._failures.append(error)
 
@@ -335,6 +337,14 @@ def _check_writable(base: str) -> None:
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise BaseError(f"{folder} cannot be written, so nothing could be archived in {base}; the command was not run")
+
+
+def _current_folder() -> str | None:
+    """Return the current folder, if it still exists."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _utc(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 
 from rear.core.layout import Layout, check_owner
 from rear.core.names import Target, check_name, split_into
+from rear.core.records import recorded_time_ns
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import PathError, SourceError
 from rear.events import Collected, Event, Refused, SourceDeleted, SourceLeft, SweepStarted, Swept
@@ -256,7 +257,9 @@ class _Sweep:
             return SourceLeft(source.path, CHANGED)
         target = Target(self._target.archive, self._name_of(source))
         try:
-            worker.append(target, payload, mtime_ns=stamp.mtime_ns, mode=stamp.mode, source=source.path)
+            worker.append(
+                target, payload, mtime_ns=recorded_time_ns(stamp.mtime_ns), mode=stamp.mode, source=source.path
+            )
         except SourceError:
             return SourceLeft(source.path, CHANGED)
         except OSError as error:

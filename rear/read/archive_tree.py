@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rear.core.names import STATE
-from rear.core.storage import LOCAL, StrPath
+from rear.core.storage import LOCAL, StrPath, opened
 
 _APPLE_DOUBLE: Final = (b"\0\5\x16\7", b"\0\5\x16\0")
 VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE})
@@ -53,27 +53,31 @@ class ArchiveTree:
         found = []
         with os.scandir(os.path.join(self._folder, relative)) as items:
             for item in items:
-                if item.name.startswith("._") and _is_apple_double(item.path):
-                    continue
                 is_directory = item.is_dir(follow_symlinks=False)
                 if is_directory and item.name != STATE:
                     found.append((f"{relative}{item.name}", True))
-                elif item.name.lower().endswith(".zip") and (not item.is_dir() if self._any_kind else item.is_file()):
+                elif item.name.lower().endswith(".zip") and self._is_wanted(item) and not _is_apple_double(item):
                     found.append((f"{relative}{item.name}", False))
         return sorted(found)
 
+    def _is_wanted(self, item: os.DirEntry[str]) -> bool:
+        try:
+            return not item.is_dir() if self._any_kind else item.is_file()
+        except OSError as error:
+            # A link that leads to itself, or to where nobody may look, hides nothing but itself.
+            if not self._any_kind:
+                self.errors.append(OSError(error.errno, error.strerror, item.path))
+            return self._any_kind
 
-def _is_apple_double(path: str) -> bool:
+
+def _is_apple_double(item: os.DirEntry[str]) -> bool:
     """Whether a file is what macOS keeps beside ``ar.zip`` as ``._ar.zip`` where attributes have no other place."""
-    try:
-        descriptor = LOCAL.open(path)
-    except OSError:
+    if not item.name.startswith("._") or not item.is_file(follow_symlinks=False):
         return False
     try:
-        head = LOCAL.read(descriptor, 4, 0)
+        with opened(item.path, LOCAL) as descriptor:
+            head = LOCAL.read(descriptor, 4, 0)
     except OSError:
         return False
-    finally:
-        LOCAL.close(descriptor)
-    folder, _, name = path.rpartition("/")
+    folder, _, name = item.path.rpartition("/")
     return head in _APPLE_DOUBLE or (head[:2] != b"PK" and os.path.lexists(f"{folder}/{name[2:]}"))

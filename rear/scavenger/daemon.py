@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from types import TracebackType
 from typing import Any, Self
 
+from rear.core.python import python_command
 from rear.core.storage import StrPath
 from rear.core.threads import HelperThread
 from rear.errors import BaseError, RearError, UsageError
@@ -72,7 +72,7 @@ class scavengerd:
         self._reader: HelperThread | None = None
 
     def _command(self, *more: str) -> list[str]:
-        return [sys.executable, "-m", "rear", "scavenge", self._base, *self._options, *more]
+        return python_command("rear", "scavenge", self._base, *self._options, *more)
 
     def __enter__(self) -> Self:
         try:

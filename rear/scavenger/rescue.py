@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from rear.core.records import Append, origin_of
+from rear.core.records import Append, origin_of, recorded_time_ns
 from rear.core.storage import Storage
 from rear.errors import FormatError, RearError
 from rear.journal.check import why_data_bad
@@ -105,7 +105,7 @@ class Rescue:
             status = os.lstat(source)
             if status.st_uid != owner:
                 return f"its source {source} belongs to another user than the journal"
-            if (status.st_size, status.st_mtime_ns) != (append.size, append.mtime_ns):
+            if (status.st_size, recorded_time_ns(status.st_mtime_ns)) != (append.size, append.mtime_ns):
                 return f"its source {source} has changed since: other size or time"
             payload, stamp = payload_of_source(source, append.method, _SPOOL_BYTES)
             status = os.lstat(source)
@@ -114,7 +114,7 @@ class Rescue:
         try:
             if status.st_uid != owner:
                 return f"its source {source} belongs to another user than the journal"
-            if (payload.size, status.st_mtime_ns) != (append.size, append.mtime_ns):
+            if (payload.size, recorded_time_ns(status.st_mtime_ns)) != (append.size, append.mtime_ns):
                 return f"its source {source} has changed since: other size or time"
             if payload.crc != append.crc:
                 return f"its source {source} has other content: CRC-32 {payload.crc:08x} instead of {append.crc:08x}"

@@ -17,7 +17,7 @@ from rear.core.context import current, enter, entered, has_left, install_builtin
 from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.names import Target, split_target
-from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata
+from rear.core.records import METADATA_DEPTH_LIMIT, Metadata, is_metadata, recorded_time_ns
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import BaseError, RearError, UsageError
 from rear.worker.member_file import MemberFile, OpenFiles
@@ -191,7 +191,15 @@ class RearFs:
             files.forget(member)
             raise
 
-    def pickup(self, source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
+    def pickup(
+        self,
+        source: StrPath,
+        path: StrPath,
+        *,
+        metadata: Metadata | None = None,
+        keep: bool = False,
+        on_refused: Callable[[RearError | OSError], object] | None = None,
+    ) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
 
@@ -204,6 +212,8 @@ class RearFs:
             path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
             metadata: as for `open`, of each member.
             keep: copy, and leave the source where it is.
+            on_refused: is told of each file below a directory that cannot be archived: a FIFO, a name that no member
+                can have, what may not be read. It stays, the rest is archived. Without it one such file is an error.
 
         Raises:
             PathError: as for `open`.
@@ -221,7 +231,7 @@ class RearFs:
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
             member = Target(target.archive, file.name)
-            self._worker.append(member, payload, file.mtime_ns, file.mode, kept, file.path, on_stable)
+            self._worker.append(member, payload, recorded_time_ns(file.mtime_ns), file.mode, kept, file.path, on_stable)
             self._files.note_written(member)
 
         return Pickup(
@@ -232,6 +242,7 @@ class RearFs:
             success_only=self._files.success_only,
             sink=sink,
             keep=keep,
+            on_refused=on_refused,
         )
 
     def sync(self) -> None:

@@ -17,7 +17,7 @@ from rear.core.log import warn
 from rear.core.names import STATE, check_name
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import LOCAL, StrPath
-from rear.errors import SourceError, UsageError
+from rear.errors import PathError, RearError, SourceError, UsageError
 from rear.zip.codecs import STORED
 from rear.zip.payload import Payload, payload_of_bytes, payload_of_source
 
@@ -41,7 +41,11 @@ Sink = Callable[[SourceFile, Payload, Callable[[], None] | None], None]
 the bytes are proven on stable storage."""
 
 
-def collect(source: str, name: str = "", *, keep: bool = True) -> list[SourceFile]:
+Refusal = Callable[[RearError | OSError], object]
+"""Is told why one file of a tree is left where it is, while the rest is archived."""
+
+
+def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refusal | None = None) -> list[SourceFile]:
     """Return what a pickup of ``source`` would archive, sorted; nothing is changed.
 
     A base of rear in a tree is left out, and said to be.
@@ -51,6 +55,7 @@ def collect(source: str, name: str = "", *, keep: bool = True) -> list[SourceFil
         name: the member's name, of a directory the folder in the archive; empty for the archive's root.
         keep: the source is not to be removed; otherwise a ``.zip`` file in a base is left out, too: it counts as a
             final archive.
+        on_refused: is told of each thing below a directory that cannot be archived; without it that is raised.
 
     Raises:
         SourceError: the source is missing or a symbolic link, or it is or holds a FIFO, socket or device; or rear keeps
@@ -78,32 +83,38 @@ def collect(source: str, name: str = "", *, keep: bool = True) -> list[SourceFil
     folders = [(source, "", status)]
     while folders:
         folder, relative, status = folders.pop()
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-        if not entries and prefix + relative:
-            check_name(prefix + relative)
-            found.append(SourceFile(folder, prefix + relative, relative, status.st_mtime_ns, status.st_mode))
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+            if not entries and prefix + relative:
+                check_name(prefix + relative)
+                found.append(SourceFile(folder, prefix + relative, relative, status.st_mtime_ns, status.st_mode))
+        except (PathError, OSError) as error:
+            if on_refused is None or not relative:
+                raise
+            on_refused(error)
+            continue
         below = []
         for entry in entries:
             inner = relative + entry.name
-            status = entry.stat(follow_symlinks=False)
-            mode = status.st_mode
-            if stat.S_ISDIR(mode):
-                if os.path.isdir(os.path.join(entry.path, STATE)):
-                    warn("%s is a base of rear: it is left out", entry.path)
+            try:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    if os.path.isdir(os.path.join(entry.path, STATE)):
+                        warn("%s is a base of rear: it is left out", entry.path)
+                    else:
+                        below.append((entry.path, f"{inner}/", status))
                     continue
-                below.append((entry.path, f"{inner}/", status))
+                check_name(prefix + inner)
+                mode = _checked_mode(entry.path, status.st_mode)
+            except (RearError, OSError) as error:
+                if on_refused is None:
+                    raise
+                on_refused(error)
                 continue
-            if stat.S_ISLNK(mode):
-                mode = stat.S_IFLNK | 0o777
-            elif stat.S_ISREG(mode):
-                _check_readable(entry.path)
-            else:
-                raise SourceError(f"{entry.path} is {describe_kind(mode)}: nothing of {source} was picked up")
             if base is not None and not keep and entry.name.lower().endswith(".zip"):
                 warn("%s counts as a final archive of the base %s: it is left out", entry.path, base)
                 continue
-            check_name(prefix + inner)
             found.append(SourceFile(entry.path, prefix + inner, inner, status.st_mtime_ns, mode))
         folders += reversed(below)
     found.sort(key=lambda file: file.name)
@@ -123,6 +134,16 @@ def _base_of(source: str) -> str | None:
     return base
 
 
+def _checked_mode(path: str, mode: int) -> int:
+    """Return the mode that a member gets; refuse what is no file or link, and what may not be read."""
+    if stat.S_ISLNK(mode):
+        return stat.S_IFLNK | 0o777
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path} is {describe_kind(mode)}: it cannot be picked up")
+    _check_readable(path)
+    return mode
+
+
 def remove_source(stamp: SourceStamp) -> bool:
     """Remove a file if it is still what was archived; otherwise leave it, log a warning and return ``False``."""
     try:
@@ -133,7 +154,7 @@ def remove_source(stamp: SourceStamp) -> bool:
             return False
         LOCAL.unlink(stamp.path)
     except FileNotFoundError:
-        warn("%s was archived, and someone else has removed it", stamp.path)
+        # It was in a temporary folder of the program's own, which has removed it: what is archived is safe.
         return False
     except OSError as error:
         warn("%s was archived, but cannot be removed: %s", stamp.path, error.strerror)
@@ -152,6 +173,8 @@ class Pickup:
         success_only: leave the source alone when the block raises.
         sink: archives one file.
         keep: never remove the source.
+        on_refused: is told of each file below a directory that cannot be archived and stays; the rest is archived.
+            Without it one such file ends the pickup.
 
     Attributes:
         archived: what is acknowledged so far.
@@ -170,11 +193,13 @@ class Pickup:
         success_only: bool,
         sink: Sink,
         keep: bool = False,
+        on_refused: Refusal | None = None,
     ) -> None:
         self.source = _absolute(source)
         self.name = name
         self.archived: list[SourceFile] = []
         self._keep = keep
+        self._on_refused = on_refused
         self._method = method
         self._spool_size = spool_size
         self._success_only = success_only
@@ -207,18 +232,25 @@ class Pickup:
         self._ended = True
         if self._process != os.getpid():
             return
-        files = collect(self.source, self.name, keep=self._keep)
+        files = collect(self.source, self.name, keep=self._keep, on_refused=self._on_refused)
         removal = None if self._keep else _Removal(len(files), _folders(self.source, files))
         if removal is not None and not files:
             removal.finish()
-        for file in files:
-            self.archived.append(self._archive(file, removal))
+        for number, file in enumerate(files):
+            try:
+                self.archived.append(self._archive(number, file, removal))
+            except (SourceError, OSError) as error:
+                if self._on_refused is None or not file.relative or not _is_of(error, file):
+                    raise
+                if removal is not None:
+                    removal.give_up(number)
+                self._on_refused(error)
 
     def discard(self) -> None:
         """Leave the source alone. Does nothing once it is archived."""
         self._ended = True
 
-    def _archive(self, file: SourceFile, removal: _Removal | None) -> SourceFile:
+    def _archive(self, number: int, file: SourceFile, removal: _Removal | None) -> SourceFile:
         payload: Payload
         stamp: SourceStamp | None = None
         if stat.S_ISREG(file.mode):
@@ -230,7 +262,7 @@ class Pickup:
             file = file._replace(mtime_ns=stamp.mtime_ns)
         else:
             payload = payload_of_bytes(b"", STORED)
-        self._sink(file, payload, None if removal is None else removal.expect(stamp))
+        self._sink(file, payload, None if removal is None else removal.expect(number, stamp))
         return file
 
     def __repr__(self) -> str:
@@ -243,21 +275,24 @@ class _Removal:
     def __init__(self, count: int, folders: list[str]) -> None:
         self._folders = folders
         self._missing = set(range(count))
-        self._stamps: list[SourceStamp | None] = []
+        self._stamps: list[SourceStamp | None] = [None] * count
 
-    def expect(self, stamp: SourceStamp | None) -> Callable[[], None]:
-        """Return what is to be called when that file, or the next empty directory, is on stable storage."""
-        number = len(self._stamps)
-        self._stamps.append(stamp)
+    def expect(self, number: int, stamp: SourceStamp | None) -> Callable[[], None]:
+        """Return what is to be called when that file, or empty directory, is on stable storage."""
+        self._stamps[number] = stamp
+        return lambda: self._settle(number)
 
-        def stable() -> None:
-            # Each of these is one step of the interpreter, so threads need no lock.
-            if number in self._missing:
-                self._missing.discard(number)
-                if not self._missing:
-                    self.finish()
+    def give_up(self, number: int) -> None:
+        """Leave a file that could not be archived; the others do not wait for it."""
+        self._stamps[number] = None
+        self._settle(number)
 
-        return stable
+    def _settle(self, number: int) -> None:
+        # Each of these is one step of the interpreter, so threads need no lock.
+        if number in self._missing:
+            self._missing.discard(number)
+            if not self._missing:
+                self.finish()
 
     def finish(self) -> None:
         """Remove everything that was archived, and the folders that this leaves empty."""
@@ -286,12 +321,21 @@ def _folders(source: str, files: list[SourceFile]) -> list[str]:
     return sorted(folders, reverse=True)
 
 
+def _is_of(error: Exception, file: SourceFile) -> bool:
+    """Whether an error is one of reading this file; after one of the base, further files would fare no better."""
+    if isinstance(error, SourceError):
+        return True
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return isinstance(cause, OSError) and cause.filename == file.path
+
+
 def _absolute(source: StrPath) -> str:
     path = os.fsdecode(source)
     if not path or "\0" in path:
         raise UsageError(f"the source {path!r} is no path")
     # Not abspath: it takes `link/..` for nothing, and that may be another directory.
-    path = os.path.join(os.getcwd(), path).rstrip("/") or "/"
+    # The current folder may be gone: it is asked for only where it counts.
+    path = (path if os.path.isabs(path) else os.path.join(os.getcwd(), path)).rstrip("/") or "/"
     return os.path.realpath(path) if os.path.basename(path) in ("", ".", "..") else path
 
 

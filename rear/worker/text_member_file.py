@@ -39,7 +39,7 @@ def _parse_mode(mode: str) -> _Mode:
         raise UsageError("must have exactly one of create/read/write/append mode")
     if letters & set("ra"):
         raise UsageError(
-            f"mode {mode!r}: rear_open writes whole new files ('w' or 'x'); to read what was archived, use `rear cat`"
+            f"mode {mode!r}: rear_open writes whole new files ('w' or 'x'), and reads what was written ('r')"
         )
     parsed = _modes[mode] = _Mode("b" in letters, "+" in letters)
     return parsed

@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -175,10 +176,13 @@ class Extraction:
                     rest = rest[target.write(rest) :]
                 if self._on_written is not None:
                     self._on_written(len(data))
-            # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
-            os.fchmod(descriptor, entry.mode & 0o777 or 0o666 & ~self._mask)
+            # Mode and time are worth no failure: FAT, CIFS and mounts of object stores refuse them.
+            with suppress(OSError):
+                # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
+                os.fchmod(descriptor, entry.mode & 0o777 or 0o666 & ~self._mask)
             mtime_ns = _mtime_ns(archive, entry)
-            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+            with suppress(OSError):
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
 
     def _write_link(self, archive: Archive, entry: CentralEntry, parent: int, temporary: str, *, depth: int) -> None:
         if entry.size > LINK_LIMIT_BYTES:
@@ -194,7 +198,8 @@ class Extraction:
             raise ExtractionError(f"its symbolic link to {target!r:.200} might lead out of the folder")
         os.symlink(target, temporary, dir_fd=parent)
         mtime_ns = _mtime_ns(archive, entry)
-        os.utime(temporary, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+        with suppress(OSError):
+            os.utime(temporary, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _publish(self, parent: int, temporary: str, name: str) -> None:
         if not self._force:
@@ -211,13 +216,12 @@ class Extraction:
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def _finish_directory(self, parts: list[str], entry: CentralEntry) -> None:
-        try:
+        # The directory is there and so are its files; its mode and time are worth no failure, each by itself.
+        with suppress(OSError, ExtractionError):
             self._enter(parts)
-            os.fchmod(self._parent[1], entry.mode & 0o777 or 0o777 & ~self._mask)
+            with suppress(OSError):
+                os.fchmod(self._parent[1], entry.mode & 0o777 or 0o777 & ~self._mask)
             os.utime(self._parent[1], ns=(entry.mtime_ns, entry.mtime_ns))
-        except (OSError, ExtractionError):
-            # The directory is there and so are its files; its mode and time are worth no failure.
-            pass
 
 
 def _enter_part(descriptor: int, part: str) -> tuple[int, bool]:

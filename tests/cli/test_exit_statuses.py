@@ -236,3 +236,13 @@ def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch
 
     monkeypatch.setitem(version._EXTRAS, "no-such-package-at-all", "zstd")
     assert version._installed("no-such-package-at-all") == "not installed: pip install 'rear[zstd]'"
+
+
+def test_help_to_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rear", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("rear: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -18,6 +18,8 @@ from terminal import on_terminal
 from zips import flip
 
 from rear.errors import ExtractionError, ZipFormatError
+from rear.read.view import open_committed
+from rear.zip.extraction import Extraction
 
 REAR = [sys.executable, "-m", "rear"]
 
@@ -301,3 +303,17 @@ def test_what_find_finds_get_takes(tmp_path: Path) -> None:
     subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, check=True)
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.txt"))
     assert found == sorted(name for name in names if name.startswith("3/"))
+
+
+def test_modes_and_times_may_be_refused(ar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT, CIFS and mounts of object stores."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    with open_committed(ar) as archive, Extraction(tmp_path / "out") as extraction:
+        for entry in archive.entries():
+            extraction.extract(archive, entry)
+    assert tree(tmp_path / "out")["logs/a.txt"]

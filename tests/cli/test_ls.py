@@ -616,3 +616,11 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
     assert listed.stderr.count("\n") == 2
     assert refused.stderr.count("\n") == 1
     assert "Permission denied" in refused.stderr
+
+
+def test_a_link_to_itself_hides_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "loop.zip").symlink_to("loop.zip")
+    write_zip(tmp_path / "ar.zip", "a")
+    result = Result("ls", "-R", tmp_path)
+    assert "ar.zip" in result.out, result.err
+    assert "loop.zip" in result.err

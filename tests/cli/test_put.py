@@ -137,8 +137,12 @@ def test_what_cannot_be_read_costs_no_other_file_and_those_are_named(files: Path
     assert done.returncode == 7
     lines = done.stderr.splitlines()
     assert [line for line in lines if "a FIFO" in line]
-    assert lines[-3:] == ["2 files archived before that, and safe:", "  ar.zip/a.txt", "  ar.zip/b.txt"]
-    assert set(merged(base)) == {"a.txt", "b.txt"}
+    assert len([line for line in lines if "a FIFO" in line]) == 2
+    inside = ["out/c.txt", "out/deep/d.txt", "out/empty/", "out/link"]
+    assert lines[-7:] == ["6 files archived before that, and safe:"] + [
+        f"  ar.zip/{name}" for name in ("a.txt", *inside, "b.txt")
+    ]
+    assert set(merged(base)) == {"a.txt", *inside, "b.txt"}
 
 
 def test_move_removes_what_is_safe(files: Path, base: Path) -> None:
@@ -210,3 +214,52 @@ def test_a_full_disk_ends_it_with_the_names_of_what_is_safe(base: Path, files: P
     assert "ar.zip/a.txt" in done.stderr
     assert "ar.zip/b.txt" not in done.stderr
     assert set(merged(base)) == {"a.txt"}
+
+
+@pytest.mark.parametrize("mtime_ns", [10**19, -(10**18)])
+def test_times_that_no_header_can_hold(mtime_ns: int, base: Path, files: Path, tmp_path: Path) -> None:
+    """A file of the year 2286 costs its own time at most, and nothing of the others."""
+    for path in (files / "a.txt", files / "out/c.txt"):
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+    result = put("-r", files / "a.txt", files / "b.txt", files / "out", base / "ar.zip/")
+    assert result.returncode == 0, result.stderr
+    assert {"a.txt", "b.txt", "out/c.txt", "out/deep/d.txt"} <= merged(base).keys()
+    for _ in range(2):
+        swept = run_rear("sweep", files, "--into", "swept.zip", "--base", base, "--json")
+        assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert {"a.txt", "out/c.txt"} <= merged(base, "swept.zip").keys()
+    assert "no new" in swept.stdout or '"archived": 0' in swept.stdout, swept.stdout
+    os.utime(base / "ar.zip", ns=(mtime_ns, mtime_ns))
+    assert run_rear("ls", "--json", base).returncode == 0
+    assert run_rear("ls", "-l", base).returncode == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--move",)])
+def test_one_bad_source_costs_itself_alone(options: tuple[str, ...], base: Path, files: Path) -> None:
+    os.mkfifo(files / "out/pipe")
+    (files / "out/a\\b").write_text("x")
+    (files / "out/deep/changed\n").write_text("x")
+    (files / "bad\n").write_text("x")
+    result = put("-r", *options, files / "bad\n", files / "out", files / "b.txt", base / "ar.zip/")
+    assert result.returncode != 0
+    for name in ("pipe", "a\\\\b", "changed", "bad"):
+        assert name in result.stderr, result.stderr
+    assert merged(base).keys() == {"b.txt", "out/c.txt", "out/deep/d.txt", "out/empty/", "out/link"}
+    left = {path.name for path in files.rglob("*")} & {"pipe", "a\\b", "changed\n", "bad\n"}
+    assert len(left) == 4
+    assert (files / "out/c.txt").exists() == (not options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("put", "FILE", "BASE/ar.zip/a"), ("run", "--base", "BASE", "--into", "ar.zip/x", "--", "true")]
+)
+def test_absolute_paths_need_no_current_folder(
+    arguments: tuple[str, ...], base: Path, files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    program = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+    given = [text.replace("FILE", str(files / "a.txt")).replace("BASE", str(base)) for text in arguments]
+    command = [sys.executable, "-c", program, str(tmp_path / "gone"), *rear_command(*given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert merged(base)

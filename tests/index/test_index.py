@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -923,3 +925,20 @@ def test_a_foreign_member_without_local_header_has_a_row(layout: Layout) -> None
     with open_committed(path) as archive:
         rows = list(rows_of(archive))
     assert [(row.name, row.target_end is None) for row in rows] == [("a.txt", True), ("b.txt", False)]
+
+
+def test_a_private_file_needs_no_locks(tmp_path: Path) -> None:
+    """Folders for temporary files may lie on file systems that have none; here somebody else holds the lock."""
+    path = tmp_path / "new.sqlite"
+    program = (
+        "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with rear.index.segment_writer.SegmentWriter(path):
+            pass
+        holder.communicate(b"\n")
+    assert path.stat().st_size

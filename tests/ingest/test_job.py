@@ -199,8 +199,8 @@ def test_output_that_cannot_be_archived_is_kept_and_said(base: Path, local: Path
     [folder] = local.glob("rear-run-*")
     assert b"a FIFO" in done.stderr
     assert str(folder).encode() in done.stderr
-    assert (folder / "output/file").exists()
-    assert set(members(base)) == {"stdout", "stderr"}
+    assert os.listdir(folder / "output") == ["fifo"]
+    assert set(members(base)) == {"stdout", "stderr", "output/file"}
 
 
 def test_whoever_looks_on_may_leave(base: Path, local: Path) -> None:
@@ -283,3 +283,16 @@ def test_a_full_local_disk_at_the_end_keeps_nothing_from_the_base(
     # What is not complete has no such member, and the folder is named.
     assert "run.json" not in found
     assert ended.kept is not None
+
+
+def test_one_bad_output_costs_itself_alone(base: Path, local: Path) -> None:
+    script = r"""cd $REAR_OUTPUT; mkfifo pipe; echo > "$(printf 'a\nb')"; echo > "$(printf 'caf\351')"; echo 1 > good"""
+    ended = run(base, local, "--", "sh", "-c", script)
+    assert ended.returncode != 0
+    for name in (b"pipe", b"a\\nb", b"caf"):
+        assert name in ended.stderr, ended.stderr
+    assert b"Traceback" not in ended.stderr
+    # Without run.json: it says that nothing is missing.
+    assert members(base) == {"stdout": b"", "stderr": b"", "output/good": b"1\n"}
+    (kept,) = local.glob("rear-run-*")
+    assert len(os.listdir(kept / "output")) == 3

@@ -108,7 +108,7 @@ def test_modes_that_mean_nothing(mode: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["r", "rb", "r+", "a", "ab", "a+", "rt"])
 def test_modes_that_need_an_old_file(mode: str) -> None:
-    with pytest.raises(UsageError, match="rear cat"):
+    with pytest.raises(UsageError, match=r"reads what was written \('r'\)"):
         Sink().open(mode)
 
 

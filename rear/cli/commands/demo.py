@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from rear.core.python import python_command
+
 
 def demo(
     workers: Annotated[int, typer.Option(help="Worker processes.", min=2, max=64)] = 6,
@@ -63,12 +65,12 @@ def _run(base: str, workers: int, files: int) -> int:
 def _is_accepted(path: str) -> bool:
     """Test an archive with ``unzip``, or with Python's own ``zipfile`` where that is missing."""
     unzip = shutil.which("unzip")
-    command = [unzip, "-tqq", path] if unzip else [sys.executable, "-m", "zipfile", "-t", path]
+    command = [unzip, "-tqq", path] if unzip else [sys.executable, "-I", "-m", "zipfile", "-t", path]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     # Python's module says what is wrong and ends with status 0 all the same.
     accepted = result.returncode == 0 and "bad" not in result.stdout
     listing = subprocess.run(
-        [sys.executable, "-m", "rear", "ls", path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        python_command("rear", "ls", path), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     verdict = "accepts it" if accepted else f"refuses it: {result.stdout}{result.stderr}"
     print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -14,7 +14,7 @@ from rear.cli.options import Compression, Meta, Quiet, flag
 from rear.cli.targets import metadata_of, place_of
 from rear.core.names import split_into
 from rear.core.text import counted
-from rear.errors import SourceError, UsageError
+from rear.errors import PathError, RearError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from rear.core.records import Metadata
@@ -64,13 +64,18 @@ def put(
     jobs = list(_jobs(sources, place.path, recursive=recursive))
     metadata = metadata_of(meta or [])
     status = 0
+
+    def refuse(error: RearError | OSError) -> None:
+        nonlocal status
+        status = report(error)
+
     acknowledged: list[str] = []
     try:
         with rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
             for source, path in jobs:
                 try:
-                    _put(fs, source, path, move=move, metadata=metadata, acknowledged=acknowledged)
-                except (SourceError, OSError) as error:
+                    _put(fs, source, path, move=move, metadata=metadata, acknowledged=acknowledged, refuse=refuse)
+                except (SourceError, PathError, OSError) as error:
                     if isinstance(error, OSError) and not _is_of(error, source):
                         raise
                     status = report(error)
@@ -111,7 +116,16 @@ def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[s
                 yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
 
 
-def _put(fs: RearFs, source: str, path: str, *, move: bool, metadata: Metadata | None, acknowledged: list[str]) -> None:
+def _put(
+    fs: RearFs,
+    source: str,
+    path: str,
+    *,
+    move: bool,
+    metadata: Metadata | None,
+    acknowledged: list[str],
+    refuse: Callable[[RearError | OSError], None],
+) -> None:
     if source == _STREAM:
         with fs.open(path, "wb", metadata=metadata) as file:
             while piece := os.read(0, _PIECE_BYTES):
@@ -120,7 +134,7 @@ def _put(fs: RearFs, source: str, path: str, *, move: bool, metadata: Metadata |
         return
     # A link that the user names means what it leads to; those below a directory are archived as links.
     read = source if move else os.path.realpath(source)
-    pickup = fs.pickup(read, path, metadata=metadata, keep=not move)
+    pickup = fs.pickup(read, path, metadata=metadata, keep=not move, on_refused=refuse)
     folder = path if os.path.isdir(read) else ""
     try:
         pickup.close()

@@ -7,7 +7,7 @@ import stat
 import time
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rear.core.text import BINARY, size_text
 from rear.zip.codecs import METHOD_NAMES
@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 mode_text = functools.lru_cache(maxsize=1024)(stat.filemode)
 
 
+_LATEST_SECOND: Final = 253_402_214_400
+"""A day before the end of the year 9999: no later time can be shown in each zone, and file systems have some."""
+
+
+def _shown(second: int) -> int:
+    return max(-62_135_510_400, min(second, _LATEST_SECOND))
+
+
 @functools.lru_cache(maxsize=1024)
 def local_time(second: int) -> str:
     """Return a time in the local zone, for people."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_shown(second)))
 
 
 @functools.lru_cache(maxsize=1024)
 def iso_time(second: int) -> str:
     """Return a time in the local zone, with its offset, for JSON."""
-    return datetime.fromtimestamp(second, UTC).astimezone().isoformat()
+    return datetime.fromtimestamp(_shown(second), UTC).astimezone().isoformat()
 
 
 def iso_time_ns(time_ns: int | None) -> str | None:
