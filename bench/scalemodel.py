@@ -50,24 +50,24 @@ def total(calls: Iterable[Calls]) -> Calls:
 
 # Counted; what a scavenge costs is linear in these. Look-ups of names that are not there are counted as well.
 PLAIN_FILE = Calls(names=1, closes=1)
-ROTATION = Calls(names=6, closes=4, syncs=6)
+ROTATION = Calls(names=8, closes=4, syncs=6)
 """A new pair, and the end of the one before: two files, their folder, a truncation, the syncs of the end."""
 SYNC = Calls(syncs=2)
 """Each ``sync_interval`` while something is not synced: journal and temp archive."""
 BEAT = Calls(names=1, syncs=1)
 """Each quarter of a lease while a pair is open: its journal, and a look for flush requests."""
-SCAVENGE = Calls(names=32, closes=15, syncs=5)
+SCAVENGE = Calls(names=40, closes=15, syncs=5)
 """A scavenge that does something: lock, term, folders, report."""
-HOST = Calls(names=5, closes=2, syncs=1)
+HOST = Calls(names=7, closes=4, syncs=1)
 """A host folder with pairs that are claimed; one with live pairs alone: `IDLE_HOST`."""
 IDLE_HOST = Calls(names=1, closes=1)
 LIVE_PAIR = Calls(names=2, closes=1)
 """Looked at in every scavenge: its journal, and the notes that are not there."""
-PAIR = Calls(names=14, closes=2)
-PAIR_IN_ARCHIVE = Calls(names=5, closes=5, syncs=2)
+PAIR = Calls(names=17, closes=2)
+PAIR_IN_ARCHIVE = Calls(names=6, closes=5, syncs=2)
 """Notes beside a pair, for each final archive that it holds members of."""
-NEW_ARCHIVE = Calls(names=54, closes=22, syncs=10)
-MERGE = Calls(names=96, closes=32, syncs=7)
+NEW_ARCHIVE = Calls(names=61, closes=22, syncs=10)
+MERGE = Calls(names=104, closes=32, syncs=7)
 """A merge into an archive that exists; after a rename of a full one: `MERGE` and `RENAME`."""
 RENAME = Calls(closes=3, syncs=5)
 

@@ -82,8 +82,9 @@ def decode_process(record: dict[str, Any]) -> Process:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
+        # As bytes: a codec would be imported, and a fork in the middle of an import leaves its lock taken in the child.
+        with open(path, "rb") as file:
+            return file.read().decode("ascii", "replace")
     except OSError:
         return None
 

@@ -13,8 +13,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final
 
@@ -28,6 +28,9 @@ LINK_LIMIT_BYTES: Final = 4096
 """Longest target of a symbolic link (Linux's PATH_MAX)."""
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
+_REFUSALS: Final = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS, errno.EIO}
+)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -176,12 +179,11 @@ class Extraction:
                     rest = rest[target.write(rest) :]
                 if self._on_written is not None:
                     self._on_written(len(data))
-            # Mode and time are worth no failure: FAT, CIFS and mounts of object stores refuse them.
-            with suppress(OSError):
+            with _where_refused():
                 # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
                 os.fchmod(descriptor, entry.mode & 0o777 or 0o666 & ~self._mask)
             mtime_ns = _mtime_ns(archive, entry)
-            with suppress(OSError):
+            with _where_refused():
                 os.utime(descriptor, ns=(mtime_ns, mtime_ns))
 
     def _write_link(self, archive: Archive, entry: CentralEntry, parent: int, temporary: str, *, depth: int) -> None:
@@ -198,7 +200,7 @@ class Extraction:
             raise ExtractionError(f"its symbolic link to {target!r:.200} might lead out of the folder")
         os.symlink(target, temporary, dir_fd=parent)
         mtime_ns = _mtime_ns(archive, entry)
-        with suppress(OSError):
+        with _where_refused():
             os.utime(temporary, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _publish(self, parent: int, temporary: str, name: str) -> None:
@@ -222,6 +224,16 @@ class Extraction:
             with suppress(OSError):
                 os.fchmod(self._parent[1], entry.mode & 0o777 or 0o777 & ~self._mask)
             os.utime(self._parent[1], ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+@contextmanager
+def _where_refused() -> Iterator[None]:
+    """Go on where mode or time of a file cannot be set: FAT, CIFS and mounts of object stores refuse that."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
 
 
 def _enter_part(descriptor: int, part: str) -> tuple[int, bool]:

@@ -42,7 +42,7 @@ except InterruptedError:
 #: Calls by what they do, and the number of the first one that is interrupted: Python itself has to start.
 CALLS = {
     "pwritev,pwritev2,pwrite64": 2, "pread64": 60, "fsync,fdatasync": 2, "rename,renameat,renameat2": 1,
-    "unlink,unlinkat": 1, "ftruncate": 1, "copy_file_range": 1, "mkdir,mkdirat": 1, "fcntl": 40,
+    "unlink,unlinkat": 1, "ftruncate": 1, "copy_file_range": 1, "mkdir,mkdirat": 1, "fcntl": 7,
 }  # fmt: skip
 
 
