@@ -188,8 +188,8 @@ class Observations:
         here = this_process()
         self._path = layout.observation(topic)
         self._storage = storage
-        # A clock that no other process can know by its name is of use to this one alone.
-        self._clock = f"{here.boot_id or os.urandom(8).hex()} {here.time_namespace}"
+        # Where no boot is told, a clock that begins anew is seen to go back.
+        self._clock = f"{here.boot_id or here.host} {here.time_namespace}"
         self._before: dict[str, _Observation] = self._load()
         self._seen: dict[str, _Observation] = {}
 

@@ -86,7 +86,8 @@ class Leadership:
         got_lock = self._storage.try_lock(self._descriptor)
         owner = self._owner()
         if owner is None:
-            if not got_lock:
+            # A leader blanks its record when it ends; one that has just begun has not written it yet.
+            if not got_lock and self._unchanged_seconds("", "") < LEASE_SECONDS:
                 raise self._not_leader(owner)
         # A record of this very process is of a leadership that has ended: it could not be wiped, the disk was full.
         elif not got_lock or decode_process(owner) != self.process:
@@ -104,10 +105,7 @@ class Leadership:
         running = self._liveness.is_running(decode_process(owner), str(owner.get("leader")))
         if running is False and got_lock:
             return
-        observations = Observations(self.layout, storage=self._storage, topic="leader")
-        unchanged = observations.unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
-        observations.save()
-        left = _lease_seconds(owner) - unchanged
+        left = _lease_seconds(owner) - self._unchanged_seconds(str(owner.get("leader")), str(owner.get("beat")))
         if left <= 0:
             return
         if running or not got_lock:
@@ -118,6 +116,12 @@ class Leadership:
             "rear scavenge --wait waits for that",
             left,
         )
+
+    def _unchanged_seconds(self, leader: str, beat: str) -> float:
+        observations = Observations(self.layout, storage=self._storage, topic="leader")
+        unchanged = observations.unchanged_seconds(leader, beat)
+        observations.save()
+        return unchanged
 
     def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
         return NotLeaderError(f"{self.layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)

@@ -174,11 +174,16 @@ def _leadership(
     Raises:
         NotLeaderError: another scavenger leads, or may still do so.
     """
+    deadline = None
     while True:
         try:
             return Leadership(layout, liveness=liveness, storage=storage)
         except NotLeaderError as error:
             if not options.wait or error.wait_seconds is None:
+                raise
+            # One that shows a sign of life meanwhile leads: it is not waited for again.
+            deadline = deadline or storage.uptime() + error.wait_seconds + _WAIT_POLL_SECONDS
+            if storage.uptime() > deadline:
                 raise
             yield Advanced("waiting")
             time.sleep(min(error.wait_seconds, _WAIT_POLL_SECONDS))

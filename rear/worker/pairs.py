@@ -241,18 +241,15 @@ class Pairs:
     def lose(self, pair: PairWriter) -> None:
         """Leave a pair to the scavenger that took it, and write nothing to it; what that has not seen goes elsewhere.
 
-        After a pause of this process it has seen all that is proven. Without a pause this process was taken for dead
-        by mistake, and went on writing.
+        It may have taken this process for dead by mistake, while it went on writing. What it has seen it knows by its
+        number.
         """
         self._log.warn("%s was taken over by a scavenger; going on in a new temp archive", pair.path)
         self._abandon(pair)
-        if not pair.is_doubtful():
-            try:
-                self._retained.keep_again(pair.written_since_confirmed())
-            except OSError as error:
-                self._log.warn(
-                    "%s: %s; what was written to it last counts only if that scavenger saw it", pair.path, error
-                )
+        try:
+            self._retained.keep_again(pair.written_since_confirmed())
+        except OSError as error:
+            self._log.warn("%s: %s; what was written to it last counts only if that scavenger saw it", pair.path, error)
         pair.release()
 
     def _abandon(self, pair: PairWriter) -> None:
