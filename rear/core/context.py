@@ -145,11 +145,13 @@ def has_left(token: object) -> bool:
 def _watch_threads() -> None:
     global _start
     with _lock:
-        if _entered and _start is None:
+        if _entered:
             original = threading.Thread.start
-            _start = _Start(original, _wrap(original))
-            threading.Thread.start = _start.wrapped  # type: ignore[method-assign, assignment]
-        elif not _entered and _start is not None and threading.Thread.start is _start.wrapped:
+            # An exception may have come in the middle of this, here or below.
+            if _start is None or original is _start.original:
+                _start = _Start(original, _wrap(original))
+                threading.Thread.start = _start.wrapped  # type: ignore[method-assign, assignment]
+        elif _start is not None and threading.Thread.start is _start.wrapped:
             threading.Thread.start = _start.original  # type: ignore[method-assign, assignment]
             # Otherwise someone else has wrapped it since: ours stays below theirs, does nothing, and is used again.
             _start = None
