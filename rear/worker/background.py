@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,12 @@ class BackgroundThread:
         self._bell = Bell()
         self._beaten = self._synced = 0.0
         self._answered_flushes: set[str] = set()
+        self._identity = 0
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the thread that asks."""
+        return self._identity == threading.get_ident()
 
     @property
     def has_started(self) -> bool:
@@ -66,8 +73,10 @@ class BackgroundThread:
         self._thread.join()
 
     def _work(self) -> None:
+        self._identity = threading.get_ident()
         while not self.stopping:
-            self._try(functools.partial(self._worker.run_alone, self._run))
+            self._try(self._run)
+        self._worker.log.tell()
 
     def _run(self) -> None:
         worker = self._worker

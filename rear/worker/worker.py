@@ -247,8 +247,12 @@ class Worker:
             self.log.tell()
 
     def _is_inside(self) -> bool:
-        """Whether this thread is in the middle of something here: its locks tell, which no exception leaves taken."""
-        return bool(self._lock._is_owned() or self._prover.lock._is_owned())  # type: ignore[attr-defined]
+        """Whether this thread is in the middle of something here: its locks tell, which no exception leaves taken.
+
+        The background thread always is: it beats without these locks, and with that of a journal.
+        """
+        owns_lock = self._lock._is_owned() or self._prover.lock._is_owned()  # type: ignore[attr-defined]
+        return owns_lock or self._background.is_current
 
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
