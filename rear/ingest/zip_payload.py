@@ -16,7 +16,7 @@ from rear.zip.archive import Archive
 from rear.zip.codecs import DEFLATED, STORED, ZSTANDARD
 from rear.zip.headers import CentralEntry
 from rear.zip.member_data import raw_bytes
-from rear.zip.payload import Payload, payload_of_file
+from rear.zip.payload import Payload, RangePayload, payload_of_file
 
 _KEPT_METHODS: Final = frozenset({STORED, DEFLATED, ZSTANDARD})
 """What workers write. Others are compressed anew: some need flags in the header, all need rarer readers."""
@@ -70,33 +70,6 @@ class OpenZip:
             raise SourceError(f"{self.stamp.path} was written to while it was read")
 
 
-class RawPayload(Payload):
-    """Held nowhere but in the Zip that it comes from.
-
-    Args:
-        source: the open Zip.
-        start: where the compressed bytes begin in it.
-        method: how they are compressed.
-        crc: CRC-32 of the plain bytes.
-        compressed_size: how many there are.
-        size: how many plain bytes.
-    """
-
-    __slots__ = ("_source", "_start")
-
-    def __init__(self, source: OpenZip, start: int, *, method: int, crc: int, compressed_size: int, size: int) -> None:
-        super().__init__(method, crc, compressed_size, size)
-        self._source: OpenZip | None = source
-        self._start = start
-
-    def chunks(self) -> Iterator[bytes]:
-        if self._source is not None:
-            yield from self._source.pieces(self._start, self.compressed_size)
-
-    def close(self) -> None:
-        self._source = None
-
-
 def payload_of_member(archive: Archive, entry: CentralEntry, content: OpenZip) -> Payload:
     """Return the bytes of a member, as they are compressed where workers write that method.
 
@@ -113,9 +86,7 @@ def payload_of_member(archive: Archive, entry: CentralEntry, content: OpenZip) -
     if entry.method in _KEPT_METHODS:
         start = archive.directory.prefix + entry.offset + archive.local_header(entry).length
         if compressed_size > _IN_MEMORY_BYTES:
-            return RawPayload(
-                content, start, method=entry.method, crc=entry.crc, compressed_size=compressed_size, size=size
-            )
+            return RangePayload(content, start, entry.method, entry.crc, compressed_size, size)
         return Payload(entry.method, entry.crc, compressed_size, size, archive.window.read_on(start, compressed_size))
     with tempfile.TemporaryFile(prefix="rear-") as file:
         for piece in archive.read(entry):

@@ -125,6 +125,8 @@ class PairCheck:
             return
         # To be taken over makes the temp archive go missing as well.
         self._claims.check_kept(claimed)
+        if claimed.state == "crashed" and self.has_grown(claimed):
+            raise RearError("its worker was taken for gone, and is writing to it")
         elsewhere = self.second_copies.written_later(claimed, [append for append, _ in bad])
         self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
         rescue = Rescue(claimed, descriptor, storage=self._storage)
@@ -261,6 +263,11 @@ class PairCheck:
     def has_failed(self, claimed: ClaimedPair) -> bool:
         """Whether a pair could not be checked to its end."""
         return claimed.name in self._failed
+
+    def has_grown(self, claimed: ClaimedPair) -> bool:
+        """Whether its worker has written to its journal since that was read."""
+        size = self._storage.size_of(claimed.folder / f"{claimed.pair.stem}.journal")
+        return not claimed.is_final and size > claimed.journal.length
 
     def has_remains(self, claimed: ClaimedPair) -> bool:
         """Whether a checked pair holds, or its journal held, what is accounted for nowhere."""

@@ -1,9 +1,10 @@
-"""The JSON report that a scavenge or a check leaves in the base, when it did something or found something."""
+"""What a scavenge did: its totals, and the JSON report that it leaves in the base, as a check does."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from rear.core.layout import Layout
 from rear.core.problems import Problem
 from rear.core.storage import Storage, opened
-from rear.events import Event, Merged, Refused
+from rear.events import Event, Finished, Merged, Planned, Refused
 
 VERSION: Final = 1
 _IN_ONE_SECOND: Final = 4
@@ -68,6 +69,40 @@ class Report:
         storage.make_directories(layout.reports)
         storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
         return path.relative_to(layout.base).as_posix()
+
+
+class Totals:
+    """Adds the events of a scavenge up."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._archives: set[str] = set()
+        self._members = self._size_bytes = self._duplicates = 0
+
+    def add(self, event: Event) -> None:
+        self._counts[event.kind] += 1
+        if isinstance(event, Merged):
+            self._archives.add(event.archive)
+            self._members += event.members
+            self._size_bytes += event.size_bytes
+        elif isinstance(event, Planned):
+            self._duplicates += event.duplicates
+
+    def summary(self, report: str | None = None) -> Finished:
+        """Return the totals so far."""
+        counts = self._counts
+        return Finished(
+            members=self._members,
+            size_bytes=self._size_bytes,
+            archives=len(self._archives),
+            renamed=counts["renamed"],
+            duplicates=self._duplicates,
+            torn=counts["torn"],
+            lost=counts["lost"] + counts["damaged"],
+            refused=counts["refused"],
+            left_alone=counts["left_alone"],
+            report=report,
+        )
 
 
 class ReportSummary(NamedTuple):

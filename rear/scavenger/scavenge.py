@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,9 +29,7 @@ from rear.events import (
     JournalDamaged,
     JournalRebuilt,
     LeftAlone,
-    Merged,
     NothingYet,
-    Planned,
     Refused,
     RoundStarted,
     Started,
@@ -52,7 +49,7 @@ from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
 from rear.scavenger.recovery import Recovery
-from rear.scavenger.report import Report, report_refused
+from rear.scavenger.report import Report, Totals, report_refused
 from rear.scavenger.rollover import Cap, roll_over
 
 if TYPE_CHECKING:
@@ -136,7 +133,7 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
         yield NothingYet(str(layout.base))
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
         return
-    totals = _Totals()
+    totals = Totals()
     liveness = Liveness(options.assume_dead)
     if options.dry_run:
         for event in preview(layout, on_conflict=options.on_conflict, liveness=liveness, storage=storage):
@@ -187,40 +184,6 @@ def _leadership(
                 raise
             yield Advanced("waiting")
             time.sleep(min(error.wait_seconds, _WAIT_POLL_SECONDS))
-
-
-class _Totals:
-    """Adds the events of a scavenge up."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._archives: set[str] = set()
-        self._members = self._size_bytes = self._duplicates = 0
-
-    def add(self, event: Event) -> None:
-        self._counts[event.kind] += 1
-        if isinstance(event, Merged):
-            self._archives.add(event.archive)
-            self._members += event.members
-            self._size_bytes += event.size_bytes
-        elif isinstance(event, Planned):
-            self._duplicates += event.duplicates
-
-    def summary(self, report: str | None = None) -> Finished:
-        """Return the totals so far."""
-        counts = self._counts
-        return Finished(
-            members=self._members,
-            size_bytes=self._size_bytes,
-            archives=len(self._archives),
-            renamed=counts["renamed"],
-            duplicates=self._duplicates,
-            torn=counts["torn"],
-            lost=counts["lost"] + counts["damaged"],
-            refused=counts["refused"],
-            left_alone=counts["left_alone"],
-            report=report,
-        )
 
 
 class Scavenge:
@@ -282,26 +245,29 @@ class Scavenge:
         """Merge what leaders before had claimed, and what waits; `recover` has to come first."""
         deadline = None
         while True:
-            unseen: list[LeftAlone] = []
-            waiting = len(self._adopted) + self._inbox.count()
-            items = itertools.chain(self._adopted, self._claims.exhumed(), self._inbox.waiting())
-            for event in seldom_collected(self._work_off(items, waiting)):
-                if isinstance(event, LeftAlone) and event.wait_seconds is not None:
-                    unseen.append(event)
+            left: list[LeftAlone | Refused] = []
+            for event in self._merge_once():
+                if self._options.wait and isinstance(event, (LeftAlone, Refused)):
+                    left.append(event)
                 else:
                     yield event
-            left = max((event.wait_seconds or 0.0 for event in unseen), default=0.0)
+            seconds = max((one.wait_seconds or 0.0 for one in left if isinstance(one, LeftAlone)), default=0.0)
             # Who shows a sign of life meanwhile is not waited for again.
-            deadline = deadline or self._storage.uptime() + left + _WAIT_POLL_SECONDS
-            if not unseen or not self._options.wait or self._storage.uptime() >= deadline:
+            deadline = deadline or self._storage.uptime() + seconds + _WAIT_POLL_SECONDS
+            if not seconds or self._storage.uptime() >= deadline:
                 break
-            self._adopted = []
             yield Advanced("waiting")
-            time.sleep(min(left, _WAIT_POLL_SECONDS))
-        yield from unseen
+            time.sleep(min(seconds, _WAIT_POLL_SECONDS))
+        yield from left
         self._claims.finish()
         for name in sorted(self._liveness.unused):
             yield Refused(name, "assumed dead as asked, but no temp archive waits for a host or worker of that name")
+
+    def _merge_once(self) -> Generator[Event, None, None]:
+        adopted, self._adopted = self._adopted, []
+        waiting = len(adopted) + self._inbox.count()
+        items = itertools.chain(adopted, self._claims.exhumed(), self._inbox.waiting())
+        return seldom_collected(self._work_off(items, waiting))
 
     def _work_off(
         self, items: Iterable[ClaimedPair | Pair | Orphan | Event], waiting: int
@@ -435,7 +401,7 @@ class Scavenge:
                 self._claims.release(claimed)
             return
         damage = claimed.journal.damage
-        if claimed.state != "stale" and salvage.has_remains(claimed):
+        if claimed.state != "stale" and salvage.has_remains(claimed) and not salvage.has_grown(claimed):
             yield from salvage.put_away_remains(claimed)
             return
         self._claims.clear(claimed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from rear.core.source_file import SourceStamp, compare_stamps, open_source, source_pieces, verify_unchanged, with_path
 from rear.core.storage import LOCAL, Storage
@@ -101,6 +101,13 @@ class _SourcePayload(Payload):
             raise SourceError(f"{stamp.path} has other content than before: CRC {crc:08x}, was {self.crc:08x}")
 
 
+class Ranges(Protocol):
+    """A file that payloads are read from."""
+
+    def pieces(self, start: int, length: int, /) -> Iterator[bytes]:
+        """Yield the bytes of a range in pieces of bounded length."""
+
+
 class SharedFile:
     """A file that payloads are read from, open until the last of them is gone."""
 
@@ -118,13 +125,13 @@ class SharedFile:
 
 
 class RangePayload(Payload):
-    """Held in a range of a file, compressed as it is to be written."""
+    """Held nowhere but in a range of a file, compressed as it is to be written."""
 
     __slots__ = ("_file", "_start")
 
-    def __init__(self, file: SharedFile, start: int, method: int, crc: int, compressed_size: int, size: int) -> None:
+    def __init__(self, file: Ranges, start: int, method: int, crc: int, compressed_size: int, size: int) -> None:
         super().__init__(method, crc, compressed_size, size)
-        self._file: SharedFile | None = file
+        self._file: Ranges | None = file
         self._start = start
 
     def chunks(self) -> Iterator[bytes]:

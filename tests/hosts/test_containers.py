@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bases import check_base, found_in, of_kind, put, scavenge, unfinished_graves
+from bases import check_base, found_in, of_kind, put, scavenge, unfinished_graves, write
 from pairs import see_nobody
 from programs import rear_command, run_rear, wait_for
 
@@ -21,7 +23,7 @@ from rear.core.layout import Layout
 from rear.core.liveness import Observations, is_running, this_process
 from rear.core.storage import Storage
 from rear.errors import NotLeaderError
-from rear.events import LeftAlone
+from rear.events import LeftAlone, Refused
 from rear.scavenger.leader import Leadership
 
 WRITER = """
@@ -229,6 +231,79 @@ def test_a_worker_that_was_taken_for_dead_finds_out_when_its_pair_ends(
     check_base(base, written)
 
 
+class HalfWritten(Storage):
+    """Stops in the middle of the bytes of one member."""
+
+    def __init__(self) -> None:
+        self.is_half, self.goes_on = threading.Event(), threading.Event()
+
+    def write(self, descriptor: int, buffers: Any, offset: int) -> int:
+        if len(buffers) == 2 and len(buffers[1]) == 5000:
+            super().write(descriptor, [buffers[0], buffers[1][:100]], offset)
+            self.is_half.set()
+            assert self.goes_on.wait(30)
+        return super().write(descriptor, buffers, offset)
+
+
+class Meanwhile(Storage):
+    """Lets a worker beat when its claimed temp archive is opened."""
+
+    def __init__(self, beat: Callable[[], object]) -> None:
+        self.beat = beat
+
+    def open(self, path: Any, **options: Any) -> int:
+        if "/claims/" in str(path) and str(path).endswith(".zip"):
+            self.beat()
+        return super().open(path, **options)
+
+
+def test_a_worker_that_is_taken_for_dead_in_the_middle_of_a_write_is_left_alone_when_it_beats(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = HalfWritten()
+    fs = rear.rear_fs(base, storage=storage, compression="stored")
+    put(fs, "ar.zip/before", b"before")
+    writing = threading.Thread(target=put, args=(fs, "ar.zip/half", b"h" * 5000))
+    writing.start()
+    assert storage.is_half.wait(30)
+    pair = fs._worker.current_pair
+    assert pair is not None
+    with monkeypatch.context() as blind:
+        see_all_dead(blind)
+        (refused,) = of_kind(scavenge(base, storage=Meanwhile(pair.beat)), Refused)
+    assert "is writing to it" in refused.reason
+    assert list((base / ".rear" / "inbox").rglob("*.journal"))
+    storage.goes_on.set()
+    writing.join()
+    fs.close()
+    scavenge(base)
+    check_base(base, {"ar.zip/before": b"before", "ar.zip/half": b"h" * 5000})
+
+
+def test_a_lock_of_nobody_behind_a_blank_record_is_waited_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before passed it over, and ended in good order."""
+    monkeypatch.setattr("rear.scavenger.leader.LEASE_SECONDS", 0.5)
+    write(base, {"ar.zip/a": b"a"})
+    Layout(base).lock.touch()
+
+    class Locked(Storage):
+        def try_lock(self, descriptor: int) -> bool:
+            return False
+
+    for _ in range(2):
+        with pytest.raises(NotLeaderError, match="is being scavenged"):
+            scavenge(base, storage=Locked())
+    time.sleep(0.6)
+    scavenge(base, storage=Locked())
+    check_base(base, {"ar.zip/a": b"a"})
+
+
+def test_a_clock_without_a_boot_id_adds_up(look: Callable[..., float]) -> None:
+    assert look(None, 0, host="here") == 0
+    assert look(None, 10, host="here") == 10
+    assert look(None, 70, host="here") == 70
+
+
 def test_a_pair_waits_a_lease_in_the_graveyard_also_where_its_worker_is_seen_to_be_gone(base: Path) -> None:
     worker = start_writer(base, 3, within=[], lease=1.0)
     read_until(worker, "written")
@@ -276,9 +351,9 @@ class Elsewhere(Storage):
 def look(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
     """Look for a sign of life, on a machine, at a time of its clock, and remember."""
 
-    def look(boot: str, uptime: float, beat: str = "1") -> float:
+    def look(boot: str | None, uptime: float, beat: str = "1", *, host: str = "") -> float:
         with monkeypatch.context() as patch:
-            here = this_process()._replace(boot_id=boot, host=os.urandom(4).hex())
+            here = this_process()._replace(boot_id=boot, host=host or os.urandom(4).hex())
             patch.setattr("rear.core.liveness.this_process", lambda: here)
             observations = Observations(Layout(base), topic="workers", storage=Elsewhere(uptime))
             seconds = observations.unchanged_seconds("worker", beat)
