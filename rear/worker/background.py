@@ -74,9 +74,13 @@ class BackgroundThread:
 
     def _work(self) -> None:
         self._identity = threading.get_ident()
-        while not self.stopping:
-            self._try(self._run)
-        self._worker.log.tell()
+        try:
+            while not self.stopping:
+                self._try(self._run)
+            self._worker.log.tell()
+        finally:
+            # The next thread may get the same number.
+            self._identity = 0
 
     def _run(self) -> None:
         worker = self._worker
