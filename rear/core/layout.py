@@ -15,7 +15,7 @@ from pathlib import Path
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage, StrPath
-from rear.errors import BaseError, PathError, RearError
+from rear.errors import BaseError, PathError
 
 PAIR_SUFFIXES = ("journal", "zip", "merged")
 """Files of one pair. The journal is first: whoever renames it owns the pair."""
@@ -157,27 +157,30 @@ def check_inside(layout: Layout, path: Path) -> None:
     """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
 
     Raises:
-        RearError: it leads elsewhere; the message says where.
+        PathError: it leads elsewhere; the message says where.
     """
     base = os.path.realpath(layout.base)
     folder = os.path.realpath(path.parent)
     if folder != base and not folder.startswith(base.rstrip("/") + "/"):
-        raise RearError(f"its folder {path.parent} leads out of the base, to {folder}")
+        raise PathError(f"{path} is outside of the base {base}: a link leads its folder to {folder}")
     state = os.path.realpath(layout.state)
     if folder == state or folder.startswith(f"{state}/"):
-        raise RearError(f"its folder {path.parent} leads to {folder}, which rear keeps for itself")
+        raise PathError(f"{path} cannot be an archive: its folder leads to {folder}, which rear keeps for itself")
 
 
 def check_owner(layout: Layout, path: Path) -> None:
-    """Refuse an archive of another base: the nearest ``.rear`` above an archive owns it, links in its path resolved.
+    """Refuse an archive outside of a base, or of another one: the nearest ``.rear`` above an archive owns it.
+
+    Links in its path are resolved.
 
     Raises:
-        PathError: another base owns it; the message says which.
+        PathError: it lies elsewhere, or another base owns it; the message says where, or which.
         OSError: a folder cannot be looked at.
     """
+    check_inside(layout, path)
     base, folder = Path(os.path.realpath(layout.base)), Path(os.path.realpath(path.parent))
     for owner in (folder, *folder.parents):
-        if owner == base or not owner.is_relative_to(base):
+        if owner == base:
             return
         if is_directory(owner / STATE):
             raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")

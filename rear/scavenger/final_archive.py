@@ -10,7 +10,7 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 
-from rear.core.layout import Layout, check_inside, check_owner, look_anew
+from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.storage import Storage, opened
 from rear.errors import FormatError, ZipFormatError
 from rear.index.index import Index, IndexRow
@@ -53,7 +53,6 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
         RearError, OSError: it cannot be used.
     """
     path = layout.archive(archive)
-    check_inside(layout, path)
     check_owner(layout, path)
     look_anew(path, storage=storage)
     with ExitStack() as stack:

@@ -36,6 +36,14 @@ def test_the_nearest_base_owns_an_archive(outer: Path) -> None:
                 fs.open(target, "w")
             with pytest.raises(PathError, match=r"belongs to the base .*job1"):
                 fs.pickup(outer / "ar.zip", target)
+    elsewhere = outer.parent / "elsewhere"
+    elsewhere.mkdir()
+    os.symlink(elsewhere, outer / "away")
+    os.symlink(outer / ".rear", outer / "state")
+    with rear.rear_fs(outer) as fs:
+        for target, what in (("away/ar.zip/a", "is outside of the base"), ("state/ar.zip/a", "keeps for itself")):
+            with pytest.raises(PathError, match=what):
+                fs.open(target, "w")
     with pytest.raises(PathError, match="belongs to the base"):
         rear.sweep(outer.parent, into="job1/ar.zip", base=outer)
     (outer.parent / "file").write_text("x")
