@@ -194,6 +194,14 @@ def base_above(path: str) -> str | None:
     return None
 
 
+def state_above(path: str) -> str | None:
+    """Return the base in whose own state, below ``.rear``, a file or folder lies that is given without links."""
+    base = base_above(path)
+    if base is None or os.path.relpath(path, base).split("/")[0].casefold() != STATE:
+        return None
+    return base
+
+
 def layout_of(base: StrPath) -> Layout:
     """Return the layout of a base that is there.
 

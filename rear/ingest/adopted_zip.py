@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, state_above
 from rear.core.names import Target, check_name, split_target
 from rear.core.source_file import describe_kind, stamp_of
 from rear.core.storage import Storage
@@ -123,8 +123,8 @@ class MemberTargets:
         mode = os.stat(name).st_mode
         if not stat.S_ISREG(mode):
             raise UsageError(f"it is {describe_kind(mode)}: name Zip files")
-        if os.path.realpath(name).startswith(os.path.realpath(self._layout.state) + "/"):
-            raise UsageError("it belongs to rear itself: rear scavenge merges it")
+        if (base := state_above(os.path.realpath(name))) is not None:
+            raise UsageError(f"it belongs to rear itself: rear scavenge {base} merges it")
 
     def is_mere_folder(self, entry: CentralEntry) -> bool:
         """Whether an entry is the folder of a final archive, or the root of one: nothing that has to be kept."""

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rear.core.layout import base_above
+from rear.core.layout import base_above, state_above
 from rear.core.log import warn
 from rear.core.names import STATE, check_name
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
@@ -128,10 +128,9 @@ def _base_of(source: str) -> str | None:
         SourceError: the source lies in what rear keeps for itself.
     """
     path = os.path.realpath(source)
-    base = base_above(path)
-    if base is not None and os.path.relpath(path, base).split("/")[0].casefold() == STATE:
+    if (base := state_above(path)) is not None:
         raise SourceError(f"{source} lies in {base}/{STATE}, which rear keeps for itself")
-    return base
+    return base_above(path)
 
 
 def _checked_mode(path: str, mode: int) -> int:

@@ -265,7 +265,9 @@ def test_no_archive_is_adopted_into_itself(base: Path, tmp_path: Path) -> None:
         with fs.open("ar.zip/b", "w"):
             pass
         [temp] = (base / ".rear/inbox").rglob("*.zip")
-        assert "rear itself" in of_kind(adopt(temp, base=base, delete=True), Refused)[0].reason
+        for taker in (base, tmp_path / "another base"):
+            assert "rear itself" in of_kind(adopt(temp, base=taker, into="c.zip", delete=True), Refused)[0].reason
+        assert temp.exists()
 
 
 def test_wrong_use(base: Path, tmp_path: Path) -> None:
