@@ -98,6 +98,7 @@ OWN_FILES = {
     "cli.demo_workers": {"open"},  # what others made, to be picked up
     "cli.__init__": {"open"},  # /dev/null in place of closed descriptors
     "cli.lenient_stream": {"open"},  # /dev/null in place of a closed pipe
+    "diagnostics.openmetrics": {"open"},  # a device or FIFO that the user names
     # Asks for what the seam does by other means when it is refused.
     "diagnostics.data_probes": {"open", "fsync", "copy_file_range"},
     # Removes its folder below descriptors, so that no link leads it elsewhere.

@@ -23,10 +23,14 @@ missing_tools() {
     done
 }
 
-# Debian packages without which the environment cannot be made. zipfile-deflate64 has a wheel for CPython 3.10 alone, so
-# pip compiles it: that needs a compiler and Python's headers.
+# Debian packages without which the environment cannot be made, or not all of it. zipfile-deflate64 has a wheel for
+# CPython 3.10 alone, so pip compiles it: that needs a compiler and Python's headers.
 missing_packages() {
     "$python" -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+    missing_for_deflate64
+}
+
+missing_for_deflate64() {
     command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || echo gcc libc6-dev
     [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || echo python3-dev
 }
@@ -48,9 +52,13 @@ up_to_date() { # stamp fingerprint
     [ -e "$1" ] && [ "$(<"$1")" = "$2" ]
 }
 
+pip_try() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >"$venv/pip.log" 2>&1 </dev/null
+}
+
 pip_install() {
-    local log=$venv/pip.log
-    if ! "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >"$log" 2>&1 </dev/null; then
+    if ! pip_try "$@"; then
+        local log=$venv/pip.log
         tail -n 25 "$log" >&2
         local packages
         packages=$(missing_packages | xargs)
@@ -76,6 +84,8 @@ make_environment() {
             rm -rf -- "$venv"
             "$python" -m venv "$venv" >&2
             pip_install -e "$root"
+            pip_try -e "$root[deflate64]" ||
+                say "going on without Deflate64, an old kind of compression: apt install $(missing_for_deflate64 | xargs), and remove .venv"
             printf '%s\n' "$wanted" >"$base"
         fi
         if [ $# != 0 ] && ! up_to_date "$extra" "$wanted"; then

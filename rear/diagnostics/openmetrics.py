@@ -143,6 +143,8 @@ def _last_scavenge(status: BaseStatus) -> Iterator[Family]:
 def write_file(path: StrPath, text: str, *, storage: Storage = LOCAL) -> None:
     """Write metrics as a whole, for all to read: who reads the file sees the old text or the new one.
 
+    What a symbolic link leads to is written; into a device or a FIFO, the text itself.
+
     Args:
         path: of the file; the node exporter reads those that end in ``.prom``.
         text: of the metrics.
@@ -154,7 +156,14 @@ def write_file(path: StrPath, text: str, *, storage: Storage = LOCAL) -> None:
     """
     if os.path.isdir(path):
         raise UsageError(f"{os.fspath(path)} is a folder: name a file, such as rear.prom in it")
-    fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
+    if os.path.exists(path) and not os.path.isfile(path):
+        # A device or a FIFO (/dev/stdout) takes what is written; a file in its place would break what else uses it.
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    # A link stays one: what it leads to is written anew.
+    path = os.path.realpath(path)
+    fresh = f"{path}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
     try:
         with created(fresh, storage) as descriptor:
             storage.write(descriptor, [text.encode()], 0)

@@ -403,8 +403,8 @@ def _deflate64() -> Any:
     check = zipfile._check_compression  # type: ignore[attr-defined]
     try:
         from zipfile_deflate64 import deflate64
-    except ImportError as error:
-        raise UnsupportedError(f"no codec for deflate64: {error}") from None
+    except ImportError:
+        raise UnsupportedError("deflate64 needs the extra: pip install 'rear[deflate64]'") from None
     finally:
         zipfile._check_compression = check  # type: ignore[attr-defined]
     return deflate64

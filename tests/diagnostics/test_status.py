@@ -386,6 +386,21 @@ def test_a_metrics_file_that_cannot_be_written_leaves_nothing_behind(used: Path,
     assert run_rear("status", used, "--openmetrics", tmp_path / "none/rear.prom").returncode == 3
 
 
+def test_metrics_go_where_a_link_leads_and_into_a_fifo(tmp_path: Path) -> None:
+    """A device or a FIFO is written to, and never replaced by a file."""
+    target, link, fifo = tmp_path / "rear.prom", tmp_path / "link", tmp_path / "fifo"
+    link.symlink_to(target)
+    os.mkfifo(fifo)
+    write_file(link, "metrics")
+    assert link.is_symlink()
+    assert target.read_text() == "metrics"
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(fifo, "metrics")
+    assert os.read(reading, 100) == b"metrics"
+    os.close(reading)
+    assert fifo.is_fifo()
+
+
 # --- watching -----------------------------------------------------------------------------------------------------
 
 

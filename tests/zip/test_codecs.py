@@ -15,6 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import run_code
+from zoo import needs_deflate64
 
 from rear.errors import UnsupportedError, UsageError, ZipFormatError
 from rear.zip import codecs
@@ -43,6 +44,13 @@ STREAMS = {
     ZSTANDARD: zstandard.compress(PLAIN),
 }
 STRICT = [DEFLATED, DEFLATE64, BZIP2]
+
+
+@pytest.fixture(autouse=True)
+def codec(request: pytest.FixtureRequest) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    if "deflate64" in request.node.name or (callspec and callspec.params.get("method") == DEFLATE64):
+        needs_deflate64()
 
 
 def plain_of(method: int, chunks: Iterable[bytes]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 from rear.core.version import __version__
 
 _PACKAGES: Final = ("isal", "msgspec", "zipfile-deflate64", "sqlite-utils", "rich", "typer", "zstandard", "distributed")
-_EXTRAS: Final = {"zstandard": "zstd", "distributed": "dask"}
+_EXTRAS: Final = {"zipfile-deflate64": "deflate64", "zstandard": "zstd", "distributed": "dask"}
 """What an extra of rear brings; the others are always there."""
 
 
