@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import bz2
+import importlib.util
 import io
 import lzma
 import os
@@ -283,6 +284,8 @@ def _info_zip(contents: Mapping[str, bytes], variant: str) -> bytes:
 
 def _seven_zip(contents: Mapping[str, bytes], variant: str) -> bytes:
     method = {"deflate64": "Deflate64", "bzip2": "BZip2", "lzma": "LZMA", "ppmd": "PPMd"}.get(variant, "Deflate")
+    if variant == "deflate64" and importlib.util.find_spec("zipfile_deflate64") is None:
+        raise MissingProgramError("what it writes is read with the extra rear[deflate64], which is not installed")
     options = {"encrypted": [f"-p{PASSWORD}"], "aes": [f"-p{PASSWORD}", "-mem=AES256"]}.get(variant, [])
     with tempfile.TemporaryDirectory() as folder:
         tree, target = write_tree(Path(folder, "tree"), contents), Path(folder, "made.zip")
