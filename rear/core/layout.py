@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
+from rear.core.source_file import describe_kind
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, PathError, RearError
 
@@ -181,6 +182,29 @@ def check_owner(layout: Layout, path: Path) -> None:
             return
         if is_directory(owner / STATE):
             raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
+
+
+def check_place(layout: Layout, archive: str) -> None:
+    """Refuse an archive into which no scavenger could merge: what is acknowledged for it would wait for ever.
+
+    Raises:
+        PathError: another base owns it, a link leads out of the base, or what is there is no file.
+        OSError: a folder cannot be looked at.
+    """
+    path = layout.archive(archive)
+    check_owner(layout, path)
+    try:
+        check_inside(layout, path)
+        mode = os.stat(path).st_mode
+    except NotADirectoryError:
+        raise PathError(f"{path} cannot be an archive: a folder of its path is a file") from None
+    except OSError:
+        # Most often it is not there yet.
+        return
+    except RearError as error:
+        raise PathError(f"{path} cannot be an archive: {error}") from None
+    if not stat.S_ISREG(mode):
+        raise PathError(f"{path} cannot be an archive: there is {describe_kind(mode)}")
 
 
 def base_above(path: str) -> str | None:

@@ -681,7 +681,7 @@ def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
 
 def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: Path, base: Path) -> None:
     with Leadership(Layout(base)):
-        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "1s")
+        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "0")
         assert done.returncode == 1
         assert "being scavenged by process" in done.stderr
         assert files_in(spool) == FILES
