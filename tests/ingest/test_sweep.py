@@ -28,13 +28,12 @@ from zips import flip
 
 import rear
 from rear.core.layout import Layout
-from rear.core.names import Target
+from rear.core.names import Target, split_into
 from rear.core.storage import Storage
 from rear.errors import BaseError, PathError, UsageError
 from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDeleted, SourceLeft, Swept, Waiting
 from rear.index.index import Index
 from rear.ingest import sweep as sweeper
-from rear.ingest.sweep import split_into
 from rear.read.view import open_committed
 from rear.scavenger.leader import Leadership
 from rear.worker.worker import Worker
