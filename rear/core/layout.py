@@ -6,6 +6,7 @@ processes left in the base. Both are checked before they become a path, so that 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -196,10 +197,10 @@ def check_place(layout: Layout, archive: str) -> None:
     try:
         check_inside(layout, path)
         mode = os.stat(path).st_mode
-    except NotADirectoryError:
-        raise PathError(f"{path} cannot be an archive: a folder of its path is a file") from None
-    except OSError:
-        # Most often it is not there yet.
+    except OSError as error:
+        # A base that cannot be made is told of where it is made; most often the archive is not there yet.
+        if error.errno == errno.ENOTDIR and os.path.isdir(layout.base):
+            raise PathError(f"{path} cannot be an archive: a folder of its path is a file") from None
         return
     except RearError as error:
         raise PathError(f"{path} cannot be an archive: {error}") from None

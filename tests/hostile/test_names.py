@@ -191,6 +191,30 @@ def test_names_that_are_too_long_for_this_file_system(base: Path, tmp_path: Path
     assert Result("cat", f"{base}/ar.zip/{'z' * 256}").out == "long"
 
 
+ARCHIVES = [
+    "-rf/ar.zip", "~/ar.zip", " /ar.zip", ".zip", ".hidden/.ar.zip", "._ar.zip", ".nfs0001.zip", "con.zip", "q:/ar.zip",
+    "AR.ZIP", "ar.zip", "ar-1.zip", "a:b.zip", "\u202e.zip", "e\u0301.zip", "%0A.zip", "lost+found/ar.zip",
+    ".DS_Store/ar.zip", "ar.zip.zip", "a.zip~/ar.zip", "x*[c].zip", "n" * 236 + ".zip", "d/" * 508 + "ar.zip",
+]  # fmt: skip
+
+
+def test_good_paths_of_archives(base: Path, tmp_path: Path) -> None:
+    """They are merged, found by their index, and clean, also where a path is longer than SQLite takes."""
+    for round_number in range(2):
+        write(base, {f"{archive}/{round_number}": archive.encode() for archive in ARCHIVES})
+        assert not [event for event in scavenge(base) if event.severity != "info"]
+    done = run_rear("fsck", base)
+    assert (done.returncode, "clean" in done.stderr + done.stdout) == (0, True), done.stderr
+    found = rear.find(base, "1")
+    assert sorted(member.archive for member in found) == sorted(f"{base}/{archive}" for archive in ARCHIVES)
+    assert (found.unindexed, found.errors) == ([], [])
+    (tmp_path / "file").write_bytes(b"x")
+    for archive in ARCHIVES:
+        assert Result("cat", f"{base}/{archive}/1").out.encode() == archive.encode()
+        assert Result("put", tmp_path / "file", f"{base}/{archive}/put").status == 0
+    shutil.rmtree(base / "d", ignore_errors=True)
+
+
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
 def test_a_name_whose_folder_is_a_file(names: tuple[str, str], base: Path, tmp_path: Path) -> None:
     """Both are kept and read; a folder has place for one of the two at a time."""
