@@ -189,14 +189,14 @@ def check_place(layout: Layout, archive: str) -> None:
     """Refuse an archive into which no scavenger could merge: what is acknowledged for it would wait for ever.
 
     Raises:
-        PathError: another base owns it, a link leads out of the base, or what is there is no file.
+        PathError: another base owns it, a link leads out of the base, or what is there is no file, but a link or else.
         OSError: a folder cannot be looked at.
     """
     path = layout.archive(archive)
     check_owner(layout, path)
     try:
         check_inside(layout, path)
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except OSError as error:
         # A base that cannot be made is told of where it is made; most often the archive is not there yet.
         if error.errno == errno.ENOTDIR and os.path.isdir(layout.base):
