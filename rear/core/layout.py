@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from rear.core.names import STATE, check_archive, is_safe_component
@@ -22,6 +23,8 @@ from rear.errors import BaseError, PathError, RearError
 PAIR_SUFFIXES = ("journal", "zip", "merged")
 """Files of one pair. The journal is first: whoever renames it owns the pair."""
 
+_LISTED_LIMIT = 1_000
+"""So many names of a folder are looked at for what is in the place of an archive; a scavenger refuses the rest."""
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
 
 
@@ -196,9 +199,12 @@ def check_place(layout: Layout, archive: str) -> None:
     check_owner(layout, path)
     try:
         check_inside(layout, path)
-        mode = os.lstat(path).st_mode
+        # A look for its name, where it is missing, would make NFS go on saying so when a scavenger has made it.
+        with os.scandir(path.parent) as items:
+            item = next((item for item in islice(items, _LISTED_LIMIT) if item.name == path.name), None)
+            mode = stat.S_IFREG if item is None else item.stat(follow_symlinks=False).st_mode
     except OSError as error:
-        # A base that cannot be made is told of where it is made; most often the archive is not there yet.
+        # A base that cannot be made is told of where it is made; most often the folder is not there yet.
         if error.errno == errno.ENOTDIR and os.path.isdir(layout.base):
             raise PathError(f"{path} cannot be an archive: a folder of its path is a file") from None
         return

@@ -48,8 +48,8 @@ BAD = [
 BAD_TARGETS = [
     "ar.z\u0131p/x", "ar.Z\u0130P/x", "x/x", ".rear/ar.zip/x", ".REAR/ar.zip/x", "sub/.rear/ar.zip/x",
     "sub/.Rear/a/ar.zip/x", "folder.zip/x", "folder.zip/ar.zip/x", "file/ar.zip/x", "file/deep/ar.zip/x",
-    "link/ar.zip/x", "pipe.zip/x", "dangling.zip/x", "n" * 241 + ".zip/x", "n/" * 600 + "ar.zip/x", "a\\b.zip/x", "a\n.zip/x",
-    "../ar.zip/x", "/ar.zip/x",
+    "link/ar.zip/x", "pipe.zip/x", "dangling.zip/x", "n" * 241 + ".zip/x", "n/" * 600 + "ar.zip/x",
+    "a\\b.zip/x", "a\n.zip/x", "../ar.zip/x", "/ar.zip/x",
 ]  # fmt: skip
 
 
