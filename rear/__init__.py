@@ -19,6 +19,7 @@ from rear.errors import RearError
 from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
 
 if TYPE_CHECKING:
+    from rear.core.escaped_names import escape_name, unescape_name
     from rear.ingest.adopt import adopt
     from rear.ingest.sweep import sweep
     from rear.read.find import FoundMember, Search, find
@@ -33,18 +34,21 @@ _WHERE = {
     "Path": "rear.read.path",
     "Search": "rear.read.find",
     "adopt": "rear.ingest.adopt",
+    "escape_name": "rear.core.escaped_names",
     "find": "rear.read.find",
     "open_archive": "rear.read.members",
     "open_in_process": "rear.worker.pools",
     "scavenge": "rear.scavenger.scavenge",
     "scavengerd": "rear.scavenger.daemon",
     "sweep": "rear.ingest.sweep",
+    "unescape_name": "rear.core.escaped_names",
 }
 """Names that only some programs need, and where they are: imported when they are first used."""
 
 __all__ = [
-    "FoundMember", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "find", "open_archive",
-    "open_in_process", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
+    "FoundMember", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "escape_name", "find",
+    "open_archive", "open_in_process", "rear_fs", "rear_open", "rear_pickup", "scavenge", "scavengerd", "sweep",
+    "unescape_name",
 ]  # fmt: skip
 
 

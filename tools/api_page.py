@@ -13,6 +13,7 @@ PUBLIC: Final = {
     "Write": [("rear", ["rear_fs", "rear_open", "rear_pickup"])],
     "Merge": [("rear", ["scavenge", "scavengerd", "sweep"]), ("rear.fsck", ["fsck"])],
     "Read": [("rear", ["find", "Search", "FoundMember"]), ("rear.index", ["IndexRow"])],
+    "Names of files": [("rear", ["escape_name", "unescape_name"])],
     "Logs": [("rear.logging", ["RearHandler"])],
     "In pools and clusters": [("rear", ["open_in_process"]), ("rear.dask", ["RearPlugin"])],
 }

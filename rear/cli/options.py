@@ -40,6 +40,14 @@ AssumeDead = Annotated[
     ),
 ]
 Meta = Annotated[list[str] | None, valued("KEY=VALUE", "Metadata of each member. Repeatable.")]
+EscapeNames = Annotated[
+    bool,
+    flag(
+        "Archive what no member name can hold (a line end, a backslash, a byte that is no UTF-8) as %0A, %5C, %FF; "
+        "rear get --unescape-names takes that back.",
+        "--escape-names",
+    ),
+]
 Compression = Annotated[str | None, valued("METHOD", "deflate, stored or zstd.", default="deflate")]
 
 # ---- how it is shown
@@ -59,18 +67,21 @@ def style_of(*, plain: bool, json: bool, quiet: bool) -> str:
 # ---- durations, sizes and times, as people write them
 
 
-def seconds(text: str) -> float:
-    """Return a duration such as ``30``, ``30s``, ``5m``, ``2h`` or ``1d`` in seconds."""
+def seconds(text: str, *, zero: bool = False) -> float:
+    """Return a duration such as ``30``, ``30s``, ``5m``, ``2h`` or ``1d`` in seconds; ``zero``: it may be 0."""
     try:
-        return parse_seconds(text)
+        return parse_seconds(text, zero=zero)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-def size_bytes(text: str | None) -> int | None:
-    """Return a size such as ``1000``, ``500M`` or ``50G`` (powers of 1024) in bytes; ``None`` where none is given."""
+def size_bytes(text: str | None, *, zero: bool = False) -> int | None:
+    """Return a size such as ``1000``, ``500M`` or ``50G`` (powers of 1024) in bytes; ``None`` where none is given.
+
+    ``zero``: it may be 0.
+    """
     try:
-        return None if text is None else parse_size_bytes(text)
+        return None if text is None else parse_size_bytes(text, zero=zero)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rear.core.layout import Layout, find_base
+from rear.core.layout import Layout, base_above, find_base
+from rear.core.names import check_archive
 from rear.core.records import Metadata
 from rear.errors import UsageError
 
@@ -27,7 +28,8 @@ def place_of(target: str, base: str | None) -> Place:
         base: the base, which need not exist.
 
     Raises:
-        UsageError: the target names no archive; it is not below the base; or nothing above it is a base.
+        UsageError: the target names no archive, or one that no base can have; it is not below the base; or nothing
+            above it is a base.
     """
     if base is not None:
         if not os.path.isabs(target):
@@ -43,12 +45,25 @@ def place_of(target: str, base: str | None) -> Place:
         if archive.lower().endswith(".zip") and not os.path.isdir(archive):
             found = find_base(archive)
             if found is None:
+                _check_in_base(archive)
                 # Not the archive's own folder by guess: of two bases, one within the other, nobody scavenges the inner.
                 raise UsageError(
                     f"no folder above {archive!r} is a base yet: name the one that is to be it, with --base"
                 )
             return Place(str(found[0].base), found[1] + target[end:])
-    raise UsageError(f"{target!r} names no archive: no part ends in '.zip'")
+    raise UsageError(f"{target!r} names no archive: no part ends in '.zip', or only folders do")
+
+
+def _check_in_base(archive: str) -> None:
+    """Say why an archive below a base is none of its.
+
+    Raises:
+        PathError: no base can have it.
+    """
+    path = os.path.abspath(archive)
+    base = base_above(os.path.dirname(path))
+    if base is not None:
+        check_archive(os.path.relpath(path, base))
 
 
 def metadata_of(pairs: Sequence[str]) -> Metadata | None:

@@ -6,20 +6,25 @@ processes left in the base. Both are checked before they become a path, so that 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
+from rear.core.source_file import describe_kind
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, PathError
 
 PAIR_SUFFIXES = ("journal", "zip", "merged")
 """Files of one pair. The journal is first: whoever renames it owns the pair."""
 
+_LISTED_LIMIT = 1_000
+"""So many names of a folder are looked at for what is in the place of an archive; a scavenger refuses the rest."""
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
 
 
@@ -184,6 +189,29 @@ def check_owner(layout: Layout, path: Path) -> None:
             return
         if is_directory(owner / STATE):
             raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
+
+
+def check_place(layout: Layout, archive: str) -> None:
+    """Refuse an archive into which no scavenger could merge: what is acknowledged for it would wait for ever.
+
+    Raises:
+        PathError: another base owns it, a link leads out of the base, or what is there is no file, but a link or else.
+        OSError: a folder cannot be looked at.
+    """
+    path = layout.archive(archive)
+    check_owner(layout, path)
+    try:
+        # A look for its name, where it is missing, would make NFS go on saying so when a scavenger has made it.
+        with os.scandir(path.parent) as items:
+            item = next((item for item in islice(items, _LISTED_LIMIT) if item.name == path.name), None)
+            mode = stat.S_IFREG if item is None else item.stat(follow_symlinks=False).st_mode
+    except OSError as error:
+        # A base that cannot be made is told of where it is made; most often the folder is not there yet.
+        if error.errno == errno.ENOTDIR and os.path.isdir(layout.base):
+            raise PathError(f"{path} cannot be an archive: a folder of its path is a file") from None
+        return
+    if not stat.S_ISREG(mode):
+        raise PathError(f"{path} cannot be an archive: there is {describe_kind(mode)}")
 
 
 def base_above(path: str) -> str | None:

@@ -27,7 +27,8 @@ _PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0
 _PLAIN_PART = re.compile(r"[!-\-0-\[\]-~][ -.0-\[\]-~]*")
 _PLAIN_NAME_LIMIT_BYTES = 4096
 _KNOWN_FOLDERS_LIMIT = 2_000
-_ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE)
+#: Of ASCII: without that ``ı`` and ``İ`` would be the ``i`` of ``.zip`` here, and nowhere else.
+ARCHIVE_PART = re.compile(r"\.zip\Z", re.IGNORECASE | re.ASCII)
 #: NFS, macOS, FUSE, SMB, AFS, NetApp, Windows and file managers leave such in any folder.
 _LITTER = re.compile(
     r"\.(nfs|fuse_hidden|smbdelete|__afs)[0-9A-Za-z]+|\._.*|\.(DS_Store|directory|snapshots?|zfs|Trash.*|hidden)"
@@ -44,7 +45,8 @@ class Target(NamedTuple):
     name: str
 
 
-def _describe(path: str) -> str:
+def describe(path: str) -> str:
+    """Return a path or name for a message, shortened in its middle where it is long."""
     shown = path if len(path) <= 120 else f"{path[:80]}…{path[-30:]}"
     return repr(shown)
 
@@ -59,22 +61,22 @@ def check_relative_path(path: str) -> list[str]:
     if not path:
         raise PathError("the path is empty")
     if path[0] == "/":
-        raise PathError(f"{_describe(path)} is absolute: paths are relative to the base")
+        raise PathError(f"{describe(path)} is absolute: paths are relative to the base")
     found = _BACKSLASH_OR_CONTROL.search(path)
     if found:
         character = found.group()
         if character == "\\":
-            raise PathError(f"{_describe(path)} has a backslash: parts are separated by '/'")
+            raise PathError(f"{describe(path)} has a backslash: parts are separated by '/'")
         if "\ud800" <= character <= "\udfff":
-            raise PathError(f"{_describe(path)} cannot be encoded in UTF-8")
+            raise PathError(f"{describe(path)} cannot be encoded in UTF-8")
         name = "NUL" if character == "\0" else f"control character U+{ord(character):04X}"
-        raise PathError(f"{_describe(path)} has a {name} at position {found.start()}")
+        raise PathError(f"{describe(path)} has a {name} at position {found.start()}")
     parts = path.split("/")
     for part in parts:
         if part == "":
-            raise PathError(f"{_describe(path)} has an empty part ('//' or a '/' at its end)")
+            raise PathError(f"{describe(path)} has an empty part ('//' or a '/' at its end)")
         if part in (".", ".."):
-            raise PathError(f"{_describe(path)} has a part {part!r}: name the place itself")
+            raise PathError(f"{describe(path)} has a part {part!r}: name the place itself")
     return parts
 
 
@@ -94,12 +96,12 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     if not isinstance(text, str):
         raise PathError(f"{text!r} is not text")
     parts = check_relative_path(text)
-    position = next((number for number, part in enumerate(parts) if _ARCHIVE_PART.search(part)), None)
+    position = next((number for number, part in enumerate(parts) if ARCHIVE_PART.search(part)), None)
     if position is None:
-        raise PathError(f"{_describe(text)} names no archive: no part ends in '.zip'")
+        raise PathError(f"{describe(text)} names no archive: no part ends in '.zip'")
     archive, name = "/".join(parts[: position + 1]), "/".join(parts[position + 1 :])
     if not name:
-        raise PathError(f"{_describe(text)} names an archive, but no member in it")
+        raise PathError(f"{describe(text)} names an archive, but no member in it")
     check_archive(archive)
     _check_name_length(name)
     if len(text) <= _PLAIN_NAME_LIMIT_BYTES:
@@ -142,6 +144,13 @@ def check_name(name: str) -> None:
     _check_name_length(name)
 
 
+def undotted(name: str) -> str:
+    """Return a name without the ``./`` that bsdtar writes before names; of the folder itself nothing is left."""
+    while name.startswith("./"):
+        name = name[2:]
+    return "" if name == "." else name
+
+
 def are_plain_names(names: Sequence[str]) -> bool:
     """Whether names need no closer look by `check_name`, as nearly all; many are looked at as if they were one path."""
     path = "/".join(names)
@@ -159,7 +168,7 @@ def are_plain_names(names: Sequence[str]) -> bool:
 
 def _check_name_length(name: str) -> None:
     if len(name) * 4 > NAME_LIMIT_BYTES and len(name.encode()) > NAME_LIMIT_BYTES:
-        raise PathError(f"the member name {_describe(name)} is longer than {NAME_LIMIT_BYTES:,} bytes in UTF-8")
+        raise PathError(f"the member name {describe(name)} is longer than {NAME_LIMIT_BYTES:,} bytes in UTF-8")
 
 
 @lru_cache(maxsize=1024)  # a worker writes a million files into a few archives
@@ -170,16 +179,17 @@ def check_archive(archive: str) -> None:
         PathError: see `check_relative_path`; or the path is reserved, too long, or names no ``.zip``.
     """
     parts = check_relative_path(archive)
-    if not _ARCHIVE_PART.search(parts[-1]) or any(_ARCHIVE_PART.search(part) for part in parts[:-1]):
-        raise PathError(f"{_describe(archive)} is not the path of an archive: its last part alone has to end in '.zip'")
-    if parts[0].casefold() == STATE:
-        raise PathError(f"{_describe(archive)} begins with {STATE!r}, which rear keeps for itself")
+    if not ARCHIVE_PART.search(parts[-1]) or any(ARCHIVE_PART.search(part) for part in parts[:-1]):
+        raise PathError(f"{describe(archive)} is not the path of an archive: its last part alone has to end in '.zip'")
+    # At any depth: the folder around it would be a base of its own.
+    if any(part.casefold() == STATE for part in parts):
+        raise PathError(f"{describe(archive)} has a part {STATE!r}, which rear keeps for itself")
     if len(archive.encode()) > ARCHIVE_LIMIT_BYTES:
-        raise PathError(f"the archive's path {_describe(archive)} is longer than {ARCHIVE_LIMIT_BYTES:,} bytes")
+        raise PathError(f"the archive's path {describe(archive)} is longer than {ARCHIVE_LIMIT_BYTES:,} bytes")
     for part in parts:
         if len(part.encode()) > COMPONENT_LIMIT_BYTES:
             raise PathError(
-                f"the part {_describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
+                f"the part {describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
             )
 
 

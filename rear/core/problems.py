@@ -82,9 +82,11 @@ _KINDS: Final = {
         "The archive is rebuilt: bytes belong to one member at most.",
     ),
     "member-unsafe-name": (
-        "A name is absolute, has a `..` or a drive letter, or holds NUL: extracted carelessly, it would be written "
-        "elsewhere. Names that are only unusual (a backslash, a control character, `//`) are noted.",
-        "None: a name is part of what was archived. `rear get` refuses such members, `rear cat` shows them.",
+        "A name is absolute, has a `..` or a drive letter and a backslash, or holds NUL: extracted carelessly, it "
+        "would be written elsewhere. Names that are only unusual (a backslash, a control character, `//`), or unsafe "
+        "on Windows alone (`C:/x`), are noted.",
+        "None: a name is part of what was archived. `rear get` refuses such members, save for `C:/x`; `rear cat` "
+        "shows them.",
     ),
     "member-duplicate-name": (
         "Several members have one name; most programs show the last one alone. rear itself never writes that: "

@@ -102,26 +102,26 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def parse_seconds(text: str) -> float:
-    """Return a duration such as ``30``, ``30s``, ``5m``, ``2h`` or ``1d`` in seconds.
+def parse_seconds(text: str, *, zero: bool = False) -> float:
+    """Return a duration such as ``30``, ``30s``, ``5m``, ``2h`` or ``1d`` in seconds; ``zero``: it may be 0.
 
     Raises:
         UsageError: it is none.
     """
-    return _parse(text, _SECONDS, "", "duration: write 30s, 5m, 2h or 1d")
+    return _parse(text, _SECONDS, "", "duration: write 30s, 5m, 2h or 1d", zero=zero)
 
 
-def parse_size_bytes(text: str) -> int:
-    """Return a size such as ``1000``, ``500M`` or ``50G`` (powers of 1024) in bytes.
+def parse_size_bytes(text: str, *, zero: bool = False) -> int:
+    """Return a size such as ``1000``, ``500M`` or ``50G`` (powers of 1024) in bytes; ``zero``: it may be 0.
 
     Raises:
         UsageError: it is none.
     """
-    return int(_parse(text, _BYTES, "(?:i?b)?", "size: write 1000, 500M or 50G"))
+    return int(_parse(text, _BYTES, "(?:i?b)?", "size: write 1000, 500M or 50G", zero=zero))
 
 
-def _parse(text: str, units: Mapping[str, int], after: str, advice: str) -> float:
+def _parse(text: str, units: Mapping[str, int], after: str, advice: str, *, zero: bool) -> float:
     found = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?)([{''.join(units)}]?){after}", text.strip().lower())
-    if found is None or float(found[1]) <= 0:
+    if found is None or not (zero or float(found[1])):
         raise UsageError(f"{text!r} is no {advice}")
     return float(found[1]) * units[found[2]]

@@ -31,7 +31,7 @@ from rear.zip.member_ends import member_end, sound_ends, verify
 
 DETAILED_LIMIT: Final = 100_000
 """So many overlaps, and so many names that may occur twice, are looked at one by one; the rest is only counted."""
-_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+_DRIVE: Final = re.compile(r"[A-Za-z]:([\\/])")
 
 
 def inspect_steps(
@@ -89,7 +89,7 @@ def escape_of(name: str) -> str | None:
         return "it holds NUL"
     if name.startswith(("/", "\\")):
         return "it is absolute"
-    if _DRIVE.match(name):
+    if (drive := _DRIVE.match(name)) and drive[1] == "\\":
         return "it begins with a drive letter"
     if ".." in name and ".." in re.split(r"[/\\]", name):
         return "it has a part '..'"
@@ -169,8 +169,8 @@ class _Inspection:
         except PathError as error:
             escape, oddity = escape_of(name), str(error)
         else:
-            # A colon is nothing special to us, but it is to other systems.
-            escape, oddity = ("it begins with a drive letter" if _DRIVE.match(name) else None), ""
+            # Where rear runs it stays inside like others; on other systems it does not.
+            escape, oddity = None, f"{name!r:.200} begins with a drive letter" if _DRIVE.match(name) else ""
         if escape is not None:
             return [self._about("member-unsafe-name", entry, f"{name!r:.200}: {escape}", "left")]
         # bsdtar writes "./name".

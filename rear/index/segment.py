@@ -14,12 +14,16 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
 from rear.core.records import Metadata
+from rear.core.storage import LOCAL, created, opened
 from rear.errors import IndexFormatError
 
 SCHEMA_VERSION: Final = 1
@@ -30,6 +34,8 @@ ROW_LIMIT_BYTES: Final = 1 << 20
 """Largest row: a name and metadata at their limits fit. A forged segment cannot make a reader take more memory."""
 INTEGER_LIMIT: Final = (1 << 63) - 1
 """Largest number that SQLite holds; a forged Zip64 archive may claim larger ones."""
+PATH_LIMIT_BYTES: Final = 500
+"""SQLite opens no path of 512 bytes (MAX_PATHNAME in its os_unix.c)."""
 PART_SUFFIX: Final = ".part"
 BELOW_LIMIT: Final = 1_000
 """More segments below one another are damage; compaction keeps about ten."""
@@ -162,9 +168,20 @@ def translated(error: Exception, path: Path) -> Exception:
     return IndexFormatError(f"{path}: {error}")
 
 
-def uri_of(path: Path) -> str:
+@contextmanager
+def uri_of(path: Path) -> Iterator[str]:
+    """Yield the URI by which SQLite opens a segment, in this block; where its path is too long for it, of a copy."""
     # As bytes: the base may have a name that is no UTF-8.
-    return f"file:{quote(os.fsencode(path))}?immutable=1"
+    text = os.fsencode(path)
+    if len(text) < PATH_LIMIT_BYTES:
+        yield f"file:{quote(text)}?immutable=1"
+        return
+    # What is open needs its name no longer.
+    with tempfile.TemporaryDirectory(prefix="rear-index-") as folder:
+        copy = Path(folder, path.name)
+        with opened(path, LOCAL) as source, created(copy, LOCAL) as target:
+            LOCAL.copy_range(source, target, source_start=0, target_start=0, length=LOCAL.size(source))
+        yield f"file:{quote(os.fsencode(copy))}?immutable=1"
 
 
 def connect(database: str) -> sqlite3.Connection:

@@ -124,7 +124,8 @@ def read_segment(path: Path, *, storage: Storage = LOCAL) -> Segment:
     """
     _check_file(path, storage)
     try:
-        connection = connect(uri_of(path))
+        with uri_of(path) as uri:
+            connection = connect(uri)
         try:
             return _read_segment(connection, path)
         finally:
@@ -177,7 +178,8 @@ class SegmentReader(Connected):
         self._segment = segment
         self._hidden = ""
         try:
-            self._connection = connect(uri_of(segment.path))
+            with uri_of(segment.path) as uri:
+                self._connection = connect(uri)
         except READ_ERRORS as error:
             raise translated(error, segment.path) from error
         try:

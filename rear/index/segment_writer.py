@@ -159,7 +159,8 @@ class SegmentWriter(Connected):
     def absorb(self, path: Path, *, members: int) -> None:
         """Add the rows of a segment, that many, which is newer than all that was added so far."""
         try:
-            self._connection.execute("ATTACH ? AS other", (uri_of(path),))
+            with uri_of(path) as uri:
+                self._connection.execute("ATTACH ? AS other", (uri,))
             self._connection.execute(
                 "INSERT INTO gone SELECT name, target_start, (SELECT coalesce(max(rowid), 0) FROM main.members)"
                 " FROM other.removed"

@@ -15,8 +15,8 @@ from contextlib import ExitStack, closing
 from hashlib import blake2b
 from typing import Final
 
+from rear.core.escaped_names import member_folder
 from rear.core.layout import Layout
-from rear.core.names import Target, split_into
 from rear.core.problems import CATALOG
 from rear.core.storage import LOCAL, Storage, StrPath, created, opened
 from rear.errors import NotAZipError, RearError, SourceError
@@ -49,6 +49,7 @@ def adopt(
     into: StrPath | None = None,
     delete: bool = False,
     wait_seconds: float = 60.0,
+    escape_names: bool = False,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Bring members of Zips into final archives, and yield what happens.
@@ -65,6 +66,8 @@ def adopt(
             belong, by names like ``ar.zip/name``, as in temp archives of the original program.
         delete: remove each Zip of which all is committed and was read back.
         wait_seconds: how long to wait, all in all, for another scavenger.
+        escape_names: archive what no name of rear's can hold (a control character, a backslash, a byte that is no
+            UTF-8) as ``%0A``, in ``into`` too: see `rear.escape_name`.
         storage: the file system.
 
     Raises:
@@ -76,19 +79,20 @@ def adopt(
     """
     check_seconds("wait_seconds", wait_seconds)
     layout = base_to_fill(base)
-    target = None if into is None else split_into(into)
+    target = None if into is None else member_folder(into, escape=escape_names)
     names = [os.path.abspath(os.fsdecode(source)) for source in sources]
-    return _Adoption(layout, target, delete, wait_seconds, storage).events(names)
+    targets = MemberTargets(layout, target, escape_names=escape_names, storage=storage)
+    return _Adoption(layout, targets, delete, wait_seconds, storage).events(names)
 
 
 class _Adoption:
     """The steps of one adoption."""
 
     def __init__(
-        self, layout: Layout, into: Target | None, delete: bool, wait_seconds: float, storage: Storage
+        self, layout: Layout, targets: MemberTargets, delete: bool, wait_seconds: float, storage: Storage
     ) -> None:
         self._layout = layout
-        self._targets = MemberTargets(layout, into, storage=storage)
+        self._targets = targets
         self._delete = delete
         self._storage = storage
         options = options_for(layout, verify=True, storage=storage)
@@ -293,7 +297,7 @@ class _Copies:
         """
         if self._worker is None:
             self._worker = Worker(self._layout, storage=self._storage)
-        self._worker.check_owner(member.target.archive)
+        self._worker.check_place(member.target.archive)
         origin = archive.origin(entry)
         self._worker.append(
             member.target,

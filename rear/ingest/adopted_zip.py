@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rear.core.escaped_names import member_name, member_target
 from rear.core.layout import Layout, state_above
-from rear.core.names import Target, check_name, split_target
+from rear.core.names import Target, undotted
 from rear.core.source_file import describe_kind, stamp_of
 from rear.core.storage import Storage
 from rear.errors import SourceError, UsageError
@@ -105,12 +106,14 @@ class MemberTargets:
     Args:
         layout: the base.
         into: archive and prefix for all of them; ``None`` if their own names say it, as ``ar.zip/name``.
+        escape_names: escape what no name of ours can hold.
         storage: the file system.
     """
 
-    def __init__(self, layout: Layout, into: Target | None, *, storage: Storage) -> None:
+    def __init__(self, layout: Layout, into: Target | None, *, escape_names: bool = False, storage: Storage) -> None:
         self._layout = layout
         self._into = into
+        self._escape_names = escape_names
         self._storage = storage
 
     def check_source(self, name: str) -> None:
@@ -128,6 +131,8 @@ class MemberTargets:
 
     def is_mere_folder(self, entry: CentralEntry) -> bool:
         """Whether an entry is the folder of a final archive, or the root of one: nothing that has to be kept."""
+        if entry.is_directory and not undotted(entry.name.rstrip("/")):
+            return True
         above = entry.name.rstrip("/").lower().split("/")[:-1]
         return self._into is None and entry.is_directory and not any(part.endswith(".zip") for part in above)
 
@@ -140,13 +145,13 @@ class MemberTargets:
         mode = mode_of(entry)
         if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
             raise UsageError("it is a device, a FIFO or a socket")
-        slash = "/" * entry.is_directory
+        name, escape = undotted(entry.name), self._escape_names
         if self._into is None:
-            target = split_target(entry.name.removesuffix(slash) if slash else entry.name)
-            target = target._replace(name=target.name + slash)
+            slash = "/" * entry.is_directory
+            target = member_target(name.removesuffix(slash) if slash else name, escape=escape)
+            target = target._replace(name=member_name(slash, escape=False, prefix=target.name))
         else:
-            target = Target(self._into.archive, self._into.name + entry.name)
-        check_name(target.name)
+            target = Target(self._into.archive, member_name(name, escape=escape, prefix=self._into.name))
         if target.archive not in source.archives:
             self._check_apart(source, target.archive)
             source.archives.add(target.archive)

@@ -21,8 +21,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, NamedTuple
 
+from rear.core.escaped_names import member_target
 from rear.core.layout import Layout
-from rear.core.names import split_target
 from rear.core.records import Metadata
 from rear.core.storage import LOCAL
 from rear.errors import BaseError, RearError
@@ -69,6 +69,7 @@ class Job:
         metadata: of all members, beside ``exit_status``.
         compression: as for `rear_fs`.
         pass_through: write what the command prints to the own standard output and error as well.
+        escape_names: as for `RearFs.pickup`.
 
     Raises:
         PathError: ``folder`` is none in an archive.
@@ -86,16 +87,18 @@ class Job:
         metadata: Metadata | None = None,
         compression: str | None = None,
         pass_through: bool = True,
+        escape_names: bool = False,
     ) -> None:
-        split_target(f"{folder}/run.json")
+        member_target(f"{folder}/run.json", escape=escape_names)
         self._command = list(command)
         self._folder = folder
         self._metadata = metadata or {}
         self._pass_through = pass_through
+        self._escape_names = escape_names
         _check_writable(base)
         # Before the command runs for days: what is wrong with these is said here.
         self._fs = RearFs(base, compression=compression)
-        self._fs.pickup("/", f"{folder}/run.json", metadata=self._metadata).discard()
+        self._fs.pickup("/", f"{folder}/run.json", metadata=self._metadata, escape_names=escape_names).discard()
         self._own_output = output is None
         self._failures: list[RearError | OSError] = []
         self._spool = ""
@@ -202,7 +205,12 @@ class Job:
     def _pick_up(self, source: str, name: str, metadata: Metadata, *, keep: bool = False) -> None:
         try:
             self._fs.pickup(
-                source, f"{self._folder}/{name}", metadata=metadata, keep=keep, on_refused=self._failures.append
+                source,
+                f"{self._folder}/{name}",
+                metadata=metadata,
+                keep=keep,
+                on_refused=self._failures.append,
+                escape_names=self._escape_names,
             ).close()
         except (RearError, OSError) as error:
             self._failures.append(error)

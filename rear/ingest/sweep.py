@@ -14,8 +14,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from rear.core.layout import Layout, check_owner
-from rear.core.names import Target, check_name, split_into
+from rear.core.escaped_names import escape_name, member_folder, member_name
+from rear.core.layout import Layout, check_place
+from rear.core.names import Target
 from rear.core.records import recorded_time_ns
 from rear.core.storage import LOCAL, Storage, StrPath
 from rear.errors import PathError, SourceError
@@ -46,6 +47,7 @@ class SweepOptions:
     dry_run: bool = False
     wait_seconds: float = 60.0
     select: Callable[[str], bool] | None = None
+    escape_names: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("older_than_seconds", self.older_than_seconds)
@@ -88,6 +90,7 @@ def sweep(
     verify: bool | None = None,
     max_size: int | None = None,
     max_members: int | None = None,
+    escape_names: bool = False,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Archive the files below a directory that the index of a final archive does not know, and yield what happens.
@@ -108,6 +111,8 @@ def sweep(
         verify: as for `rear.scavenge`.
         max_size: as for `rear.scavenge`.
         max_members: as for `rear.scavenge`.
+        escape_names: archive what no name can hold (a control character, a backslash, a byte that is no UTF-8) as
+            ``%0A``, in ``into`` too: see `rear.escape_name`.
         storage: the file system.
 
     Raises:
@@ -117,10 +122,10 @@ def sweep(
         NotArchivedError: files could not be brought to stable storage; all sources are in place.
         OSError: the directory cannot be read, or the base cannot be written.
     """
-    target = split_into(into)
-    options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select)
+    target = member_folder(into, escape=escape_names)
+    options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select, escape_names)
     layout = base_to_fill(base)
-    check_owner(layout, layout.archive(target.archive))
+    check_place(layout, target.archive)
     merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()
 
@@ -148,7 +153,8 @@ class _Sweep:
         self._totals = _Totals()
 
     def _name_of(self, source: SourceEntry) -> str:
-        return self._target.name + source.relative
+        # Of those that `_why_not` has let pass.
+        return self._target.name + (escape_name(source.relative) if self._options.escape_names else source.relative)
 
     def events(self) -> Iterator[Event]:
         with SourceTree(self._directory, self._layout, storage=self._storage) as tree:
@@ -188,7 +194,7 @@ class _Sweep:
         if limit and time.time() - source.stamp.mtime_ns / 1e9 < limit:
             return SourceLeft(source.path, f"changed less than {limit:g} s ago")
         try:
-            check_name(self._name_of(source))
+            member_name(source.relative, escape=self._options.escape_names, prefix=self._target.name)
         except PathError as error:
             return Refused(source.path, f"it cannot become a member: {error}; left as it is")
         return None

@@ -173,7 +173,7 @@ class RearFs:
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         if target.archive not in self._worker.own_archives:
-            self._worker.check_owner(target.archive)
+            self._worker.check_place(target.archive)
         name, files = os.fspath(path), self._files
         file: MemberFile | TextMemberFile
         if mode == "wb" and encoding is errors is newline is None:
@@ -199,6 +199,7 @@ class RearFs:
         metadata: Metadata | None = None,
         keep: bool = False,
         on_refused: Callable[[RearError | OSError], object] | None = None,
+        escape_names: bool = False,
     ) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
@@ -214,6 +215,8 @@ class RearFs:
             keep: copy, and leave the source where it is.
             on_refused: is told of each file below a directory that cannot be archived: a FIFO, a name that no member
                 can have, what may not be read. It stays, the rest is archived. Without it one such file is an error.
+            escape_names: archive what no name can hold (a control character, a backslash, a byte that is no UTF-8) as
+                ``%0A``, in ``path`` and below a directory: see `rear.escape_name`.
 
         Raises:
             PathError: as for `open`.
@@ -223,10 +226,11 @@ class RearFs:
         read.
         """
         # Most programs pick up nothing.
+        from rear.core.escaped_names import member_target
         from rear.worker.pickup import Pickup
 
-        target = split_target(path)
-        self._worker.check_owner(target.archive)
+        target = member_target(path, escape=escape_names)
+        self._worker.check_place(target.archive)
         kept = None if metadata is None else _check_metadata(metadata)
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:
@@ -243,6 +247,7 @@ class RearFs:
             sink=sink,
             keep=keep,
             on_refused=on_refused,
+            escape_names=escape_names,
         )
 
     def sync(self) -> None:
@@ -410,7 +415,15 @@ def rear_open(
     return system._open(path, mode, encoding, errors, newline, metadata)
 
 
-def rear_pickup(source: StrPath, path: StrPath, *, metadata: Metadata | None = None, keep: bool = False) -> Pickup:
+def rear_pickup(
+    source: StrPath,
+    path: StrPath,
+    *,
+    metadata: Metadata | None = None,
+    keep: bool = False,
+    on_refused: Callable[[RearError | OSError], object] | None = None,
+    escape_names: bool = False,
+) -> Pickup:
     """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see
     `RearFs.pickup`.
 
@@ -418,4 +431,4 @@ def rear_pickup(source: StrPath, path: StrPath, *, metadata: Metadata | None = N
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.pickup(source, path, metadata=metadata, keep=keep)
+    return system.pickup(source, path, metadata=metadata, keep=keep, on_refused=on_refused, escape_names=escape_names)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rear.core.escaped_names import member_name
 from rear.core.layout import base_above, state_above
 from rear.core.log import warn
 from rear.core.names import STATE, check_name
@@ -45,7 +46,14 @@ Refusal = Callable[[RearError | OSError], object]
 """Is told why one file of a tree is left where it is, while the rest is archived."""
 
 
-def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refusal | None = None) -> list[SourceFile]:
+def collect(
+    source: str,
+    name: str = "",
+    *,
+    keep: bool = True,
+    on_refused: Refusal | None = None,
+    escape_names: bool = False,
+) -> list[SourceFile]:
     """Return what a pickup of ``source`` would archive, sorted; nothing is changed.
 
     A base of rear in a tree is left out, and said to be.
@@ -56,6 +64,7 @@ def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refus
         keep: the source is not to be removed; otherwise a ``.zip`` file in a base is left out, too: it counts as a
             final archive.
         on_refused: is told of each thing below a directory that cannot be archived; without it that is raised.
+        escape_names: escape what no name can hold, below the directory: see `rear.core.escaped_names`.
 
     Raises:
         SourceError: the source is missing or a symbolic link, or it is or holds a FIFO, socket or device; or rear keeps
@@ -87,8 +96,8 @@ def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refus
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
             if not entries and prefix + relative:
-                check_name(prefix + relative)
-                found.append(SourceFile(folder, prefix + relative, relative, status.st_mtime_ns, status.st_mode))
+                inner = member_name(relative, escape=escape_names, prefix=prefix)
+                found.append(SourceFile(folder, inner, relative, status.st_mtime_ns, status.st_mode))
         except (PathError, OSError) as error:
             if on_refused is None or not relative:
                 raise
@@ -105,7 +114,7 @@ def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refus
                     else:
                         below.append((entry.path, f"{inner}/", status))
                     continue
-                check_name(prefix + inner)
+                member = member_name(inner, escape=escape_names, prefix=prefix)
                 mode = _checked_mode(entry.path, status.st_mode)
             except (RearError, OSError) as error:
                 if on_refused is None:
@@ -115,7 +124,7 @@ def collect(source: str, name: str = "", *, keep: bool = True, on_refused: Refus
             if base is not None and not keep and entry.name.lower().endswith(".zip"):
                 warn("%s counts as a final archive of the base %s: it is left out", entry.path, base)
                 continue
-            found.append(SourceFile(entry.path, prefix + inner, inner, status.st_mtime_ns, mode))
+            found.append(SourceFile(entry.path, member, inner, status.st_mtime_ns, mode))
         folders += reversed(below)
     found.sort(key=lambda file: file.name)
     return found
@@ -174,6 +183,7 @@ class Pickup:
         keep: never remove the source.
         on_refused: is told of each file below a directory that cannot be archived and stays; the rest is archived.
             Without it one such file ends the pickup.
+        escape_names: escape what no name can hold, below the directory.
 
     Attributes:
         archived: what is acknowledged so far.
@@ -193,12 +203,14 @@ class Pickup:
         sink: Sink,
         keep: bool = False,
         on_refused: Refusal | None = None,
+        escape_names: bool = False,
     ) -> None:
         self.source = _absolute(source)
         self.name = name
         self.archived: list[SourceFile] = []
         self._keep = keep
         self._on_refused = on_refused
+        self._escape_names = escape_names
         self._method = method
         self._spool_size = spool_size
         self._success_only = success_only
@@ -231,7 +243,9 @@ class Pickup:
         self._ended = True
         if self._process != os.getpid():
             return
-        files = collect(self.source, self.name, keep=self._keep, on_refused=self._on_refused)
+        files = collect(
+            self.source, self.name, keep=self._keep, on_refused=self._on_refused, escape_names=self._escape_names
+        )
         removal = None if self._keep else _Removal(len(files), _folders(self.source, files))
         if removal is not None and not files:
             removal.finish()

@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from rear.core.layout import Layout, check_owner
+from rear.core.layout import Layout, check_place
 from rear.core.log import LaterLog
 from rear.core.names import Target
 from rear.core.records import Metadata
@@ -279,16 +279,16 @@ class Worker:
             raise
         item.payload.close()
 
-    def check_owner(self, archive: str) -> None:
-        """Refuse an archive that belongs to another base, which lies in this one.
+    def check_place(self, archive: str) -> None:
+        """Refuse an archive that another base owns, or into which no scavenger could merge.
 
         Raises:
-            PathError: it does; the message says to which.
+            PathError: see `rear.core.layout.check_place`.
             OSError: that cannot be found out.
         """
         if archive in self.own_archives:
             return
-        check_owner(self.layout, self.layout.archive(archive))
+        check_place(self.layout, archive)
         if len(self.own_archives) >= _OWN_ARCHIVES_LIMIT:
             self.own_archives.clear()
         self.own_archives.add(archive)

@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final
 
-from rear.core.names import check_relative_path
+from rear.core.escaped_names import unescape_name
+from rear.core.names import check_relative_path, undotted
 from rear.core.storage import StrPath
 from rear.errors import ExtractionError, PathError
 from rear.zip.archive import Archive
@@ -27,6 +29,8 @@ from rear.zip.headers import CentralEntry
 LINK_LIMIT_BYTES: Final = 4096
 """Longest target of a symbolic link (Linux's PATH_MAX)."""
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+#: Elsewhere a colon is a letter like others.
+_HAS_DRIVES: Final = sys.platform in ("win32", "cygwin", "msys")
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _REFUSALS: Final = frozenset(
     {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS, errno.EIO}
@@ -41,6 +45,7 @@ class Extraction:
         folder: made with its parents if it does not exist; it alone may be reached through links.
         force: replace files that are there already.
         strip: leave out so many leading parts of the names; members with no more parts than that are skipped.
+        unescape_names: write files under the names that `rear.core.escaped_names` has escaped.
         on_written: called with the number of bytes of each piece of a file's content that was written.
 
     Raises:
@@ -53,12 +58,14 @@ class Extraction:
         *,
         force: bool = False,
         strip: int = 0,
+        unescape_names: bool = False,
         on_written: Callable[[int], object] | None = None,
     ) -> None:
         os.makedirs(folder, exist_ok=True)
         self._root = os.open(folder, _DIRECTORY)
         self._force = force
         self._strip = strip
+        self._unescape_names = unescape_names
         self._on_written = on_written
         self._parent: tuple[list[str], int] = ([], self._root)
         self._made: set[tuple[str, ...]] = set()
@@ -120,11 +127,8 @@ class Extraction:
 
     def _parts(self, name: str) -> list[str]:
         """Return the checked parts of a member's name, none when it is skipped."""
-        # bsdtar writes "./name".
-        path = name.removesuffix("/")
-        while path.startswith("./"):
-            path = path[2:]
-        if path in (".", ""):
+        path = undotted(name.removesuffix("/"))
+        if not path:
             if name.startswith("/") or not name:
                 raise ExtractionError(f"unsafe name {name!r}")
             return []
@@ -132,9 +136,11 @@ class Extraction:
             parts = check_relative_path(path)
         except PathError as error:
             raise ExtractionError(f"unsafe name: {error}") from None
-        if _DRIVE.match(parts[0]):
+        if _HAS_DRIVES and _DRIVE.match(parts[0]):
             raise ExtractionError(f"unsafe name: {name!r:.200} begins with a drive letter")
-        return parts[self._strip :]
+        parts = parts[self._strip :]
+        # Checked before: nothing that is taken back is a part of its own, or leads elsewhere.
+        return list(map(unescape_name, parts)) if self._unescape_names else parts
 
     def _enter(self, parts: list[str]) -> None:
         """Make ``parts`` the open parent directory, and make those of them that do not exist."""

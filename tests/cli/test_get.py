@@ -102,7 +102,7 @@ def test_get_overwrites_only_when_told(ar: Path, tmp_path: Path) -> None:
 
 
 UNSAFE = [
-    "../up", "a/../../up", "/abs", "..", "a/..", "C:/x", "c:x", "a\\..\\b", "a//b", "a/./b", "nul\n", "/", "\x1b",
+    "../up", "a/../../up", "/abs", "..", "a/..", "C:\\x", "a\\..\\b", "a//b", "a/./b", "nul\n", "/", "\x1b",
 ]  # fmt: skip
 
 

@@ -252,7 +252,7 @@ def test_members_that_share_their_data_do_not_cost_its_size_each(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("/etc/passwd", "absolute"), ("../up", "'..'"), ("a/../../b", "'..'"), ("C:\\x", "drive"), ("C:/x", "drive"),
+        ("/etc/passwd", "absolute"), ("../up", "'..'"), ("a/../../b", "'..'"), ("C:\\x", "drive"),
         ("\\\\server\\x", "absolute"), ("a\\..\\..\\b", "'..'"),
     ],
 )  # fmt: skip
@@ -267,7 +267,7 @@ def test_nul_in_a_name(tmp_path: Path) -> None:
     assert (problem.code, problem.outcome) == ("member-unsafe-name", "left")
 
 
-@pytest.mark.parametrize("name", ["dir\\file.txt", "a//b", "tab\there"])
+@pytest.mark.parametrize("name", ["dir\\file.txt", "a//b", "tab\there", "C:/x"])
 def test_unusual_names_are_noted(name: str, tmp_path: Path) -> None:
     problem = only(build(tmp_path / "a.zip", [(member(name, b"1"), b"1", None, 0)]))
     assert (problem.code, problem.outcome) == ("member-unsafe-name", "noted")

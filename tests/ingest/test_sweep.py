@@ -28,13 +28,12 @@ from zips import flip
 
 import rear
 from rear.core.layout import Layout
-from rear.core.names import Target
+from rear.core.names import Target, split_into
 from rear.core.storage import Storage
 from rear.errors import BaseError, PathError, UsageError
 from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDeleted, SourceLeft, Swept, Waiting
 from rear.index.index import Index
 from rear.ingest import sweep as sweeper
-from rear.ingest.sweep import split_into
 from rear.read.view import open_committed
 from rear.scavenger.leader import Leadership
 from rear.worker.worker import Worker
@@ -681,7 +680,7 @@ def test_a_sweep_waits_for_another_scavenger(spool: Path, base: Path) -> None:
 
 def test_a_sweep_does_not_wait_for_ever_and_keeps_what_is_not_committed(spool: Path, base: Path) -> None:
     with Leadership(Layout(base)):
-        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "1s")
+        done = run(spool, "--into", "ar.zip/spool", "--base", base, "--delete", "--wait", "0")
         assert done.returncode == 1
         assert "being scavenged by process" in done.stderr
         assert files_in(spool) == FILES

@@ -281,3 +281,10 @@ def test_what_workers_wrote(tmp_path: Path) -> None:
     assert host is not None
     assert len(list(rear.find(base, ["a", "*.h5"], host=host))) == 2
     assert list(rear.find(base, "nothing")) == []
+
+
+def test_more_than_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".rear").mkdir()
+    write_zip(tmp_path / "ar.zip", ("empty", b""), ("full", b"x"))
+    assert [found.member.name for found in rear.find(tmp_path, larger_bytes=0)] == ["full"]
+    assert Result("find", tmp_path, "--larger", "0").lines == [f"{tmp_path}/ar.zip/full"]

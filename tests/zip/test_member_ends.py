@@ -79,7 +79,7 @@ def test_names_that_only_seem_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(inspection, "is_plain_name", lambda name: False)
     assert quick == list(inspect(path))
     told = {problem.name for problem in quick if problem.code == "member-unsafe-name" and problem.outcome == "left"}
-    assert told == {"C:/autoexec.bat", "a/../b", "..", "/etc/passwd", "C:\\a"}
+    assert told == {"a/../b", "..", "/etc/passwd", "C:\\a"}
 
 
 @pytest.mark.parametrize("writer", ["zipfile", "zip", "rear"])

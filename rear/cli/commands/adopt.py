@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rear.cli.exit import ATTENTION, say
-from rear.cli.options import Quiet, flag, seconds, valued
+from rear.cli.options import EscapeNames, Quiet, flag, seconds, valued
 from rear.core.text import BINARY, size_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def adopt(
         bool, flag("Remove each Zip once all its members are read back from committed archives.", "--delete")
     ] = False,
     wait: Annotated[str, valued("DURATION", "How long to wait, all in all, while another scavenger leads.")] = "60s",
+    escape_names: EscapeNames = False,
     json: Annotated[bool, flag("One JSON object a line on standard output.", "--json")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,7 +48,9 @@ def adopt(
     from rear.cli.display.follow import show
 
     with closing(
-        rear.adopt(zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait))  # type: ignore[type-var]
+        rear.adopt(  # type: ignore[type-var]
+            zips, base=base, into=into, delete=delete, wait_seconds=seconds(wait, zero=True), escape_names=escape_names
+        )
     ) as events:
         style = "json" if json else "quiet" if quiet else "plain"
         needs_attention = show(events if json else _told(events, quiet=quiet), style)

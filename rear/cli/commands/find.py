@@ -68,8 +68,8 @@ def find(
         worker=worker,
         source=source,
         changed_since=moment(since),
-        larger_bytes=size_bytes(larger),
-        smaller_bytes=size_bytes(smaller),
+        larger_bytes=size_bytes(larger, zero=True),
+        smaller_bytes=size_bytes(smaller, zero=True),
         metadata=_metadata(meta or []),
     )
     view = _json if as_json else _long_line if long else _line

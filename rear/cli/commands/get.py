@@ -32,6 +32,10 @@ def get(
     ] = ".",
     force: Annotated[bool, flag("Replace files that exist.", "--force")] = False,
     strip: Annotated[int, valued("N", "Leave out N leading parts of names.", min=0)] = 0,
+    unescape_names: Annotated[
+        bool,
+        flag("Give files the names that --escape-names escaped: %0A is a line end again.", "--unescape-names"),
+    ] = False,
 ) -> None:
     """Extract members below a directory, and never outside it.
 
@@ -51,7 +55,9 @@ def get(
     status = 0
     with (
         ByteProgress("rear get", lambda: sum(_size(path, names) for path, names in wanted.items())) as progress,
-        Extraction(directory, force=force, strip=strip, on_written=progress.advance) as extraction,
+        Extraction(
+            directory, force=force, strip=strip, unescape_names=unescape_names, on_written=progress.advance
+        ) as extraction,
     ):
         for path, names in wanted.items():
             try:
@@ -82,7 +88,7 @@ def _get(path: str, patterns: Patterns, extraction: Extraction) -> int:
             except RearError as error:
                 status = report(error)
             except OSError as error:
-                named = OSError(error.errno, error.strerror, f"{path}/{entry.name}")
+                named = OSError(error.errno, error.strerror, f"{path}/{entry.name:.300}")
                 if error.errno in _HOPELESS:
                     raise named from None
                 status = report(named)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import Compression, Meta, Quiet, flag
+from rear.cli.options import Compression, EscapeNames, Meta, Quiet, flag
 from rear.cli.targets import metadata_of, place_of
-from rear.core.names import split_into
+from rear.core.escaped_names import escape_path, member_folder
 from rear.core.text import counted
 from rear.errors import PathError, RearError, SourceError, UsageError
 
@@ -45,6 +45,7 @@ def put(
     move: Annotated[
         bool, flag("Remove each source once its bytes are on stable storage and were read back.", "--move")
     ] = False,
+    escape_names: EscapeNames = False,
     meta: Meta = None,
     compression: Compression = None,
     quiet: Quiet = False,
@@ -61,7 +62,9 @@ def put(
     import rear
 
     place = place_of(target, base)
-    jobs = list(_jobs(sources, place.path, recursive=recursive))
+    # Whatever is wrong with the target is said before anything is archived.
+    archive, folder = member_folder(place.path, escape=escape_names)
+    jobs = list(_jobs(sources, place.path, is_root=not folder, recursive=recursive))
     metadata = metadata_of(meta or [])
     status = 0
 
@@ -74,7 +77,20 @@ def put(
         with rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
             for source, path in jobs:
                 try:
-                    _put(fs, source, path, move=move, metadata=metadata, acknowledged=acknowledged, refuse=refuse)
+                    if source == _STREAM:
+                        target = escape_path(path) if escape_names else path
+                        _put_stream(fs, target, metadata)
+                        acknowledged.append(target)
+                        continue
+                    # A link that the user names means what it leads to; those below a directory are archived as links.
+                    read = source if move else os.path.realpath(source)
+                    pickup = fs.pickup(
+                        read, path, metadata=metadata, keep=not move, on_refused=refuse, escape_names=escape_names
+                    )
+                    try:
+                        pickup.close()
+                    finally:
+                        acknowledged += [f"{archive}/{file.name}" for file in pickup.archived]
                 except (SourceError, PathError, OSError) as error:
                     if isinstance(error, OSError) and not _is_of(error, source):
                         raise
@@ -89,10 +105,8 @@ def put(
         say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
 
 
-def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
+def _jobs(sources: list[str], path: str, *, is_root: bool, recursive: bool) -> Iterator[tuple[str, str]]:
     """Yield each source with the path of its member or folder; as `cp` names them."""
-    # Whatever is wrong with the target is said before anything is archived.
-    is_root = not split_into(path).name
     is_folder = len(sources) > 1 or path.endswith("/") or is_root
     for source in sources:
         if source == _STREAM:
@@ -116,30 +130,10 @@ def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[s
                 yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
 
 
-def _put(
-    fs: RearFs,
-    source: str,
-    path: str,
-    *,
-    move: bool,
-    metadata: Metadata | None,
-    acknowledged: list[str],
-    refuse: Callable[[RearError | OSError], None],
-) -> None:
-    if source == _STREAM:
-        with fs.open(path, "wb", metadata=metadata) as file:
-            while piece := os.read(0, _PIECE_BYTES):
-                file.write(piece)
-        acknowledged.append(path)
-        return
-    # A link that the user names means what it leads to; those below a directory are archived as links.
-    read = source if move else os.path.realpath(source)
-    pickup = fs.pickup(read, path, metadata=metadata, keep=not move, on_refused=refuse)
-    folder = path if os.path.isdir(read) else ""
-    try:
-        pickup.close()
-    finally:
-        acknowledged += [f"{folder}/{file.relative}" if folder else path for file in pickup.archived]
+def _put_stream(fs: RearFs, path: str, metadata: Metadata | None) -> None:
+    with fs.open(path, "wb", metadata=metadata) as file:
+        while piece := os.read(0, _PIECE_BYTES):
+            file.write(piece)
 
 
 def _is_of(error: OSError, source: str) -> bool:

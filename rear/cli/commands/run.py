@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import BaseOption, Compression, Meta, flag, valued
+from rear.cli.options import BaseOption, Compression, EscapeNames, Meta, flag, valued
 from rear.cli.targets import metadata_of
 
 
@@ -26,6 +26,7 @@ def run(
     ] = None,
     meta: Meta = None,
     compression: Compression = None,
+    escape_names: EscapeNames = False,
     quiet: Annotated[bool, flag("Do not show what the command prints; archive it alone.", "--quiet", "-q")] = False,
 ) -> None:
     """Run a command and archive what it prints, as stdout and stderr, and the files that it leaves, below output/.
@@ -45,6 +46,7 @@ def run(
         metadata=metadata_of(meta or []),
         compression=compression,
         pass_through=not quiet,
+        escape_names=escape_names,
     )
     sys.stdout.flush()
     try:

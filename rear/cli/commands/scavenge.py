@@ -83,7 +83,7 @@ def scavenge(
         {
             "verify": verify,
             "flush": flush,
-            "flush_wait_seconds": seconds(flush_wait),
+            "flush_wait_seconds": seconds(flush_wait, zero=True),
             "wait": wait,
             "dry_run": dry_run,
             "on_conflict": on_conflict,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.options import BaseOption, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
+from rear.cli.options import BaseOption, EscapeNames, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
 from rear.read.patterns import Patterns
 
 
@@ -35,6 +35,7 @@ def sweep(
     ] = None,
     max_size: Annotated[str | None, valued("SIZE", "As for rear scavenge.")] = None,
     max_members: Annotated[int | None, valued("N", "As for rear scavenge.", min=1)] = None,
+    escape_names: EscapeNames = False,
     dry_run: Annotated[bool, flag("Show what would be archived; change nothing.", "--dry-run", "-n")] = False,
     plain: Plain = False,
     json: Json = False,
@@ -61,14 +62,15 @@ def sweep(
             directory,
             into,
             base=base,
-            older_than_seconds=0.0 if older_than is None else seconds(older_than),
+            older_than_seconds=0.0 if older_than is None else seconds(older_than, zero=True),
             delete=delete,
             dry_run=dry_run,
-            wait_seconds=seconds(wait),
+            wait_seconds=seconds(wait, zero=True),
             select=select if include or exclude else None,
             verify=verify,
             max_size=size_bytes(max_size),
             max_members=max_members,
+            escape_names=escape_names,
         )
     ) as events:
         progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)
