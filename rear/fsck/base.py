@@ -151,14 +151,19 @@ class _Check:
     def _each_archive(self, phase: Phase, check: Callable[[str], Iterator[Event]]) -> Iterator[Event]:
         archives = []
         tree = ArchiveTree(self.layout.base, any_kind=True)
+        shut: list[OSError] = []
         for archive in tree:
-            with suppress(PathError):
+            try:
                 check_archive(archive)
                 check_owner(self.layout, self.layout.archive(archive))
                 archives.append(archive)
-        for error in tree.errors if phase == "inspecting" else ():
-            folder = os.path.relpath(os.fsdecode(error.filename), self.layout.base)
-            yield Problem("refused", folder, f"archives below it cannot be checked: {error.strerror}", "left")
+            except PathError:
+                pass
+            except OSError as error:
+                shut.append(OSError(error.errno, error.strerror, self.layout.archive(archive)))
+        for failure in (*tree.errors, *shut) if phase == "inspecting" else ():
+            folder = os.path.relpath(os.fsdecode(failure.filename), self.layout.base)
+            yield Problem("refused", folder, f"archives below it cannot be checked: {failure.strerror}", "left")
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
             yield from guarded(archive, check(archive))

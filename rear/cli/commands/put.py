@@ -11,6 +11,7 @@ import typer
 
 from rear.cli.exit import report, say
 from rear.cli.options import Compression, Meta, Quiet, flag
+from rear.cli.standard_streams import read_input
 from rear.cli.targets import metadata_of, place_of
 from rear.core.names import split_into
 from rear.core.text import counted
@@ -128,7 +129,7 @@ def _put(
 ) -> None:
     if source == _STREAM:
         with fs.open(path, "wb", metadata=metadata) as file:
-            while piece := os.read(0, _PIECE_BYTES):
+            while piece := read_input(_PIECE_BYTES):
                 file.write(piece)
         acknowledged.append(path)
         return
