@@ -106,6 +106,7 @@ class _Check:
     storage: Storage
     archives: int = 0
     members: int = 0
+    refused: list[Event] = field(default_factory=list)
     parallel: Parallel = field(init=False)
     lost_and_found: LostAndFound = field(init=False)
 
@@ -166,7 +167,12 @@ class _Check:
             yield Problem("refused", folder, f"archives below it cannot be checked: {failure.strerror}", "left")
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
-            yield from guarded(archive, check(archive))
+            for event in guarded(archive, check(archive)):
+                # What is refused both times is one thing.
+                if event not in self.refused:
+                    yield event
+                if isinstance(event, Problem) and event.code == "refused":
+                    self.refused.append(event)
 
     def _check_archive(self, archive: str) -> Iterator[Event]:
         self.archives += 1

@@ -61,15 +61,15 @@ def put(
     """
     import rear
 
-    place = place_of(target, base)
-    jobs = list(_jobs(sources, place.path, recursive=recursive))
-    metadata = metadata_of(meta or [])
     status = 0
 
     def refuse(error: RearError | OSError) -> None:
         nonlocal status
         status = report(error)
 
+    place = place_of(target, base)
+    metadata = metadata_of(meta or [])
+    jobs = list(_jobs(sources, place.path, recursive=recursive, refuse=refuse))
     acknowledged: list[str] = []
     try:
         with rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
@@ -90,7 +90,9 @@ def put(
         say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
 
 
-def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
+def _jobs(
+    sources: list[str], path: str, *, recursive: bool, refuse: Callable[[RearError | OSError], None]
+) -> Iterator[tuple[str, str]]:
     """Yield each source with the path of its member or folder; as `cp` names them."""
     # Whatever is wrong with the target is said before anything is archived.
     is_root = not split_into(path).name
@@ -101,8 +103,12 @@ def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[s
                 raise UsageError("standard input needs a name: end the target with one, and name no other source")
             yield source, path
             continue
-        if not os.path.lexists(source):
-            raise SourceError(f"{source}: there is no such file; nothing was archived")
+        if not os.path.exists(source):
+            is_link = os.path.islink(source)
+            refuse(
+                SourceError(f"{source} is a link that leads nowhere" if is_link else f"{source}: there is no such file")
+            )
+            continue
         if os.path.isdir(source) and not recursive:
             raise UsageError(f"{source} is a directory: name -r to archive what is below it; nothing was archived")
         name = os.path.basename(source.rstrip("/"))
@@ -113,7 +119,12 @@ def _jobs(sources: list[str], path: str, *, recursive: bool) -> Iterator[tuple[s
         elif not is_root:
             yield source, path.rstrip("/")
         else:
-            for entry in sorted(os.listdir(source)):
+            try:
+                entries = sorted(os.listdir(source))
+            except OSError as error:
+                refuse(error)
+                continue
+            for entry in entries:
                 yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
 
 
