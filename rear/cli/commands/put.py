@@ -103,11 +103,14 @@ def _jobs(
                 raise UsageError("standard input needs a name: end the target with one, and name no other source")
             yield source, path
             continue
-        if not os.path.exists(source):
-            is_link = os.path.islink(source)
-            refuse(
-                SourceError(f"{source} is a link that leads nowhere" if is_link else f"{source}: there is no such file")
-            )
+        try:
+            os.stat(source)
+        except FileNotFoundError:
+            why = " is a link that leads nowhere" if os.path.islink(source) else ": there is no such file"
+            refuse(SourceError(f"{source}{why}"))
+            continue
+        except OSError as error:
+            refuse(error)
             continue
         if os.path.isdir(source) and not recursive:
             raise UsageError(f"{source} is a directory: name -r to archive what is below it; nothing was archived")
