@@ -138,6 +138,12 @@ def test_closed_standard_input_is_no_empty_file(place: Path) -> None:
     assert run(rear_command("scavenge", "--every", "1h", "--until-eof", place / "base"), "<&-").returncode == 0
 
 
+def test_a_repeated_scavenge_ends_with_its_reader(place: Path) -> None:
+    command = rear_command("scavenge", "--json", "--every", "0.1s", place / "base")
+    done = run(["bash", "-c", '"$@" | head -1 >/dev/null; exit "${PIPESTATUS[0]}"', "bash", *command])
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 # ---- environment
 
 ODD = [
