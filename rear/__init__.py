@@ -7,19 +7,18 @@
             file.write("hello")
 
 ``rear.scavenge(base)`` merges what the workers wrote into the final archives. Importing this package is light: what
-only a scavenger needs is imported when it is first used.
+is in it is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from rear.core.version import __version__
-from rear.errors import RearError
-from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rear.core.escaped_names import escape_name, unescape_name
+    from rear.core.version import __version__
+    from rear.errors import RearError
     from rear.ingest.adopt import adopt
     from rear.ingest.sweep import sweep
     from rear.read.find import FoundMember, Search, find
@@ -27,23 +26,30 @@ if TYPE_CHECKING:
     from rear.read.path import Path
     from rear.scavenger.daemon import scavengerd
     from rear.scavenger.scavenge import scavenge
+    from rear.worker.fs import RearFs, rear_fs, rear_open, rear_pickup
     from rear.worker.pools import open_in_process
 
 _WHERE = {
     "FoundMember": "rear.read.find",
     "Path": "rear.read.path",
+    "RearError": "rear.errors",
+    "RearFs": "rear.worker.fs",
     "Search": "rear.read.find",
+    "__version__": "rear.core.version",
     "adopt": "rear.ingest.adopt",
     "escape_name": "rear.core.escaped_names",
     "find": "rear.read.find",
     "open_archive": "rear.read.members",
     "open_in_process": "rear.worker.pools",
+    "rear_fs": "rear.worker.fs",
+    "rear_open": "rear.worker.fs",
+    "rear_pickup": "rear.worker.fs",
     "scavenge": "rear.scavenger.scavenge",
     "scavengerd": "rear.scavenger.daemon",
     "sweep": "rear.ingest.sweep",
     "unescape_name": "rear.core.escaped_names",
 }
-"""Names that only some programs need, and where they are: imported when they are first used."""
+"""Where each name is. They are imported when they are first used, the commands' entry before any of them."""
 
 __all__ = [
     "FoundMember", "Path", "RearError", "RearFs", "Search", "__version__", "adopt", "escape_name", "find",
@@ -57,4 +63,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'rear' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    found = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    return found

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 from typing import IO, Any
+from weakref import ref
 
 from rear.core.context import current
 from rear.core.liveness import this_process
 from rear.core.names import split_target
 from rear.core.records import Metadata
 from rear.core.storage import StrPath
+from rear.core.threads import Bell, HelperThread
 from rear.errors import NoContextError, RearError, UsageError
 from rear.worker.fs import RearFs
 
@@ -92,7 +93,12 @@ class RearHandler(logging.Handler):
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._file: IO[Any] | None = None
-        self._timer: threading.Timer | None = None
+        #: When what was written has to be flushed, on the monotonic clock.
+        self._due: float | None = None
+        bell = self._bell = Bell()
+        # It sleeps, and must not keep a handler that its program has dropped.
+        handler = ref(self, lambda _: bell.ring())
+        self._thread = HelperThread(lambda: _flush_late(handler, bell))
 
     def filter(self, record: logging.LogRecord) -> Any:
         """Leave out what rear itself logs, and what the handler's filters do."""
@@ -108,10 +114,8 @@ class RearHandler(logging.Handler):
             file.write(data)
             if record.levelno >= self.flush_level:
                 self._flush(file)
-            elif self._timer is None:
-                self._timer = threading.Timer(self.flush_seconds, self._flush_late)
-                self._timer.daemon = True
-                self._timer.start()
+            else:
+                self._flush_later()
         except RecursionError:
             raise
         except Exception:
@@ -136,7 +140,7 @@ class RearHandler(logging.Handler):
         """
         with self.lock or contextlib.nullcontext():
             is_first, self._closed = not self._closed, True
-            self._stop_timer()
+            self._bell.ring()
             try:
                 if self._file is not None and self._pid == os.getpid():
                     self._file.close()
@@ -177,20 +181,40 @@ class RearHandler(logging.Handler):
             ) from None
 
     def _flush(self, file: IO[Any]) -> None:
-        self._stop_timer()
+        self._due = None
         file.flush()
 
-    def _flush_late(self) -> None:
+    def _flush_later(self) -> None:
+        now = time.monotonic()
+        # What is overdue is told again: an exception may have come before the thread was.
+        if self._due is None or self._due < now:
+            self._due = now + self.flush_seconds
+            self._thread.start("rear log")
+            self._bell.ring()
+
+    # By the thread.
+
+    def _flush_if_due(self) -> float | None:
+        """Flush when it is time; return in how many seconds it will be, ``None`` when nothing waits."""
+        due = self._due
+        if due is None or self._closed:
+            return None
+        if (left := due - time.monotonic()) > 0:
+            return left
+        self._due = None
         try:
             self.flush()
-        except (OSError, RearError):
+        except Exception:
             # The next record, or close(), tells whoever asks; logging here could come back to this handler.
-            self._timer = None
+            pass
+        return None
 
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+
+def _flush_late(reference: ref[RearHandler], bell: Bell) -> None:
+    while (handler := reference()) is not None and not handler._closed:
+        seconds = handler._flush_if_due()
+        del handler
+        bell.wait(seconds)
 
 
 def _level_of(level: int | str) -> int:

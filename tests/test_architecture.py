@@ -96,7 +96,7 @@ OWN_FILES = {
     "read.view": {"open"},  # a directory in memory
     "scavenger.daemon": {"makedirs"},  # the base, as workers do
     "cli.demo_workers": {"open"},  # what others made, to be picked up
-    "cli.__init__": {"open"},  # /dev/null in place of closed descriptors
+    "cli.standard_streams": {"open"},  # /dev/null in place of closed descriptors
     "cli.lenient_stream": {"open"},  # /dev/null in place of a closed pipe
     "diagnostics.openmetrics": {"open"},  # a device or FIFO that the user names
     # Asks for what the seam does by other means when it is refused.

@@ -2,9 +2,9 @@
 
 *app* puts the *commands* together, one file each, with their common *options* and *executors*; *help* groups them,
 *completion* knows what lies in archives, *targets* says which base and archive an argument means. *display* shows
-events as a screen, lines or JSON, *listing* shows members; *byte_progress* and *lenient_stream* write to people.
-*signals* ask a command to end, *exit* says how it ends, *exit_statuses* what each status means. *demo_workers* is what
-``rear demo`` starts.
+events as a screen, lines or JSON, *listing* shows members; *byte_progress*, *standard_streams* and *lenient_stream*
+write to people. *signals* ask a command to end, *exit* says how it ends, *exit_statuses* what each status means.
+*demo_workers* is what ``rear demo`` starts.
 
 Imports every room.
 """
@@ -26,14 +26,22 @@ def scavenger_main() -> None:
 
 
 def _run(application: str, program: str) -> None:
+    output = None
     try:
-        _open_closed_streams()
-        # The slow part of a short command: Ctrl-C often comes here, or while Typer looks at the commands.
+        from rear.cli.standard_streams import take_over
+
+        output = take_over()
+        _leave_odd_sizes()
         from rear.cli import app
 
         getattr(app, application)(prog_name=program)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as end:
+        if output is not None and output.is_cut and end.code == 1:
+            # That is how Typer ends where nobody reads its help any more.
+            sys.exit(141)
+        raise
     except OSError as error:
         # Of what Typer prints itself: `rear --help > /dev/full`.
         from rear.cli.exit import report
@@ -44,10 +52,9 @@ def _run(application: str, program: str) -> None:
         sys.exit(status)
 
 
-def _open_closed_streams() -> None:
-    """Let ``rear ls >&-`` write to nowhere: else the next file that is opened gets the number of standard output."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+def _leave_odd_sizes() -> None:
+    """Have the terminal asked for its size where COLUMNS or LINES is no number that a screen can have."""
+    for name in ("COLUMNS", "LINES"):
+        text = os.environ.get(name, "")
+        if not (text.isdecimal() and text.isascii() and 0 < int(text[:6]) < 1 << 16):
+            os.environ.pop(name, None)

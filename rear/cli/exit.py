@@ -34,11 +34,20 @@ def report(error: RearError | OSError) -> int:
     """Print an error as one line on standard error; return the exit status for it."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else _current_folder()
         advice = _ADVICE.get(error.errno or 0)
         text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
     note(text)
     return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
+
+
+def _current_folder() -> str:
+    """Return what an error is about that names no file, if that is the current folder, which was removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the current folder: "
+    return ""
 
 
 def note(text: str) -> None:

@@ -18,6 +18,8 @@ class LenientStream:
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
+        #: Why it went silent.
+        self.failure: OSError | ValueError | None = None
         self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
@@ -25,8 +27,8 @@ class LenientStream:
         if self._stream is not None:
             try:
                 self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
-            except (OSError, ValueError):
-                self._give_up(self._stream)
+            except (OSError, ValueError) as error:
+                self._give_up(self._stream, error)
         return len(text)
 
     def flush(self) -> None:
@@ -34,8 +36,8 @@ class LenientStream:
         if self._stream is not None:
             try:
                 self._stream.flush()
-            except (OSError, ValueError):
-                self._give_up(self._stream)
+            except (OSError, ValueError) as error:
+                self._give_up(self._stream, error)
 
     def console(self, **options: Any) -> Console:
         """Return a console of Rich that prints here."""
@@ -60,8 +62,8 @@ class LenientStream:
             raise OSError("the stream is closed")
         return self._stream.fileno()
 
-    def _give_up(self, stream: IO[str]) -> None:
-        self._stream = None
+    def _give_up(self, stream: IO[str], error: OSError | ValueError) -> None:
+        self._stream, self.failure = None, error
         # Python would try once more to write what is buffered when it exits, complain, and change the exit status.
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)

@@ -23,7 +23,9 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise `Ended` when SIGTERM or SIGHUP comes, unless the process was told to ignore it (nohup)."""
+    """Raise `Ended` when SIGTERM or SIGHUP comes, unless the process was told to ignore it (nohup), and
+    `KeyboardInterrupt` for Ctrl-C, which ends the process at once before and after that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,11 +37,16 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise Ended(number)
 
-    for number in numbers:
-        signal.signal(number, end)
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
+        for number in numbers:
+            signal.signal(number, end)
+        if interrupt not in (signal.SIG_IGN, None):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     finally:
+        if interrupt is not None:
+            signal.signal(signal.SIGINT, interrupt)
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -189,12 +190,37 @@ def local_pool(jobs: int, warm_up: Sequence[str] = ()) -> Executor:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *task: Any, **options: Any) -> Future[Any]:
+            # Here its processes are started, as they are needed.
+            with _inherited():
+                return super().submit(*task, **options)
+
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin_process, initargs=(tuple(warm_up),))
+    with _inherited():
+        return Pool(jobs, mp_context=spawn, initializer=_begin_process, initargs=(tuple(warm_up),))
+
+
+@contextmanager
+def _inherited() -> Iterator[None]:
+    """Have what is started in the block import nothing from the current folder, and not hear of Ctrl-C, even before its
+    first line: that reaches all processes of a terminal, and what becomes of the tasks is the parent's to say.
+    """
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.environ[name] = "1"
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _begin_process(warm_up: Sequence[str] = ()) -> None:
-    # Ctrl-C reaches all processes of a terminal; what becomes of the tasks is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in warm_up:

@@ -83,7 +83,8 @@ def source_pieces(descriptor: int, stamp: SourceStamp, piece_size: int) -> Itera
 
 
 def with_path(error: OSError, path: str) -> OSError:
-    return error if error.filename is not None else OSError(error.errno, error.strerror, path)
+    # What a signal handler raises, ``TimeoutError("too late")``, stays what it is.
+    return error if error.filename is not None or error.errno is None else OSError(error.errno, error.strerror, path)
 
 
 def verify_unchanged(descriptor: int, stamp: SourceStamp) -> None:

@@ -106,6 +106,7 @@ class _Check:
     storage: Storage
     archives: int = 0
     members: int = 0
+    refused: list[Event] = field(default_factory=list)
     parallel: Parallel = field(init=False)
     lost_and_found: LostAndFound = field(init=False)
 
@@ -151,17 +152,27 @@ class _Check:
     def _each_archive(self, phase: Phase, check: Callable[[str], Iterator[Event]]) -> Iterator[Event]:
         archives = []
         tree = ArchiveTree(self.layout.base, any_kind=True)
+        shut: list[OSError] = []
         for archive in tree:
-            with suppress(PathError):
+            try:
                 check_archive(archive)
                 check_owner(self.layout, self.layout.archive(archive))
                 archives.append(archive)
-        for error in tree.errors if phase == "inspecting" else ():
-            folder = os.path.relpath(os.fsdecode(error.filename), self.layout.base)
-            yield Problem("refused", folder, f"archives below it cannot be checked: {error.strerror}", "left")
+            except PathError:
+                pass
+            except OSError as error:
+                shut.append(OSError(error.errno, error.strerror, self.layout.archive(archive)))
+        for failure in (*tree.errors, *shut) if phase == "inspecting" else ():
+            folder = os.path.relpath(os.fsdecode(failure.filename), self.layout.base)
+            yield Problem("refused", folder, f"archives below it cannot be checked: {failure.strerror}", "left")
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
-            yield from guarded(archive, check(archive))
+            for event in guarded(archive, check(archive)):
+                # What is refused both times is one thing.
+                if event not in self.refused:
+                    yield event
+                if isinstance(event, Problem) and event.code == "refused":
+                    self.refused.append(event)
 
     def _check_archive(self, archive: str) -> Iterator[Event]:
         self.archives += 1

@@ -172,39 +172,51 @@ class _Adoption:
             for problem in rebuild(
                 descriptor, target=target, keep_aside=None, subject=source.name, storage=self._storage
             ):
-                if CATALOG[problem.code].is_loss:
+                # The beginning of a header that was cut off tells of a member, too.
+                if CATALOG[problem.code].is_loss or problem.code == "bytes-unplaced":
                     yield source.refuse(f"damaged: {problem.detail}; the Zip stays", problem.name)
             if not self._storage.size(target):
                 raise RearError("it is no Zip file: it has neither a directory nor a member")
         source.salvaged = path
 
     def _copy(
-        self, source: AdoptedZip, archive: Archive, content: OpenZip, batch: list[tuple[AdoptedMember, CentralEntry]]
+        self, source: AdoptedZip, zipped: Archive, content: OpenZip, batch: list[tuple[AdoptedMember, CentralEntry]]
     ) -> Iterator[Event]:
         """Copy those members to temp archives that no final archive has."""
-        held = self._find(member for member, _ in batch)
+        held, shut = self._find(member for member, _ in batch)
+        for archive, reason in shut.items():
+            yield source.refuse(f"its members for {archive} are not adopted: {reason}")
         for member, entry in batch:
+            if member.target.archive in shut:
+                continue
             if member in held:
                 source.there_already += 1
                 source.members.append(member)
                 continue
             label = f"{source.name}/{entry.name}"
-            self._copies.add(member, archive, entry, content, label)
+            self._copies.add(member, zipped, entry, content, label)
             source.copied.add(member.position)
             source.members.append(member)
             yield Collected(label, member.target.archive, member.target.name, entry.size)
 
     # ---- to the final archives
 
-    def _find(self, members: Iterable[AdoptedMember]) -> dict[AdoptedMember, HeldMember]:
-        """Return where members are that are committed: under their name, or one that a merge gave them."""
+    def _find(self, members: Iterable[AdoptedMember]) -> tuple[dict[AdoptedMember, HeldMember], dict[str, str]]:
+        """Return where members are that are committed: under their name, or one that a merge gave them.
+
+        And of which archives that cannot be found out, and why.
+        """
         by_archive: dict[str, dict[AdoptedMember, str]] = {}
         for member in members:
             by_archive.setdefault(member.target.archive, {})[member] = member.target.name
         held: dict[AdoptedMember, HeldMember] = {}
+        shut: dict[str, str] = {}
         for archive, names in by_archive.items():
-            held |= self._committed(archive).find_named(names, AdoptedMember.is_in)
-        return held
+            try:
+                held |= self._committed(archive).find_named(names, AdoptedMember.is_in)
+            except (RearError, OSError) as error:
+                shut[archive] = str(error)
+        return held, shut
 
     def _committed(self, archive: str) -> CommittedArchives:
         return CommittedArchives(self._layout, archive, storage=self._storage)
@@ -213,17 +225,17 @@ class _Adoption:
         """Have all merged that is copied, and end with those Zips that are read to their end."""
         self._copies.close()
         members = {member for source in self._open for member in source.members}
-        reason, held = "", self._find(members)
+        reason, (held, shut) = "", self._find(members)
 
         def look(situation: str) -> str:
-            nonlocal held
-            held = self._find(members)
+            nonlocal held, shut
+            held, shut = self._find(members)
             return situation if len(held) < len(members) else ""
 
         if len(held) < len(members):
             reason = yield from self._merging.until(look, tell_each_pause=True)
         for source in self._open:
-            yield from self._settle_one(source, held, reason)
+            yield from self._settle_one(source, held, reason or "; ".join(shut.values()))
         self._open = [source for source in self._open if not source.is_read]
 
     def _settle_one(self, source: AdoptedZip, held: dict[AdoptedMember, HeldMember], reason: str) -> Iterator[Event]:

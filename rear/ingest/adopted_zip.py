@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rear.core.escaped_names import member_name, member_target
-from rear.core.layout import Layout, state_above
+from rear.core.layout import Layout, check_owner, state_above
 from rear.core.names import Target, undotted
 from rear.core.source_file import describe_kind, stamp_of
 from rear.core.storage import Storage
-from rear.errors import SourceError, UsageError
+from rear.errors import PathError, SourceError, UsageError
 from rear.events import Adopted, Refused
 from rear.index.index import IndexRow
 from rear.ingest.held_members import HeldMember
@@ -159,9 +159,13 @@ class MemberTargets:
 
     def _check_apart(self, source: AdoptedZip, archive: str) -> None:
         # Those that count as rolled over hold "what is there already": a source must never be its own proof.
-        for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
-            with suppress(FileNotFoundError):
-                status = os.stat(self._layout.archive(name))
-                if source.opened is not None and (status.st_dev, status.st_ino) == source.opened.stamp[1:3]:
-                    also = "" if name == archive else f", which counts as rolled over from {archive}"
-                    raise UsageError(f"this Zip is {name} itself{also}")
+        try:
+            check_owner(self._layout, self._layout.archive(archive))
+            for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
+                with suppress(FileNotFoundError):
+                    status = os.stat(self._layout.archive(name))
+                    if source.opened is not None and (status.st_dev, status.st_ino) == source.opened.stamp[1:3]:
+                        also = "" if name == archive else f", which counts as rolled over from {archive}"
+                        raise UsageError(f"this Zip is {name} itself{also}")
+        except OSError as error:
+            raise PathError(f"{archive} cannot be looked at: {error.strerror}") from None

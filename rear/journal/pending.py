@@ -6,11 +6,12 @@ takes meanwhile is met where it goes, or not at all; one that cannot be read is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rear.core.layout import Layout, parse_pair
+from rear.core.log import warn
 from rear.core.names import is_safe_component
 from rear.core.records import Append, Open, Pair
 from rear.core.storage import LOCAL, Storage, close_read
@@ -67,30 +68,41 @@ def with_notes(journal: Journal, path: Path, *, storage: Storage) -> Journal:
     return journal
 
 
-def pending_journals(layout: Layout, *, graveyard: bool = False, storage: Storage) -> Iterator[PendingJournal]:
+def _warn_shut(error: OSError) -> None:
+    warn("%s cannot be looked into: %s; members that wait there are not seen", error.filename, error.strerror)
+
+
+def pending_journals(
+    layout: Layout, *, graveyard: bool = False, on_shut: Callable[[OSError], object] = _warn_shut, storage: Storage
+) -> Iterator[PendingJournal]:
     """Yield the journals of the inbox, then those of the claims, to which they move, and then those of the graveyard.
 
     Args:
         layout: the base.
         graveyard: those too whose workers count as dead: late members may be in them.
+        on_shut: is told of each folder that cannot be listed; it hides nothing but itself.
         storage: the file system.
-
-    Raises:
-        OSError: a folder cannot be listed.
     """
-    yield from _journals_in(layout.inbox, storage, is_claimed=False)
-    for leader in _safe(layout.claims, storage):
-        yield from _journals_in(layout.claims / leader, storage, is_claimed=True)
+
+    def names(folder: Path) -> list[str]:
+        try:
+            return [name for name in storage.names(folder) if is_safe_component(name)]
+        except OSError as error:
+            on_shut(error)
+            return []
+
+    def journals_in(folder: Path, *, is_claimed: bool) -> Iterator[PendingJournal]:
+        for host in names(folder):
+            for name in names(folder / host):
+                pair = parse_pair(host, name) if name.endswith(".journal") else None
+                if pair is not None:
+                    yield PendingJournal(pair, folder / host / name, is_claimed)
+
+    yield from journals_in(layout.inbox, is_claimed=False)
+    for leader in names(layout.claims):
+        yield from journals_in(layout.claims / leader, is_claimed=True)
     if graveyard:
-        yield from _journals_in(layout.graveyard, storage, is_claimed=False)
-
-
-def _journals_in(folder: Path, storage: Storage, *, is_claimed: bool) -> Iterator[PendingJournal]:
-    for host in _safe(folder, storage):
-        for name in storage.names(folder / host):
-            pair = parse_pair(host, name) if name.endswith(".journal") else None
-            if pair is not None:
-                yield PendingJournal(pair, folder / host / name, is_claimed)
+        yield from journals_in(layout.graveyard, is_claimed=False)
 
 
 def pending_members(
@@ -108,7 +120,3 @@ def pending_members(
             for append in journal.pending():
                 if append.archive == archive:
                     yield PendingMember(append, journal.opened, temp_archive)
-
-
-def _safe(folder: Path, storage: Storage) -> list[str]:
-    return [name for name in storage.names(folder) if is_safe_component(name)]

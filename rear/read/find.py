@@ -204,8 +204,8 @@ class Search:
             except (IndexFormatError, OSError):
                 # Both ways keep the order of the directory: what is given already comes first there, too.
                 pass
-        self.unindexed.append(path)
         with open_committed(path) as archive:
+            self.unindexed.append(path)
             rows = rows_of(archive, self._candidates(archive))
             yield from islice(filter(self._query.accepts, rows), given, None)
 

@@ -261,16 +261,22 @@ class RearFs:
     def close(self) -> None:
         """Archive files that are still open, and end the temp archive, so that a scavenger takes it at once.
 
+        Where the block of this ``rear_fs`` has failed, files whose own blocks have not ended are dropped instead.
         Everything is closed that can be, whatever fails; a second call tries again what the first left undone.
 
         Raises:
             NotArchivedError: acknowledged files could not be brought to stable storage; it names them.
             OSError: a file that was still open could not be archived.
         """
+        self._close(has_failed=False)
+
+    def _close(self, *, has_failed: bool) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(self._worker.close)
             for file in self._files:
-                stack.callback(file.close)
+                # An exception that comes as a block is left may come before the first line of `__exit__`.
+                is_unwanted = has_failed and self._files.is_unwanted(file)
+                stack.callback(file.abandon if is_unwanted else file.close)
         # Only now: after an error or Ctrl-C, the end of the interpreter is another chance.
         _open_systems.discard(self)
 
@@ -308,7 +314,7 @@ class RearFs:
 
     def _close_after(self, error: BaseException | None) -> None:
         try:
-            self.close()
+            self._close(has_failed=error is not None)
         except (RearError, OSError) as failure:
             if error is None:
                 raise

@@ -21,6 +21,7 @@ from weakref import ref
 from rear.core.names import Target
 from rear.core.records import Metadata
 from rear.core.storage import is_failure
+from rear.errors import RearError
 from rear.worker import spool_file
 from rear.worker.flushed_file import FlushedFile
 from rear.worker.spool_file import ENDED, MemberBytes, do_nothing
@@ -51,12 +52,14 @@ class OpenFile:
 class MemberFile(MemberBytes):
     """A member as a binary file, whose ``name`` is the path of the target; its owner archives it."""
 
-    __slots__ = ("_quiet_thread", "_unended", "is_entered", "is_forgotten", "mode", "opened", "owner", "text")
+    __slots__ = ("_quiet", "_unended", "is_entered", "is_forgotten", "mode", "opened", "owner", "text")
 
     #: The mode as it was given.
     mode: str
     #: What the owner wants to know of it.
     opened: OpenFile
+    #: It was not archived, and its user does not know that yet.
+    is_abandoned = False
 
     def __init__(self, path: str, mode: str, readable: bool, owner: OpenFiles) -> None:
         # All of it here: calling the base class takes longer than all this.
@@ -72,8 +75,9 @@ class MemberFile(MemberBytes):
         self.owner = owner
         #: A ``with`` block was entered; the collector came before the end.
         self.is_entered = self.is_forgotten = False
-        #: A thread in which it is flushed by itself, not by its user.
-        self._quiet_thread: int | None = None
+        #: Held by a thread in which it is flushed by itself, not by its user. A lock, because no exception leaves it
+        #: taken, and a thread that gets the number of one that ended does not own it.
+        self._quiet: threading.RLock | None = None
         #: A text file around this one: it may hold characters that are not here yet.
         self.text: ref[io.TextIOWrapper] | None = None
         # The last one: without it there is nothing to end. Who deletes it, one thread alone, ends the file.
@@ -87,7 +91,7 @@ class MemberFile(MemberBytes):
                 the file can be flushed again.
         """
         self._push()
-        if self._quiet_thread == threading.get_ident():
+        if self._quiet is not None and self._quiet._is_owned():  # type: ignore[attr-defined]
             return
         seen = self.rewinds
         self.owner.keep(self)
@@ -149,6 +153,11 @@ class MemberFile(MemberBytes):
         finally:
             self._drop()
 
+    def abandon(self) -> None:
+        """Discard the file for its user, who is told so when he closes it after all."""
+        self.discard()
+        self.__class__ = _AbandonedMemberFile
+
     def forget(self) -> None:
         """Drop the file and tell no one."""
         if self._end():
@@ -183,6 +192,11 @@ class MemberFile(MemberBytes):
 
     # -- for a text file around it
 
+    def enclose(self, text: io.TextIOWrapper) -> None:
+        """Belong to a text file from now on."""
+        self._quiet = threading.RLock()
+        self.text = ref(text)
+
     @property
     def has_failed(self) -> bool:
         """Whether its spool has failed, so that it will not be archived."""
@@ -190,12 +204,9 @@ class MemberFile(MemberBytes):
 
     def quietly(self, call: Callable[[], _T]) -> _T:
         """Call what flushes by the way: only a flush that the user asks for keeps what was written."""
-        before = self._quiet_thread
-        try:
-            self._quiet_thread = threading.get_ident()
+        assert self._quiet is not None
+        with self._quiet:
             return call()
-        finally:
-            self._quiet_thread = before
 
     def _end(self) -> bool:
         """Whether this call is the one that ends the file."""
@@ -237,7 +248,19 @@ class _EndedMemberFile(_EndingMemberFile):
     __del__ = staticmethod(do_nothing)
 
 
-_EndedMemberFile.__name__ = MemberFile.__name__
+class _AbandonedMemberFile(_EndedMemberFile):
+    """A file that its ``rear_fs`` has dropped: closing it must not seem to archive it."""
+
+    __slots__ = ()
+
+    is_abandoned = True
+
+    def close(self) -> None:
+        raise RearError(f"{self.name} was not archived: the block of its rear_fs had failed before its own had ended")
+
+
+for _ended in (_EndedMemberFile, _AbandonedMemberFile):
+    _ended.__name__ = MemberFile.__name__
 
 
 def warn_unclosed(file: MemberFile | io.TextIOWrapper, member: MemberFile) -> None:
@@ -314,7 +337,7 @@ class OpenFiles:
         Raises:
             OSError: that failed; what was flushed of it is kept.
         """
-        if file.is_forgotten and (file.is_untouched or (file.is_entered and self.success_only)):
+        if file.is_forgotten and self.is_unwanted(file):
             # An exception came as it was opened, or as its block was left: nobody has asked to keep what there is.
             if hasattr(file, "opened"):
                 self.discard(file)
@@ -327,6 +350,10 @@ class OpenFiles:
             self._written.add(opened.key)
         finally:
             self._open.pop(opened.place, None)
+
+    def is_unwanted(self, file: MemberFile) -> bool:
+        """Whether nobody has asked to keep an open file, if its user will not close it any more."""
+        return file.is_untouched or (file.is_entered and self.success_only)
 
     def _finish_flushed(self, file: MemberFile, flushed: FlushedFile) -> bool:
         try:

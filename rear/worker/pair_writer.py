@@ -144,12 +144,15 @@ class PairWriter:
         except BaseException as error:
             if is_failure(error):
                 raise
-            # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place.
+            # The source failed, or Ctrl-C came: not acknowledged, and the next member goes to the same place. Noted
+            # before all else, because Ctrl-C may come again while it is recorded.
+            self._unrecorded.append(item.sequence)
+            self._aborted_since.append(item.sequence)
             item.pair = None
             self.length, self.members = offset, members
             del self.directory[directory_length:]
             try:
-                self.abort([item.sequence])
+                self.abort([])
                 self._storage.truncate(self._descriptor, self.length)
             except OSError as failure:
                 # The next append is told: raised here, it would hide what came, and this member would be tried again.
@@ -314,6 +317,8 @@ class PairWriter:
         directory_offset = total = self.length
         end = encode_end(entries=self.members, directory_length=len(self.directory), directory_offset=directory_offset)
         try:
+            if self._unrecorded:
+                self.abort([])
             # Nobody beats a pair that failed, so a scavenger may be copying what was cut off: that has to end in an
             # error of its copy, never in other bytes.
             if not self._is_cut:

@@ -101,6 +101,10 @@ class Retained:
         stable, self._stable = self._stable, []
         return stable
 
+    def give_back(self, stable: list[Item]) -> None:
+        """Take back what `take_stable` has returned, because nobody was told."""
+        self._stable += stable
+
 
 class Prover:
     """Brings the members of one worker to stable storage, and ends the pairs that have rolled over.
@@ -179,9 +183,17 @@ class Prover:
         """Read back what sources were waiting for, and tell them; before the pair is closed."""
         with self._worker_lock:
             stable = self._retained.take_stable()
-        for item in stable:
-            self.tell(item)
-            item.payload.close()
+        waiting = list(reversed(stable))
+        try:
+            while waiting:
+                item = waiting.pop()
+                self.tell(item)
+                item.payload.close()
+        finally:
+            # An exception that a signal handler raised: the others are told after the next sync.
+            if waiting:
+                with self._worker_lock:
+                    self._retained.give_back(waiting)
 
     def tell(self, item: Item) -> None:
         """Read a member back, and tell its source that it is on stable storage."""
@@ -191,6 +203,9 @@ class Prover:
             item.on_stable()
         except Exception as error:
             self._log.tell_error("%s stays in place: %s", item.source, error)
+            if not isinstance(error, RearError) and not is_failure(error):
+                # What a signal handler raised is for whoever called.
+                raise
 
     def finish_rolling(self) -> None:
         """Sync and close pairs that have rolled over.

@@ -51,7 +51,7 @@ closed before the file that it belongs to."""
 def _begin_process() -> None:
     global process, _beginning
     process = object()
-    for spool in _spools:
+    for spool in list(_spools):
         # The position is shared with the parent, and what is buffered would be written when the child drops its copy.
         spool.raw.close()
     _spools.clear()

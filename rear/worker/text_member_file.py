@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable
 from typing import Final, NamedTuple, Self
-from weakref import ref
 
 from rear.errors import UsageError
 from rear.worker import spool_file
@@ -85,8 +84,8 @@ class TextMemberFile(io.TextIOWrapper):
     def __init__(self, member: MemberFile, encoding: str | None, errors: str | None, newline: str | None) -> None:
         # At once: text that waits to be written is lost when an exception comes in a write of the binary file.
         super().__init__(member, encoding, errors, newline, write_through=True)
+        member.enclose(self)
         self._member = member
-        member.text = ref(self)
 
     @property
     def mode(self) -> str:
@@ -123,7 +122,11 @@ class TextMemberFile(io.TextIOWrapper):
             OSError: see `MemberFile.close`.
         """
         member = self._member
-        if member is None or member.closed:
+        if member is None:
+            return
+        if member.closed:
+            if member.is_abandoned:
+                member.close()
             return
         if member.process is spool_file.process and not member.has_failed:
             try:

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -671,6 +672,34 @@ def test_little_work_starts_no_process(base: Path) -> None:
     )
     assert run_code(code, base, check=True).stdout.strip() == "0"
     check(base)
+
+
+TRAPS = ("random", "typing", "socket", "pickle", "struct", "threading", "tempfile", "signal", "sqlite3", "rear")
+STARTS_PROCESSES = """
+import os, signal, sys
+from rear.core.parallel import local_pool
+if __name__ == "__main__":
+    with local_pool(2) as pool:
+        tasks = [pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []) for _ in range(4)]
+        assert all(signal.SIGINT in task.result() for task in tasks)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert "PYTHONSAFEPATH" not in os.environ
+    print("done")
+"""
+
+
+def test_processes_import_nothing_of_the_current_folder_and_hear_no_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/program.py").write_text(STARTS_PROCESSES)
+    for trap in TRAPS:
+        (tmp_path / f"{trap}.py").write_text(f"open({str(tmp_path / 'caught')!r}, 'a').write(__name__ + '\\n')\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "bin/program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("done\n", "")
+    assert not (tmp_path / "caught").exists(), (tmp_path / "caught").read_text()
 
 
 def test_scavengerd_with_jobs(base: Path) -> None:

@@ -841,12 +841,29 @@ def test_a_file_that_was_flushed_and_emptied_syncs(base: Path) -> None:
 
 
 def test_a_flush_counts_while_another_thread_asks_for_the_position(base: Path) -> None:
+    """And after it, whichever of two such threads ends first, and though threads get the numbers of others."""
     with rear.rear_fs(base) as fs, fs.open("ar.zip/a", "w") as file:
-        file.write("kept")
         member: Any = file.buffer
-        member._quiet_thread = -1
-        file.flush()
-        assert len(part_records(base)) == 1
+        for number in range(1, 4):
+            entered, may_leave = threading.Event(), threading.Event()
+
+            def ask(entered: threading.Event = entered, may_leave: threading.Event = may_leave) -> None:
+                member.quietly(lambda: (entered.set(), may_leave.wait(20)))
+
+            file.write("kept")
+            threads = [threading.Thread(target=ask) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            assert entered.wait(20)
+            file.flush()
+            assert len(part_records(base)) == 2 * number - 1
+            may_leave.set()
+            in_threads(lambda _: file.tell(), range(8))
+            for thread in threads:
+                thread.join()
+            file.write("too")
+            file.flush()
+            assert len(part_records(base)) == 2 * number
 
 
 def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:

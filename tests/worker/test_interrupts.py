@@ -179,7 +179,7 @@ def close_elsewhere(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [(name, Interrupt) for name in CALLS]
-    + [(name, TimeoutError) for name in ("binary", "spooled", "flushed", "opened")],
+    + [(name, TimeoutError) for name in ("binary", "spooled", "flushed", "opened", "picked up", "discarded")],
 )
 def test_an_exception_at_every_line(base: Path, name: str, error: type[Exception]) -> None:
     base.mkdir()
@@ -191,6 +191,61 @@ def test_an_exception_at_every_line(base: Path, name: str, error: type[Exception
         close_elsewhere(run)
     assert len(runs) > 60
     check(base, runs)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("mode", ["w", "wb", "w+b"])
+@pytest.mark.parametrize("method", ["__enter__", "__exit__"])
+@pytest.mark.parametrize("error", [Interrupt, TimeoutError])
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "ended"])
+def test_an_exception_before_a_block_is_entered_or_left(
+    base: Path, mode: str, method: str, error: type[Exception], fails: bool
+) -> None:
+    """Before the first line of the method: the file of a block that had failed is no member, nor is an empty one."""
+    places: list[str] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        file = frame.f_code.co_filename
+        if frame.f_code.co_name == method and file.startswith(PACKAGE) and file.endswith("member_file.py"):
+            places.append(file)
+            raise error
+
+    base.mkdir()
+    with contextlib.suppress(error, ZeroDivisionError), rear.rear_fs(base) as fs, fs.open("ar.zip/a", mode) as file:
+        file.write(b"half" if "b" in mode else "half")
+        sys.settrace(trace)
+        if method == "__enter__":
+            with fs.open("ar.zip/b", mode):
+                pass
+        if fails:
+            raise ZeroDivisionError
+    sys.settrace(None)
+    assert len(places) == 1
+    scavenge(base)
+    assert not (base / "ar.zip").exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_file_that_its_rear_fs_has_dropped_is_not_acknowledged(base: Path, mode: str) -> None:
+    """By a thread that goes on after the block of the ``rear_fs`` has failed."""
+    base.mkdir()
+    with contextlib.suppress(ZeroDivisionError), rear.rear_fs(base) as fs:
+        whole, half, failed = (fs.open(f"ar.zip/{name}", mode) for name in ("whole", "half", "failed"))
+        for file in (whole, half, failed):
+            file.write("text" if mode == "w" else b"text")
+        half.__enter__()
+        failed.__enter__()
+        raise ZeroDivisionError
+    whole.close()
+    with pytest.raises(rear.RearError, match="half was not archived: the block of its rear_fs had failed"):
+        half.__exit__(None, None, None)
+    failed.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    for file in (whole, half, failed):
+        assert file.closed
+        with pytest.raises(ValueError, match="closed"):
+            file.write("text" if mode == "w" else b"text")
+    assert [event for event in scavenge(base) if event.severity != "info"] == []
+    assert zipfile.ZipFile(base / "ar.zip").namelist() == ["whole"]
 
 
 def check(base: Path, runs: list[Run]) -> None:
@@ -282,6 +337,120 @@ def test_alarms_at_random(base: Path, seed: int) -> None:
             assert kept == sorted(kept)
             assert all(kept.count(piece) == (9 if piece in kept else 0) for piece in "01234567")
             assert set(pieces) <= set(kept)
+
+
+FROM_ANOTHER_THREAD = """
+import ctypes, faulthandler, itertools, logging, os, random, sys, threading, time, warnings
+import rear
+from rear.logging import RearHandler
+
+base, log, seed, seconds = sys.argv[1:]
+faulthandler.dump_traceback_later(40, exit=True)
+warnings.simplefilter("ignore")
+sys.unraisablehook = lambda unraisable: None
+threading.excepthook = lambda arguments: None
+chance = random.Random(int(seed))
+numbers = itertools.count(1)
+log = os.open(log, os.O_WRONLY | os.O_APPEND)
+is_over = False
+
+class Stop(Exception):
+    pass
+
+def written(fs, number, flushes=False):
+    pieces = []
+    with fs.open(f"ar.zip/{number}", chance.choice(["w", "wb"])) as file:
+        for piece in range(8):
+            try:
+                data = f"{number}-{piece};" * 9
+                file.write(data if file.mode == "w" else data.encode())
+                pieces.append(piece)
+                if flushes:
+                    file.flush()
+            except Stop:
+                pass
+    os.write(log, f"{number} {' '.join(map(str, pieces))}\\n".encode())
+
+def flushed(fs, number):
+    written(fs, number, flushes=True)
+
+def opened(fs, number):
+    inner = rear.rear_fs(base, sync=chance.choice(["file", "interval"]), spool_size=300)
+    systems.append(inner)
+    with inner:
+        written(inner, number)
+
+def picked_up(fs, number):
+    source = f"{base}-source-{number}"
+    with open(source, "w") as file:
+        file.write("".join(f"{number}-{piece};" * 9 for piece in range(8)))
+    sources.append(number)
+    with fs.pickup(source, f"ar.zip/{number}"):
+        pass
+    os.write(log, f"{number} 0 1 2 3 4 5 6 7\\n".encode())
+
+def logged(fs, number):
+    logger.info("%d", number)
+
+def work():
+    while not is_over:
+        try:
+            chance.choice([written, written, flushed, opened, picked_up, logged])(fs, next(numbers))
+        except Stop:
+            pass
+
+fs = rear.rear_fs(base, sync_interval=0.001, spool_size=300)
+systems, sources = [fs], []
+logger = logging.Logger("test")
+handler = RearHandler("logs.zip/log", fs=fs, flush_level="ERROR", flush_seconds=0.01)
+logger.addHandler(handler)
+logging.raiseExceptions = False
+worker = None
+end = time.monotonic() + float(seconds)
+while time.monotonic() < end:
+    if worker is None or not worker.is_alive():
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+    time.sleep(chance.uniform(0.0001, 0.003))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(Stop))
+is_over = True
+worker.join()
+handler.close()
+for system in systems:
+    system.close()
+print("closed", *sources)
+"""
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 2))
+def test_exceptions_from_another_thread(base: Path, seed: int) -> None:
+    """As a thread of a notebook or a server is told to stop: they come at any line, in the middle of a lock too."""
+    base.mkdir()
+    log = base.parent / "log"
+    log.touch()
+    done = run_code(FROM_ANOTHER_THREAD, base, log, seed, 3)
+    told, *sources = done.stdout.split()
+    assert told == "closed", done.stderr
+    for _ in range(2):
+        # What was flushed is kept where the end of the file was interrupted.
+        found = [event for event in scavenge(base) if event.severity != "info" and event.kind != "partial"]
+        assert found == [], str(found)
+    acknowledged = {number: pieces for number, *pieces in map(str.split, log.read_text().splitlines())}
+    assert len(acknowledged) > 50
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        names = archive.namelist()
+        assert len(names) == len(set(names))
+        content = {name: archive.read(name).decode().split(";")[:-1] for name in names}
+    for number, pieces in acknowledged.items():
+        assert set(pieces) <= {one.split("-")[1] for one in content[number]}
+    for number, parts in content.items():
+        kept = [one.split("-")[1] for one in parts]
+        assert all(one.startswith(f"{number}-") for one in parts)
+        assert kept == sorted(kept)
+        assert all(kept.count(piece) in (0, 9) for piece in "01234567")
+    for number in sources:
+        source = Path(f"{base}-source-{number}")
+        assert source.exists() or len(content[number]) == 72, "a source was removed that is not archived"
 
 
 def test_the_background_thread_goes_on_where_not_even_a_message_can_be_logged(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 
 from rear.cli.exit import report
 from rear.cli.listing.selection import selected, split
+from rear.cli.standard_streams import read_input
 from rear.errors import RearError, UsageError
 from rear.read.patterns import Patterns, has_wildcard
 from rear.read.view import open_committed
@@ -89,7 +89,7 @@ def _cat(path: str | None, arguments: list[str], failures: list[int]) -> None:
 
 def _copy_input() -> None:
     # As it comes, and not when a buffer is full: `tail -f log | rear cat - | …` is to show lines when they are there.
-    while data := os.read(sys.stdin.fileno(), _PIECE_BYTES):
+    while data := read_input(_PIECE_BYTES):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 

@@ -45,14 +45,20 @@ def get(
     Example: rear get -C out --strip 1 /nfs/base/ar.zip/logs '/nfs/base/ar.zip/*.csv'
     """
     wanted: dict[str, list[str] | None] = {}
+    status = 0
     for argument in members:
-        selection = split(argument)
+        try:
+            selection = split(argument)
+        except (RearError, OSError) as error:
+            status = report(error)
+            continue
         patterns = wanted.setdefault(selection.archive, [])
         if not selection.member:
             wanted[selection.archive] = None
         elif patterns is not None:
             patterns.append(selection.member)
-    status = 0
+    if not wanted:
+        raise typer.Exit(status)
     with (
         ByteProgress("rear get", lambda: sum(_size(path, names) for path, names in wanted.items())) as progress,
         Extraction(

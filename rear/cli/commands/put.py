@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from rear.cli.exit import report, say
 from rear.cli.options import Compression, EscapeNames, Meta, Quiet, flag
+from rear.cli.standard_streams import read_input
 from rear.cli.targets import metadata_of, place_of
 from rear.core.escaped_names import escape_path, member_folder
 from rear.core.text import counted
@@ -61,17 +62,17 @@ def put(
     """
     import rear
 
-    place = place_of(target, base)
-    # Whatever is wrong with the target is said before anything is archived.
-    archive, folder = member_folder(place.path, escape=escape_names)
-    jobs = list(_jobs(sources, place.path, is_root=not folder, recursive=recursive))
-    metadata = metadata_of(meta or [])
     status = 0
 
     def refuse(error: RearError | OSError) -> None:
         nonlocal status
         status = report(error)
 
+    place = place_of(target, base)
+    # Whatever is wrong with the target is said before anything is archived.
+    archive, folder = member_folder(place.path, escape=escape_names)
+    metadata = metadata_of(meta or [])
+    jobs = list(_jobs(sources, place.path, is_root=not folder, recursive=recursive, refuse=refuse))
     acknowledged: list[str] = []
     try:
         with rear.rear_fs(place.base, compression=compression, success_only=True) as fs:
@@ -105,7 +106,9 @@ def put(
         say(f"{counted(len(acknowledged), 'file')} archived in {place.base}")
 
 
-def _jobs(sources: list[str], path: str, *, is_root: bool, recursive: bool) -> Iterator[tuple[str, str]]:
+def _jobs(
+    sources: list[str], path: str, *, is_root: bool, recursive: bool, refuse: Callable[[RearError | OSError], None]
+) -> Iterator[tuple[str, str]]:
     """Yield each source with the path of its member or folder; as `cp` names them."""
     is_folder = len(sources) > 1 or path.endswith("/") or is_root
     for source in sources:
@@ -114,8 +117,15 @@ def _jobs(sources: list[str], path: str, *, is_root: bool, recursive: bool) -> I
                 raise UsageError("standard input needs a name: end the target with one, and name no other source")
             yield source, path
             continue
-        if not os.path.lexists(source):
-            raise SourceError(f"{source}: there is no such file; nothing was archived")
+        try:
+            os.stat(source)
+        except FileNotFoundError:
+            why = " is a link that leads nowhere" if os.path.islink(source) else ": there is no such file"
+            refuse(SourceError(f"{source}{why}"))
+            continue
+        except OSError as error:
+            refuse(error)
+            continue
         if os.path.isdir(source) and not recursive:
             raise UsageError(f"{source} is a directory: name -r to archive what is below it; nothing was archived")
         name = os.path.basename(source.rstrip("/"))
@@ -126,13 +136,18 @@ def _jobs(sources: list[str], path: str, *, is_root: bool, recursive: bool) -> I
         elif not is_root:
             yield source, path.rstrip("/")
         else:
-            for entry in sorted(os.listdir(source)):
+            try:
+                entries = sorted(os.listdir(source))
+            except OSError as error:
+                refuse(error)
+                continue
+            for entry in entries:
                 yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
 
 
 def _put_stream(fs: RearFs, path: str, metadata: Metadata | None) -> None:
     with fs.open(path, "wb", metadata=metadata) as file:
-        while piece := os.read(0, _PIECE_BYTES):
+        while piece := read_input(_PIECE_BYTES):
             file.write(piece)
 
 

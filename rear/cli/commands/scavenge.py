@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
@@ -162,6 +162,8 @@ class _Runs(NamedTuple):
                 # The other one may end before this one does.
                 if self.style in ("live", "plain"):
                     note(str(error))
+            except BrokenPipeError:
+                raise
             except OSError as error:
                 # It may pass: a server was restarted, there was no descriptor, a folder was not seen yet.
                 note(f"{error}; it is tried again in {pause_seconds:g} s")
@@ -171,6 +173,8 @@ class _Runs(NamedTuple):
 
 
 def _wait_for_eof(stop: StopRequest) -> None:
-    while os.read(0, 4096):
-        pass
+    # A closed one has ended too.
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
     stop.set()

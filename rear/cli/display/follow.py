@@ -6,6 +6,7 @@ events. Whatever becomes of either, the work goes on.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from rear.cli.display.lines import Lines
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen import Screen
 from rear.cli.display.summary import summary_lines
+from rear.cli.exit import note
 from rear.cli.lenient_stream import LenientStream
 from rear.core.text import shown
 from rear.events import Event
@@ -167,3 +169,6 @@ def _print_summary(progress: Progress, *, lists_all: bool) -> None:
         margin = f"  {line.head:{width}}  " if number else ""
         console.print(Text(f"{margin}{shown(line.text)}", style=line.style))
     stream.flush()
+    if isinstance(stream.failure, OSError) and stream.failure.errno != errno.EPIPE:
+        # The work is done, and so it is no failure; but whoever wanted the summary has to know that there was one.
+        note(f"the summary did not get out: standard output: {stream.failure.strerror}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from rear.cli.display.progress import Progress
 from rear.cli.display.screen_parts import frame
 from rear.cli.lenient_stream import LenientStream
+from rear.core.threads import Bell, HelperThread
 from rear.events import Event
 
 if TYPE_CHECKING:
@@ -36,20 +37,21 @@ class Screen:
         self._console = stream.console(force_terminal=True)
         self._frame = Text()
         self._seen: tuple[int, int, Text] | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stop = Bell()
+        self._thread: HelperThread | None = None
         self._pause_seconds = FIRST_SECONDS
         self.resume()
 
     def resume(self) -> None:
         """Begin to draw; also after `pause`."""
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._draw, name="rear screen", daemon=True)
-        self._thread.start()
+        # A new one of each: nothing is left in them of an exception that came as the last ones were ended.
+        self._stop = Bell()
+        self._thread = HelperThread(self._draw)
+        self._thread.start("rear screen")
 
     def pause(self) -> None:
         """Give the terminal back as it was."""
-        self._stop.set()
+        self._stop.ring()
         if self._thread is not None:
             self._thread.join()
         self._thread, self._pause_seconds = None, 0.0

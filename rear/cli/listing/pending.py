@@ -14,7 +14,7 @@ from rear.core.names import STATE
 from rear.core.records import Append, Pair
 from rear.core.storage import LOCAL
 from rear.core.text import shown
-from rear.errors import FutureVersionError, UsageError
+from rear.errors import FormatError, RearError, UsageError
 from rear.journal.pending import pending_journals
 from rear.read.archive_tree import VANISHED
 from rear.read.patterns import Patterns
@@ -52,18 +52,24 @@ def list_pending(lines: LineWriter, path: str, patterns: list[str], *, as_json: 
     wanted = Patterns([*filter(None, [scope.member]), *patterns])
     seen: set[Pair] = set()
     status = 0
-    for found in pending_journals(scope.layout, storage=LOCAL) if scope.layout else ():
+
+    def tell(error: RearError | OSError) -> None:
+        nonlocal status
+        lines.flush()
+        status = report(error)
+
+    for found in pending_journals(scope.layout, on_shut=tell, storage=LOCAL) if scope.layout else ():
         if found.pair in seen:
             continue
         try:
             journal = found.read(storage=LOCAL)
-        except FutureVersionError as error:
-            status = report(FutureVersionError(f"{found.path}: {error}"))
+        except FormatError as error:
+            tell(type(error)(f"{found.path}: {error}"))
             continue
         except OSError as error:
             # Claimed or merged just now: claims are listed after the inbox.
             if error.errno not in VANISHED:
-                status = report(error)
+                tell(error)
             continue
         seen.add(found.pair)
         state = "claimed" if found.is_claimed else "closed" if journal.closed else "open"
