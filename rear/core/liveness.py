@@ -20,6 +20,12 @@ from rear.core.names import host_folder
 from rear.core.records import Open
 from rear.core.storage import LOCAL, Storage, opened
 
+BIRTH_SECONDS: Final = 600.0
+"""So long a pair is left alone, without a change, whose journal does not say yet who writes it and with what lease.
+
+Nothing else can tell that its worker is dead, where that cannot be seen. A worker that takes more than half of this to
+make a pair looks whether it is still there before it uses it.
+"""
 _OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
 _CLOCKS_LIMIT: Final = 8
 """Of so many clocks it is remembered what they saw of one name, the latest."""

@@ -247,12 +247,19 @@ class Storage:
         os.rmdir(path)
 
     def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
-        """Make a directory and its parents, and bring each new name to stable storage; shared as the base is."""
+        """Make a directory and its parents, and bring each new name to stable storage; shared as the base is.
+
+        Not ``.rear`` on the way to what is in it: a base that was there has gone, with its mount perhaps, and what took
+        its place would be empty.
+        """
         folder = Path(path)
         missing = []
         while not folder.is_dir():
             missing.append(folder)
             folder = folder.parent
+        base, is_below, _ = os.fspath(path).rpartition(_STATE_PART)
+        if is_below and Path(base, STATE) in missing:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(base, STATE))
         for folder in reversed(missing):
             try:
                 os.mkdir(folder)
@@ -274,6 +281,16 @@ class Storage:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def look_into(self, path: StrPath) -> None:
+        """Make sure that there is a directory whose names, and what they stand for, can be got at.
+
+        Raises:
+            OSError: there is none, or it is shut.
+        """
+        # By the name in it: a mode that lets nobody in, only list, would be met at the first file alone.
+        with os.scandir(f"{os.fspath(path)}/.") as entries:
+            next(entries, None)
 
     def try_lock(self, descriptor: int) -> bool:
         """Take the POSIX lock of an open file without waiting; ``False`` when another process has it.

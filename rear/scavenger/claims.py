@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, parse_pair
-from rear.core.liveness import Observations, is_running, process_of
+from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import MergedRecord, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, opened
@@ -32,7 +32,7 @@ from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 RESCUE_SUFFIX = ".rescue"
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
-GRAVEYARD_SECONDS = 600.0
+GRAVEYARD_SECONDS = BIRTH_SECONDS
 _FAULTS: dict[JournalFault, str] = {
     "missing": "its journal is missing",
     "no-first-record": "its journal has no first record",
@@ -297,7 +297,7 @@ class Claims:
         """Return those members of a worker that went to lost+found from pairs of its that are buried."""
         folder = self._layout.graveyard_folder(pair)
         given_up: set[int] = set()
-        for name in self._storage.names(folder):
+        for name in names_unless_shut(folder, storage=self._storage):
             other = parse_pair(pair.host, name) if name.endswith(".merged") else None
             if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
                 try:

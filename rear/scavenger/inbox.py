@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rear.core.layout import Layout, parse_pair
 from rear.core.liveness import Liveness, Observations, Process, process_of, process_of_worker
@@ -46,7 +47,7 @@ class Inbox:
     def count(self) -> int:
         """Count the journals in the inbox, those of live workers too."""
         inbox = self._layout.inbox
-        hosts = filter(is_safe_component, self._storage.names(inbox))
+        hosts = filter(is_safe_component, names_unless_shut(inbox, storage=self._storage))
         names = (names_unless_shut(inbox / host, storage=self._storage) for host in hosts)
         return sum(name.endswith(".journal") for some in names for name in some)
 
@@ -55,7 +56,7 @@ class Inbox:
 
         To remember is to write down which beats were seen, for the next scavenge on this host.
         """
-        for host in self._storage.names(self._layout.inbox):
+        for host in self._hosts(remember):
             if is_litter(host):
                 continue
             if not is_safe_component(host):
@@ -76,6 +77,12 @@ class Inbox:
         if remember:
             yield from saved(self._observations)
 
+    def _hosts(self, remember: bool) -> list[str]:
+        if remember:
+            return self._storage.names(self._layout.inbox)
+        # Who only looks has been told.
+        return names_unless_shut(self._layout.inbox, storage=self._storage)
+
     def _look_at(self, pair: Pair, name: str, present: set[str], *, remember: bool) -> Iterator[Pair | Orphan | Event]:
         """Yield what a file of a pair means, if it is the one that speaks for the pair."""
         try:
@@ -83,8 +90,9 @@ class Inbox:
                 yield self._orphan(Orphan(pair, "missing"))
             elif name.endswith(".journal"):
                 reason = self._why_not(pair)
-                if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
-                    remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+                if isinstance(reason, Orphan) and self._is_unborn(pair):
+                    if remember:
+                        remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
                     reason = Cleared(str(pair))
                 yield pair if reason is None else reason
         except OSError as error:
@@ -98,7 +106,10 @@ class Inbox:
             return Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
     def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
-        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to.
+
+        No record says what lease it has, and a worker that is just making it may be slow: see `BIRTH_SECONDS`.
+        """
         pair = orphan.pair
         process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
         running = self._liveness.is_running(process, pair.worker)
@@ -110,7 +121,8 @@ class Inbox:
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
         if unchanged >= GRAVEYARD_SECONDS:
             return orphan
-        return _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
+        left = _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
+        return replace(left, fault=orphan.code)
 
     def _why_not(self, pair: Pair) -> Orphan | Event | None:
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)

@@ -7,15 +7,28 @@ taken over makes files go missing as well, and a server that is down fails that 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.liveness import Observations
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage
+from rear.errors import BaseError
 from rear.events import Refused
+
+_COSTS: Final = {
+    "graveyard": "pairs of crashed workers stay claimed, and what came to buried ones late is not looked for",
+    "lost+found": "what belongs there stays where it is",
+    "index": "names are looked up in the archives themselves, which takes longer",
+    "observations": "workers that cannot be seen from here are not taken over",
+    "reports": "no report is written",
+    "flush": "live workers cannot be asked to end their temp archives",
+}
 
 
 def tried(pair: Pair, what: str, step: Callable[[], None], *, prove: Callable[[], None]) -> Iterator[Refused]:
@@ -32,6 +45,56 @@ def tried(pair: Pair, what: str, step: Callable[[], None], *, prove: Callable[[]
         yield Refused(str(pair), f"it cannot be {what}: {error}; left as it is")
 
 
+def check_essential(layout: Layout, *, storage: Storage) -> None:
+    """Make sure that all is there, or can be made, without which nothing can be scavenged.
+
+    Raises:
+        BaseError: something is shut, or no folder; the message says which, and what to do.
+        OSError: not even that can be looked at.
+    """
+    for path, reason in _unusable(layout, storage):
+        if path in layout.essential:
+            raise BaseError(
+                f"{path} {reason}, and run it again. Without it nothing can be merged; nothing was changed, and "
+                "nothing is lost"
+            )
+
+
+def unusable_parts(layout: Layout, *, storage: Storage) -> Iterator[Refused]:
+    """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it.
+
+    Raises:
+        OSError: not even that can be looked at.
+    """
+    for path, reason in _unusable(layout, storage):
+        yield Refused(f"{STATE}/{path.name}", f"it {reason}; until then {_COSTS.get(path.name, 'nothing is merged')}")
+
+
+def _unusable(layout: Layout, storage: Storage) -> Iterator[tuple[Path, str]]:
+    names = storage.names(layout.state)
+    for path in layout.parts:
+        if path.name not in names:
+            # It is made when it is needed.
+            continue
+        try:
+            if path == layout.lock:
+                storage.size_of(path)
+            else:
+                storage.look_into(path)
+        except OSError as error:
+            yield path, _why_unusable(path, error)
+
+
+def _why_unusable(path: Path, error: OSError) -> str:
+    if os.path.islink(path) and not os.path.exists(path):
+        return "is a link to nothing: remove it, or bring back what it leads to"
+    if error.errno == errno.ENOTDIR:
+        return "is a file where a folder has to be: move it elsewhere"
+    if error.errno in (errno.EINVAL, errno.ELOOP):
+        return "is no regular file: move it elsewhere"
+    return f"cannot be looked at ({error.strerror or error}): check its owner and mode"
+
+
 def shut_folder(layout: Layout, folder: Path, error: OSError) -> Refused:
     """Return the event that tells of a folder whose pairs cannot be looked at."""
     subject = folder.relative_to(layout.base).as_posix()
@@ -43,7 +106,9 @@ def hosts_in(layout: Layout, folder: Path, *, storage: Storage) -> Iterator[tupl
     try:
         hosts = list(filter(is_safe_component, storage.names(folder)))
     except OSError as error:
-        yield shut_folder(layout, folder, error)
+        # Of its own parts a base tells once.
+        if folder not in layout.parts:
+            yield shut_folder(layout, folder, error)
         return
     for host in hosts:
         try:

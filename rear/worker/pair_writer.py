@@ -8,10 +8,13 @@ poisons the pair: what the kernel reported once it will not report again, so not
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 
 from rear.core.layout import Layout
+from rear.core.liveness import BIRTH_SECONDS
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
 from rear.core.storage import Storage, is_failure
@@ -100,11 +103,15 @@ class PairWriter:
         self._journal = JournalWriter(-1, storage=storage)
         #: How long the journal was when the pair was last seen to be this process's own.
         self._confirmed_length = 0
+        storage.make_directories(layout.state)
         storage.make_directories(self.path.parent)
         try:
             self._journal.descriptor = storage.create(self.journal_path)
             self._descriptor = storage.create(self.path)
             self._journal.append(opened)
+            if storage.uptime() - self.created > BIRTH_SECONDS / 2 and not self.is_owned():
+                # Until its first record can be seen, no lease protects it.
+                raise OSError(errno.ESTALE, "a scavenger has removed it while it was made", os.fspath(self.path))
         except FileExistsError:
             # That one is not ours to remove.
             self.release()

@@ -623,9 +623,13 @@ def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(
         assert files_below(base / ".rear" / "inbox") == []
 
 
+@pytest.mark.parametrize("end", ["close", "kill", "lose half", "lose all"])
+@pytest.mark.parametrize("policy", ["rename", "first", "last"])
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool) -> None:
-    """Its pair is taken while it is stopped; whatever it flushes and closes afterwards is there as a whole."""
+def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool, policy: str, end: str) -> None:
+    """Its pair is taken while it is stopped; what it flushes and closes afterwards is there as a whole, in one member,
+    also when it is killed then, or what was not synced is lost with the power.
+    """
     ready, go = os.pipe(), os.pipe()
 
     def write() -> None:
@@ -637,6 +641,12 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
         os.read(go[0], 1)
         file.write(GROWING[-1][len(GROWING[2]) :])
         file.flush()
+        if end == "lose half":
+            # Its last flush is not on the disk.
+            file.write(b"more")
+            file.flush()
+        if end != "close":
+            os.kill(os.getpid(), signal.SIGKILL)
         file.close()
         fs.close()
 
@@ -653,12 +663,23 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
     time.sleep(0.5)
     os.kill(pid, signal.SIGCONT)
     os.write(go[1], b"x")
-    assert wait(pid) == 0
-    assert not partials(base)
-    if is_merged:
-        assert found_in(base) == {"ar.zip/a.log": GROWING[2], "ar.zip/a~1.log": GROWING[-1]}
-    else:
+    assert wait(pid) == (0 if end == "close" else -signal.SIGKILL)
+    for path in (base / ".rear" / "inbox").glob("*/*.zip"):
+        if end.startswith("lose"):
+            header = read_journal(path.with_suffix(".journal")).file.offset
+            keep = path.stat().st_size - 3 if end == "lose half" else header + 40
+            os.truncate(path, keep)
+    assert len(partials(base, on_conflict=policy)) == (end in ("kill", "lose half"))
+    if end != "lose all":
         assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+    elif is_merged:
+        assert found_in(base) == {"ar.zip/a.log": GROWING[2]}
+    with rear.open_archive(base / "ar.zip") as archive:
+        [entry] = archive.entries()
+        assert ("rear.partial" in (archive.origin(entry).metadata or {})) == (end != "close")
+    assert [event for event in fsck(base, deep=True) if event.severity != "info"] == []
+    partials(base)
+    assert len(found_in(base)) == 1
 
 
 @pytest.mark.crash
