@@ -20,7 +20,6 @@ from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.core.text import counted
 from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
-from rear.events import Refused
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import read_owner
 from rear.scavenger.refusals import unusable_parts
@@ -212,7 +211,7 @@ class Observer:
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
         if not has_state(layout):
             return BaseStatus(base, taken_ns, is_used=False, space=space)
-        self._unless_shut(layout.state, lambda: self._add_unusable(unusable_parts(layout, storage=self._storage)), None)
+        self._shut.update((part.subject, part.reason) for part in unusable_parts(layout, storage=self._storage))
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
         intents = self._unless_shut(layout.intents, lambda: tuple(self._intents()), tuple[str, ...]())
         inbox = _Inbox()
@@ -250,9 +249,6 @@ class Observer:
             where = where.relative_to(self._layout.base) if where.is_relative_to(self._layout.base) else where
             self._shut.setdefault(os.fspath(where), error.strerror or str(error))
             return otherwise
-
-    def _add_unusable(self, refused: Iterable[Refused]) -> None:
-        self._shut.update((event.subject, event.reason) for event in refused)
 
     def _leader(self) -> Leader | None:
         owner = read_owner(self._layout, storage=self._storage)

@@ -120,7 +120,7 @@ class _Check:
         unfinished = UnfinishedWork(self.layout, self.liveness, storage=self.storage)
         if self.leadership is None:
             yield Advanced("checking")
-            yield from guarded(STATE, self._as_problems(unusable_parts(self.layout, storage=self.storage)))
+            yield from self._as_problems(unusable_parts(self.layout, storage=self.storage))
             yield from unfinished.temp_archives()
             # What a scavenger is doing right now is no problem.
             outcome: Outcome = "noted" if self._is_led() else "would repair"

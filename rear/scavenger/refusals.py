@@ -50,7 +50,6 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
 
     Raises:
         BaseError: something is shut, or no folder; the message says which, and what to do.
-        OSError: not even that can be looked at.
     """
     for path, reason in _unusable(layout, storage):
         if path in layout.essential:
@@ -61,28 +60,22 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
 
 
 def unusable_parts(layout: Layout, *, storage: Storage) -> Iterator[Refused]:
-    """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it.
-
-    Raises:
-        OSError: not even that can be looked at.
-    """
+    """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it."""
     for path, reason in _unusable(layout, storage):
         yield Refused(f"{STATE}/{path.name}", f"it {reason}; until then {_COSTS.get(path.name, 'nothing is merged')}")
 
 
 def _unusable(layout: Layout, storage: Storage) -> Iterator[tuple[Path, str]]:
-    names = storage.names(layout.state)
     for path in layout.parts:
-        if path.name not in names:
-            # It is made when it is needed.
-            continue
         try:
             if path == layout.lock:
                 storage.size_of(path)
             else:
                 storage.look_into(path)
         except OSError as error:
-            yield path, _why_unusable(path, error)
+            # What is not there is made when it is needed.
+            if error.errno != errno.ENOENT or os.path.islink(path):
+                yield path, _why_unusable(path, error)
 
 
 def _why_unusable(path: Path, error: OSError) -> str:
