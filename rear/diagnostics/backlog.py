@@ -19,6 +19,7 @@ from rear.core.records import Close, Open, Pair
 from rear.core.storage import Storage
 from rear.errors import JournalError
 from rear.journal.reader import SKIM_BYTES, read_notes, skim_journal
+from rear.scavenger.refusals import names_in
 
 State = Literal["live", "unconfirmed", "stale", "crashed", "closed", "claimed", "unusable"]
 """Of a pair: its worker lives; nobody on this host can tell yet; it showed no sign of life for its lease; it is gone;
@@ -115,7 +116,7 @@ class Backlog:
                 yield WaitingPair(host, "", "unusable", reason=f"{host} is not a name that rear gives")
                 continue
             try:
-                names = set(self._storage.names(folder / host))
+                names = set(names_in(folder / host, storage=self._storage))
             except OSError as error:
                 yield WaitingPair(host, "", "unusable", reason=f"{host}, all of the folder: {error.strerror}")
                 continue

@@ -30,7 +30,7 @@ from rear.scavenger.claims import (
     taken,
     without_first_record,
 )
-from rear.scavenger.refusals import names_unless_shut, saved, shut_folder
+from rear.scavenger.refusals import names_in, names_unless_shut, saved, shut_folder
 
 _FLUSH_POLL_SECONDS = 0.25
 
@@ -63,7 +63,7 @@ class Inbox:
                 yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
                 continue
             try:
-                names = self._storage.names(self._layout.inbox / host)
+                names = names_in(self._layout.inbox / host, storage=self._storage)
             except OSError as error:
                 yield shut_folder(self._layout, self._layout.inbox / host, error)
                 continue

@@ -101,6 +101,28 @@ def test_something_else_in_its_place(base: Path, name: str, put: Callable[[Path]
     assert look_at(base).attention == ()
 
 
+PLACES = ["inbox/host", "graveyard/host", "claims/leader-1-0123456789ab", "claims/leader-1-0123456789ab/host"]
+
+
+@pytest.mark.parametrize("put", [put_a_file, put_a_link_to_nothing])
+@pytest.mark.parametrize("place", PLACES)
+def test_something_else_in_place_of_a_folder_of_pairs(base: Path, place: str, put: Callable[[Path], None]) -> None:
+    write(base, {"ar.zip/a": "a"})
+    path = base / ".rear" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    put(path)
+    for _ in range(2):
+        assert f".rear/{place}" in subjects(scavenge(base))
+    assert members(base) == {"a": b"a"}
+    assert "refused" in [attention.code for attention in look_at(base).attention]
+    if place.startswith("inbox"):
+        assert "unusable_files" in [attention.code for attention in look_at(base).attention]
+    assert f".rear/{place}" in subjects(list(fsck(base)))
+    path.unlink()
+    scavenge(base)
+    assert look_at(base).attention == ()
+
+
 @pytest.mark.parametrize("mode", [0, 0o440])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_that_is_shut(people: Users, name: str, mode: int) -> None:

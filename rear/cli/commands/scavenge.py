@@ -27,7 +27,10 @@ Wait = Annotated[
     bool,
     flag("Wait until what cannot be seen from here has shown a sign of life, or counts as dead (a lease).", "--wait"),
 ]
-Every = Annotated[str | None, valued("DURATION", "Keep running, and scavenge this often (30s, 5m, 2h).")]
+Every = Annotated[
+    str | None,
+    valued("DURATION", "Keep running, and scavenge this often (30s, 5m, 2h); what fails is told, and tried again."),
+]
 DryRun = Annotated[bool, flag("Show what would be merged; change nothing.", "--dry-run", "-n")]
 OnConflict = Annotated[
     Literal["rename", "first", "last"] | None,
