@@ -152,6 +152,20 @@ def has_state(layout: Layout) -> bool:
     return False
 
 
+def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
+    """Make a folder in a base that was there: one that has gone meanwhile would come back to a place that is taken.
+
+    Of ``None`` the base is made as well.
+
+    Raises:
+        OSError: that is not possible, or (``ENOENT``) the base is not there.
+    """
+    if not folder.is_dir():
+        if base is not None:
+            os.listdir(base)
+        storage.make_directories(folder)
+
+
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:
     """Return the base that a final archive belongs to and its path in it, or ``None`` for an archive of nobody."""
     path = Path(os.path.abspath(archive_path))

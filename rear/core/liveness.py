@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
 from rear.core.records import Open
 from rear.core.storage import LOCAL, Storage, opened
@@ -192,7 +192,7 @@ class Observations:
 
     def __init__(self, layout: Layout, *, topic: str, storage: Storage = LOCAL) -> None:
         here = this_process()
-        self._path = layout.observation(topic)
+        self._base, self._path = layout.base, layout.observation(topic)
         self._storage = storage
         # Where no boot is told, a clock that begins anew is seen to go back.
         self._clock = f"{here.boot_id or here.host} {here.time_namespace}"
@@ -239,7 +239,7 @@ class Observations:
             for name, one in self._seen.items()
         }
         data = json.dumps({"clocks": clocks, "seen": seen}).encode()
-        self._storage.make_directories(self._path.parent)
+        make_in_base(self._base, self._path.parent, storage=self._storage)
         self._storage.replace(self._path, data)
 
 

@@ -247,19 +247,12 @@ class Storage:
         os.rmdir(path)
 
     def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
-        """Make a directory and its parents, and bring each new name to stable storage; shared as the base is.
-
-        Not ``.rear`` on the way to what is in it: a base that was there has gone, with its mount perhaps, and what took
-        its place would be empty.
-        """
+        """Make a directory and its parents, and bring each new name to stable storage; shared as the base is."""
         folder = Path(path)
         missing = []
         while not folder.is_dir():
             missing.append(folder)
             folder = folder.parent
-        base, is_below, _ = os.fspath(path).rpartition(_STATE_PART)
-        if is_below and Path(base, STATE) in missing:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(base, STATE))
         for folder in reversed(missing):
             try:
                 os.mkdir(folder)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rear.core.layout import Layout, parse_pair
+from rear.core.layout import Layout, make_in_base, parse_pair
 from rear.core.liveness import Liveness, Observations, Process, process_of, process_of_worker
 from rear.core.names import is_litter, is_safe_component
 from rear.core.records import Pair
@@ -154,7 +154,7 @@ class Inbox:
     def ask_for_flush(self, wait_seconds: float) -> None:
         """Leave a request that live workers see with their next beat, and wait until they have answered."""
         folder = self._layout.flush_requests
-        self._storage.make_directories(folder)
+        make_in_base(self._layout.base, folder, storage=self._storage)
         for name in self._storage.names(folder):
             # Requests of scavengers that died while waiting.
             with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ import secrets
 import threading
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout, is_directory
+from rear.core.layout import Layout, make_in_base
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
 from rear.core.storage import LOCAL, Storage, opened
 from rear.core.threads import Bell, HelperThread
@@ -79,10 +79,7 @@ class Leadership:
 
     def _open(self) -> int:
         check_essential(self.layout, storage=self._storage)
-        if not is_directory(self.layout.state):
-            # Of a base that is there: one that has just gone is not made anew.
-            os.listdir(self.layout.base)
-            self._storage.make_directories(self.layout.state)
+        make_in_base(self.layout.base, self.layout.state, storage=self._storage)
         try:
             return self._storage.create(self.layout.lock)
         except FileExistsError:
@@ -135,7 +132,7 @@ class Leadership:
     def _begin_term(self) -> None:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
         folder = self.layout.terms
-        self._storage.make_directories(folder)
+        make_in_base(self.layout.base, folder, storage=self._storage)
         terms = self._terms()
         self._term = terms[-1] + 1 if terms else 1
         try:

@@ -20,7 +20,7 @@ from operator import add
 from pathlib import Path
 from typing import Any, Final
 
-from rear.core.layout import look_anew
+from rear.core.layout import look_anew, make_in_base
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
@@ -229,7 +229,7 @@ class Merger:
         try:
             after, fingerprint = yield from self._write_archive(merge)
             if target.descriptor is None:
-                check_vacant(target.path, storage=self._storage)
+                check_vacant(self._layout.base, target.path, storage=self._storage)
             self._leadership.prove()
             commit_intent(merge.intent)
         except BaseException as error:
@@ -256,7 +256,7 @@ class Merger:
     def _begin(self, plan: MergePlan, target: FinalArchive) -> _Merge:
         """Bring the intent to stable storage."""
         path = self._layout.intent(plan.archive, self._leadership.name)
-        self._storage.make_directories(path.parent)
+        make_in_base(self._layout.base, path.parent, storage=self._storage)
         before = None
         if target.descriptor is not None and target.directory is not None:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)

@@ -103,7 +103,6 @@ class PairWriter:
         self._journal = JournalWriter(-1, storage=storage)
         #: How long the journal was when the pair was last seen to be this process's own.
         self._confirmed_length = 0
-        storage.make_directories(layout.state)
         storage.make_directories(self.path.parent)
         try:
             self._journal.descriptor = storage.create(self.journal_path)
