@@ -160,10 +160,9 @@ def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
     Raises:
         OSError: that is not possible, or (``ENOENT``) the base is not there.
     """
-    if not folder.is_dir():
-        if base is not None:
-            os.listdir(base)
-        storage.make_directories(folder)
+    if base is not None and not folder.is_dir():
+        os.listdir(base)
+    storage.make_directories(folder)
 
 
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:
