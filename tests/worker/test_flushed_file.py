@@ -623,8 +623,11 @@ def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(
         assert files_below(base / ".rear" / "inbox") == []
 
 
-@pytest.mark.parametrize("end", ["close", "kill", "lose half", "lose all"])
-@pytest.mark.parametrize("policy", ["rename", "first", "last"])
+@pytest.mark.parametrize(
+    ("end", "policy"),
+    [("close", "rename"), ("close", "first"), ("kill", "rename"), ("kill", "first"), ("kill", "last"),
+     ("lose half", "rename"), ("lose all", "rename"), ("lose all", "last")],
+)  # fmt: skip
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool, policy: str, end: str) -> None:
     """Its pair is taken while it is stopped; what it flushes and closes afterwards is there as a whole, in one member,
