@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -54,25 +54,24 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
         BaseError: something is shut, or no folder; the message says which, and what to do.
         OSError: something cannot be looked at now.
     """
-    for path, error in _unusable(layout, storage):
-        if path in layout.essential:
-            if error.errno not in _LASTING:
-                raise error
-            raise BaseError(
-                f"{path} {_why_unusable(path, error)}, and run it again. Without it nothing can be merged; nothing was "
-                "changed, and nothing is lost"
-            )
+    for path, error in _unusable(layout, layout.essential, storage):
+        if error.errno not in _LASTING:
+            raise error
+        raise BaseError(
+            f"{path} {_why_unusable(path, error)}, and run it again. Without it nothing can be merged; nothing was "
+            "changed, and nothing is lost"
+        )
 
 
 def unusable_parts(layout: Layout, *, storage: Storage) -> Iterator[Refused]:
     """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it."""
-    for path, error in _unusable(layout, storage):
+    for path, error in _unusable(layout, layout.parts, storage):
         cost = _COSTS.get(path.name, "nothing is merged")
         yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(path, error)}; until then {cost}")
 
 
-def _unusable(layout: Layout, storage: Storage) -> Iterator[tuple[Path, OSError]]:
-    for path in layout.parts:
+def _unusable(layout: Layout, parts: Iterable[Path], storage: Storage) -> Iterator[tuple[Path, OSError]]:
+    for path in parts:
         try:
             if path == layout.lock:
                 storage.size_of(path)
