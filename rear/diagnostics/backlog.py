@@ -127,18 +127,19 @@ class Backlog:
                     if not is_claimed and not is_litter(name):
                         yield WaitingPair(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
                 elif name.endswith(".journal"):
-                    waiting = self._pair(pair, folder / host, f"{pair.stem}.merged" in names, is_claimed=is_claimed)
+                    waiting = self._pair(pair, folder / host, names, is_claimed=is_claimed)
                     if waiting is not None:
                         yield waiting
                 elif name.endswith(".zip") and f"{pair.stem}.{PAIR_SUFFIXES[0]}" not in names and not is_claimed:
                     yield WaitingPair(host, pair.worker, "unusable", reason=f"{pair} has no journal")
 
-    def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> WaitingPair | None:
+    def _pair(self, pair: Pair, folder: Path, names: set[str], *, is_claimed: bool) -> WaitingPair | None:
         path = folder / f"{pair.stem}.journal"
         try:
             glance = glance_at(path, storage=self._storage)
+            has_notes = f"{pair.stem}.merged" in names
             members = glance.members - (self._merged(folder / f"{pair.stem}.merged") if has_notes else 0)
-            state = "claimed" if is_claimed else self._state(pair, glance, folder)
+            state = "claimed" if is_claimed else self._state(pair, glance, folder, names)
         except OSError as error:
             if error.errno in _VANISHED:
                 # Claimed, merged or released since it was listed.
@@ -162,7 +163,7 @@ class Backlog:
             return 0
         return len(read_notes(path, storage=self._storage).merged)
 
-    def _state(self, pair: Pair, glance: Glance, folder: Path) -> State:
+    def _state(self, pair: Pair, glance: Glance, folder: Path, names: set[str]) -> State:
         if glance.closed is not None:
             return "closed"
         opened = glance.opened
@@ -174,7 +175,7 @@ class Backlog:
                 return "live" if running else "crashed"
             # As a scavenge notes it.
             path = folder / f"{pair.stem}.zip"
-            length = self._storage.size_of(path) if path.name in self._storage.names(folder) else 0
+            length = self._storage.size_of(path) if path.name in names else 0
             return self._signs.state(str(pair), f"/{length}", BIRTH_SECONDS)
         running = self._is_running(process_of(opened))
         if running is not None:

@@ -87,10 +87,10 @@ class Inbox:
         """Yield what a file of a pair means, if it is the one that speaks for the pair."""
         try:
             if name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                yield self._orphan(Orphan(pair, "missing"))
+                yield self._orphan(Orphan(pair, "missing"), present)
             elif name.endswith(".journal"):
-                reason = self._why_not(pair)
-                if isinstance(reason, Orphan) and self._is_unborn(pair):
+                reason = self._why_not(pair, present)
+                if isinstance(reason, Orphan) and self._is_unborn(pair, present):
                     if remember:
                         remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
                     reason = Cleared(str(pair))
@@ -105,7 +105,18 @@ class Inbox:
         except OSError as error:
             return Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
-    def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
+    def _length(self, pair: Pair, present: set[str]) -> int:
+        """Return the length of a temp archive, 0 of one that is not there."""
+        path = self._layout.temp_archive(pair)
+        try:
+            return self._storage.size_of(path)
+        except FileNotFoundError:
+            # NFS may deny a file that is there, and a listing shows.
+            if path.name in present and path.name in self._storage.names(path.parent):
+                raise
+            return 0
+
+    def _orphan(self, orphan: Orphan, present: set[str]) -> Orphan | LeftAlone:
         """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to.
 
         No record says what lease it has, and a worker that is just making it may be slow: see `BIRTH_SECONDS`.
@@ -113,9 +124,8 @@ class Inbox:
         pair = orphan.pair
         process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
         running = self._liveness.is_running(process, pair.worker)
-        path = self._layout.temp_archive(pair)
         # Also of one that is gone: what is no file, or shut, is not taken.
-        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
+        length = self._length(pair, present)
         if running is False:
             return orphan
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
@@ -124,13 +134,13 @@ class Inbox:
         left = _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
         return replace(left, fault=orphan.code)
 
-    def _why_not(self, pair: Pair) -> Orphan | Event | None:
+    def _why_not(self, pair: Pair, present: set[str]) -> Orphan | Event | None:
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
         if journal is None or isinstance(journal, Event):
             return journal or taken(pair)
         opened = journal.opened
         if opened is None:
-            return self._orphan(without_first_record(pair, journal))
+            return self._orphan(without_first_record(pair, journal), present)
         if journal.closed is not None:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
@@ -141,15 +151,12 @@ class Inbox:
             return None
         return _left("", pair, running, opened.lease_seconds - unchanged, has_file=journal.file is not None)
 
-    def _is_unborn(self, pair: Pair) -> bool:
+    def _is_unborn(self, pair: Pair, present: set[str]) -> bool:
         """Whether a worker that is gone died before its first record: then it wrote no member at all."""
         journal = load_journal(pair, self._layout.inbox_folder(pair), storage=self._storage)
         if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
             return False
-        path = self._layout.temp_archive(pair)
-        if path.name not in self._storage.names(path.parent):
-            return True
-        return self._storage.size_of(path) == 0
+        return self._length(pair, present) == 0
 
     def ask_for_flush(self, wait_seconds: float) -> None:
         """Leave a request that live workers see with their next beat, and wait until they have answered."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from bases import check_base, files_below, of_kind, scavenge, write
-from programs import start_code, wait_for
+from programs import start_code
 
 import rear
 from rear.core.layout import Layout
-from rear.core.liveness import BIRTH_SECONDS, this_process, worker_name
+from rear.core.liveness import BIRTH_SECONDS, this_process
 from rear.core.problems import Problem, exit_status, outcome_of
 from rear.core.storage import Storage
 from rear.diagnostics.status import look_at
@@ -155,5 +155,23 @@ def test_a_worker_that_is_slow_to_make_a_pair_looks_whether_it_is_still_there(ba
 
 def test_a_worker_may_rely_on_what_a_scavenger_waits() -> None:
     assert claims.GRAVEYARD_SECONDS >= BIRTH_SECONDS
-    assert worker_name(this_process(), "0" * 16).count("-") == 3
-    wait_for(lambda: True)
+
+
+class CountsListings(Later):
+    listings = 0
+
+    def names(self, path: Any) -> list[str]:
+        self.listings += 1
+        return super().names(path)
+
+
+def test_many_of_them_cost_no_listing_each(base: Path) -> None:
+    for number in range(100):
+        make_unborn(base, "elsewhere", ELSEWHERE[:-3] + f"{number:03}")
+    scavenge(base)
+    for seconds in (0.0, BIRTH_SECONDS + 1):
+        storage = CountsListings(seconds)
+        scavenge(base, storage=storage)
+        look_at(base, storage=storage)
+        assert storage.listings < 60
+    assert files_below(Layout(base).inbox) == []
