@@ -683,6 +683,42 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
     assert len(found_in(base)) == 1
 
 
+def test_a_log_whose_writer_is_stopped_twice_and_then_killed_is_one_member(base: Path) -> None:
+    """Scavengers take what it flushed each time, as its lease has ended; what comes after that joins it."""
+    ready, go = os.pipe(), os.pipe()
+    pieces = [one[len(before) :] for before, one in itertools.pairwise([b"", *GROWING])][:6]
+
+    def write() -> None:
+        fs = rear.rear_fs(base, lease_seconds=0.3, sync_interval=0.05)
+        file = fs.open("ar.zip/a.log", "wb")
+        for piece in pieces:
+            file.write(piece)
+            file.flush()
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+
+    pid = fork(write)
+    for number in range(len(pieces)):
+        os.read(ready[0], 1)
+        if number in (1, 3):
+            os.kill(pid, signal.SIGSTOP)
+            expected = b"".join(pieces[: number + 1])
+
+            def has_come(expected: bytes = expected) -> bool:
+                scavenge(base)
+                return (base / "ar.zip").exists() and found_in(base) == {"ar.zip/a.log": expected}
+
+            wait_for(has_come)
+            os.kill(pid, signal.SIGCONT)
+        if number < len(pieces) - 1:
+            os.write(go[1], b"x")
+    os.kill(pid, signal.SIGKILL)
+    assert wait(pid) == -signal.SIGKILL
+    scavenge(base)
+    assert found_in(base) == {"ar.zip/a.log": b"".join(pieces)}
+    assert files_below(base / ".rear" / "inbox") == files_below(base / ".rear" / "lost+found") == []
+
+
 @pytest.mark.crash
 def test_ctrl_c_at_every_operation_of_a_flush(folder: Path, base: Path) -> None:
     """What interrupts a flush leaves a file that can be flushed, and closed, again."""
