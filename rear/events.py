@@ -98,12 +98,14 @@ class LeftAlone(Event):
     """A temp archive stays where it is; ``reason`` says why: its worker lives, or is not yet known to be dead.
 
     Without a sign of life for another ``wait_seconds`` it counts as dead; null where that is not what it waits for.
+    ``fault`` is what keeps its journal from telling who writes it, a `JournalFault`; null when it does tell.
     """
 
     pair: str
     reason: str
     code: WhyLeft
     wait_seconds: float | None = None
+    fault: str | None = None
 
 
 class Refused(Event, severity="warning"):

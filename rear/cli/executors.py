@@ -40,10 +40,7 @@ class Executors:
     def __init__(self, base: str, jobs: int | None, dask: str | None) -> None:
         if jobs is not None and jobs > 1 and dask is not None:
             raise UsageError("--jobs is for processes on this host, --dask for those of a cluster: name one of them")
-        if jobs is None and dask is None:
-            settings = Config(Layout(base)).resolve("scavenger", {})
-            # As between options: a setting of one kind keeps the other out, and the cluster is the larger one.
-            jobs, dask = settings["jobs"], settings["dask"]
+        self._base = base
         self._jobs = jobs
         self._dask = dask
         self._has_connected = False
@@ -53,16 +50,23 @@ class Executors:
         """Open the executor for one run; ``None`` when this process does all.
 
         Raises:
+            ConfigError: a setting of the base makes no sense.
             UnsupportedError: Dask is not installed.
-            OSError: its scheduler does not answer, and never has. Later on, this process goes on without it.
+            OSError: its scheduler does not answer, and never has. Later on, this process goes on without it. Or the
+                configuration cannot be read.
         """
+        jobs, dask = self._jobs, self._dask
+        if jobs is None and dask is None:
+            settings = Config(Layout(self._base)).resolve("scavenger", {})
+            # As between options: a setting of one kind keeps the other out, and the cluster is the larger one.
+            jobs, dask = settings["jobs"], settings["dask"]
         with ExitStack() as stack:
-            if self._dask is not None:
-                yield self._connect(self._dask, stack)
-            elif self._jobs is not None and self._jobs > 1:
+            if dask is not None:
+                yield self._connect(dask, stack)
+            elif jobs is not None and jobs > 1:
                 from rear.core.parallel import local_pool
 
-                yield stack.enter_context(local_pool(self._jobs, warm_up=_TASKS))
+                yield stack.enter_context(local_pool(jobs, warm_up=_TASKS))
             else:
                 yield None
 

@@ -32,13 +32,19 @@ _ADVICE = {
 
 def report(error: RearError | OSError) -> int:
     """Print an error as one line on standard error; return the exit status for it."""
-    text = str(error)
+    note(told(error))
+    return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
+
+
+def told(error: Exception) -> str:
+    """Return an error in words; one that nobody foresaw with its kind."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else _current_folder()
         advice = _ADVICE.get(error.errno or 0)
-        text = f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
-    note(text)
-    return error.exit_status if isinstance(error, RearError) else SYSTEM_ERROR
+        return f"{place}{error.strerror}" + (f"; {advice}" if advice else "")
+    if isinstance(error, (RearError, OSError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _current_folder() -> str:

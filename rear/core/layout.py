@@ -60,6 +60,12 @@ class Layout:
         self.terms = self.state / "terms"
         self.reports = self.state / "reports"
         self.config = self.state / "config.toml"
+        #: Without one of them no scavenge can be sure of anything; what the others are for can wait.
+        self.essential = (self.lock, self.terms, self.inbox, self.claims, self.intents)
+        self.parts = (
+            *self.essential, self.graveyard, self.lost_and_found, self.indexes, self.observations, self.reports,
+            self.flush_requests,
+        )  # fmt: skip
 
     def archive(self, archive: str) -> Path:
         """Path of a final archive.
@@ -134,6 +140,34 @@ def is_directory(path: str | os.PathLike[str], *, anew: bool = False) -> bool:
         with suppress(OSError):
             return anew and name in os.listdir(folder) and is_directory(path)
         return False
+
+
+def has_state(layout: Layout) -> bool:
+    """Whether any worker has written to a base.
+
+    Raises:
+        BaseError: something else is where rear keeps its files.
+        OSError: that cannot be found out.
+    """
+    if is_directory(layout.state, anew=True):
+        return True
+    if os.path.lexists(layout.state):
+        what = "is a link to nothing" if os.path.islink(layout.state) else "is a file where a folder has to be"
+        raise BaseError(f"{layout.state} {what}: move it elsewhere, and bring the folder back if there was one")
+    return False
+
+
+def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
+    """Make a folder in a base that was there: one that has gone meanwhile would come back to a place that is taken.
+
+    Of ``None`` the base is made as well.
+
+    Raises:
+        OSError: that is not possible, or (``ENOENT``) the base is not there.
+    """
+    if base is not None and not folder.is_dir():
+        os.listdir(base)
+    storage.make_directories(folder)
 
 
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:

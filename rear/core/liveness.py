@@ -15,11 +15,17 @@ import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
 from rear.core.records import Open
 from rear.core.storage import LOCAL, Storage, opened
 
+BIRTH_SECONDS: Final = 600.0
+"""So long a pair is left alone, without a change, whose journal does not say yet who writes it and with what lease.
+
+Nothing else can tell that its worker is dead, where that cannot be seen. A worker that takes more than half of this to
+make a pair looks whether it is still there before it uses it.
+"""
 _OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
 _CLOCKS_LIMIT: Final = 8
 """Of so many clocks it is remembered what they saw of one name, the latest."""
@@ -186,7 +192,7 @@ class Observations:
 
     def __init__(self, layout: Layout, *, topic: str, storage: Storage = LOCAL) -> None:
         here = this_process()
-        self._path = layout.observation(topic)
+        self._base, self._path = layout.base, layout.observation(topic)
         self._storage = storage
         # Where no boot is told, a clock that begins anew is seen to go back.
         self._clock = f"{here.boot_id or here.host} {here.time_namespace}"
@@ -233,7 +239,7 @@ class Observations:
             for name, one in self._seen.items()
         }
         data = json.dumps({"clocks": clocks, "seen": seen}).encode()
-        self._storage.make_directories(self._path.parent)
+        make_in_base(self._base, self._path.parent, storage=self._storage)
         self._storage.replace(self._path, data)
 
 

@@ -135,6 +135,11 @@ _KINDS: Final = {
         "A scavenger ended, or is paused, with temp archives that it had claimed.",
         "They are merged; `rear scavenge` does that too.",
     ),
+    "temp-archive-waits": (
+        "A journal does not say yet who writes it, or is missing, and its worker cannot be seen from here: it may be "
+        "alive, and just making it.",
+        "None is needed: after ten minutes without a change the next scavenge takes it, or removes it if it is empty.",
+    ),
     "journal-missing": (
         "A temp archive has no journal.",
         "Its members are found by their local headers, which say where they belong.",

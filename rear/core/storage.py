@@ -275,6 +275,16 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def look_into(self, path: StrPath) -> None:
+        """Make sure that there is a directory whose names, and what they stand for, can be got at.
+
+        Raises:
+            OSError: there is none, or it is shut.
+        """
+        # By the name in it: a mode that lets nobody in, only list, would be met at the first file alone.
+        with os.scandir(f"{os.fspath(path)}/.") as entries:
+            next(entries, None)
+
     def try_lock(self, descriptor: int) -> bool:
         """Take the POSIX lock of an open file without waiting; ``False`` when another process has it.
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, Layout, parse_pair
-from rear.core.liveness import Observations, Process, is_running, process_of, process_of_worker
+from rear.core.liveness import BIRTH_SECONDS, Observations, Process, is_running, process_of, process_of_worker
 from rear.core.names import is_litter, is_safe_component
 from rear.core.records import Close, Open, Pair
 from rear.core.storage import Storage
 from rear.errors import JournalError
 from rear.journal.reader import SKIM_BYTES, read_notes, skim_journal
+from rear.scavenger.refusals import names_in
 
 State = Literal["live", "unconfirmed", "stale", "crashed", "closed", "claimed", "unusable"]
 """Of a pair: its worker lives; nobody on this host can tell yet; it showed no sign of life for its lease; it is gone;
@@ -78,6 +79,10 @@ class Signs:
             return "stale"
         return "live" if moved else "unconfirmed"
 
+    def unchanged_seconds(self, name: str) -> float:
+        """Return for how long that has been so, at the last look."""
+        return self._storage.uptime() - self._seen[name][1]
+
 
 class Backlog:
     """Looks at the pairs of a base, again and again if need be."""
@@ -111,7 +116,7 @@ class Backlog:
                 yield WaitingPair(host, "", "unusable", reason=f"{host} is not a name that rear gives")
                 continue
             try:
-                names = set(self._storage.names(folder / host))
+                names = set(names_in(folder / host, storage=self._storage))
             except OSError as error:
                 yield WaitingPair(host, "", "unusable", reason=f"{host}, all of the folder: {error.strerror}")
                 continue
@@ -122,18 +127,19 @@ class Backlog:
                     if not is_claimed and not is_litter(name):
                         yield WaitingPair(host, "", "unusable", reason=f"{host}/{name} is not a name that rear gives")
                 elif name.endswith(".journal"):
-                    waiting = self._pair(pair, folder / host, f"{pair.stem}.merged" in names, is_claimed=is_claimed)
+                    waiting = self._pair(pair, folder / host, names, is_claimed=is_claimed)
                     if waiting is not None:
                         yield waiting
                 elif name.endswith(".zip") and f"{pair.stem}.{PAIR_SUFFIXES[0]}" not in names and not is_claimed:
                     yield WaitingPair(host, pair.worker, "unusable", reason=f"{pair} has no journal")
 
-    def _pair(self, pair: Pair, folder: Path, has_notes: bool, *, is_claimed: bool) -> WaitingPair | None:
+    def _pair(self, pair: Pair, folder: Path, names: set[str], *, is_claimed: bool) -> WaitingPair | None:
         path = folder / f"{pair.stem}.journal"
         try:
             glance = glance_at(path, storage=self._storage)
+            has_notes = f"{pair.stem}.merged" in names
             members = glance.members - (self._merged(folder / f"{pair.stem}.merged") if has_notes else 0)
-            state = "claimed" if is_claimed else self._state(pair, glance)
+            state = "claimed" if is_claimed else self._state(pair, glance, folder, names)
         except OSError as error:
             if error.errno in _VANISHED:
                 # Claimed, merged or released since it was listed.
@@ -142,7 +148,12 @@ class Backlog:
         except JournalError as error:
             return WaitingPair(pair.host, pair.worker, "unusable", reason=f"{pair}: {error}")
         created_ns = glance.opened.created_ns if glance.opened else None
-        return WaitingPair(pair.host, pair.worker, state, max(0, members), glance.size_bytes, created_ns)
+        reason = ""
+        if glance.opened is None and state == "unconfirmed":
+            left = BIRTH_SECONDS - self._signs.unchanged_seconds(str(pair))
+            reason = f"{pair} has no first record in its journal: without a sign of life for another {left:.0f} s"
+            reason += " a scavenge takes it for dead"
+        return WaitingPair(pair.host, pair.worker, state, max(0, members), glance.size_bytes, created_ns, reason)
 
     def _merged(self, path: Path) -> int:
         try:
@@ -152,7 +163,7 @@ class Backlog:
             return 0
         return len(read_notes(path, storage=self._storage).merged)
 
-    def _state(self, pair: Pair, glance: Glance) -> State:
+    def _state(self, pair: Pair, glance: Glance, folder: Path, names: set[str]) -> State:
         if glance.closed is not None:
             return "closed"
         opened = glance.opened
@@ -160,7 +171,12 @@ class Backlog:
             # Its worker has just begun, or died doing so.
             process = process_of_worker(pair.host, pair.worker)
             running = None if process is None else self._is_running(process)
-            return "unconfirmed" if running is None else "live" if running else "crashed"
+            if running is not None:
+                return "live" if running else "crashed"
+            # As a scavenge notes it.
+            path = folder / f"{pair.stem}.zip"
+            length = self._storage.size_of(path) if path.name in names else 0
+            return self._signs.state(str(pair), f"/{length}", BIRTH_SECONDS)
         running = self._is_running(process_of(opened))
         if running is not None:
             return "live" if running else "crashed"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from rear.core.layout import is_directory, layout_of
+from rear.core.layout import has_state, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath, opened
 from rear.core.text import counted
@@ -22,6 +22,7 @@ from rear.diagnostics.backlog import Backlog, Signs, State, WaitingPair
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.journal.intent import read_begin
 from rear.scavenger.leader import read_owner
+from rear.scavenger.refusals import unusable_parts
 from rear.scavenger.report import ReportSummary, last_summaries
 
 _Seen = TypeVar("_Seen")
@@ -128,6 +129,7 @@ class BaseStatus:
         oldest_ns: when the oldest temp archive of the backlog was begun, by the clock of its host.
         unusable: files in the inbox that are none of rear's, or whose journal is missing or cannot be read.
         unusable_reasons: of some of them.
+        waiting_reasons: of some temp archives that do not say yet who writes them, and until when a scavenge waits.
         leader: the scavenger at work.
         scavenges: the last ones that did or found something, the newest first.
         intents: final archives with a merge that is under way, or that died.
@@ -146,6 +148,7 @@ class BaseStatus:
     oldest_ns: int | None = None
     unusable: int = 0
     unusable_reasons: tuple[str, ...] = ()
+    waiting_reasons: tuple[str, ...] = ()
     leader: Leader | None = None
     scavenges: tuple[ReportSummary, ...] = ()
     intents: tuple[str, ...] = ()
@@ -193,7 +196,8 @@ class Observer:
         self._storage = storage
         self._backlog = Backlog(self._layout, storage=storage)
         self._signs = Signs(self._layout, "leader", storage)
-        self._shut: list[str] = []
+        #: What cannot be looked at, and why.
+        self._shut: dict[str, str] = {}
 
     def look(self) -> BaseStatus:
         """Return what the base looks like now.
@@ -202,11 +206,12 @@ class Observer:
             BaseError: the base has gone.
             OSError: it cannot be looked at.
         """
-        self._shut = []
+        self._shut = {}
         layout = layout_of(self._layout.base)
         base, taken_ns, space = str(layout.base), time.time_ns(), _space(layout.base)
-        if not is_directory(layout.state, anew=True):
+        if not has_state(layout):
             return BaseStatus(base, taken_ns, is_used=False, space=space)
+        self._shut.update((part.subject, part.reason) for part in unusable_parts(layout, storage=self._storage))
         # First: a merge that ends meanwhile leaves a leader without intents, not intents without a leader.
         intents = self._unless_shut(layout.intents, lambda: tuple(self._intents()), tuple[str, ...]())
         inbox = _Inbox()
@@ -220,6 +225,7 @@ class Observer:
             oldest_ns=inbox.oldest_ns,
             unusable=inbox.unusable,
             unusable_reasons=tuple(inbox.reasons),
+            waiting_reasons=tuple(inbox.waits),
             leader=self._unless_shut(layout.lock, self._leader, None),
             scavenges=self._unless_shut(
                 layout.reports, lambda: tuple(last_summaries(layout, REPORTS_SHOWN, storage=self._storage)), ()
@@ -231,7 +237,7 @@ class Observer:
             graveyard=self._unless_shut(layout.graveyard, lambda: _files(layout.graveyard, ".journal"), NO_FILES),
             space=space,
         )
-        status = replace(status, shut=tuple(self._shut))
+        status = replace(status, shut=tuple(f"{where}: {reason}" for where, reason in self._shut.items()))
         return replace(status, attention=tuple(_attention(status)))
 
     def _unless_shut(self, path: Path, look: Callable[[], _Seen], otherwise: _Seen) -> _Seen:
@@ -241,7 +247,7 @@ class Observer:
         except OSError as error:
             where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
             where = where.relative_to(self._layout.base) if where.is_relative_to(self._layout.base) else where
-            self._shut.append(f"{where}: {error.strerror or error}")
+            self._shut.setdefault(os.fspath(where), error.strerror or str(error))
             return otherwise
 
     def _leader(self) -> Leader | None:
@@ -280,6 +286,7 @@ class _Inbox:
         self.oldest_ns: int | None = None
         self.unusable = 0
         self.reasons: list[str] = []
+        self.waits: list[str] = []
         self._hosts: dict[str, Host] = {}
         self._workers: dict[tuple[str, str], set[State]] = {}
 
@@ -295,6 +302,8 @@ class _Inbox:
             if len(self.reasons) < REASONS_SHOWN:
                 self.reasons.append(waiting.reason)
             return
+        if waiting.reason and len(self.waits) < REASONS_SHOWN:
+            self.waits.append(waiting.reason)
         self.piles[waiting.state].add(waiting)
         self._hosts.setdefault(waiting.host, Host(waiting.host)).backlog.add(waiting)
         if waiting.state in _WORKER_STATES:

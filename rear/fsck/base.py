@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rear.core.layout import Layout, check_owner, is_directory, layout_of, look_anew
+from rear.core.layout import Layout, check_owner, has_state, layout_of, look_anew
 from rear.core.liveness import Liveness
 from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
@@ -33,6 +33,7 @@ from rear.salvage.scan_result import Found
 from rear.scavenger.leader import Leadership, is_led
 from rear.scavenger.lost_and_found import LostAndFound, lost_and_found_of
 from rear.scavenger.options import options_for
+from rear.scavenger.refusals import unusable_parts
 from rear.scavenger.report import Report, report_refused
 from rear.scavenger.scavenge import Scavenge
 
@@ -73,11 +74,12 @@ def fsck(
 def _run(
     layout: Layout, report_only: bool, deep: bool, liveness: Liveness, executor: Executor | None, storage: Storage
 ) -> Iterator[Event]:
-    if not is_directory(layout.state, anew=True):
+    is_used = has_state(layout)
+    if not is_used:
         yield NothingYet(str(layout.base))
     with ExitStack() as stack:
         leadership = None
-        if not report_only and is_directory(layout.state, anew=True):
+        if is_used and not report_only:
             leadership = stack.enter_context(Leadership(layout, liveness=liveness, storage=storage))
         report = Report()
         check = _Check(layout, leadership, deep, liveness, executor, storage)
@@ -119,11 +121,12 @@ class _Check:
         unfinished = UnfinishedWork(self.layout, self.liveness, storage=self.storage)
         if self.leadership is None:
             yield Advanced("checking")
+            yield from self._as_problems(unusable_parts(self.layout, storage=self.storage))
             yield from unfinished.temp_archives()
             # What a scavenger is doing right now is no problem.
             outcome: Outcome = "noted" if self._is_led() else "would repair"
             yield from unfinished.claims(outcome)
-            yield from guarded(f"{STATE}/intents", unfinished.intents(outcome))
+            yield from unfinished.intents(outcome)
             yield from self._each_archive("inspecting", self._check_archive)
         else:
             yield from unfinished.settle_intents(self.leadership, self.lost_and_found)
@@ -138,7 +141,7 @@ class _Check:
         yield from find_strays(self.layout, repair=self.leadership is not None, storage=self.storage)
 
     def _is_led(self) -> bool:
-        with suppress(PermissionError):
+        with suppress(OSError):
             return is_led(self.layout, storage=self.storage)
         # Whose lock nobody else may read works, or has worked: not to be told of as dead.
         return True

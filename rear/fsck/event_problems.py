@@ -13,6 +13,7 @@ from rear.events import (
     IndexRebuilt,
     JournalDamaged,
     JournalRebuilt,
+    LeftAlone,
     Lost,
     Partial,
     Recovered,
@@ -57,6 +58,8 @@ def problem_of(event: Event) -> Problem | None:
         case Damaged():
             start, length, item = event.start, event.length, event.lost_and_found
             return Problem("bytes-unplaced", event.pair, event.reason, "left", start, length, lost_and_found=item)
+        case LeftAlone() if event.fault is not None and event.wait_seconds is not None:
+            return Problem("temp-archive-waits", event.pair, event.reason, "noted")
         case Refused():
             return Problem("refused", event.subject, event.reason, "left")
     return None

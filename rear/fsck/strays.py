@@ -56,8 +56,9 @@ class _Strays:
         if error.errno in VANISHED:
             return
         path = Path(os.fsdecode(error.filename or self._layout.state))
-        # What is shut among the pairs, the scavenge tells.
-        if not any(map(path.is_relative_to, (self._layout.inbox, self._layout.claims, self._layout.graveyard))):
+        # What is shut among the pairs, and of the base's own parts, was told before.
+        pairs = self._layout.inbox, self._layout.claims, self._layout.graveyard
+        if path not in self._layout.parts and not any(map(path.is_relative_to, pairs)):
             problem = Problem("refused", self._subject(path), error.strerror or str(error), "left")
             if problem not in self.shut:
                 self.shut.append(problem)

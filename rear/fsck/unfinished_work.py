@@ -23,7 +23,7 @@ from rear.scavenger.claims import ClaimedPair, Orphan
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
-from rear.scavenger.refusals import hosts_in
+from rear.scavenger.refusals import hosts_in, names_unless_shut
 
 
 class UnfinishedWork:
@@ -81,7 +81,7 @@ class UnfinishedWork:
 
     def claims(self, outcome: Outcome) -> Iterator[Event]:
         """Yield scavengers that have claimed temp archives, with this outcome."""
-        for leader in self._storage.names(self._layout.claims):
+        for leader in names_unless_shut(self._layout.claims, storage=self._storage):
             folder = self._layout.claims / leader
             count = 0
             for found in hosts_in(self._layout, folder, storage=self._storage):
@@ -95,7 +95,7 @@ class UnfinishedWork:
 
     def intents(self, outcome: Outcome) -> Iterator[Event]:
         """Yield merges that are not complete, with this outcome, and intents by which nothing can be undone."""
-        for name in self._storage.names(self._layout.intents):
+        for name in names_unless_shut(self._layout.intents, storage=self._storage):
             if name.endswith((".intent", UNFINISHED_SUFFIX)):
                 subject = f"{STATE}/intents/{name}"
                 yield from guarded(subject, self._look_at_intent(self._layout.intents / name, subject, outcome))

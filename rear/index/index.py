@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.storage import LOCAL, Storage
 from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
 from rear.index.segment import (
@@ -72,9 +72,9 @@ class Index:
         self.archive = archive
         self.segments: list[Segment] = []
         self.problems: list[str] = []
-        self._layout = layout
+        self._layout, self._storage = layout, storage
         self._folder = layout.index(archive)
-        self._storage = storage
+        self._base = layout.base if layout.base.is_dir() else None
 
     @classmethod
     def open(cls, layout: Layout, archive: str, *, storage: Storage = LOCAL) -> Index:
@@ -322,7 +322,7 @@ class Index:
 
     def _install(self, source: Path, target: Path, identity: str) -> None:
         storage = self._storage
-        storage.make_directories(self._folder)
+        make_in_base(self._base, self._folder, storage=storage)
         part = target.with_name(f"{target.stem}-{identity}{PART_SUFFIX}")
         try:
             with ExitStack() as stack:

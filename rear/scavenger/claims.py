@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from rear.core.layout import PAIR_SUFFIXES, parse_pair
-from rear.core.liveness import Observations, is_running, process_of
+from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
+from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
 from rear.core.records import MergedRecord, Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, opened
@@ -32,7 +32,7 @@ from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 RESCUE_SUFFIX = ".rescue"
 _SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
-GRAVEYARD_SECONDS = 600.0
+GRAVEYARD_SECONDS = BIRTH_SECONDS
 _FAULTS: dict[JournalFault, str] = {
     "missing": "its journal is missing",
     "no-first-record": "its journal has no first record",
@@ -111,7 +111,7 @@ class Claims:
         Yields what cannot be taken over, because it is shut: it stays where it is.
         """
         # As long as it is there, nobody has taken over: see `Leadership.prove`.
-        self._storage.make_directories(self._layout.claims / self._leader)
+        make_in_base(self._layout.base, self._layout.claims / self._leader, storage=self._storage)
         leaders = filter(is_safe_component, self._storage.names(self._layout.claims))
         self._leaders_before = [leader for leader in leaders if leader != self._leader]
         # Now, after the listing: a leader after this one begins its term before it makes its folder.
@@ -185,7 +185,7 @@ class Claims:
         """Take a pair from the inbox, or say why that is not possible."""
         pair = waiting.pair if isinstance(waiting, Orphan) else waiting
         folder = self._layout.claim_folder(self._leader, pair)
-        self._storage.make_directories(folder)
+        make_in_base(self._layout.base, folder, storage=self._storage)
         inbox, needs_journal = self._layout.inbox_folder(pair), isinstance(waiting, Pair)
         move = partial(self._move, pair, inbox, folder, needs_journal=needs_journal)
         refused = next(tried(pair, "claimed", move, prove=self._prove), None)
@@ -282,7 +282,7 @@ class Claims:
         yield from saved(self._buried)
         for pair, is_over in ready.items():
             folder = self._layout.claim_folder(self._leader, pair)
-            self._storage.make_directories(folder)
+            make_in_base(self._layout.base, folder, storage=self._storage)
             move = partial(self._move, pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
             if refused := next(tried(pair, "exhumed", move, prove=self._prove), None):
                 yield refused
@@ -297,7 +297,7 @@ class Claims:
         """Return those members of a worker that went to lost+found from pairs of its that are buried."""
         folder = self._layout.graveyard_folder(pair)
         given_up: set[int] = set()
-        for name in self._storage.names(folder):
+        for name in names_unless_shut(folder, storage=self._storage):
             other = parse_pair(pair.host, name) if name.endswith(".merged") else None
             if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
                 try:
@@ -343,7 +343,7 @@ class Claims:
     def _move(
         self, pair: Pair, source: Path, target: Path, *, journal_last: bool = False, needs_journal: bool = False
     ) -> None:
-        self._storage.make_directories(target)
+        make_in_base(self._layout.base, target, storage=self._storage)
         moved: list[str] = []
         try:
             for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):

@@ -15,10 +15,12 @@ from rear.scavenger.claims import Orphan
 from rear.scavenger.final_archive import Comparison, DirectoryNames, IndexedNames, NoNames, open_final_archive
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.plan import Candidate, Conflict, make_plan, planned
+from rear.scavenger.refusals import unusable_parts
 
 
 def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storage: Storage) -> Iterator[Event]:
     """Yield what would be claimed, left alone and merged; members are taken at their journal's word."""
+    yield from unusable_parts(layout, storage=storage)
     inbox = Inbox(layout, liveness=liveness, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
     for item in inbox.waiting(remember=False):

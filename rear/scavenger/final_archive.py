@@ -11,9 +11,11 @@ from operator import and_
 from pathlib import Path
 
 from rear.core.layout import Layout, check_owner, look_anew
+from rear.core.records import PARTIAL
 from rear.core.storage import Storage, opened
 from rear.errors import FormatError, ZipFormatError
-from rear.index.index import Index, IndexRow
+from rear.index.index import Index, IndexRow, rows_of
+from rear.read.view import open_committed
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.plan import Candidate, Existing
 from rear.zip import directory as directories
@@ -105,7 +107,9 @@ class IndexedNames:
 def _existing(row: IndexRow) -> Existing:
     is_plain = row.mode is None or row.mode >> 12 in (0, 0o10)
     end = row.target_end if row.target_end is not None else row.target_start
-    return Existing(row.crc, row.size, is_plain, row.target_start, end, (row.host, row.worker, row.sequence))
+    is_partial = row.metadata is not None and row.metadata.get(PARTIAL) is True
+    key = row.host, row.worker, row.sequence
+    return Existing(row.crc, row.size, is_plain, row.target_start, end, key, is_partial=is_partial)
 
 
 class NoNames:
@@ -113,6 +117,21 @@ class NoNames:
 
     def find(self, names: Iterable[str]) -> dict[str, Existing]:
         return {}
+
+
+class ArchiveNames:
+    """Answers from the archive itself, where no index can be made, what that would say."""
+
+    def __init__(self, target: FinalArchive, storage: Storage) -> None:
+        self._path = target.path
+        self._storage = storage
+
+    def find(self, names: Iterable[str]) -> dict[str, Existing]:
+        """Return those of ``names`` that are taken."""
+        wanted = set(names)
+        with open_committed(self._path, storage=self._storage) as archive:
+            entries = (entry for entry in archive.entries() if entry.name in wanted)
+            return {row.name: _existing(row) for row in rows_of(archive, entries)}
 
 
 class DirectoryNames:
@@ -138,19 +157,27 @@ class DirectoryNames:
 
 
 class Comparison:
-    """Compares a candidate's content with that of a member of equal size and CRC, byte by byte."""
+    """Compares a candidate's content with that of a member, byte by byte."""
 
     def __init__(self, target: FinalArchive, storage: Storage) -> None:
         self._target = target
         self._storage = storage
 
     def __call__(self, candidate: Candidate, existing: Existing) -> bool:
+        """Whether both have the same content."""
+        return self._compare(candidate, existing, max(candidate.append.size, existing.size))
+
+    def begins_alike(self, candidate: Candidate, existing: Existing) -> bool:
+        """Whether the content of one is the beginning of the other's."""
+        return self._compare(candidate, existing, min(candidate.append.size, existing.size))
+
+    def _compare(self, candidate: Candidate, existing: Existing, size: int) -> bool:
         try:
             with ExitStack() as stack:
                 mine = self._candidate(candidate, stack)
                 other = existing.candidate
                 theirs = self._member(existing) if other is None else self._candidate(other, stack)
-                return _equal(mine, theirs)
+                return _equal(_first(mine, size), _first(theirs, size))
         except FormatError:
             # What cannot be read is not known to be the same: both are kept.
             return False
@@ -173,6 +200,14 @@ class Comparison:
             # Encrypted, or of foreign making with its size behind the data: compared as what it is, different.
             raise ZipFormatError("not comparable")
         return member_content(descriptor, start, header.compressed_size, header.method, storage=self._storage)
+
+
+def _first(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    for piece in pieces:
+        if size <= 0:
+            return
+        yield piece[:size]
+        size -= len(piece)
 
 
 def _equal(left: Iterator[bytes], right: Iterator[bytes]) -> bool:

@@ -11,8 +11,9 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
-from rear.core.layout import Layout, parse_pair
+from rear.core.layout import Layout, make_in_base, parse_pair
 from rear.core.liveness import Liveness, Observations, Process, process_of, process_of_worker
 from rear.core.names import is_litter, is_safe_component
 from rear.core.records import Pair
@@ -29,7 +30,7 @@ from rear.scavenger.claims import (
     taken,
     without_first_record,
 )
-from rear.scavenger.refusals import names_unless_shut, saved, shut_folder
+from rear.scavenger.refusals import names_in, names_unless_shut, saved, shut_folder
 
 _FLUSH_POLL_SECONDS = 0.25
 
@@ -46,7 +47,7 @@ class Inbox:
     def count(self) -> int:
         """Count the journals in the inbox, those of live workers too."""
         inbox = self._layout.inbox
-        hosts = filter(is_safe_component, self._storage.names(inbox))
+        hosts = filter(is_safe_component, names_unless_shut(inbox, storage=self._storage))
         names = (names_unless_shut(inbox / host, storage=self._storage) for host in hosts)
         return sum(name.endswith(".journal") for some in names for name in some)
 
@@ -55,14 +56,14 @@ class Inbox:
 
         To remember is to write down which beats were seen, for the next scavenge on this host.
         """
-        for host in self._storage.names(self._layout.inbox):
+        for host in self._hosts(remember):
             if is_litter(host):
                 continue
             if not is_safe_component(host):
                 yield Refused(f".rear/inbox/{host}", "not a name that rear gives; left as it is")
                 continue
             try:
-                names = self._storage.names(self._layout.inbox / host)
+                names = names_in(self._layout.inbox / host, storage=self._storage)
             except OSError as error:
                 yield shut_folder(self._layout, self._layout.inbox / host, error)
                 continue
@@ -76,15 +77,22 @@ class Inbox:
         if remember:
             yield from saved(self._observations)
 
+    def _hosts(self, remember: bool) -> list[str]:
+        if remember:
+            return self._storage.names(self._layout.inbox)
+        # Who only looks has been told.
+        return names_unless_shut(self._layout.inbox, storage=self._storage)
+
     def _look_at(self, pair: Pair, name: str, present: set[str], *, remember: bool) -> Iterator[Pair | Orphan | Event]:
         """Yield what a file of a pair means, if it is the one that speaks for the pair."""
         try:
             if name.endswith(".zip") and f"{pair.stem}.journal" not in present:
-                yield self._orphan(Orphan(pair, "missing"))
+                yield self._orphan(Orphan(pair, "missing"), present)
             elif name.endswith(".journal"):
-                reason = self._why_not(pair)
-                if remember and isinstance(reason, Orphan) and self._is_unborn(pair):
-                    remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
+                reason = self._why_not(pair, present)
+                if isinstance(reason, Orphan) and self._is_unborn(pair, present):
+                    if remember:
+                        remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
                     reason = Cleared(str(pair))
                 yield pair if reason is None else reason
         except OSError as error:
@@ -97,28 +105,42 @@ class Inbox:
         except OSError as error:
             return Refused(str(pair), f"it cannot be looked at: {error}; left as it is")
 
-    def _orphan(self, orphan: Orphan) -> Orphan | LeftAlone:
-        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to."""
+    def _length(self, pair: Pair, present: set[str]) -> int:
+        """Return the length of a temp archive, 0 of one that is not there."""
+        path = self._layout.temp_archive(pair)
+        try:
+            return self._storage.size_of(path)
+        except FileNotFoundError:
+            # NFS may deny a file that is there, and a listing shows.
+            if path.name in present and path.name in self._storage.names(path.parent):
+                raise
+            return 0
+
+    def _orphan(self, orphan: Orphan, present: set[str]) -> Orphan | LeftAlone:
+        """Decide about a temp archive whose journal cannot show a beat: its worker's name, and its length, have to.
+
+        No record says what lease it has, and a worker that is just making it may be slow: see `BIRTH_SECONDS`.
+        """
         pair = orphan.pair
         process = process_of_worker(pair.host, pair.worker) or Process(pair.host, 0, None, None, None)
         running = self._liveness.is_running(process, pair.worker)
-        path = self._layout.temp_archive(pair)
         # Also of one that is gone: what is no file, or shut, is not taken.
-        length = self._storage.size_of(path) if path.name in self._storage.names(path.parent) else 0
+        length = self._length(pair, present)
         if running is False:
             return orphan
         unchanged = self._observations.unchanged_seconds(str(pair), f"/{length}")
         if unchanged >= GRAVEYARD_SECONDS:
             return orphan
-        return _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
+        left = _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
+        return replace(left, fault=orphan.code)
 
-    def _why_not(self, pair: Pair) -> Orphan | Event | None:
+    def _why_not(self, pair: Pair, present: set[str]) -> Orphan | Event | None:
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
         if journal is None or isinstance(journal, Event):
             return journal or taken(pair)
         opened = journal.opened
         if opened is None:
-            return self._orphan(without_first_record(pair, journal))
+            return self._orphan(without_first_record(pair, journal), present)
         if journal.closed is not None:
             return None
         running = self._liveness.is_running(process_of(opened), opened.worker)
@@ -129,20 +151,17 @@ class Inbox:
             return None
         return _left("", pair, running, opened.lease_seconds - unchanged, has_file=journal.file is not None)
 
-    def _is_unborn(self, pair: Pair) -> bool:
+    def _is_unborn(self, pair: Pair, present: set[str]) -> bool:
         """Whether a worker that is gone died before its first record: then it wrote no member at all."""
         journal = load_journal(pair, self._layout.inbox_folder(pair), storage=self._storage)
         if not isinstance(journal, Journal) or journal.opened is not None or journal.damage or journal.appends:
             return False
-        path = self._layout.temp_archive(pair)
-        if path.name not in self._storage.names(path.parent):
-            return True
-        return self._storage.size_of(path) == 0
+        return self._length(pair, present) == 0
 
     def ask_for_flush(self, wait_seconds: float) -> None:
         """Leave a request that live workers see with their next beat, and wait until they have answered."""
         folder = self._layout.flush_requests
-        self._storage.make_directories(folder)
+        make_in_base(self._layout.base, folder, storage=self._storage)
         for name in self._storage.names(folder):
             # Requests of scavengers that died while waiting.
             with contextlib.suppress(OSError):

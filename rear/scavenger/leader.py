@@ -15,12 +15,13 @@ import secrets
 import threading
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
 from rear.core.storage import LOCAL, Storage, opened
 from rear.core.threads import Bell, HelperThread
 from rear.errors import JournalError, NotLeaderError
 from rear.journal.codec import decode_line, encode_line
+from rear.scavenger.refusals import check_essential
 
 LEASE_SECONDS: Final = 60.0
 _LEASE_LIMIT_SECONDS: Final = 86_400.0
@@ -44,6 +45,7 @@ class Leadership:
 
     Raises:
         NotLeaderError: another scavenger leads; the message says who.
+        BaseError: something is shut without which nothing can be scavenged.
         OSError: the lock cannot be made or written.
     """
 
@@ -76,7 +78,8 @@ class Leadership:
         self._thread.start("rear leader")
 
     def _open(self) -> int:
-        self._storage.make_directories(self.layout.state)
+        check_essential(self.layout, storage=self._storage)
+        make_in_base(self.layout.base, self.layout.state, storage=self._storage)
         try:
             return self._storage.create(self.layout.lock)
         except FileExistsError:
@@ -129,7 +132,7 @@ class Leadership:
     def _begin_term(self) -> None:
         """Take the next number: of several scavengers that begin at once where no lock works, one gets it."""
         folder = self.layout.terms
-        self._storage.make_directories(folder)
+        make_in_base(self.layout.base, folder, storage=self._storage)
         terms = self._terms()
         self._term = terms[-1] + 1 if terms else 1
         try:
@@ -198,6 +201,8 @@ class Leadership:
         Raises:
             NotLeaderError: somebody has; stop at once and touch nothing.
         """
+        # Where no thread could be made at the beginning.
+        self._thread.start("rear leader")
         begun = self._storage.uptime()
         if self._terms()[-1:] != [self._term]:
             raise NotLeaderError(f"another scavenger has taken over {self.layout.base}: nothing more to do here")

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
 from rear.core.records import Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
@@ -107,7 +107,7 @@ class LostAndFound:
 
     def _path(self, name: str, suffix: str, note: dict[str, Any]) -> Path:
         """Write a note, and return the path of what it tells of."""
-        self._storage.make_directories(self._folder)
+        make_in_base(self._base, self._folder, storage=self._storage)
         data = json.dumps(note, indent=1, ensure_ascii=True).encode() + b"\n"
         names = set(self._storage.names(self._folder))
         stems = itertools.chain([name], (f"{name}~{number}" for number in itertools.count(1)))

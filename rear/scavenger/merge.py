@@ -20,7 +20,7 @@ from operator import add
 from pathlib import Path
 from typing import Any, Final
 
-from rear.core.layout import look_anew
+from rear.core.layout import look_anew, make_in_base
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
@@ -33,6 +33,7 @@ from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
 from rear.scavenger.final_archive import (
+    ArchiveNames,
     Comparison,
     FinalArchive,
     IndexedNames,
@@ -53,6 +54,8 @@ from rear.zip.headers import member_of
 log = logging.getLogger("rear")
 SHARED_COPY_BYTES = 256 << 20
 """From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
+#: What an index says whose folder is shut, or no folder.
+_SHUT: Final = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EROFS)
 _STALE_SECONDS = 5.0
 _STALE_PAUSE_SECONDS = 0.25
 
@@ -113,11 +116,17 @@ class Merger:
         """
         yield Advanced("planning", archive, 0, len(candidates))
         with self._current_target(archive) as (target, index):
-            yield from self._bring_up_to_date(index, target)
+            names: Names = NoNames() if target.descriptor is None else IndexedNames(index)
             try:
-                plan = self._make_plan(
-                    target, candidates, IndexedNames(index) if target.descriptor is not None else NoNames()
-                )
+                yield from self._bring_up_to_date(index, target)
+            except OSError as error:
+                if error.errno not in _SHUT:
+                    raise
+                # Derived data: the archive itself knows the same.
+                log.warning("the index of %s could not be made: %s", archive, error)
+                names = ArchiveNames(target, self._storage)
+            try:
+                plan = self._make_plan(target, candidates, names)
             except IndexFormatError as error:
                 yield self._rebuild(index, target, str(error), "unreadable")
                 plan = self._make_plan(target, candidates, IndexedNames(index))
@@ -138,7 +147,7 @@ class Merger:
         deadline = self._storage.uptime() + _STALE_SECONDS
         while True:
             with open_final_archive(self._layout, archive, storage=self._storage) as target:
-                index = Index.open(self._layout, archive, storage=self._storage)
+                index = self._open_index(archive)
                 if not self._is_older(target, index):
                     yield target, index
                     return
@@ -148,6 +157,14 @@ class Merger:
                     "older copy in its place; nothing was merged. If it is as it should be, rear fsck accepts it"
                 )
             time.sleep(_STALE_PAUSE_SECONDS)
+
+    def _open_index(self, archive: str) -> Index:
+        try:
+            return Index.open(self._layout, archive, storage=self._storage)
+        except OSError as error:
+            if error.errno not in _SHUT:
+                raise
+            return Index(self._layout, archive, storage=self._storage)
 
     def _is_older(self, target: FinalArchive, index: Index) -> bool:
         try:
@@ -170,12 +187,14 @@ class Merger:
             return IndexRebuilt(target.archive, archive.directory.entries, reason, code)
 
     def _make_plan(self, target: FinalArchive, candidates: list[Candidate], names: Names) -> MergePlan:
+        comparison = Comparison(target, self._storage)
         return make_plan(
             target.archive,
             target.directory,
             candidates,
             names=names,
-            same_content=Comparison(target, self._storage),
+            same_content=comparison,
+            begins_alike=comparison.begins_alike,
             on_conflict=self._options.on_conflict,
         )
 
@@ -191,7 +210,9 @@ class Merger:
                 )
             self._claims.note(candidate.claimed, [append.sequence], target=item, intent="")
             yield SetAside(plan.archive, name, str(pair), reason, item)
-        for name, existing in plan.replaced:
+        for name, existing, is_contained in plan.replaced:
+            if is_contained:
+                continue
             assert target.descriptor is not None
             host, worker, sequence = existing.key
             reason = "a later member has that name, and the last one is kept"
@@ -208,7 +229,7 @@ class Merger:
         try:
             after, fingerprint = yield from self._write_archive(merge)
             if target.descriptor is None:
-                check_vacant(target.path, storage=self._storage)
+                check_vacant(self._layout.base, target.path, storage=self._storage)
             self._leadership.prove()
             commit_intent(merge.intent)
         except BaseException as error:
@@ -235,7 +256,7 @@ class Merger:
     def _begin(self, plan: MergePlan, target: FinalArchive) -> _Merge:
         """Bring the intent to stable storage."""
         path = self._layout.intent(plan.archive, self._leadership.name)
-        self._storage.make_directories(path.parent)
+        make_in_base(self._layout.base, path.parent, storage=self._storage)
         before = None
         if target.descriptor is not None and target.directory is not None:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)

@@ -16,7 +16,7 @@ from operator import add, is_not, itemgetter, ne, or_
 from typing import Final, Literal, NamedTuple, Protocol
 
 from rear.core.names import numbered
-from rear.core.records import Append, origin_of
+from rear.core.records import PARTIAL, Append, origin_of
 from rear.events import Planned
 from rear.journal.intent import Move
 from rear.scavenger.claims import ClaimedPair
@@ -72,6 +72,8 @@ class Existing:
     target_end: int
     key: tuple[str | None, str | None, int | None]
     candidate: Candidate | None = None
+    #: It was flushed, and its writer was taken for dead before it closed it.
+    is_partial: bool = False
 
 
 class Names(Protocol):
@@ -118,10 +120,14 @@ class Aside(NamedTuple):
 
 
 class Replaced(NamedTuple):
-    """A member of the final archive that gives way: its directory entry goes, its bytes stay and go to lost+found."""
+    """A member of the final archive that gives way: its directory entry goes, its bytes stay and go to lost+found.
+
+    Not to lost+found when all of it is in the member that takes its place.
+    """
 
     name: str
     existing: Existing
+    is_contained: bool = False
 
 
 @dataclass(slots=True)
@@ -170,6 +176,7 @@ def make_plan(
     names: Names,
     same_content: Callable[[Candidate, Existing], bool],
     on_conflict: Conflict,
+    begins_alike: Callable[[Candidate, Existing], bool] = lambda candidate, existing: False,
 ) -> MergePlan:
     """Decide names and offsets of a merge.
 
@@ -180,9 +187,10 @@ def make_plan(
         names: which names the archive has.
         same_content: compares a candidate with a member of equal size and CRC, byte by byte.
         on_conflict: policy for members of one name and different content.
+        begins_alike: compares a candidate with a member as far as the shorter one goes, byte by byte.
     """
     plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
-    resolver = _Resolver(plan, names, same_content, on_conflict)
+    resolver = _Resolver(plan, names, same_content, begins_alike, on_conflict)
     wanted = dict(zip([append.name for _, append in candidates], candidates, strict=True))
     resolver.ask(wanted)
     if len(wanted) == len(candidates) and not resolver.known and _are_distinct(candidates):
@@ -218,7 +226,12 @@ class _Resolver:
     """Decides under which name each candidate goes, if at all."""
 
     def __init__(
-        self, plan: MergePlan, names: Names, same_content: Callable[[Candidate, Existing], bool], on_conflict: Conflict
+        self,
+        plan: MergePlan,
+        names: Names,
+        same_content: Callable[[Candidate, Existing], bool],
+        begins_alike: Callable[[Candidate, Existing], bool],
+        on_conflict: Conflict,
     ) -> None:
         #: A candidate stands for what it will be: most are never asked for.
         self.known: dict[str, Existing | Candidate] = {}
@@ -227,6 +240,7 @@ class _Resolver:
         self._plan = plan
         self._names = names
         self._same_content = same_content
+        self._begins_alike = begins_alike
         self._on_conflict = on_conflict
         self._next_number: dict[str, int] = {}
         self._asked: set[str] = set()
@@ -247,6 +261,8 @@ class _Resolver:
         existing = self._find(name)
         if existing is None:
             self._accept(candidate, name)
+        elif self._takes_up(candidate, name, existing):
+            return
         elif self._is_same(candidate, existing):
             self.duplicates.append((candidate, name))
         elif self._on_conflict == "first":
@@ -259,6 +275,23 @@ class _Resolver:
             )
         else:
             self._rename(candidate, name)
+
+    def _takes_up(self, candidate: Candidate, name: str, existing: Existing) -> bool:
+        """Make one member of a file whose writer came back after it was taken for dead, where that is proven."""
+        if not _is_of_one_file(existing, candidate) or not self._begins_alike(candidate, existing):
+            return False
+        append = candidate.append
+        is_partial = append.metadata is not None and append.metadata.get(PARTIAL) is True
+        if append.size > existing.size or (append.size == existing.size and not is_partial):
+            self._plan.replaced.append(Replaced(name, existing, is_contained=True))
+            self._accept(candidate, name)
+        elif is_partial:
+            # What came after that was lost with the power.
+            self.duplicates.append((candidate, name))
+        else:
+            # It was cut, and closed.
+            return False
+        return True
 
     def _find(self, name: str) -> Existing | None:
         existing = self.known.get(name)
@@ -315,6 +348,15 @@ class _Resolver:
                 self.duplicates.append((candidate, new_name))
                 return None
         raise AssertionError("numbers do not end")
+
+
+def _is_of_one_file(existing: Existing, candidate: Candidate) -> bool:
+    """Whether ``existing`` is what was flushed of this very file before its writer, taken for dead, came back."""
+    file, (host, worker, sequence) = candidate.claimed.journal.file, existing.key
+    if file is None or file.sequence != candidate.append.sequence or not existing.is_partial or sequence is None:
+        return False
+    # A file gets a new number with each new pair.
+    return (host, worker) == candidate.key[:2] and file.first_sequence <= sequence < file.sequence
 
 
 def _is_later(existing: Existing, candidate: Candidate) -> bool:

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rear.core.layout import check_inside, look_anew
+from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
 from rear.errors import (
@@ -97,7 +97,7 @@ class Recovery:
         check_inside(self._layout, target)
         fresh = fresh_path(path)
         if intent.old is None and fresh.name in self._storage.names(fresh.parent):
-            check_vacant(target, storage=self._storage)
+            check_vacant(self._layout.base, target, storage=self._storage)
             install(fresh, target, storage=self._storage)
         if target.name not in self._storage.names(target.parent) or not self._holds(intent, target):
             return False
@@ -253,13 +253,13 @@ def read_intent_or_none(path: Path, storage: Storage) -> Intent | None:
         return None
 
 
-def check_vacant(path: Path, *, storage: Storage) -> None:
+def check_vacant(base: Path, path: Path, *, storage: Storage) -> None:
     """Make the folder of a new archive, and refuse when somebody else has put a file in its place.
 
     Raises:
         FileExistsError: there is one.
     """
-    storage.make_directories(path.parent)
+    make_in_base(base, path.parent, storage=storage)
     if path.name in storage.names(path.parent):
         raise FileExistsError(errno.EEXIST, "somebody else made this archive during the merge", str(path))
 

@@ -7,15 +7,30 @@ taken over makes files go missing as well, and a server that is down fails that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.liveness import Observations
-from rear.core.names import STATE, is_safe_component
+from rear.core.names import STATE, is_litter, is_safe_component
 from rear.core.records import Pair
 from rear.core.storage import Storage
+from rear.errors import BaseError
 from rear.events import Refused
+
+#: What somebody has to mend; other errors may pass.
+_LASTING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.EPERM)
+_COSTS: Final = {
+    "graveyard": "pairs of crashed workers stay claimed, and what came to buried ones late is not looked for",
+    "lost+found": "what belongs there stays where it is",
+    "index": "names are looked up in the archives themselves, which takes longer",
+    "observations": "workers that cannot be seen from here are not taken over",
+    "reports": "no report is written",
+    "flush": "live workers cannot be asked to end their temp archives",
+}
 
 
 def tried(pair: Pair, what: str, step: Callable[[], None], *, prove: Callable[[], None]) -> Iterator[Refused]:
@@ -32,22 +47,89 @@ def tried(pair: Pair, what: str, step: Callable[[], None], *, prove: Callable[[]
         yield Refused(str(pair), f"it cannot be {what}: {error}; left as it is")
 
 
+def check_essential(layout: Layout, *, storage: Storage) -> None:
+    """Make sure that all is there, or can be made, without which nothing can be scavenged.
+
+    Raises:
+        BaseError: something is shut, or no folder; the message says which, and what to do.
+        OSError: something cannot be looked at now.
+    """
+    for path, error in _unusable(layout, layout.essential, storage):
+        if error.errno not in _LASTING:
+            raise error
+        raise BaseError(
+            f"{path} {_why_unusable(path, error)}, and run it again. Without it nothing can be merged; nothing was "
+            "changed, and nothing is lost"
+        )
+
+
+def unusable_parts(layout: Layout, *, storage: Storage) -> Iterator[Refused]:
+    """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it."""
+    for path, error in _unusable(layout, layout.parts, storage):
+        cost = _COSTS.get(path.name, "nothing is merged")
+        yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(path, error)}; until then {cost}")
+
+
+def _unusable(layout: Layout, parts: Iterable[Path], storage: Storage) -> Iterator[tuple[Path, OSError]]:
+    for path in parts:
+        try:
+            if path == layout.lock:
+                storage.size_of(path)
+            else:
+                storage.look_into(path)
+        except OSError as error:
+            # What is not there is made when it is needed.
+            if error.errno != errno.ENOENT or os.path.islink(path):
+                yield path, error
+
+
+def _why_unusable(path: Path, error: OSError) -> str:
+    if os.path.islink(path) and not os.path.exists(path):
+        return "is a link to nothing: remove it, or bring back what it leads to"
+    if error.errno == errno.ENOTDIR:
+        return "is a file where a folder has to be: move it elsewhere"
+    if error.errno in (errno.EINVAL, errno.ELOOP):
+        return "is no regular file: move it elsewhere"
+    advice = ": check its owner and mode" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    return f"cannot be looked at ({error.strerror or error}){advice}"
+
+
 def shut_folder(layout: Layout, folder: Path, error: OSError) -> Refused:
     """Return the event that tells of a folder whose pairs cannot be looked at."""
     subject = folder.relative_to(layout.base).as_posix()
-    return Refused(subject, f"this folder is shut: {error.strerror or error}; what is in it is left as it is")
+    return Refused(subject, f"it {_why_unusable(folder, error)}; what is in it is left as it is")
+
+
+def names_in(folder: Path, *, storage: Storage) -> list[str]:
+    """Return what is in a folder of pairs; none, when it has just been removed.
+
+    Raises:
+        OSError: it is shut, or something else is in its place, in which there is nothing for a mere listing.
+    """
+    names = storage.names(folder)
+    if not names:
+        try:
+            storage.look_into(folder)
+        except FileNotFoundError:
+            if os.path.islink(folder):
+                raise
+    return names
 
 
 def hosts_in(layout: Layout, folder: Path, *, storage: Storage) -> Iterator[tuple[str, list[str]] | Refused]:
     """Yield the host folders in a folder with the names in each, or what there is to say of one that is shut."""
     try:
-        hosts = list(filter(is_safe_component, storage.names(folder)))
+        hosts = list(filter(is_safe_component, names_in(folder, storage=storage)))
     except OSError as error:
-        yield shut_folder(layout, folder, error)
+        # Of its own parts a base tells once.
+        if folder not in layout.parts:
+            yield shut_folder(layout, folder, error)
         return
     for host in hosts:
+        if is_litter(host):
+            continue
         try:
-            yield host, storage.names(folder / host)
+            yield host, names_in(folder / host, storage=storage)
         except OSError as error:
             yield shut_folder(layout, folder / host, error)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, make_in_base
 from rear.core.problems import Problem
 from rear.core.storage import Storage, opened
 from rear.events import Event, Finished, Merged, Planned, Refused
@@ -66,7 +66,7 @@ class Report:
             "archives": sorted(self._archives),
             "findings": self._findings,
         }
-        storage.make_directories(layout.reports)
+        make_in_base(layout.base, layout.reports, storage=storage)
         storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
         return path.relative_to(layout.base).as_posix()
 

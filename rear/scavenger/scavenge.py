@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rear.core.layout import Layout, is_directory, layout_of
+from rear.core.layout import Layout, has_state, layout_of
 from rear.core.liveness import Liveness
 from rear.core.log import Pace
 from rear.core.names import STATE
@@ -49,6 +49,7 @@ from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
 from rear.scavenger.recovery import Recovery
+from rear.scavenger.refusals import unusable_parts
 from rear.scavenger.report import Report, Totals, report_refused
 from rear.scavenger.rollover import Cap, roll_over
 
@@ -104,7 +105,7 @@ def scavenge(
 
     Raises:
         UsageError: an option has a value that cannot be used.
-        BaseError: there is no such base.
+        BaseError: there is no such base, or something of it is shut without which nothing can be merged.
         NotLeaderError: another scavenger is at work; nothing to do.
         OSError: the base cannot be written.
     """
@@ -128,7 +129,7 @@ def scavenge(
 
 
 def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator[Event]:
-    if not is_directory(layout.state, anew=True):
+    if not has_state(layout):
         # Not made here: a scavenge in the wrong folder leaves no trace.
         yield NothingYet(str(layout.base))
         yield Finished(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
@@ -222,6 +223,7 @@ class Scavenge:
     def recover(self) -> Iterator[Event]:
         """Take over from leaders before, and bring their merges to an end."""
         yield Started(str(self._layout.base), self._leadership.name)
+        yield from unusable_parts(self._layout, storage=self._storage)
         if self._options.flush:
             yield Advanced("flushing")
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from rear.core.storage import Storage
@@ -117,17 +118,16 @@ class BackgroundThread:
     def _try(self, step: Callable[[], None]) -> None:
         """Do a step; whatever goes wrong is told, at the latest when the worker is closed, and tried again later."""
         try:
-            try:
-                step()
-            except BaseException as error:
+            step()
+        except BaseException as error:
+            # Without memory even that fails: nothing would be synced, beaten or rolled over if this thread ended.
+            with suppress(BaseException):
                 self._worker.log.tell_error(
                     "%s: %r; acknowledged members are kept and tried again", self._worker.layout.base, error,
                     traceback_of=None if isinstance(error, OSError) else error,
                 )  # fmt: skip
+            with suppress(BaseException):
                 self._bell.wait(min(self._worker.options.sync_interval, self._worker.options.beat_seconds))
-        except BaseException:
-            # Without memory even that fails: nothing would be synced, beaten or rolled over if this thread ended.
-            pass
 
     def _takes_sync(self, now: float) -> bool:
         if not self.hurries and now - self._synced < self._worker.options.sync_interval:

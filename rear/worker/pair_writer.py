@@ -8,10 +8,13 @@ poisons the pair: what the kernel reported once it will not report again, so not
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 
 from rear.core.layout import Layout
+from rear.core.liveness import BIRTH_SECONDS
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
 from rear.core.storage import Storage, is_failure
@@ -105,6 +108,9 @@ class PairWriter:
             self._journal.descriptor = storage.create(self.journal_path)
             self._descriptor = storage.create(self.path)
             self._journal.append(opened)
+            if storage.uptime() - self.created > BIRTH_SECONDS / 2 and not self.is_owned():
+                # Until its first record can be seen, no lease protects it.
+                raise OSError(errno.ESTALE, "a scavenger has removed it while it was made", os.fspath(self.path))
         except FileExistsError:
             # That one is not ours to remove.
             self.release()

@@ -623,9 +623,16 @@ def test_of_a_file_in_two_pairs_the_later_counts_once_it_has_all(
         assert files_below(base / ".rear" / "inbox") == []
 
 
+@pytest.mark.parametrize(
+    ("end", "policy"),
+    [("close", "rename"), ("close", "first"), ("kill", "rename"), ("kill", "first"), ("kill", "last"),
+     ("lose half", "rename"), ("lose all", "rename"), ("lose all", "last")],
+)  # fmt: skip
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool) -> None:
-    """Its pair is taken while it is stopped; whatever it flushes and closes afterwards is there as a whole."""
+def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: bool, policy: str, end: str) -> None:
+    """Its pair is taken while it is stopped; what it flushes and closes afterwards is there as a whole, in one member,
+    also when it is killed then, or what was not synced is lost with the power.
+    """
     ready, go = os.pipe(), os.pipe()
 
     def write() -> None:
@@ -637,6 +644,12 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
         os.read(go[0], 1)
         file.write(GROWING[-1][len(GROWING[2]) :])
         file.flush()
+        if end == "lose half":
+            # Its last flush is not on the disk.
+            file.write(b"more")
+            file.flush()
+        if end != "close":
+            os.kill(os.getpid(), signal.SIGKILL)
         file.close()
         fs.close()
 
@@ -653,12 +666,57 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
     time.sleep(0.5)
     os.kill(pid, signal.SIGCONT)
     os.write(go[1], b"x")
-    assert wait(pid) == 0
-    assert not partials(base)
-    if is_merged:
-        assert found_in(base) == {"ar.zip/a.log": GROWING[2], "ar.zip/a~1.log": GROWING[-1]}
-    else:
-        assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+    assert wait(pid) == (0 if end == "close" else -signal.SIGKILL)
+    for path in (base / ".rear" / "inbox").glob("*/*.zip"):
+        if end.startswith("lose"):
+            header = read_journal(path.with_suffix(".journal")).file.offset
+            keep = path.stat().st_size - 3 if end == "lose half" else header + 40
+            os.truncate(path, keep)
+    is_told = end in ("kill", "lose half") or (end == "lose all" and not is_merged)
+    assert len(partials(base, on_conflict=policy)) == is_told
+    # The part that found no pair any more may have been written to the one that was taken.
+    states = [GROWING[-1]] if end != "lose all" else [GROWING[2]] if is_merged else [GROWING[2], GROWING[-1]]
+    assert found_in(base) in [{"ar.zip/a.log": state} for state in states]
+    assert ("rear.partial" in (only_origin(base).metadata or {})) == (end != "close")
+    assert [event for event in fsck(base, deep=True) if event.severity != "info"] == []
+    partials(base)
+    assert len(found_in(base)) == 1
+
+
+def test_a_log_whose_writer_is_stopped_twice_and_then_killed_is_one_member(base: Path) -> None:
+    """Scavengers take what it flushed each time, as its lease has ended; what comes after that joins it."""
+    ready, go = os.pipe(), os.pipe()
+    pieces = [one[len(before) :] for before, one in itertools.pairwise([b"", *GROWING])][:6]
+
+    def write() -> None:
+        fs = rear.rear_fs(base, lease_seconds=0.3, sync_interval=0.05)
+        file = fs.open("ar.zip/a.log", "wb")
+        for piece in pieces:
+            file.write(piece)
+            file.flush()
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+
+    pid = fork(write)
+    for number in range(len(pieces)):
+        os.read(ready[0], 1)
+        if number in (1, 3):
+            os.kill(pid, signal.SIGSTOP)
+            expected = b"".join(pieces[: number + 1])
+
+            def has_come(expected: bytes = expected) -> bool:
+                scavenge(base)
+                return (base / "ar.zip").exists() and found_in(base) == {"ar.zip/a.log": expected}
+
+            wait_for(has_come)
+            os.kill(pid, signal.SIGCONT)
+        if number < len(pieces) - 1:
+            os.write(go[1], b"x")
+    os.kill(pid, signal.SIGKILL)
+    assert wait(pid) == -signal.SIGKILL
+    scavenge(base)
+    assert found_in(base) == {"ar.zip/a.log": b"".join(pieces)}
+    assert files_below(base / ".rear" / "inbox") == files_below(base / ".rear" / "lost+found") == []
 
 
 @pytest.mark.crash

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,9 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from rear.cli.executors import Dask, Executors, Jobs
-from rear.cli.exit import ATTENTION, note
+from rear.cli.exit import ATTENTION, note, told
 from rear.cli.options import AssumeDead, Base, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
 from rear.cli.signals import StopRequest
+from rear.core.threads import HelperThread
+from rear.errors import NotLeaderError, UnsupportedError, UsageError
 
 Verify = Annotated[
     bool | None,
@@ -26,7 +27,10 @@ Wait = Annotated[
     bool,
     flag("Wait until what cannot be seen from here has shown a sign of life, or counts as dead (a lease).", "--wait"),
 ]
-Every = Annotated[str | None, valued("DURATION", "Keep running, and scavenge this often (30s, 5m, 2h).")]
+Every = Annotated[
+    str | None,
+    valued("DURATION", "Keep running, and scavenge this often (30s, 5m, 2h); what fails is told, and tried again."),
+]
 DryRun = Annotated[bool, flag("Show what would be merged; change nothing.", "--dry-run", "-n")]
 OnConflict = Annotated[
     Literal["rename", "first", "last"] | None,
@@ -147,29 +151,40 @@ class _Runs(NamedTuple):
 
     def repeat(self, pause_seconds: float, *, until_eof: bool) -> int:
         """Scavenge again and again until SIGTERM or SIGINT, or until standard input ends: the parent is gone then."""
-        from rear.errors import NotLeaderError
-
         stop = StopRequest()
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         stop.set_by(*(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN))
-        if until_eof:
-            threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
-        worst = 0
+        watch = HelperThread(lambda: _wait_for_eof(stop))
+        worst, has_begun = 0, False
         while not stop.is_set():
+            if until_eof:
+                # There may have been too many threads the last time.
+                watch.start("rear until-eof")
             try:
                 worst = max(worst, self.once(stop))
             except NotLeaderError as error:
                 # The other one may end before this one does.
                 if self.style in ("live", "plain"):
                     note(str(error))
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                # It may pass: a server was restarted, there was no descriptor, a folder was not seen yet.
-                note(f"{error}; it is tried again in {pause_seconds:g} s")
+            except Exception as error:
+                if self._is_for_good(error, has_begun):
+                    raise
+                # It may pass: a server was restarted, there was no descriptor, memory or thread, no base to be seen.
                 worst = max(worst, ATTENTION)
+                with suppress(Exception):
+                    note(f"{told(error)}; it is tried again in {pause_seconds:g} s")
+            has_begun = True
             stop.wait(pause_seconds)
         return worst
+
+    def _is_for_good(self, error: Exception, has_begun: bool) -> bool:
+        """Whether no later scavenge could do better: nobody reads what it says, or the options make no sense.
+
+        What made sense once, and does not now, is a file of the base that somebody is editing.
+        """
+        if isinstance(error, BrokenPipeError):
+            return self.style == "json"
+        return isinstance(error, (UsageError, UnsupportedError)) and not has_begun
 
 
 def _wait_for_eof(stop: StopRequest) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rear.cli.exit import ATTENTION
+from rear.cli.exit import ATTENTION, note, told
 from rear.cli.options import Base, JsonObject, flag, seconds, valued
 from rear.cli.signals import StopRequest
-from rear.errors import UsageError
+from rear.errors import RearError, UsageError
 
 if TYPE_CHECKING:
     from rear.diagnostics.status import BaseStatus
@@ -53,19 +53,31 @@ def status(
         stop.set_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     screen = None if as_json or openmetrics is not None else _Screen(live=watch)
     with screen or nullcontext():
+        needs_attention = has_looked = False
         while True:
-            seen = observer.look()
-            if screen is not None:
-                screen.show(seen)
-            elif openmetrics is not None:
-                from rear.diagnostics.openmetrics import as_text, write_file
+            try:
+                seen = observer.look()
+                needs_attention = bool(seen.attention)
+                if screen is not None:
+                    screen.show(seen)
+                elif openmetrics is not None:
+                    from rear.diagnostics.openmetrics import as_text, write_file
 
-                write_file(openmetrics, as_text(seen))
-            else:
-                print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
+                    write_file(openmetrics, as_text(seen))
+                else:
+                    print(json.dumps(seen.as_json(), ensure_ascii=True), flush=True)
+                has_looked = True
+            except BrokenPipeError:
+                raise
+            except (OSError, RearError, MemoryError) as error:
+                # Who watches a base is not to be left alone when its server is restarted.
+                if not (watch and has_looked):
+                    raise
+                needs_attention = True
+                note(f"{told(error)}; it is tried again in {pause_seconds:g} s")
             if not watch or stop.wait(pause_seconds):
                 break
-    raise typer.Exit(ATTENTION if seen.attention else 0)
+    raise typer.Exit(ATTENTION if needs_attention else 0)
 
 
 class _Screen:

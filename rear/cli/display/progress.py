@@ -146,7 +146,8 @@ class Progress:
         lives = event.code in ("worker-lives", "file-open")
         common = event.reason.partition("; ")[0]
         self.left_alone[common] += 1
-        self.reasons[common] = event.reason
+        # By name, because it may become a finding.
+        self.reasons[common] = event.reason if event.fault is None else f"{event.reason}: {event.pair}"
         self.pairs.add_waiting(event.pair, "live" if lives else "waits")
 
     def _on_planned(self, event: events.Planned) -> None:

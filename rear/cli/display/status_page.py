@@ -125,6 +125,7 @@ def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
         if pile.temp_archives:
             words, style = _STATES[state]
             yield _row("", f"{_described(pile)} {words}", style)
+    yield from (_row("", shown(reason)) for reason in status.waiting_reasons)
 
 
 def _described(pile: Pile) -> str:
