@@ -56,8 +56,8 @@ SYNC = Calls(syncs=2)
 """Each ``sync_interval`` while something is not synced: journal and temp archive."""
 BEAT = Calls(names=1, syncs=1)
 """Each quarter of a lease while a pair is open: its journal, and a look for flush requests."""
-SCAVENGE = Calls(names=40, closes=15, syncs=5)
-"""A scavenge that does something: lock, term, folders, report."""
+SCAVENGE = Calls(names=78, closes=31, syncs=5)
+"""A scavenge that does something: lock, term, folders and whether they can be used, report."""
 HOST = Calls(names=7, closes=4, syncs=1)
 """A host folder with pairs that are claimed; one with live pairs alone: `IDLE_HOST`."""
 IDLE_HOST = Calls(names=1, closes=1)

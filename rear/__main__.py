@@ -8,17 +8,50 @@ import _signal  # type: ignore[import-not-found]  # signal itself imports enum
 import os
 import sys
 
+_BEGUN_ANEW = "rear_begun_anew"
+
+
+def main() -> None:
+    """Run ``rear``; it ends the process."""
+    _begin()
+    from rear.cli import main as run
+
+    run()
+
+
+def scavenger_main() -> None:
+    """Run ``rear-scavenger``; it ends the process."""
+    _begin()
+    from rear.cli import scavenger_main as run
+
+    run()
+
+
+def _begin() -> None:
+    try:
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, _end_at_once)
+    except ValueError:
+        # Called by a thread, for whatever reason: only the first one may say what a signal does.
+        pass
+    _use_utf8()
+
 
 def _end_at_once(number: int, _: object) -> None:
     os._exit(128 + number)
 
 
-try:
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(_signal.SIGINT, _end_at_once)
-except ValueError:
-    # Imported by a thread, for whatever reason: only the first one may say what a signal does.
-    pass
+def _use_utf8() -> None:
+    """Begin anew where the locale has another encoding, in which most names of files cannot be said."""
+    if _BEGUN_ANEW in sys._xoptions:
+        # Of no program that is started from here.
+        os.environ.pop("PYTHONIOENCODING", None)
+    elif sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
+        options = ["-X", "utf8"]
+        if sys.stdout is not None and "PYTHONIOENCODING" not in os.environ:
+            os.environ["PYTHONIOENCODING"] = sys.stdout.encoding
+            options += ["-X", _BEGUN_ANEW]
+        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
 
 
 def _leave_current_folder() -> None:
@@ -33,21 +66,6 @@ def _leave_current_folder() -> None:
         del sys.path[0]
 
 
-def _use_utf8() -> None:
-    """Begin anew where the locale has another encoding, in which most names of files cannot be said."""
-    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and "utf8" not in sys._xoptions:
-        if sys.stdout is not None:
-            os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-
-
 if __name__ == "__main__":
     _leave_current_folder()
-_use_utf8()
-
-from rear.cli import main, scavenger_main  # noqa: E402
-
-__all__ = ["main", "scavenger_main"]
-
-if __name__ == "__main__":
     main()

@@ -76,7 +76,8 @@ def _text(raw: io.FileIO, before: object) -> io.TextIOWrapper:
         file,
         before.encoding,
         "backslashreplace",
-        line_buffering=before.line_buffering,
+        # ``python -u`` writes through to a raw file; here a buffer lies in between.
+        line_buffering=before.line_buffering or before.write_through,
         write_through=before.write_through,
     )
 

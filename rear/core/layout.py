@@ -23,7 +23,7 @@ from rear.errors import BaseError, PathError
 PAIR_SUFFIXES = ("journal", "zip", "merged")
 """Files of one pair. The journal is first: whoever renames it owns the pair."""
 
-_LISTED_LIMIT = 1_000
+_LISTED_LIMIT = 100
 """So many names of a folder are looked at for what is in the place of an archive; a scavenger refuses the rest."""
 _STEM = re.compile(r"(?P<worker>[0-9a-z]+(?:-[0-9a-z]+)+)-(?P<rotation>[0-9]{1,9})\Z")
 
@@ -62,10 +62,10 @@ class Layout:
         self.config = self.state / "config.toml"
         #: Without one of them no scavenge can be sure of anything; what the others are for can wait.
         self.essential = (self.lock, self.terms, self.inbox, self.claims, self.intents)
-        self.parts = (
-            *self.essential, self.graveyard, self.lost_and_found, self.indexes, self.observations, self.reports,
-            self.flush_requests,
+        self.optional = (
+            self.graveyard, self.lost_and_found, self.indexes, self.observations, self.reports, self.flush_requests,
         )  # fmt: skip
+        self.parts = (*self.essential, *self.optional)
 
     def archive(self, archive: str) -> Path:
         """Path of a final archive.
@@ -151,10 +151,15 @@ def has_state(layout: Layout) -> bool:
     """
     if is_directory(layout.state, anew=True):
         return True
-    if os.path.lexists(layout.state):
-        what = "is a link to nothing" if os.path.islink(layout.state) else "is a file where a folder has to be"
-        raise BaseError(f"{layout.state} {what}: move it elsewhere, and bring the folder back if there was one")
-    return False
+    try:
+        mode = os.lstat(layout.state).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode) or is_directory(layout.state):
+        # Made just now.
+        return True
+    what = "is a link to nothing" if stat.S_ISLNK(mode) else "is a file where a folder has to be"
+    raise BaseError(f"{layout.state} {what}: move it elsewhere, and bring the folder back if there was one")
 
 
 def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
@@ -165,7 +170,9 @@ def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
     Raises:
         OSError: that is not possible, or (``ENOENT``) the base is not there.
     """
-    if base is not None and not folder.is_dir():
+    if folder.is_dir():
+        return
+    if base is not None:
         os.listdir(base)
     storage.make_directories(folder)
 

@@ -208,8 +208,9 @@ def _inherited() -> Iterator[None]:
     """
     name = "PYTHONSAFEPATH"
     before = os.environ.get(name)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         os.environ[name] = "1"
         yield
     finally:
@@ -222,6 +223,7 @@ def _inherited() -> Iterator[None]:
 
 def _begin_process(warm_up: Sequence[str] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in warm_up:
         importlib.import_module(module)

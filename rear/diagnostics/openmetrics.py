@@ -158,7 +158,8 @@ def write_file(path: StrPath, text: str, *, storage: Storage = LOCAL) -> None:
         raise UsageError(f"{os.fspath(path)} is a folder: name a file, such as rear.prom in it")
     if os.path.exists(path) and not os.path.isfile(path):
         # A device or a FIFO (/dev/stdout) takes what is written; a file in its place would break what else uses it.
-        with open(path, "w", encoding="utf-8") as file:
+        # Without waiting for somebody who reads a FIFO: nobody may come.
+        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             file.write(text)
         return
     # A link stays one: what it leads to is written anew.

@@ -108,7 +108,7 @@ class _Check:
     storage: Storage
     archives: int = 0
     members: int = 0
-    refused: list[Event] = field(default_factory=list)
+    refused: set[tuple[str, str]] = field(default_factory=set)
     parallel: Parallel = field(init=False)
     lost_and_found: LostAndFound = field(init=False)
 
@@ -171,11 +171,13 @@ class _Check:
         for number, archive in enumerate(archives):
             yield Advanced(phase, archive, number, len(archives))
             for event in guarded(archive, check(archive)):
-                # What is refused both times is one thing.
-                if event not in self.refused:
-                    yield event
                 if isinstance(event, Problem) and event.code == "refused":
-                    self.refused.append(event)
+                    # What is refused both times is one thing.
+                    said = event.subject, event.detail
+                    if said in self.refused:
+                        continue
+                    self.refused.add(said)
+                yield event
 
     def _check_archive(self, archive: str) -> Iterator[Event]:
         self.archives += 1

@@ -7,7 +7,6 @@ archive count too. Where an index does not mirror its archive, one is made for t
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +17,8 @@ from rear.core.names import numbered
 from rear.core.records import recorded_time_ns
 from rear.core.storage import Storage, opened
 from rear.errors import RearError, ZipFormatError
-from rear.index.index import Index, IndexRow, SourceKey, rows_of
+from rear.index.index import Index, IndexRow, SourceKey
+from rear.index.scratch_index import scratch_index
 from rear.ingest.source_tree import SourceEntry, SourceTree
 from rear.journal.intent import intents_of
 from rear.journal.pending import pending_members
@@ -102,10 +102,7 @@ class CommittedArchives:
         """Return the index, or where it does not mirror its archive, another one that is thrown away afterwards."""
         if index.matches(archive.fingerprint, archive.directory.entries):
             return index
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="rear-sweep-"))
-        fresh = Index(Layout(scratch), index.archive)
-        fresh.rebuild(rows_of(archive), archive.fingerprint)
-        return fresh
+        return stack.enter_context(scratch_index(index.archive, archive))
 
     def open_archive(self, archive: str) -> Archive:
         """Open a final archive as it is committed; errors are those of `rear.read.view.open_committed`."""

@@ -193,22 +193,14 @@ def _open_pending(layout: Layout, target: Target, storage: Storage) -> _MemberSt
     members = pending_members(layout, target.archive, graveyard=True, storage=storage)
     found = [member for member in members if member.append.name == target.name]
     found.sort(key=lambda member: (member.append.mtime_ns, member.append.sequence), reverse=True)
-    failure: OSError | None = None
     for member in found:
-        try:
-            descriptor = member.open(storage)
-        except OSError as error:
-            # Another one may be read, and is better than none.
-            failure = failure or error
-            continue
+        descriptor = member.open(storage)
         if descriptor is not None:
             append = member.append
             label = f"{layout.base / target.archive}: member {target.name!r:.300}"
             sizes = (append.compressed_size, append.size)
             content = _Range(descriptor, append.data_offset, *sizes, append.method, append.crc, label, storage)
             return _MemberStream(content, partial(close_read, descriptor, storage))
-    if failure is not None:
-        raise failure
     return None
 
 

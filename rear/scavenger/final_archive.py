@@ -13,9 +13,8 @@ from pathlib import Path
 from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.records import PARTIAL
 from rear.core.storage import Storage, opened
-from rear.errors import FormatError, ZipFormatError
-from rear.index.index import Index, IndexRow, rows_of
-from rear.read.view import open_committed
+from rear.errors import FormatError, UnsupportedError, ZipFormatError
+from rear.index.index import Index, IndexRow
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.plan import Candidate, Existing
 from rear.zip import directory as directories
@@ -119,21 +118,6 @@ class NoNames:
         return {}
 
 
-class ArchiveNames:
-    """Answers from the archive itself, where no index can be made, what that would say."""
-
-    def __init__(self, target: FinalArchive, storage: Storage) -> None:
-        self._path = target.path
-        self._storage = storage
-
-    def find(self, names: Iterable[str]) -> dict[str, Existing]:
-        """Return those of ``names`` that are taken."""
-        wanted = set(names)
-        with open_committed(self._path, storage=self._storage) as archive:
-            entries = (entry for entry in archive.entries() if entry.name in wanted)
-            return {row.name: _existing(row) for row in rows_of(archive, entries)}
-
-
 class DirectoryNames:
     """Answers from the directory itself, for a dry run that may not make an index."""
 
@@ -178,7 +162,7 @@ class Comparison:
                 other = existing.candidate
                 theirs = self._member(existing) if other is None else self._candidate(other, stack)
                 return _equal(_first(mine, size), _first(theirs, size))
-        except FormatError:
+        except (FormatError, UnsupportedError):
             # What cannot be read is not known to be the same: both are kept.
             return False
 

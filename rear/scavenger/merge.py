@@ -27,13 +27,13 @@ from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
+from rear.index.scratch_index import scratch_index
 from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, write_intent
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
 from rear.scavenger.final_archive import (
-    ArchiveNames,
     Comparison,
     FinalArchive,
     IndexedNames,
@@ -115,21 +115,15 @@ class Merger:
             RearError, OSError: nothing was merged, and the archive is as it was, unless the message says otherwise.
         """
         yield Advanced("planning", archive, 0, len(candidates))
-        with self._current_target(archive) as (target, index):
-            names: Names = NoNames() if target.descriptor is None else IndexedNames(index)
-            try:
-                yield from self._bring_up_to_date(index, target)
-            except OSError as error:
-                if error.errno not in _SHUT:
-                    raise
-                # Derived data: the archive itself knows the same.
-                log.warning("the index of %s could not be made: %s", archive, error)
-                names = ArchiveNames(target, self._storage)
+        with self._current_target(archive) as (target, index), ExitStack() as stack:
+            names: Names = NoNames()
+            if target.descriptor is not None:
+                names = IndexedNames((yield from self._bring_up_to_date(index, target, stack)))
             try:
                 plan = self._make_plan(target, candidates, names)
             except IndexFormatError as error:
-                yield self._rebuild(index, target, str(error), "unreadable")
-                plan = self._make_plan(target, candidates, IndexedNames(index))
+                current = yield from self._rebuild(index, target, str(error), "unreadable", stack)
+                plan = self._make_plan(target, candidates, IndexedNames(current))
             yield planned(plan)
             yield from self._put_aside(plan, target)
             if plan.placements:
@@ -173,18 +167,28 @@ class Merger:
             # It is made again, and knows no better then.
             return False
 
-    def _bring_up_to_date(self, index: Index, target: FinalArchive) -> Iterator[Event]:
-        if target.descriptor is None or target.is_mirrored_by(index, storage=self._storage):
-            return
+    def _bring_up_to_date(self, index: Index, target: FinalArchive, stack: ExitStack) -> Generator[Event, None, Index]:
+        if target.is_mirrored_by(index, storage=self._storage):
+            return index
         if index.segments:
-            yield self._rebuild(index, target, "it did not match the archive", "outdated")
-        else:
-            yield self._rebuild(index, target, "there was none", "missing")
+            return (yield from self._rebuild(index, target, "it did not match the archive", "outdated", stack))
+        return (yield from self._rebuild(index, target, "there was none", "missing", stack))
 
-    def _rebuild(self, index: Index, target: FinalArchive, reason: str, code: IndexFault) -> IndexRebuilt:
+    def _rebuild(
+        self, index: Index, target: FinalArchive, reason: str, code: IndexFault, stack: ExitStack
+    ) -> Generator[Event, None, Index]:
+        """Return the index, made anew; or, where its folder is shut, another one for as long as ``stack``."""
         with open_committed(target.path, storage=self._storage) as archive:
-            index.rebuild(rows_of(archive), archive.fingerprint)
-            return IndexRebuilt(target.archive, archive.directory.entries, reason, code)
+            try:
+                index.rebuild(rows_of(archive), archive.fingerprint)
+            except OSError as error:
+                if error.errno not in _SHUT:
+                    raise
+                log.warning("the index of %s could not be made: %s", target.archive, error)
+                return stack.enter_context(scratch_index(target.archive, archive))
+            entries = archive.directory.entries
+        yield IndexRebuilt(target.archive, entries, reason, code)
+        return index
 
     def _make_plan(self, target: FinalArchive, candidates: list[Candidate], names: Names) -> MergePlan:
         comparison = Comparison(target, self._storage)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -63,9 +64,9 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
         )
 
 
-def unusable_parts(layout: Layout, *, storage: Storage) -> Iterator[Refused]:
-    """Yield what rear keeps in a base and cannot use, and what that costs: the rest goes on without it."""
-    for path, error in _unusable(layout, layout.parts, storage):
+def unusable_parts(layout: Layout, parts: Iterable[Path] | None = None, *, storage: Storage) -> Iterator[Refused]:
+    """Yield what rear keeps in a base, or those parts of it, and cannot use, and what that costs: the rest goes on."""
+    for path, error in _unusable(layout, layout.parts if parts is None else parts, storage):
         cost = _COSTS.get(path.name, "nothing is merged")
         yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(path, error)}; until then {cost}")
 
@@ -74,13 +75,23 @@ def _unusable(layout: Layout, parts: Iterable[Path], storage: Storage) -> Iterat
     for path in parts:
         try:
             if path == layout.lock:
-                storage.size_of(path)
+                _look_at_lock(path)
             else:
                 storage.look_into(path)
         except OSError as error:
             # What is not there is made when it is needed.
             if error.errno != errno.ENOENT or os.path.islink(path):
                 yield path, error
+
+
+def _look_at_lock(path: Path) -> None:
+    # Never opened: closing any descriptor of it would give this process's own lock back.
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISREG(mode):
+        code = errno.ELOOP if stat.S_ISLNK(mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code), os.fspath(path))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
 
 def _why_unusable(path: Path, error: OSError) -> str:

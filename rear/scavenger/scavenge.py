@@ -223,7 +223,7 @@ class Scavenge:
     def recover(self) -> Iterator[Event]:
         """Take over from leaders before, and bring their merges to an end."""
         yield Started(str(self._layout.base), self._leadership.name)
-        yield from unusable_parts(self._layout, storage=self._storage)
+        yield from unusable_parts(self._layout, self._layout.optional, storage=self._storage)
         if self._options.flush:
             yield Advanced("flushing")
             try:

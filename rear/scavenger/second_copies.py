@@ -7,16 +7,17 @@ later round claims. A pair that its worker ended in good order holds second copi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.records import Append
 from rear.core.storage import Storage
-from rear.errors import RearError
+from rear.errors import IndexFormatError, RearError
 from rear.events import Refused
-from rear.index.index import Index, OriginKey
+from rear.index.index import Index, OriginKey, rows_of
 from rear.journal.reader import Journal
+from rear.read.view import open_committed
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.rollover import rolled_over_from
 
@@ -112,11 +113,24 @@ class SecondCopies:
         for archive, keys in asked.items():
             try:
                 for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
-                    index = Index.open(self._layout, name, storage=self._storage)
-                    self._merged.update((archive, key) for key in index.find_origins(keys))
+                    self._merged.update((archive, key) for key in self._held_in(name, keys))
             except (RearError, OSError):
-                # A forged path, or no usable index: a second copy meets the first one by name and content then.
+                # A forged path, or an archive that nothing can be merged into either.
                 continue
+
+    def _held_in(self, archive: str, keys: set[OriginKey]) -> Iterable[OriginKey]:
+        """Return those members that an archive holds, by its index, or by itself where there is none of use."""
+        try:
+            index = Index.open(self._layout, archive, storage=self._storage)
+            if index.segments:
+                return index.find_origins(keys)
+        except (IndexFormatError, OSError):
+            pass
+        try:
+            with open_committed(self._layout.archive(archive), storage=self._storage) as there:
+                return keys.intersection((row.host, row.worker, row.sequence) for row in rows_of(there))
+        except FileNotFoundError:
+            return ()
 
 
 def _worker(claimed: ClaimedPair) -> tuple[str, str]:

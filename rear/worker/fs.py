@@ -261,7 +261,8 @@ class RearFs:
     def close(self) -> None:
         """Archive files that are still open, and end the temp archive, so that a scavenger takes it at once.
 
-        Where the block of this ``rear_fs`` has failed, files whose own blocks have not ended are dropped instead.
+        Where the block of this ``rear_fs`` has failed, files that were never flushed, and whose own blocks have not
+        ended, are dropped instead.
         Everything is closed that can be, whatever fails; a second call tries again what the first left undone.
 
         Raises:

@@ -154,9 +154,14 @@ class MemberFile(MemberBytes):
             self._drop()
 
     def abandon(self) -> None:
-        """Discard the file for its user, who is told so when he closes it after all."""
-        self.discard()
-        self.__class__ = _AbandonedMemberFile
+        """Discard the file for its user, who is told so when he closes it after all. Does nothing once it is closed."""
+        if not self._end():
+            return
+        try:
+            self.owner.discard(self)
+        finally:
+            self._drop()
+            self.__class__ = _AbandonedMemberFile
 
     def forget(self) -> None:
         """Drop the file and tell no one."""
@@ -204,7 +209,9 @@ class MemberFile(MemberBytes):
 
     def quietly(self, call: Callable[[], _T]) -> _T:
         """Call what flushes by the way: only a flush that the user asks for keeps what was written."""
-        assert self._quiet is not None
+        if self._quiet is None or self.process is not spool_file.process:
+            # A thread of the parent may have had that lock.
+            return call()
         with self._quiet:
             return call()
 
@@ -353,7 +360,9 @@ class OpenFiles:
 
     def is_unwanted(self, file: MemberFile) -> bool:
         """Whether nobody has asked to keep an open file, if its user will not close it any more."""
-        return file.is_untouched or (file.is_entered and self.success_only)
+        opened: OpenFile | None = getattr(file, "opened", None)
+        was_flushed = opened is not None and opened.flushed is not None
+        return not was_flushed and (file.is_untouched or (file.is_entered and self.success_only))
 
     def _finish_flushed(self, file: MemberFile, flushed: FlushedFile) -> bool:
         try:

@@ -189,7 +189,8 @@ class PairWriter:
         """
         with self._journal_lock:
             reached = self._journal.length, self.length, self.members, len(self.directory)
-            aborts = len(self._aborted_since)
+            # Of the last ones the record may still have to be written.
+            aborts = max(0, len(self._aborted_since) - len(self._unrecorded))
         self._sync_journal()
         self._storage.sync(self._descriptor)
         if not self._names_synced:

@@ -7,6 +7,7 @@ pair has failed or was lost is *homeless* until it is written to another one.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,11 @@ class Retained:
         self.items: list[Item] = []
         self.bytes = 0
         #: Proven since they were last asked for, with a source that waits for it.
-        self._stable: list[Item] = []
+        self._stable: deque[Item] = deque()
 
     def forget_parent(self) -> None:
         """In a child of ``fork``: keep nothing; in place, as `Pairs.forget_parent`."""
-        self.items, self.bytes, self._stable = [], 0, []
+        self.items, self.bytes, self._stable = [], 0, deque()
 
     def keep(self, item: Item) -> None:
         """Keep a member that has just been written."""
@@ -96,14 +97,9 @@ class Retained:
             if item.on_stable is None and item.payload.data is None:
                 item.payload.close()
 
-    def take_stable(self) -> list[Item]:
-        """Return what has been proven since the last call, and has a source that waits for it."""
-        stable, self._stable = self._stable, []
-        return stable
-
-    def give_back(self, stable: list[Item]) -> None:
-        """Take back what `take_stable` has returned, because nobody was told."""
-        self._stable += stable
+    def take_stable(self) -> Item | None:
+        """Return the next one of those that are proven, and have a source that waits for it."""
+        return self._stable.popleft() if self._stable else None
 
 
 class Prover:
@@ -181,19 +177,10 @@ class Prover:
 
     def _tell_stable(self) -> None:
         """Read back what sources were waiting for, and tell them; before the pair is closed."""
-        with self._worker_lock:
-            stable = self._retained.take_stable()
-        waiting = list(reversed(stable))
-        try:
-            while waiting:
-                item = waiting.pop()
-                self.tell(item)
-                item.payload.close()
-        finally:
-            # An exception that a signal handler raised: the others are told after the next sync.
-            if waiting:
-                with self._worker_lock:
-                    self._retained.give_back(waiting)
+        # One by one: after an exception that a signal handler raised, the others are told after the next sync.
+        while (item := self._retained.take_stable()) is not None:
+            self.tell(item)
+            item.payload.close()
 
     def tell(self, item: Item) -> None:
         """Read a member back, and tell its source that it is on stable storage."""

@@ -257,17 +257,14 @@ class Worker:
     def _append_apart(self, item: Item) -> None:
         """Write a member to a pair of its own and sync it, without any lock.
 
-        This very thread is in the middle of something here, and was interrupted by the collector, which closes a
-        forgotten file, or by a signal handler that writes one. What it was about to do cannot be waited for.
+        The collector, which closes a forgotten file, or a signal handler that writes one has interrupted this very
+        thread: what it was about to do cannot be waited for.
         """
         self._check_open(item.target)
         pair = self._pairs.make(PairWriter)
         try:
             pair.append(item)
             pair.sync()
-            if item.on_stable is not None:
-                self._prover.tell(item)
-            pair.close("rotation")
         except BaseException:
             if pair.members == 0:
                 pair.remove()
@@ -277,6 +274,13 @@ class Worker:
                     pair.abort([item.sequence])
             pair.release()
             raise
+        with contextlib.ExitStack() as stack:
+            stack.callback(pair.release)
+            # Kept from here on: its source may have gone.
+            if item.on_stable is not None:
+                self._prover.tell(item)
+            pair.close("rotation")
+            stack.pop_all()
         item.payload.close()
 
     def check_place(self, archive: str) -> None:

@@ -285,7 +285,8 @@ def test_little_is_imported_before_ctrl_c_is_expected() -> None:
         "import sys\nbefore = set(sys.modules)\n"
         "class Stop:\n    def find_spec(self, name, *_):\n"
         "        if name == 'rear.cli': print(sorted(set(sys.modules) - before)); sys.exit()\n"
-        "sys.meta_path.insert(0, Stop())\nimport rear.__main__"
+        "sys.meta_path.insert(0, Stop())\nimport rear.__main__\n"
+        "rear.__main__.main()"
     )
     assert run_code(code).stdout == "['__future__', 'rear', 'rear.__main__']\n"
 

@@ -350,6 +350,7 @@ class Elsewhere(Storage):
 @pytest.fixture
 def look(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
     """Look for a sign of life, on a machine, at a time of its clock, and remember."""
+    base.mkdir(exist_ok=True)
 
     def look(boot: str | None, uptime: float, beat: str = "1", *, host: str = "") -> float:
         with monkeypatch.context() as patch:

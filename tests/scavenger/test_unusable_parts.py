@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bases import check_base, members, scavenge, write
+from programs import run_code
 from users import ALICE, BOB, Users, base_of_mode, users
 
 import rear
@@ -167,3 +169,44 @@ def test_something_else_in_place_of_all_of_it(base: Path, put: Callable[[Path], 
             list(look(base))
     with pytest.raises(BaseError, match=r"\.rear is a (file|link)"):
         look_at(base)
+
+
+def test_a_scavenge_keeps_its_lock_to_the_end(base: Path) -> None:
+    """Closing any descriptor of a file gives back the POSIX lock that its process has on it."""
+    write(base, {"ar.zip/a": b"a"})
+    taken = set()
+    for _ in rear.scavenge(base):
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        taken.add(run_code(program, base / ".rear/lock").returncode == 0)
+    assert taken == {False}
+
+
+KILLED = """
+import os, sys, rear
+fs = rear.rear_fs(sys.argv[1])
+fs.open("ar.zip/a", "wb").close()
+fs.sync()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("shut", [False, True])
+def test_a_second_copy_is_recognised_also_without_an_index(base: Path, shut: bool) -> None:
+    """Its first copy stands in an archive that was renamed when it was full."""
+    run_code(KILLED, base, check=True)
+    kept = {path: path.read_bytes() for path in (base / ".rear/inbox").glob("*/*.*")}
+    assert len(kept) == 2
+    scavenge(base)
+    assert members(base) == {"a": b""}
+    (base / "ar.zip").rename(base / "ar-0.zip")
+    shutil.rmtree(base / ".rear/index")
+    shutil.rmtree(base / ".rear/graveyard")
+    if shut:
+        put_a_file(base / ".rear/index")
+    for path, data in kept.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    write(base, {"ar.zip/b": b"b"})
+    scavenge(base)
+    assert not [*(base / ".rear/inbox").glob("*/*.*")]
+    assert (members(base, "ar-0.zip"), members(base)) == ({"a": b""}, {"b": b"b"})

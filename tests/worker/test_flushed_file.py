@@ -960,3 +960,20 @@ def test_nothing_is_logged_with_a_lock_held(base: Path) -> None:
     assert held
     assert not any(held)
     assert found_in_after(base) == {"ar.zip/a": b"flushed", "ar.zip/b": b"closed"}
+
+
+def test_a_failed_block_drops_no_file_that_was_flushed(base: Path) -> None:
+    """A log that another thread writes, in a block of its own that has not ended."""
+    with contextlib.suppress(ZeroDivisionError), rear.rear_fs(base) as fs:
+        log, half, done = (fs.open(f"ar.zip/{name}", "w").__enter__() for name in ("log", "half", "done"))
+        log.write("kept")
+        log.flush()
+        half.write("not asked for")
+        done.close()
+        raise ZeroDivisionError
+    log.close()
+    done.close()
+    with pytest.raises(RearError, match="half was not archived"):
+        half.close()
+    scavenge(base)
+    assert found_in(base) == {"ar.zip/log": b"kept", "ar.zip/done": b""}
