@@ -28,7 +28,7 @@ _COSTS: Final = {
     "graveyard": "pairs of crashed workers stay claimed, and what came to buried ones late is not looked for",
     "lost+found": "what belongs there stays where it is",
     "index": "names are looked up in the archives themselves, which takes longer",
-    "observations": "workers that cannot be seen from here are not taken over",
+    "observations": "workers and scavengers that cannot be seen from here are not taken over",
     "reports": "no report is written",
     "flush": "live workers cannot be asked to end their temp archives",
 }
