@@ -252,6 +252,11 @@ def _read(path: str, storage: Storage) -> str:
             data = read()
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    except PermissionError as error:
+        if os.access(state := os.path.dirname(path), os.X_OK):
+            raise
+        # Whether there is such a file cannot even be seen.
+        raise PermissionError(error.errno, error.strerror, state) from None
     if len(data) > SIZE_LIMIT_BYTES:
         raise ConfigError(f"{path}: it is longer than {SIZE_LIMIT_BYTES:,} bytes: that is no configuration of rear")
     try:

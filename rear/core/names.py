@@ -17,10 +17,12 @@ from rear.errors import PathError
 STATE = ".rear"
 NAME_LIMIT_BYTES = 65_535
 """Longest member name: the length field of a local header has 16 bits (APPNOTE 4.4.10)."""
-ARCHIVE_LIMIT_BYTES = 1_024
+NUMBER_BYTES = 15
+"""Room in what users call an archive for the number that it gets when it is full: ``ar-12.zip``."""
+ARCHIVE_LIMIT_BYTES = 1_024 + NUMBER_BYTES
 """Longest path of a final archive: it has to fit, with up to 60 KiB of metadata, into one 64 KiB extra area."""
-COMPONENT_LIMIT_BYTES = 240
-"""Longest part of an archive's path: file systems stop at 255, and ``ar-12.zip`` must still fit."""
+COMPONENT_LIMIT_BYTES = 255
+"""Longest part of an archive's path: file systems stop there."""
 _BACKSLASH_OR_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 #: Names that need no closer look: no control character or backslash, no empty part, none that begins with a dot.
 _PLAIN_NAME = re.compile(r"(?:[!-\-0-\[\]-~][ -.0-\[\]-~]*/)*[!-\-0-\[\]-~][ -.0-\[\]-~]*")
@@ -102,7 +104,7 @@ def split_target(path: str | os.PathLike[str]) -> Target:
     archive, name = "/".join(parts[: position + 1]), "/".join(parts[position + 1 :])
     if not name:
         raise PathError(f"{describe(text)} names an archive, but no member in it")
-    check_archive(archive)
+    check_archive(archive, NUMBER_BYTES)
     _check_name_length(name)
     if len(text) <= _PLAIN_NAME_LIMIT_BYTES:
         if len(_known_folders) >= _KNOWN_FOLDERS_LIMIT:
@@ -126,7 +128,7 @@ def split_into(into: str | os.PathLike[str]) -> Target:
     text = os.fspath(into).removesuffix("/")
     *folders, last = text.lower().split("/")
     if last.endswith(".zip") and not any(folder.endswith(".zip") for folder in folders):
-        check_archive(text)
+        check_archive(text, NUMBER_BYTES)
         return Target(text, "")
     archive, name = split_target(text)
     return Target(archive, f"{name}/")
@@ -172,8 +174,8 @@ def _check_name_length(name: str) -> None:
 
 
 @lru_cache(maxsize=1024)  # a worker writes a million files into a few archives
-def check_archive(archive: str) -> None:
-    """Check the path of a final archive, relative to the base.
+def check_archive(archive: str, room_bytes: int = 0) -> None:
+    """Check the path of a final archive, relative to the base, which leaves so much room for a longer one.
 
     Raises:
         PathError: see `check_relative_path`; or the path is reserved, too long, or names no ``.zip``.
@@ -184,13 +186,11 @@ def check_archive(archive: str) -> None:
     # At any depth: the folder around it would be a base of its own.
     if any(part.casefold() == STATE for part in parts):
         raise PathError(f"{describe(archive)} has a part {STATE!r}, which rear keeps for itself")
-    if len(archive.encode()) > ARCHIVE_LIMIT_BYTES:
-        raise PathError(f"the archive's path {describe(archive)} is longer than {ARCHIVE_LIMIT_BYTES:,} bytes")
+    if len(archive.encode()) > (limit := ARCHIVE_LIMIT_BYTES - room_bytes):
+        raise PathError(f"the archive's path {describe(archive)} is longer than {limit:,} bytes")
     for part in parts:
-        if len(part.encode()) > COMPONENT_LIMIT_BYTES:
-            raise PathError(
-                f"the part {describe(part)} of an archive's path is longer than {COMPONENT_LIMIT_BYTES} bytes"
-            )
+        if len(part.encode()) > (limit := COMPONENT_LIMIT_BYTES - room_bytes):
+            raise PathError(f"the part {describe(part)} of an archive's path is longer than {limit} bytes")
 
 
 _known_folders: dict[str, tuple[str, str]] = {}

@@ -189,9 +189,15 @@ class _Check:
                 mendable.append(found)
             else:
                 yield found
-        if mendable and self.leadership is not None:
+        if mendable and not self._is_ours(archive):
+            # Another one in the base may be somebody's who is just writing it.
+            for problem in mendable:
+                detail = f"{problem.detail}; not rear's: mend it by rear fsck --output or --in-place, with its path"
+                yield replace(problem, outcome="left", detail=detail)
+        elif mendable and self.leadership is not None:
             yield Advanced("rebuilding", archive)
-            yield from self._restore(self.leadership, archive, mendable)
+            restoration = Restoration(self.layout, self.leadership, self.lost_and_found, storage=self.storage)
+            yield from restoration.restore(archive, mendable)
         else:
             yield from mendable
 
@@ -220,16 +226,6 @@ class _Check:
                 outcome = "repaired"
         detail = damage or f"the archive has {entries:,} members"
         yield Problem(code, f"{STATE}/index/{archive}", detail, outcome)
-
-    def _restore(self, leadership: Leadership, archive: str, mendable: list[Problem]) -> Iterator[Event]:
-        """Rebuild an archive that is rear's; another one in the base may be somebody's who is just writing it."""
-        if not self._is_ours(archive):
-            for problem in mendable:
-                detail = f"{problem.detail}; not rear's: mend it by rear fsck --output or --in-place, with its path"
-                yield replace(problem, outcome="left", detail=detail)
-            return
-        restoration = Restoration(self.layout, leadership, self.lost_and_found, storage=self.storage)
-        yield from restoration.restore(archive, mendable)
 
     def _is_ours(self, archive: str) -> bool:
         if Index.open(self.layout, archive, storage=self.storage).segments:

@@ -66,6 +66,9 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
 
 def unusable_parts(layout: Layout, parts: Iterable[Path] | None = None, *, storage: Storage) -> Iterator[Refused]:
     """Yield what rear keeps in a base, or those parts of it, and cannot use, and what that costs: the rest goes on."""
+    if os.path.isdir(layout.state) and not os.access(layout.state, os.R_OK | os.X_OK):
+        yield Refused(STATE, "this user may not look into it: check its owner and mode; nothing can be seen or merged")
+        return
     for path, error in _unusable(layout, layout.parts if parts is None else parts, storage):
         cost = _COSTS.get(path.name, "nothing is merged")
         yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(path, error)}; until then {cost}")

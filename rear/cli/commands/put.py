@@ -15,7 +15,7 @@ from rear.cli.standard_streams import read_input
 from rear.cli.targets import metadata_of, place_of
 from rear.core.escaped_names import escape_path, member_folder
 from rear.core.text import counted
-from rear.errors import PathError, RearError, SourceError, UsageError
+from rear.errors import NotArchivedError, PathError, RearError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from rear.core.records import Metadata
@@ -96,6 +96,9 @@ def put(
                     if isinstance(error, OSError) and not _is_of(error, source):
                         raise
                     status = report(error)
+    except NotArchivedError:
+        # It names those that are not safe.
+        raise
     except BaseException:
         _tell(acknowledged)
         raise

@@ -64,7 +64,8 @@ def _row(label: str, text: str, style: str = "") -> RenderableType:
 
 def _workers(status: BaseStatus) -> Iterator[RenderableType]:
     if not status.hosts:
-        yield _row("workers", "none at work, nothing waits")
+        hidden = "none that can be seen" if _is_hidden(status) else "none at work, nothing waits"
+        yield _row("workers", hidden)
         return
     busiest = sorted(status.hosts, key=lambda host: (-host.crashed - host.stale, -host.backlog.members, host.host))
     yield _HostTable(busiest[:HOSTS_SHOWN])
@@ -114,10 +115,15 @@ _COLUMNS: Final = (
 )
 
 
+def _is_hidden(status: BaseStatus) -> bool:
+    """Whether something may wait that this user cannot look at."""
+    return bool(status.shut or status.unusable)
+
+
 def _backlog(status: BaseStatus) -> Iterator[RenderableType]:
     total = status.total
     if not total.temp_archives:
-        yield _row("backlog", "none: all is in final archives")
+        yield _row("backlog", "none that can be seen" if _is_hidden(status) else "none: all is in final archives")
         return
     age = "" if status.oldest_ns is None else f", the oldest {_age(status.taken_ns - status.oldest_ns)} old"
     yield _row("backlog", f"{_described(total)}{age}")
