@@ -277,8 +277,10 @@ class Soak:
 
     def step(self) -> None:
         """Do one thing."""
+        is_crowded = self.full_until is None and self.disk.is_crowded
         actions: list[tuple[Callable[[], None], float]] = [
-            (self.start_worker, 6.0 if len(self.living("worker")) < WORKERS else 0.0),
+            # On a slow machine workers fill the disk faster than scavengers, which are killed, can merge.
+            (self.start_worker, 6.0 if len(self.living("worker")) < WORKERS and not is_crowded else 0.0),
             (self.start_scavenger, 4.0 if len(self.living("scavenge", "repeating", "elsewhere")) < SCAVENGERS else 0.0),
             (self.start_fsck, 0.7 if not self.living("fsck") else 0.0),
             (self.start_sweep, 0.7 if not self.living("sweep") else 0.0),

@@ -43,6 +43,12 @@ class Disk:
                 except OSError:
                     return
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether less than half of it is free: nothing could be merged any more if that went on."""
+        space = os.statvfs(self.mount)
+        return self.is_own and space.f_bavail < space.f_blocks / 2
+
     def free(self) -> None:
         """Make room again."""
         self._filler.unlink(missing_ok=True)
