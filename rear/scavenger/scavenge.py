@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
+BYTES_A_ROUND = 1 << 30
+"""About so much is checked before it is merged: what a scavenge that is ended half-way has done stays done."""
 _WAIT_POLL_SECONDS = 5.0
 
 
@@ -278,7 +280,7 @@ class Scavenge:
         batch: list[ClaimedPair] = []
         # Pairs of one flushed file have to be seen together, and hold one member each.
         files: list[ClaimedPair] = []
-        members, pace = 0, Pace()
+        members, size_bytes, pace = 0, 0, Pace()
         yield Advanced("claiming", None, 0, waiting)
         for number, item in enumerate(items):
             if pace.is_due():
@@ -293,9 +295,11 @@ class Scavenge:
                     continue
                 (batch if claimed.journal.file is None else files).append(claimed)
                 members += len(claimed.journal.appends)
-            if members >= MEMBERS_A_ROUND:
+                last = next(reversed(claimed.journal.appends.values()), None)
+                size_bytes += last.offset + last.length if last is not None else 0
+            if batch and (members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND):
                 yield from self._round(batch)
-                batch, members = [], 0
+                batch, members, size_bytes = [], 0, 0
         if batch or files:
             yield from self._round([*batch, *files])
 

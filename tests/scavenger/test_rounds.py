@@ -105,15 +105,19 @@ def test_renamed_archives_are_read_once_a_round_each(tmp_path: Path, readings: C
     assert readings == {"ar.zip": 1, "ar-0.zip": 1, "ar-1.zip": 1}
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "rounds"), [("MEMBERS_A_ROUND", 6, [2, 2, 2, 1]), ("BYTES_A_ROUND", 1, [1] * 7)]
+)
 def test_each_round_reads_it_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: Counter[str], batches: list[list[str]]
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: Counter[str], batches: list[list[str]], limit: str,
+    value: int, rounds: list[int],
+) -> None:  # fmt: skip
     """What one round has merged the next one has to know."""
-    monkeypatch.setattr(rear.scavenger.scavenge, "MEMBERS_A_ROUND", 6)
+    monkeypatch.setattr(rear.scavenger.scavenge, limit, value)
     acknowledged = write_crashed(tmp_path, 7, 3)
     assert alarms(scavenge(tmp_path)) == []
-    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
-    assert readings == {"ar.zip": 4}
+    assert [len(batch) for batch in batches] == rounds
+    assert readings == {"ar.zip": len(rounds)}
     check_base(tmp_path, acknowledged)
 
 
