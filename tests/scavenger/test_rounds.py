@@ -117,7 +117,8 @@ def test_each_round_reads_it_again(
     acknowledged = write_crashed(tmp_path, 7, 3)
     assert alarms(scavenge(tmp_path)) == []
     assert [len(batch) for batch in batches] == rounds
-    assert readings == {"ar.zip": len(rounds)}
+    # For the first one there is no index yet.
+    assert readings == {"ar.zip": len(rounds) - 1}
     check_base(tmp_path, acknowledged)
 
 
