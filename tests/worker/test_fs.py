@@ -989,10 +989,11 @@ def test_a_file_leaves_no_cycle_for_the_collector(base: Path, mode: str) -> None
         gc.collect()
         gc.disable()
         try:
-            for number in range(50):
+            for number in range(500):
                 with fs.open(f"ar.zip/{number}", mode):
                     pass
             fs.sync()
-            assert gc.collect() < 50
+            # Threads that other tests have left may leave something, too.
+            assert gc.collect() < 400
         finally:
             gc.enable()
