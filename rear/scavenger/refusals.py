@@ -120,13 +120,15 @@ def names_in(folder: Path, *, storage: Storage) -> list[str]:
     Raises:
         OSError: it is shut, or something else is in its place, in which there is nothing for a mere listing.
     """
-    names = storage.names(folder)
-    if not names:
-        try:
+    try:
+        names = storage.names(folder)
+        if not names:
             storage.look_into(folder)
-        except FileNotFoundError:
-            if os.path.islink(folder):
-                raise
+    except OSError as error:
+        # GlusterFS says ``ESTALE`` of one that another host has just removed.
+        if error.errno not in (errno.ENOENT, errno.ESTALE) or os.path.islink(folder):
+            raise
+        return []
     return names
 
 
