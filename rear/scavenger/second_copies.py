@@ -7,7 +7,9 @@ later round claims. A pair that its worker ended in good order holds second copi
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.names import STATE
@@ -20,6 +22,9 @@ from rear.journal.reader import Journal
 from rear.read.view import open_committed
 from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.rollover import rolled_over_from
+
+#: Where the archive should be there is none that rear has made: nothing, or a folder, link, or FIFO.
+_NO_ARCHIVE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 
 
 class SecondCopies:
@@ -40,6 +45,8 @@ class SecondCopies:
         self._looked_up: set[tuple[str, OriginKey]] = set()
         self._to_ask: dict[str, set[OriginKey]] = {}
         self._merged: set[tuple[str, OriginKey]] = set()
+        #: Archives of which that cannot be found out now, and why.
+        self._unknown: dict[str, OSError] = {}
 
     def take(self, claimed: ClaimedPair, appends: list[Append]) -> None:
         """Remember that members are to be merged from this pair: other copies of them are second ones."""
@@ -50,6 +57,9 @@ class SecondCopies:
         """Return the members of a pair that are neither merged nor to be merged by way of another pair.
 
         Only a pair that failed, or that repeats what one had that failed, can hold a second copy.
+
+        Raises:
+            OSError: an archive that may hold them cannot be read now; merged anyway, a member could be there twice.
         """
         suspects = _suspects(claimed, pending)
         if not suspects:
@@ -57,6 +67,9 @@ class SecondCopies:
         seconds = {append.sequence for append in suspects if self._first_copy(claimed, append.sequence)}
         self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
         merged = self._merged_already(claimed, suspects) - seconds
+        for append in suspects:
+            if append.archive in self._unknown:
+                raise self._unknown[append.archive]
         self._note(claimed, sorted(merged))
         return [append for append in pending if append.sequence not in merged and append.sequence not in seconds]
 
@@ -114,9 +127,12 @@ class SecondCopies:
             try:
                 for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
                     self._merged.update((archive, key) for key in self._held_in(name, keys))
-            except (RearError, OSError):
-                # A forged path, or an archive that nothing can be merged into either.
+            except RearError:
+                # A forged path, or no Zip.
                 continue
+            except OSError as error:
+                if error.errno not in _NO_ARCHIVE:
+                    self._unknown[archive] = error
 
     def _held_in(self, archive: str, keys: set[OriginKey]) -> Iterable[OriginKey]:
         """Return those members that an archive holds, by its index, or by itself where there is none of use."""
@@ -130,6 +146,7 @@ class SecondCopies:
             with open_committed(self._layout.archive(archive), storage=self._storage) as there:
                 return keys.intersection((row.host, row.worker, row.sequence) for row in rows_of(there))
         except FileNotFoundError:
+            # The others may be there.
             return ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from rear.diagnostics.status import look_at
 from rear.errors import BaseError
 from rear.events import Event, Refused
 from rear.fsck.base import fsck
+from rear.scavenger import second_copies
 
 NAMES = [path.name for path in Layout("/base").parts]
 ESSENTIAL = [path.name for path in Layout("/base").essential]
@@ -181,6 +183,10 @@ def test_a_scavenge_keeps_its_lock_to_the_end(base: Path) -> None:
     assert taken == {False}
 
 
+def unreadable(path: Path, **_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+
+
 KILLED = """
 import os, sys, rear
 fs = rear.rear_fs(sys.argv[1])
@@ -191,7 +197,9 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("shut", [False, True])
-def test_a_second_copy_is_recognised_also_without_an_index(base: Path, shut: bool) -> None:
+def test_a_second_copy_is_recognised_also_without_an_index(
+    base: Path, shut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its first copy stands in an archive that was renamed when it was full."""
     run_code(KILLED, base, check=True)
     kept = {path: path.read_bytes() for path in (base / ".rear/inbox").glob("*/*.*")}
@@ -207,6 +215,11 @@ def test_a_second_copy_is_recognised_also_without_an_index(base: Path, shut: boo
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     write(base, {"ar.zip/b": b"b"})
+    # What cannot be found out now is not guessed.
+    with monkeypatch.context() as patch:
+        patch.setattr(second_copies, "open_committed", unreadable)
+        assert [event.severity for event in scavenge(base) if isinstance(event, Refused)][-1] == "warning"
+    assert members(base) == {"b": b"b"}
     scavenge(base)
     assert not [*(base / ".rear/inbox").glob("*/*.*")]
     assert (members(base, "ar-0.zip"), members(base)) == ({"a": b""}, {"b": b"b"})
