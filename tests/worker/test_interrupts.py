@@ -26,6 +26,8 @@ from programs import run_code, wait_for
 
 import rear
 from rear.core import context
+from rear.worker.pair_writer import Item
+from rear.worker.retained import Prover
 
 base = fixtures.scratch_base
 
@@ -472,3 +474,28 @@ def test_the_background_thread_goes_on_where_not_even_a_message_can_be_logged(
     assert "Too many open files" in caplog.text
     assert [event for event in scavenge(base) if event.severity != "info"] == []
     assert zipfile.ZipFile(base / "ar.zip").read("a") == b"kept"
+
+
+def test_a_source_that_is_gone_is_not_taken_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler picks a file up in the middle of rear, and another exception comes as its source has been removed."""
+
+    def tell(self: Prover, item: Item) -> None:
+        real(self, item)
+        raise Interrupt
+
+    real = Prover.tell
+    monkeypatch.setattr(Prover, "tell", tell)
+    source = base.parent / "source"
+    source.write_bytes(b"the only copy")
+    with rear.rear_fs(base, lease_seconds=0.3) as fs:
+        with fs._worker._lock, pytest.raises(Interrupt):
+            fs.pickup(source, "ar.zip/a").close()
+        assert not source.exists()
+
+        def is_merged() -> bool:
+            scavenge(base)
+            return (base / "ar.zip").exists()
+
+        wait_for(is_merged)
+    with zipfile.ZipFile(base / "ar.zip") as archive:
+        assert archive.read("a") == b"the only copy"
