@@ -158,7 +158,8 @@ class MemberFile(MemberBytes):
         if not self._end():
             return
         try:
-            self.owner.discard(self)
+            if self.process is spool_file.process:
+                self.owner.discard(self)
         finally:
             self._drop()
             self.__class__ = _AbandonedMemberFile
