@@ -391,3 +391,15 @@ def test_errors_at_every_operation(base: Path, damaged: Path, error: int) -> Non
             check(base)
             assert status(check(base)) == 0
             check_base(base, MUCH, lost_and_found=True)
+
+
+def test_what_is_not_rears_is_promised_no_repair(base: Path) -> None:
+    base.mkdir(exist_ok=True)
+    with rear.rear_fs(base) as fs:
+        fs.open("ar.zip/a", "w").close()
+    list(rear.scavenge(base))
+    (base / "junk.zip").write_bytes(b"junk")
+    for report_only in (True, False, True):
+        found = [event for event in fsck(base, report_only=report_only) if isinstance(event, Problem)]
+        assert [(problem.subject, problem.outcome) for problem in found] == [("junk.zip", "left")]
+        assert "not rear's" in found[0].detail

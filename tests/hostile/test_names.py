@@ -19,6 +19,7 @@ from programs import run_rear
 
 import rear
 from rear.errors import PathError
+from rear.fsck.base import fsck
 
 LONG = "/".join(["n" * 254] * 256)
 LONG = f"{'n' * (65_535 - len(LONG) - 1)}/{LONG}"
@@ -465,3 +466,15 @@ def test_no_name_that_is_taken_back_leaves_the_folder(tmp_path: Path) -> None:
         if name not in ("%C0%AE%C0%AE/x", "%C0%AF", "%5C..%5Cx", "%0A")
     }
     shutil.rmtree(tmp_path / "zip")
+
+
+def test_the_longest_name_has_room_for_the_number_of_a_full_archive(base: Path) -> None:
+    stem = "n" * 236
+    for run in range(3):
+        with rear.rear_fs(base) as fs:
+            for number in range(2):
+                fs.open(f"{stem}.zip/{run}/{number}", "w").close()
+        assert [event for event in rear.scavenge(base, max_members=2) if event.severity != "info"] == []
+    assert sorted(path.name for path in base.glob("*.zip")) == [f"{stem}-0.zip", f"{stem}-1.zip", f"{stem}.zip"]
+    checked = list(fsck(base, deep=True))[-1]
+    assert (checked.archives, checked.members) == (3, 6)

@@ -272,6 +272,20 @@ def test_status_tells_what_it_may_not_look_at(people: Users, name: str) -> None:
 # ---- without other users
 
 
+def test_a_state_that_is_shut_is_named_and_nothing_is_said_of_what_is_in_it(people: Users) -> None:
+    with base_of_mode(0o2775) as base:
+        people.write(ALICE, base, "ar.zip/a-")
+        (base / ".rear").chmod(0o700)
+        done = people.rear(BOB, "scavenge", base)
+        assert (done.status, done.errors.count("\n")) == (3, 1)
+        assert f"{base}/.rear: Permission denied" in done.errors
+        seen = people.rear(BOB, "status", base)
+        assert seen.status == 1
+        assert "this user may not look into it" in " ".join(seen.output.split())
+        assert "nothing waits" not in seen.output
+        assert "all is in final archives" not in seen.output
+
+
 def test_status_tells_of_what_a_check_has_left_and_not_once_it_is_mended(tmp_path: Path) -> None:
     write(tmp_path, {"ar.zip/a": "a"})
     stray = tmp_path / ".rear/inbox/host/stray"
