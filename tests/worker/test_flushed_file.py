@@ -683,6 +683,47 @@ def test_a_writer_that_was_taken_for_dead_loses_nothing(base: Path, is_merged: b
     assert len(found_in(base)) == 1
 
 
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_a_scavenger_is_killed_while_a_partial_member_gives_way(folder: Path, base: Path) -> None:
+    """The whole file comes when what was flushed of it is merged: one member at last, wherever the scavenger dies."""
+    renew(folder)
+    template, ready, go = folder / "template", os.pipe(), os.pipe()
+
+    def write() -> None:
+        with rear.rear_fs(template, lease_seconds=0.3) as fs, fs.open("ar.zip/a.log", "wb") as file:
+            file.write(GROWING[2])
+            file.flush()
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            file.write(GROWING[-1][len(GROWING[2]) :])
+
+    pid = fork(write)
+    os.read(ready[0], 1)
+    os.kill(pid, signal.SIGSTOP)
+
+    def has_come() -> bool:
+        scavenge(template)
+        return (template / "ar.zip").exists()
+
+    wait_for(has_come)
+    assert found_in(template) == {"ar.zip/a.log": GROWING[2]}
+    os.kill(pid, signal.SIGCONT)
+    os.write(go[1], b"x")
+    assert wait(pid) == 0
+    shutil.copytree(template, base)
+    storage = Tampered()
+    scavenge(base, storage=storage)
+    assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}
+    for point in some(storage.points, 20):
+        shutil.rmtree(base)
+        shutil.copytree(template, base)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL
+        scavenge(base)
+        assert found_in(base) == {"ar.zip/a.log": GROWING[-1]}, point
+        assert files_below(base / ".rear" / "inbox") == files_below(base / ".rear" / "claims") == [], point
+
+
 def test_a_log_whose_writer_is_stopped_twice_and_then_killed_is_one_member(base: Path) -> None:
     """Scavengers take what it flushed each time, as its lease has ended; what comes after that joins it."""
     ready, go = os.pipe(), os.pipe()
