@@ -34,7 +34,8 @@ ARCHIVES = ["ar.zip", "runs/7/ar.zip", "runs/other.zip"]
 SWEPT = "swept.zip"
 OTHER_HOSTS = ["soak-b", "soak-c"]
 WORKERS, SCAVENGERS = 3, 2
-#: So long a process may take that nobody stops; machines that run tests are busy.
+#: So long a process that nobody stops may do nothing that is seen; machines that run tests are busy, and what waits for
+#: a scavenge may be GiBs.
 HANG_SECONDS = 90.0
 DRAIN_ROUNDS = 40
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):|^Fatal Python error:", re.MULTILINE)
@@ -308,7 +309,8 @@ class Soak:
                 self.check_hang(one)
 
     def check_hang(self, one: Process) -> None:
-        if time.monotonic() - one.running_since > HANG_SECONDS and not one.killed:
+        silent_seconds = time.time() - (self.logs / f"{one.label}.out").stat().st_mtime
+        if min(silent_seconds, time.monotonic() - one.running_since) > HANG_SECONDS and not one.killed:
             self.faults.append(f"{one.label} does not end; see its .err")
             # With faulthandler this prints where all threads are.
             self.signal(one, signal.SIGABRT, group=False)
@@ -365,8 +367,7 @@ class Soak:
         options = [option for host in OTHER_HOSTS for option in ("--assume-dead", host)]
         for number in range(DRAIN_ROUNDS):
             one = self.spawn("scavenge", ["-m", "rear", "scavenge", str(self.base), "--json", *options])
-            one.popen.wait(HANG_SECONDS)
-            self.reap()
+            self.wait_for(one)
             if not self.waits() and number:
                 break
             time.sleep(0.3)
@@ -374,12 +375,18 @@ class Soak:
             self.faults.append(f"after {DRAIN_ROUNDS} scavenges still waiting: {self.waits()[:20]}")
         for deep in ([], ["--deep"], ["--deep"]):
             one = self.spawn("fsck", ["-m", "rear", "fsck", str(self.base), "--json", *deep])
-            status = one.popen.wait(HANG_SECONDS)
-            self.reap()
+            status = self.wait_for(one)
         if status != 0:
             told = (self.logs / f"{one.label}.out").read_text(errors="replace")
             error = (self.logs / f"{one.label}.err").read_text(errors="replace")
             self.faults.append(f"the last fsck has ended with {status}: {told[-3000:]}{error}")
+
+    def wait_for(self, one: Process) -> int:
+        """Wait until a process ends, and return its status."""
+        while one in self.processes:
+            self.reap()
+            time.sleep(0.05)
+        return one.popen.returncode
 
     def waits(self) -> list[str]:
         """Return what a scavenge has still to do."""
