@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from rear.core.descent import know_base, known_bases
 from rear.core.storage import LOCAL, Storage
 from rear.core.version import __version__
 
