@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from rear.core.descent import know_base
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
 from rear.core.source_file import describe_kind
@@ -47,6 +48,7 @@ class Layout:
 
     def __init__(self, base: str | os.PathLike[str]) -> None:
         self.base = Path(os.path.abspath(base))
+        know_base(str(self.base))
         self.state = self.base / STATE
         self.inbox = self.state / "inbox"
         self.claims = self.state / "claims"

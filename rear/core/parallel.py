@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from rear.core.descent import know_base, known_bases
 from rear.core.storage import LOCAL, Storage
 from rear.core.version import __version__
 
@@ -117,7 +118,7 @@ class Parallel:
         if self._executor is None:
             return None
         try:
-            return self._executor.submit(attempt, __version__, function, task, self._storage)
+            return self._executor.submit(attempt, __version__, function, task, self._storage, known_bases())
         except Exception as error:
             # Shut down or broken, for good.
             self._executor = None
@@ -163,14 +164,21 @@ class Parallel:
 
 
 def attempt(
-    version: str, function: Callable[[_Task, Storage], _Result], task: _Task, storage: Storage
+    version: str,
+    function: Callable[[_Task, Storage], _Result],
+    task: _Task,
+    storage: Storage,
+    bases: Iterable[str] = (),
 ) -> _Result | Failed:
     """Do a task where an executor runs it, and tell its errors by value.
 
-    Another version of rear than the one that made the task may understand it otherwise.
+    Another version of rear than the one that made the task may understand it otherwise. Below the bases of its maker no
+    link is followed here, either.
     """
     if version != __version__:
         return Failed(f"a worker of the executor has rear {__version__}, the scavenger {version}")
+    for base in bases:
+        know_base(base)
     try:
         return function(task, storage)
     except Exception as error:

@@ -2,7 +2,7 @@
 
 Tests replace it to fail, stop or lose power at any operation, so keep it small. Every method raises ``OSError`` as the
 operating system does, with the path where there is one. Plain POSIX calls only: ``RENAME_NOREPLACE``, ``O_TMPFILE``
-and links are missing on FUSE file systems.
+and links are missing on FUSE file systems. Below a base no path leads through a link: ``ELOOP`` (see `descent`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeGuard
 
+from rear.core.descent import StrPath as StrPath
+from rear.core.descent import in_folder, is_folder, open_folder, status_of
 from rear.core.names import STATE
-
-StrPath = str | os.PathLike[str]
 
 COPY_CHUNK_BYTES: Final = 1 << 20
 FRESH_SUFFIX: Final = ".new"
@@ -50,7 +50,8 @@ class Storage:
 
         ``mode`` without the umask's bits; in a base that a group shares, its members read and write it all the same.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with in_folder(path) as (name, folder):
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
         _share(path, descriptor)
         return descriptor
 
@@ -61,7 +62,11 @@ class Storage:
         a shared folder may have been laid out by anybody, and a FIFO would block for ever.
         """
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, dir_fd=directory)
+        if directory is None:
+            with in_folder(path) as (name, folder):
+                descriptor = os.open(name, flags, dir_fd=folder)
+        else:
+            descriptor = os.open(path, flags, dir_fd=directory)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -69,7 +74,11 @@ class Storage:
 
     def open_directory(self, path: StrPath, *, directory: int | None = None) -> int:
         """Open a directory, by its name in another open one if that is given; symbolic links are refused."""
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        return open_folder(path, directory=directory)
+
+    def status(self, path: StrPath) -> os.stat_result:
+        """Return the status of what has a name; a link is not followed."""
+        return status_of(path)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
@@ -177,7 +186,7 @@ class Storage:
 
     def sync_directory(self, path: StrPath) -> None:
         """Bring the names in a directory to stable storage, where the file system knows how to."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = open_folder(path, follow=True)
         try:
             os.fsync(descriptor)
         except OSError as error:
@@ -188,12 +197,18 @@ class Storage:
 
     def rename(self, source: StrPath, target: StrPath) -> None:
         """Rename a file; one of several processes that rename the same file wins, the others get ``ENOENT``."""
-        os.rename(source, target)
+        with in_folder(source) as (old, there), in_folder(target) as (new, here):
+            try:
+                os.rename(old, new, src_dir_fd=there, dst_dir_fd=here)
+            except OSError as error:
+                error.filename, error.filename2 = os.fspath(source), os.fspath(target)
+                raise
 
     def link(self, source: StrPath, target: StrPath) -> bool:
         """Give a file a second name; ``False`` where the file system knows no links."""
         try:
-            os.link(source, target, follow_symlinks=False)
+            with in_folder(source) as (old, there), in_folder(target) as (new, here):
+                os.link(old, new, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
         except OSError as error:
             if error.errno in _NO_LINK:
                 return False
@@ -236,7 +251,8 @@ class Storage:
 
     def unlink(self, path: StrPath) -> None:
         """Remove a file's name."""
-        os.unlink(path)
+        with in_folder(path) as (name, folder):
+            os.unlink(name, dir_fd=folder)
 
     def unlink_at(self, directory: int, name: str) -> None:
         """Remove a file's name from an open directory, wherever that may have been moved."""
@@ -244,21 +260,23 @@ class Storage:
 
     def remove_directory(self, path: StrPath) -> None:
         """Remove an empty directory."""
-        os.rmdir(path)
+        with in_folder(path) as (name, folder):
+            os.rmdir(name, dir_fd=folder)
 
     def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
         """Make a directory and its parents, and bring each new name to stable storage; shared as the base is."""
         folder = Path(path)
         missing = []
-        while not folder.is_dir():
+        while not is_folder(folder):
             missing.append(folder)
             folder = folder.parent
         for folder in reversed(missing):
             try:
-                os.mkdir(folder)
+                with in_folder(folder) as (name, parent):
+                    os.mkdir(name, dir_fd=parent)
             except FileExistsError:
                 # Another process made it first; or it is a file, and then the same error as for what is below it.
-                if not folder.is_dir():
+                if not is_folder(folder):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
             else:
                 _share_directory(folder)
@@ -271,9 +289,13 @@ class Storage:
         A file has none either: whoever puts one among the folders of a base must not stop all scavenges.
         """
         try:
-            return sorted(os.listdir(path))
+            descriptor = open_folder(path, follow=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        try:
+            return sorted(os.listdir(descriptor))
+        finally:
+            os.close(descriptor)
 
     def look_into(self, path: StrPath) -> None:
         """Make sure that there is a directory whose names, and what they stand for, can be got at.
@@ -282,8 +304,16 @@ class Storage:
             OSError: there is none, or it is shut.
         """
         # By the name in it: a mode that lets nobody in, only list, would be met at the first file alone.
-        with os.scandir(f"{os.fspath(path)}/.") as entries:
-            next(entries, None)
+        descriptor = open_folder(path, follow=True)
+        try:
+            os.close(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor))
+            with os.scandir(descriptor) as entries:
+                next(entries, None)
+        except OSError as error:
+            error.filename = os.fspath(path)
+            raise
+        finally:
+            os.close(descriptor)
 
     def try_lock(self, descriptor: int) -> bool:
         """Take the POSIX lock of an open file without waiting; ``False`` when another process has it.
@@ -314,7 +344,7 @@ def _share(path: StrPath, descriptor: int) -> None:
     """
     text = os.fspath(path)
     with _where_refused():
-        around = os.stat(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".")
+        around = status_of(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".", follow=True)
         if not around.st_mode & stat.S_IWGRP or around.st_mode & _FOR_ALL == _FOR_ALL:
             return
         made = os.fstat(descriptor)
@@ -333,7 +363,7 @@ def _share(path: StrPath, descriptor: int) -> None:
 def _share_directory(folder: StrPath) -> None:
     with _where_refused():
         # Not by its name: whoever may write there may have put a link in its place, or a folder of her own.
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_folder(folder)
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():
                 _share(folder, descriptor)

@@ -217,6 +217,7 @@ def test_fsck_knows_the_file(tmp_path: Path) -> None:
 def test_a_worker_pays_one_open_and_no_toml(tmp_path: Path) -> None:
     needs_strace()
     log = tmp_path / "log"
+    (tmp_path / "base" / ".rear").mkdir(parents=True)
     code = (
         "import sys, rear\nwith rear.rear_fs(sys.argv[1]):\n"
         "    for number in range(10):\n"

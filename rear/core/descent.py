@@ -1,0 +1,163 @@
+"""The way down from a base to what lies in it: from folder to folder by descriptors, and never through a link.
+
+Many users may write below a base, and whoever swaps a folder for a link there would have rear read, move or remove what
+she may not touch herself. A check of names comes too early, or too late: hence each part is opened in the open folder
+that it was found in. The base's own folder is named by the user, and may be reached by links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rear.core.names import STATE
+
+StrPath = str | os.PathLike[str]
+
+#: Only to go on from: on Linux that costs an NFS client no round trip, and asks for no right to list.
+_PASSING: Final = (
+    getattr(os, "O_PATH", getattr(os, "O_SEARCH", os.O_RDONLY)) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+)
+_LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: A base's folder is opened by the name that its user gave, through her links.
+_FOLLOWING: Final = ~os.O_NOFOLLOW
+
+_bases: set[str] = set()
+
+
+def know_base(folder: str) -> None:
+    """Have all that lies below a base reached without links, also where it is none of rear's own files.
+
+    Args:
+        folder: the base, absolute; one inside of another base has links only above itself.
+    """
+    _bases.add(folder.rstrip("/"))
+
+
+def known_bases() -> tuple[str, ...]:
+    """Return all bases that this process knows: what a task in another one has to know, too."""
+    return tuple(_bases)
+
+
+def split_at_base(path: str) -> tuple[str, list[str]] | None:
+    """Return the base that a path lies in and the parts of its name below that; ``None`` of a path in no base.
+
+    Whoever meets a path below ``.rear`` knows a base by that: tasks in other processes are given nothing more.
+    """
+    folder = path
+    while folder not in _bases:
+        folder, slash, _ = folder.rpartition("/")
+        if not slash:
+            folder, slash, _ = f"{path}/".partition(f"/{STATE}/")
+            if not slash:
+                return None
+            _bases.add(folder)
+            break
+    parts = [part for part in path[len(folder) :].split("/") if part not in ("", ".")]
+    # A name with ".." in it is no name that rear has built: a user has given it, and means what it leads to.
+    return (folder or "/", parts) if parts and ".." not in parts else None
+
+
+@contextmanager
+def in_folder(path: StrPath) -> Iterator[tuple[str, int | None]]:
+    """Yield what a call takes for a path: its last part and the descriptor of the folder that this is in.
+
+    Outside of a base the path itself, and ``None``. Errors of the call are told with the full path.
+
+    Raises:
+        OSError: the folder cannot be entered, is missing, or (``ELOOP``) a link is in its place, or in one above it.
+    """
+    text = os.fspath(path)
+    found = split_at_base(text)
+    if found is None:
+        yield text, None
+        return
+    base, parts = found
+    name = parts.pop()
+    folder = _descend(base, parts, text)
+    try:
+        yield name, folder
+    except OSError as error:
+        raise _told(error, name, folder, text) from None
+    finally:
+        os.close(folder)
+
+
+def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = False) -> int:
+    """Open a folder to list or sync it, by its name in another open one if that is given; return its descriptor.
+
+    Args:
+        path: of the folder.
+        directory: descriptor of the folder that it is in.
+        follow: a link in its place, where it lies in no base.
+
+    Raises:
+        OSError: it is missing, no folder, shut, or (``ELOOP``) a link is in its place, or in one above it.
+    """
+    if directory is not None:
+        return os.open(path, _LISTING, dir_fd=directory)
+    with in_folder(path) as (name, folder):
+        return os.open(name, _LISTING & _FOLLOWING if follow and folder is None else _LISTING, dir_fd=folder)
+
+
+def status_of(path: StrPath, *, follow: bool = False) -> os.stat_result:
+    """Return the status of what has a name; in a base that of a link itself, else that if ``follow`` is not set."""
+    with in_folder(path) as (name, folder):
+        return os.stat(name, dir_fd=folder, follow_symlinks=follow and folder is None)
+
+
+def is_folder(path: StrPath) -> bool:
+    """Whether there is a folder; ``False`` of what is missing or else.
+
+    Raises:
+        OSError: that cannot be found out, or (``ELOOP``) a link is in its place, or in one above it, below a base.
+    """
+    try:
+        mode = status_of(path, follow=True).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISLNK(mode):
+        raise _refused(os.fspath(path))
+    return stat.S_ISDIR(mode)
+
+
+def _descend(base: str, parts: Sequence[str], path: str) -> int:
+    """Return a descriptor of the folder ``parts`` below a base."""
+    try:
+        folder = os.open(base, _PASSING & _FOLLOWING)
+    except OSError as error:
+        error.filename = path
+        raise
+    for part in parts:
+        try:
+            below = os.open(part, _PASSING, dir_fd=folder)
+        except OSError as error:
+            raise _told(error, part, folder, path) from None
+        finally:
+            os.close(folder)
+        folder = below
+    return folder
+
+
+def _told(error: OSError, name: str, folder: int, path: str) -> OSError:
+    """Return an error with its full path; that of a link in place of a folder as such (Linux says ``ENOTDIR``)."""
+    if error.errno == errno.ENOTDIR and _is_link(name, folder):
+        return _refused(path)
+    if error.filename == name and error.filename2 is None:
+        error.filename = path
+    return error
+
+
+def _refused(path: str) -> OSError:
+    return OSError(errno.ELOOP, "a link, and below a base none is followed", path)
+
+
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
