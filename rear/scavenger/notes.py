@@ -14,7 +14,7 @@ from typing import Final
 
 from rear.core.records import MergedRecord
 from rear.core.storage import PRIVATE_MODE, Storage
-from rear.core.trust import is_private, is_trusted
+from rear.core.trust import is_own_word, is_trusted
 from rear.journal.codec import encode_record
 from rear.journal.reader import Journal, read_notes
 from rear.journal.writer import JournalWriter
@@ -48,7 +48,7 @@ def write_notes(
     if notes.status is None:
         writer = JournalWriter(storage.create(path, PRIVATE_MODE), storage=storage)
     else:
-        if notes.status.st_uid != os.geteuid() or not is_private(notes.status):
+        if notes.status.st_uid != os.geteuid() or not is_own_word(notes.status):
             kept = notes.merged
             if not _is_believed(notes.status, journal):
                 kept = {sequence: record for sequence, record in journal.merged.items() if sequence not in unproven}
@@ -72,4 +72,4 @@ def notes_of(sequences: list[int], target: str, intent: str, pair: str) -> Itera
 
 
 def _is_believed(notes: os.stat_result | None, journal: Journal) -> bool:
-    return notes is not None and is_private(notes) and is_trusted(notes, journal.status)
+    return notes is not None and is_own_word(notes) and is_trusted(notes, journal.status)
