@@ -17,7 +17,7 @@ from rear.core.liveness import is_running, process_of
 from rear.core.records import Append, File, Pair
 from rear.core.storage import Storage, opened
 from rear.errors import FormatError
-from rear.events import Event, Lost, Partial, Torn
+from rear.events import Event, Lost, Partial, SetAside, Torn
 from rear.journal.flushed_parts import Joined, join_parts
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.final_archive import begin_alike
@@ -71,29 +71,37 @@ class FlushedFiles:
         joined, bad_parts = self._join(claimed, descriptor)
         elsewhere = self._counts_elsewhere(claimed)
         if elsewhere is not None:
-            self._claims.note(claimed, [flushed.sequence], target=elsewhere, intent="")
+            where, has_all = elsewhere
+            if has_all or joined is None or descriptor is None:
+                self._claims.note(claimed, [flushed.sequence], target=where, intent="")
+            else:
+                # Its writer has changed what he had flushed, or gave it up. Or somebody else says so.
+                told = f"it counts in {where}, which does not begin with the {joined.size:,} bytes that are here"
+                kept = self._put_content(claimed, joined, descriptor, told)
+                yield SetAside(joined.archive, joined.name, claimed.name, told, kept)
             return
         if bad_parts:
             yield self._put_bad_parts(claimed, flushed, joined, bad_parts, descriptor)
         if joined is None or descriptor is None:
             return
         told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
-        item = None
+        item: str | None = None
         if self._partial == "drop":
-            note = {"reason": told, "pair": claimed.name, **joined._asdict()}
-            content = _content_of(joined, descriptor, self._storage)
-            item = self._lost_and_found.put_content(
-                item_name(claimed.pair, joined.sequence, joined.name),
-                content,
-                note,
-                mode=self._storage.mode(descriptor),
-            )
-            self._claims.note(claimed, [joined.sequence], target=item, intent="")
+            item = self._put_content(claimed, joined, descriptor, told)
         else:
             yield rescue.from_parts(joined)
         if joined.sequence not in claimed.unproven:
             # Else that was told before.
             yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
+
+    def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, reason: str) -> str:
+        """Keep what is whole of a file as it is, and note that; return the item."""
+        note = {"reason": reason, "pair": claimed.name, **joined._asdict()}
+        content = _content_of(joined, descriptor, self._storage)
+        name = item_name(claimed.pair, joined.sequence, joined.name)
+        item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+        self._claims.note(claimed, [joined.sequence], target=item, intent="")
+        return item
 
     def _put_bad_parts(
         self, claimed: ClaimedPair, flushed: Append, joined: Append | None, bad_parts: int, descriptor: int | None
@@ -124,20 +132,20 @@ class FlushedFiles:
             self._joined[claimed.pair] = join_parts(file, path, descriptor, storage=self._storage)
         return self._joined[claimed.pair]
 
-    def _counts_elsewhere(self, claimed: ClaimedPair) -> str | None:
-        """Tell where a file counts instead: a pair has all that an earlier one had, or nothing.
+    def _counts_elsewhere(self, claimed: ClaimedPair) -> tuple[str, bool] | None:
+        """Tell where a file counts instead, and whether all that is here is there, too.
 
-        Where all that it has is there, too: anybody may write a pair that says so.
+        A pair has all that an earlier one had, or nothing. But anybody may write one that says so.
         """
         file, rotation = claimed.journal.file, claimed.pair.rotation
         assert file is not None
         others = self._pairs.get(_key(claimed, file), [])
         later = [other for other in others if other.pair.rotation > rotation and self._takes_over(other)]
-        if any(self._goes_on_in(claimed, other) for other in later):
-            return "a later temp archive"
+        if later:
+            return "a later temp archive", any(self._goes_on_in(claimed, other) for other in later)
         earlier = [other for other in others if other.pair.rotation < rotation and not _is_given_up(other)]
-        if earlier and not self._takes_over(claimed) and any(self._goes_on_in(claimed, other) for other in earlier):
-            return "an earlier temp archive"
+        if earlier and not self._takes_over(claimed):
+            return "an earlier temp archive", any(self._goes_on_in(claimed, other) for other in earlier)
         return None
 
     def _goes_on_in(self, claimed: ClaimedPair, other: ClaimedPair) -> bool:
