@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
@@ -27,6 +27,8 @@ from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
 from rear.zip.codecs import crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end
 from rear.zip.member_data import raw_bytes
+
+_READ_ONLY: Final = 0o444
 
 
 class LostAndFound:
@@ -133,7 +135,8 @@ class LostAndFound:
     def _kept(self, path: Path, mode: int) -> Iterator[int]:
         """Make an item under a fresh name; when all of it is written, and synced, it gets its own."""
         fresh = f"{os.fspath(path)}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        with created(fresh, self._storage, mode=mode) as target:
+        # Bytes of others in a file of this user: read-only, it can never pass for a journal or an intent that he wrote.
+        with created(fresh, self._storage, mode=mode & _READ_ONLY) as target:
             yield target
             self._storage.sync(target)
         self._storage.rename(fresh, path)

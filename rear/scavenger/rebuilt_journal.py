@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from rear.core.liveness import process_of_worker
 from rear.core.names import check_archive, check_name
 from rear.core.records import Append, Open, Origin, Pair, Record
-from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
+from rear.core.storage import FRESH_SUFFIX, PRIVATE_MODE, Storage, created, opened
 from rear.errors import PathError, RearError, UnsupportedError
 from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
@@ -124,7 +124,7 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         repeats_from=0,
     )
     lines = [encode_record(opened_record), *map(encode_record, records)]
-    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines))
+    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines), PRIVATE_MODE)
     return len(appends) or 1
 
 
@@ -169,7 +169,7 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
         if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
             return 0
         fresh = folder / f"{path.name}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        with created(fresh, storage) as target:
+        with created(fresh, storage, mode=PRIVATE_MODE) as target:
             with opened(fixed, storage) as source:
                 length = storage.size(source)
                 storage.copy_range(source, target, source_start=0, target_start=0, length=length)
