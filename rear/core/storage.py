@@ -119,6 +119,17 @@ class Storage:
         except OSError as error:
             return self.size(descriptor) if error.errno == errno.ENXIO else offset
 
+    def data_ranges(self, descriptor: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield begin and end of what is data in a range of an open file; holes of a sparse file are left out."""
+        end = min(start + length, self.size(descriptor))
+        while (start := min(self.next_data(descriptor, start), end)) < end:
+            try:
+                hole = min(os.lseek(descriptor, start, os.SEEK_HOLE), end)
+            except (AttributeError, OSError):
+                hole = end
+            yield start, hole
+            start = hole
+
     def size_of(self, path: StrPath) -> int:
         """Return the size of a regular file in bytes."""
         with opened(path, self) as descriptor:

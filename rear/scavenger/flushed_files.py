@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from rear.core.liveness import is_running, process_of
 from rear.core.records import Append, File, Pair
@@ -75,17 +75,22 @@ class FlushedFiles:
         item = None
         if self._partial == "drop":
             note = {"reason": told, "pair": claimed.name, **joined._asdict()}
-            content = _content_of(joined, descriptor, self._storage)
-            item = self._lost_and_found.put_content(
-                item_name(claimed.pair, joined.sequence, joined.name),
-                content,
-                note,
-                mode=self._storage.mode(descriptor),
-            )
+            item = self._put_content(claimed, joined, descriptor, note)
             self._claims.note(claimed, [joined.sequence], target=item, intent="")
         else:
             yield rescue.from_parts(joined)
         yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
+
+    def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, note: dict[str, Any]) -> str:
+        lost_and_found = self._lost_and_found
+        if not lost_and_found.takes_decoded(joined.size, joined.compressed_size):
+            name, start = item_name(claimed.pair, joined.sequence), joined.data_offset
+            return lost_and_found.put_bytes(name, descriptor, start, joined.compressed_size, note)
+        name, content = (
+            item_name(claimed.pair, joined.sequence, joined.name),
+            _content_of(joined, descriptor, self._storage),
+        )
+        return lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
 
     def _put_bad_parts(
         self, claimed: ClaimedPair, flushed: Append, joined: Append | None, bad_parts: int, descriptor: int | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,15 +21,25 @@ from rear.errors import PathError, RearError, UnsupportedError
 from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
 from rear.journal.reader import Journal, read_journal
-from rear.salvage.info_zip import fix
+from rear.salvage.info_zip import fix, scratch_folder
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found, Gap, Nested
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.lost_and_found import LostAndFound, item_name
-from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
+from rear.zip.structures import (
+    CENTRAL,
+    CENTRAL_SIGNATURE,
+    END_SIGNATURE,
+    ZIP64_END_SIGNATURE,
+    ZIP64_LOCATOR_SIGNATURE,
+)
 
 _LEASE_SECONDS: Final = 60.0
 _DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
+
+
+FINDINGS_LIMIT: Final = 120_000
+"""So many members and gaps of one range are held in memory, in some 150 MB: more than 4 MiB of directory have."""
 
 
 class Unplaced(NamedTuple):
@@ -164,7 +173,7 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
     path = folder / f"{pair.stem}.zip"
     if path.name not in storage.names(folder):
         return 0
-    with tempfile.TemporaryDirectory(prefix="rear-salvage-") as scratch:
+    with scratch_folder() as scratch:
         fixed = fix(path, scratch, storage=storage)
         if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
             return 0
@@ -207,10 +216,13 @@ def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found
 
 
 def _findings(descriptor: int, start: int, end: int, cookie: int | None, storage: Storage) -> Iterator[Found | Gap]:
-    """Yield what a scan finds, without the members of Zips inside."""
+    """Yield what a scan finds, without the members of Zips inside; one gap for more than a worker writes."""
     items: list[Found | Gap] = []
     try:
         for item in scan(descriptor, start=start, end=end, cookie=cookie, storage=storage):
+            if len(items) > FINDINGS_LIMIT:
+                items = [Gap(start, end - start, "unknown")]
+                break
             if isinstance(item, Nested):
                 items = [one for one in items if not _is_within(one, item)]
                 items.append(Gap(item.start, item.length, "unknown"))
