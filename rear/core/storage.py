@@ -130,6 +130,17 @@ class Storage:
             yield start, hole
             start = hole
 
+    def is_mostly_holes(self, descriptor: int, least_bytes: int) -> bool:
+        """Whether an open file has more than so many bytes of holes, and of data not even a sixteenth of that.
+
+        Nothing that rear writes looks so; one call makes a file of terabytes, and who copies it fills the disk.
+        """
+        size = self.size(descriptor)
+        if size <= least_bytes:
+            return False
+        data_bytes = sum(end - start for start, end in self.data_ranges(descriptor, 0, size))
+        return size - data_bytes > max(least_bytes, 16 * data_bytes)
+
     def size_of(self, path: StrPath) -> int:
         """Return the size of a regular file in bytes."""
         with opened(path, self) as descriptor:

@@ -19,6 +19,8 @@ from rear.journal.codec import decode_line, decode_record
 MEMBERS_LIMIT: Final = 200_000
 """No pair has as many: a worker ends one at 4 MiB of central directory (see `rear.worker.worker`), of which each member
 takes 47 bytes at least. What has more is forged, and would take memory without bound."""
+NOTES_LIMIT_BYTES: Final = 2 << 30
+"""Longer notes are forged: each member is noted once, with the path of an archive or of an item in lost+found."""
 BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
 _LONG_LINE_COUNTS: Final = 100
@@ -219,9 +221,13 @@ def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         OSError: the file is there and cannot be read.
     """
     try:
-        return read_journal(path, storage=storage)
+        notes = read_journal(path, storage=storage)
     except FileNotFoundError:
         return Journal()
+    if notes.length > NOTES_LIMIT_BYTES:
+        # Nothing could be noted behind it: a file has a longest length.
+        raise JournalError(f"notes of {notes.length:,} bytes, which no scavenger writes")
+    return notes
 
 
 def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storage = LOCAL) -> Journal:

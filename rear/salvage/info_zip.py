@@ -101,7 +101,7 @@ def fix(
     try:
         with opened(path, storage) as source:
             size = storage.size(source)
-            if _has_mostly_holes(source, size, storage):
+            if storage.is_mostly_holes(source, _OUTPUT_EXTRA_BYTES):
                 return None
             limit = int(size * _OUTPUT_FACTOR) + _OUTPUT_EXTRA_BYTES
             _check_room(workspace, limit)
@@ -118,11 +118,6 @@ def fix(
         for name in storage.names(workspace):
             storage.unlink(workspace / name)
         storage.remove_directory(workspace)
-
-
-def _has_mostly_holes(descriptor: int, size: int, storage: Storage) -> bool:
-    data_bytes = sum(end - start for start, end in storage.data_ranges(descriptor, 0, size))
-    return size - data_bytes > max(data_bytes, _OUTPUT_EXTRA_BYTES)
 
 
 def _check_room(folder: Path, needed_bytes: int) -> None:

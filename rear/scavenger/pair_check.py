@@ -34,7 +34,7 @@ from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, candidates_of
-from rear.scavenger.rebuilt_journal import Unplaced, find_unjournaled
+from rear.scavenger.rebuilt_journal import Unplaced, check_holes, find_unjournaled
 from rear.scavenger.rescue import Rescue
 from rear.scavenger.second_copies import SecondCopies
 from rear.zip.window import Window
@@ -92,6 +92,7 @@ class PairCheck:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
                     self._check_owner(claimed, descriptor)
+                    check_holes(descriptor, storage=self._storage)
                     yield from self._add_unjournaled(claimed, descriptor)
                 yield from self._check(claimed, descriptor)
         except NotLeaderError:

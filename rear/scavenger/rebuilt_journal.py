@@ -38,6 +38,8 @@ _LEASE_SECONDS: Final = 60.0
 _DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
 
 
+HOLES_BYTES: Final = 1 << 30
+"""Holes of so many bytes in all are read as zeros: some file systems make them of zeros that were written."""
 FINDINGS_LIMIT: Final = 120_000
 """So many members and gaps of one range are held in memory, in some 150 MB: more than 4 MiB of directory have."""
 
@@ -49,6 +51,16 @@ class Unplaced(NamedTuple):
     length: int
     reason: str
     found: Found | None = None
+
+
+def check_holes(descriptor: int, *, storage: Storage) -> None:
+    """Refuse a temp archive that is nearly nothing but holes: reading takes for ever, and a merge would fill the disk.
+
+    Raises:
+        RearError: so it is.
+    """
+    if storage.is_mostly_holes(descriptor, HOLES_BYTES):
+        raise RearError("its temp archive is a sparse file that is nearly nothing but holes: no worker writes such")
 
 
 def append_of(found: Found, origin: Origin) -> Append:
@@ -210,6 +222,7 @@ def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found
     if path.name not in storage.names(path.parent):
         return
     with opened(path, storage) as descriptor:
+        check_holes(descriptor, storage=storage)
         for item in _findings(descriptor, 0, storage.size(descriptor), None, storage):
             if isinstance(item, Found) and item.origin is not None and _is_placeable(item, pair):
                 yield item, item.origin

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
+PAIRS_A_ROUND = 2_000
+"""Or so many pairs: a folder of claims is listed for many of them, which has them all."""
 MEMBERS_IN_MEMORY = 2 * MEMBERS_A_ROUND
 """A pair that would bring a round above this many waits for the next one."""
 BYTES_A_ROUND = 1 << 30
@@ -309,7 +311,8 @@ class Scavenge:
                 members += len(claimed.journal.appends)
                 last = next(reversed(claimed.journal.appends.values()), None)
                 size_bytes += last.offset + last.length if last is not None else 0
-            if batch and (members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND):
+            is_full = members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND or len(batch) >= PAIRS_A_ROUND
+            if batch and is_full:
                 yield from self._round(batch)
                 batch, members, size_bytes = [], 0, 0
         if batch or files:
