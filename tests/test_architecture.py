@@ -94,6 +94,7 @@ OWN_FILES = {
     "core.source_file": {"open"},  # reads sources
     "ingest.job": {"open"},  # a record in the spool of the job, on local disk
     "read.view": {"open"},  # a directory in memory
+    "salvage.info_zip": {"symlink"},  # a name for zip of what is open, in a folder outside of all bases
     "scavenger.daemon": {"makedirs"},  # the base, as workers do
     "cli.demo_workers": {"open"},  # what others made, to be picked up
     "cli.standard_streams": {"open"},  # /dev/null in place of closed descriptors

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Collection
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
@@ -26,7 +26,8 @@ BIRTH_SECONDS: Final = 600.0
 Nothing else can tell that its worker is dead, where that cannot be seen. A worker that takes more than half of this to
 make a pair looks whether it is still there before it uses it.
 """
-_OBSERVATIONS_LIMIT_BYTES: Final = 64 << 20
+_OBSERVATIONS_LIMIT_BYTES: Final = 4 << 20
+"""More is neither written nor read: some 30,000 names, which take some 100 MB of memory at worst."""
 _CLOCKS_LIMIT: Final = 8
 """Of so many clocks it is remembered what they saw of one name, the latest."""
 _WORKER_NAME: Final = re.compile(r"(?P<pid>[0-9]{1,10})-(?P<start>[0-9a-f]{1,16})-(?P<place>[0-9a-f]{8})-[0-9a-f]+\Z")
@@ -196,28 +197,37 @@ class Observations:
         self._storage = storage
         # Where no boot is told, a clock that begins anew is seen to go back.
         self._clock = f"{here.boot_id or here.host} {here.time_namespace}"
-        self._before: dict[str, _Observation] = self._load()
+        self._before = self._load()
         self._seen: dict[str, _Observation] = {}
 
-    def _load(self) -> dict[str, _Observation]:
+    def _load(self) -> _File:
+        # Typed, so that forged JSON takes no more memory than it can need; nor on import, a worker has no use for it.
+        import msgspec
+
         try:
             with opened(self._path, self._storage) as descriptor:
-                data = json.loads(self._storage.read(descriptor, _OBSERVATIONS_LIMIT_BYTES, 0))
-            clocks = [str(clock) for clock in data["clocks"]]
-            return {
-                str(name): _Observation(
-                    str(beat), float(seconds), {clocks[int(number)]: float(time) for number, time in since}
-                )
-                for name, (beat, seconds, since) in data["seen"].items()
-            }
-        except (ValueError, TypeError, LookupError, AttributeError, OSError):
+                if self._storage.size(descriptor) > _OBSERVATIONS_LIMIT_BYTES:
+                    return {}
+                data = self._storage.read(descriptor, _OBSERVATIONS_LIMIT_BYTES, 0)
+            return msgspec.json.decode(data, type=_File)
+        except (ValueError, RecursionError, OSError):
             # Seen by nobody means alive: losing this file costs a lease of patience, nothing else.
             return {}
+
+    def _noted(self, name: str) -> _Observation | None:
+        """Return what was seen of a name before, if it makes sense."""
+        if name not in self._before.get("seen", {}):
+            return None
+        beat, seconds, since = self._before["seen"][name]
+        try:
+            return _Observation(beat, seconds, {self._before["clocks"][number]: time for number, time in since})
+        except LookupError:
+            return None
 
     def unchanged_seconds(self, name: str, beat: str) -> float:
         """Note that ``name`` shows ``beat`` now, and return for how long, at least, it has been seen unchanged."""
         now = self._storage.uptime()
-        before = self._seen.get(name) or self._before.get(name)
+        before = self._seen.get(name) or self._noted(name)
         if before is None or before.beat != beat:
             before = _Observation(beat, 0.0, {})
         since = before.since.get(self._clock, now)
@@ -232,15 +242,28 @@ class Observations:
         """Write what was seen for the next scavenge; names not seen this time are forgotten."""
         if not self._seen and not self._before:
             return
-        clocks = list({clock: None for one in self._seen.values() for clock in one.since})
-        numbers = {clock: number for number, clock in enumerate(clocks)}
-        seen = {
-            name: (one.beat, one.seconds, [(numbers[clock], time) for clock, time in one.since.items()])
-            for name, one in self._seen.items()
-        }
-        data = json.dumps({"clocks": clocks, "seen": seen}).encode()
+        names = list(self._seen)
+        # Of more than are read again none would ever count as dead: of the first ones some do, and make room.
+        while len(data := self._encoded(names)) > _OBSERVATIONS_LIMIT_BYTES:
+            names = names[: len(names) // 2]
         make_in_base(self._base, self._path.parent, storage=self._storage)
         self._storage.replace(self._path, data)
+
+    def _encoded(self, names: list[str]) -> bytes:
+        clocks = list({clock: None for name in names for clock in self._seen[name].since})
+        numbers = {clock: number for number, clock in enumerate(clocks)}
+        seen = {
+            name: (beat, seconds, [(numbers[clock], time) for clock, time in since.items()])
+            for name, (beat, seconds, since) in ((name, self._seen[name]) for name in names)
+        }
+        return json.dumps({"clocks": clocks, "seen": seen}).encode()
+
+
+class _File(TypedDict, total=False):
+    """What the file holds: for each name its sign of life, for how long it was seen, and since when by each clock."""
+
+    clocks: list[str]
+    seen: dict[str, tuple[str, float, list[tuple[int, float]]]]
 
 
 class _Observation(NamedTuple):

@@ -128,6 +128,28 @@ class Storage:
         except OSError as error:
             return self.size(descriptor) if error.errno == errno.ENXIO else offset
 
+    def data_ranges(self, descriptor: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield begin and end of what is data in a range of an open file; holes of a sparse file are left out."""
+        end = min(start + length, self.size(descriptor))
+        while (start := min(self.next_data(descriptor, start), end)) < end:
+            try:
+                hole = min(os.lseek(descriptor, start, os.SEEK_HOLE), end)
+            except (AttributeError, OSError):
+                hole = end
+            yield start, hole
+            start = hole
+
+    def is_mostly_holes(self, descriptor: int, least_bytes: int) -> bool:
+        """Whether an open file has more than so many bytes of holes, and of data not even a sixteenth of that.
+
+        Nothing that rear writes looks so; one call makes a file of terabytes, and who copies it fills the disk.
+        """
+        size = self.size(descriptor)
+        if size <= least_bytes:
+            return False
+        data_bytes = sum(end - start for start, end in self.data_ranges(descriptor, 0, size))
+        return size - data_bytes > max(least_bytes, 16 * data_bytes)
+
     def size_of(self, path: StrPath) -> int:
         """Return the size of a regular file in bytes."""
         with opened(path, self) as descriptor:

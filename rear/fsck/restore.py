@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from dataclasses import replace
 
 from rear.core.layout import Layout, check_inside
@@ -19,6 +18,7 @@ from rear.fsck.rebuilt_archive import RebuiltArchive
 from rear.index.index import Index, rows_of
 from rear.journal.intent import intents_of
 from rear.read.view import open_committed
+from rear.salvage.info_zip import scratch_folder
 from rear.salvage.rebuilt_names import KnownMember
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound
@@ -86,7 +86,7 @@ class Restoration:
 
     def _build_by_zip(self, archive: str, new: RebuiltArchive) -> tuple[list[Problem], int]:
         problems: list[Problem] = []
-        with tempfile.TemporaryDirectory(prefix="rear-fsck-") as folder:
+        with scratch_folder() as folder:
             rebuilt, lack = new.build_by_zip(folder, problems.append)
         if rebuilt is None:
             return [Problem("archive-not-a-zip", archive, lack or "zip -FF made nothing of it either", "noted")], 0

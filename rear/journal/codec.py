@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -152,6 +153,11 @@ def _schema(kind: type[Any]) -> list[_Field]:
 _SCHEMAS: Final = {name: _schema(kind) for name, kind in _KINDS.items()}
 
 
+def _shown(value: object) -> str:
+    # What is nested as deep as JSON is read would end the recursion of repr().
+    return f"{reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value):.80}"
+
+
 def decode_record(payload: dict[str, Any]) -> Record | None:
     """Return a payload as a record, or ``None`` for a kind that this version does not know.
 
@@ -172,7 +178,7 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
     for key, accepts, required in _SCHEMAS[name]:
         value = payload.get(key)
         if not accepts(value) and (required or value is not None):
-            raise JournalError(f"{name} record: {key} is {value!r:.80}")
+            raise JournalError(f"{name} record: {key} is {_shown(value)}")
         values.append(value)
     record: Record = kind._make(values)
     if isinstance(record, MergedRecord):

@@ -37,6 +37,9 @@ FORMAT_VERSION: Final = 2
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 _LONG_NAME: Final = 256
+_MOVES_LIMIT: Final = 500_000
+"""A round of a scavenge has fewer members; what has more was not written by one."""
+_HOLES_BYTES: Final = 64 << 20
 _POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it
 
 
@@ -306,6 +309,8 @@ def _decode_begin(payload: dict[str, Any], tail_start: int) -> Intent:
 
 
 def _check_tail(descriptor: int, intent: Intent, storage: Storage) -> None:
+    if storage.is_mostly_holes(descriptor, _HOLES_BYTES):
+        raise JournalError("a sparse file that is nearly nothing but holes")
     if _tail_crc(descriptor, intent.tail_start, intent.tail_length, storage) != intent.tail_crc:
         raise JournalError(f"the kept directory of {intent.archive} does not pass its checksum")
 
@@ -322,6 +327,8 @@ def _take(intent: Intent, line: bytes) -> bool:
             if moves is None:
                 return False
             intent.moves += moves
+            if len(intent.moves) > _MOVES_LIMIT:
+                raise JournalError(f"an intent of more than {_MOVES_LIMIT:,} members")
         case "planned":
             intent.planned = True
         case "commit":

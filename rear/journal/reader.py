@@ -17,8 +17,15 @@ from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
 from rear.journal.codec import decode_line, decode_record
 
+MEMBERS_LIMIT: Final = 200_000
+"""No pair has as many: a worker ends one at 4 MiB of central directory (see `rear.worker.worker`), of which each member
+takes 47 bytes at least. What has more is forged, and would take memory without bound."""
+NOTES_LIMIT_BYTES: Final = 2 << 30
+"""Longer notes are forged: each member is noted once, with the path of an archive or of an item in lost+found."""
 BAD_LINES_LIMIT: Final = 10_000
 """Nothing is looked for behind so many lines that are no records: a loss of power leaves zeros, which are one line."""
+_LONG_LINE_COUNTS: Final = 100
+"""For so many of them counts what is longer than any line: garbage without end is read for 200 MiB."""
 LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 SKIM_BYTES: Final = 16 << 10
@@ -41,30 +48,46 @@ def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> 
 
     A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
     """
-    for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+    for offset, lines, complete, _ in _read_many_lines(descriptor, storage, start):
         for line in lines:
             yield offset, line, complete
             offset += len(line) + 1
 
 
-def _read_many_lines(descriptor: int, storage: Storage, start: int) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Yield what `read_lines` does, many complete lines at once, with the offset of the first."""
+class _Lines(NamedTuple):
+    """Complete lines that follow each other, or one that is not complete, or none: a hole of the file."""
+
+    offset: int
+    lines: list[bytes]
+    complete: bool
+    hole_bytes: int = 0
+
+
+def _read_many_lines(descriptor: int, storage: Storage, start: int) -> Iterator[_Lines]:
+    """Yield what `read_lines` does, many complete lines at once, with the offset of the first; holes are not read."""
     pending, offset, position = b"", start, start
     while data := storage.read(descriptor, _READ_BYTES, position):
         position += len(data)
+        if not data[0] and not data.strip(b"\0"):
+            beyond = storage.next_data(descriptor, position)
+            if beyond > position:
+                yield _Lines(offset, [pending + data], False)
+                yield _Lines(position, [], False, beyond - position)
+                pending, offset, position = b"", beyond, beyond
+                continue
         end = data.rfind(b"\n") + 1
         if end:
             block, pending = pending + data[:end], data[end:]
-            yield offset, block[:-1].split(b"\n"), True
+            yield _Lines(offset, block[:-1].split(b"\n"), True)
             offset += len(block)
         else:
             pending += data
         if len(pending) > LINE_LIMIT_BYTES:
-            yield offset, [pending], False
+            yield _Lines(offset, [pending], False)
             offset += len(pending)
             pending = b""
     if pending:
-        yield offset, [pending], False
+        yield _Lines(offset, [pending], False)
 
 
 class Journal:
@@ -155,6 +178,20 @@ class Journal:
         else:
             self.damage.append(damage)
 
+    def take_torn(self, start: int, length: int) -> None:
+        """Add a line without newline, or the next piece of one."""
+        before = self.torn
+        if before is not None and before.start + before.length == start:
+            start, length = before.start, before.length + length
+        self.torn = Damage(start, length, "torn: no newline")
+
+    def take_hole(self, start: int, length: int) -> None:
+        """Add a hole of the file, with the zeros right before it."""
+        torn, self.length = self.torn, start + length
+        if torn is not None and torn.start + torn.length == start:
+            start, length, self.torn = torn.start, torn.length + length, None
+        self.take_damage(Damage(start, length, "a hole in the file"))
+
     def end_at(self, length: int) -> None:
         """Count all as damage from the last damage to the end of the file, which has that length."""
         last = self.damage.pop() if self.damage else self.torn
@@ -168,15 +205,17 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
 
     Raises:
         FutureVersionError: a newer rear wrote it.
+        JournalError: it tells of more members than a pair can have.
         OSError: it cannot be read.
     """
     descriptor = storage.open(path)
     try:
         status = os.fstat(descriptor)
         parser = _Parser(status.st_size)
-        for offset, lines, complete in _read_many_lines(descriptor, storage, 0):
-            if not (parser.take_lines(offset, lines) if complete else parser.take_line(offset, lines[0], False)):
+        for block in _read_many_lines(descriptor, storage, 0):
+            if not parser.take(block):
                 break
+            parser.check_members()
         journal = parser.finished()
         journal.status = status
         return journal
@@ -188,12 +227,17 @@ def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """Read what scavengers noted beside a journal; a journal of nothing when they noted nothing.
 
     Raises:
+        JournalError: as of `read_journal`.
         OSError: the file is there and cannot be read.
     """
     try:
-        return read_journal(path, storage=storage)
+        notes = read_journal(path, storage=storage)
     except FileNotFoundError:
         return Journal()
+    if notes.length > NOTES_LIMIT_BYTES:
+        # Nothing could be noted behind it: a file has a longest length.
+        raise JournalError(f"notes of {notes.length:,} bytes, which no scavenger writes")
+    return notes
 
 
 def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storage = LOCAL) -> Journal:
@@ -220,10 +264,11 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
             for line in _first_lines(storage.read(descriptor, SKIM_BYTES, 0)):
                 parser.take_line(*line)
                 last = max(last, line[0])
-        for offset, lines, complete in _read_many_lines(descriptor, storage, start):
+        for block in _read_many_lines(descriptor, storage, start):
+            offset, lines, complete, _ = block
             if not complete:
                 # Also where it began before the tail: that it is there, and grows, is a sign of life.
-                parser.take_line(offset, lines[0], False)
+                parser.take(block)
                 continue
             while lines and offset <= last:
                 offset += len(lines.pop(0)) + 1
@@ -269,6 +314,25 @@ class _Parser:
         self._length = length
         self._bad_lines = 0
 
+    def take(self, block: _Lines) -> bool:
+        """Take what was read at once; false ends the reading."""
+        if block.complete:
+            return self.take_lines(block.offset, block.lines)
+        if block.lines:
+            return self.take_line(block.offset, block.lines[0], False)
+        self._journal.take_hole(block.offset, block.hole_bytes)
+        return True
+
+    def check_members(self) -> None:
+        """Refuse a journal, or notes, of more members than a pair can have.
+
+        Raises:
+            JournalError: so it is.
+        """
+        journal = self._journal
+        if max(len(journal.appends), len(journal.merged), len(journal.aborted)) > MEMBERS_LIMIT:
+            raise JournalError(f"more than {MEMBERS_LIMIT:,} members, which no temp archive has")
+
     def take_line(self, offset: int, line: bytes, complete: bool) -> bool:
         """Take one line, as `read_lines` yields it; false ends the reading."""
         journal = self._journal
@@ -277,8 +341,8 @@ class _Parser:
             return False
         journal.length = offset + len(line) + complete
         if not complete:
-            journal.torn = Damage(offset, len(line), "torn: no newline")
-            self._bad_lines += 1
+            journal.take_torn(offset, len(line))
+            self._bad_lines += _LONG_LINE_COUNTS if len(line) > LINE_LIMIT_BYTES else 1
             return True
         try:
             record = decode_record(decode_line(line))

@@ -29,6 +29,8 @@ _TRIES: Final = 60
 _PAUSE_SECONDS: Final = 0.05
 #: What reading from a file says that another host removed or cut meanwhile.
 _CHANGED_ERRORS: Final = frozenset({errno.ESTALE, errno.EIO, errno.ENOENT})
+#: What opening says of a link, a FIFO, a folder or a socket: whatever it is called, no scavenger merges by it.
+_NO_FILE: Final = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ENODEV})
 
 
 class _CommittedView(NamedTuple):
@@ -207,7 +209,7 @@ def _open_merge(path: Path, archive: str, storage: Storage) -> _Merge | None:
     except PermissionError:
         return None
     except OSError as error:
-        if error.errno not in _CHANGED_ERRORS:
+        if error.errno not in _CHANGED_ERRORS | _NO_FILE:
             raise
         return None
     merge = None

@@ -54,6 +54,9 @@ class KeepAside(Protocol):
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file with a note; return where."""
 
+    def takes_decoded(self, size: int, compressed_size: int) -> bool:
+        """Whether plain bytes may be kept as well, by what each takes: not of what may be a bomb."""
+
     def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
         """Keep plain bytes as ``<name>.partial`` with a note; return where."""
 
@@ -183,7 +186,7 @@ class _Writer:
         if self._keep_aside is not None:
             item, note = self._item(name, found.offset), self._note(found.offset, length, found.reason, name)
             kept = self._keep_aside.put_bytes(item, self._source, found.offset, length, note)
-            if found.recoverable_bytes:
+            if found.recoverable_bytes and self._keep_aside.takes_decoded(found.recoverable_bytes, length):
                 content = recovered_content(self._source, found, storage=self._storage)
                 note["recovered_bytes"] = found.recoverable_bytes
                 kept = self._keep_aside.put_content(item, content, note)

@@ -97,9 +97,13 @@ class FlushedFiles:
     def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, reason: str) -> str:
         """Keep what is whole of a file as it is, and note that; return the item."""
         note = {"reason": reason, "pair": claimed.name, **joined._asdict()}
-        content = _content_of(joined, descriptor, self._storage)
-        name = item_name(claimed.pair, joined.sequence, joined.name)
-        item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+        if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size):
+            content = _content_of(joined, descriptor, self._storage)
+            name = item_name(claimed.pair, joined.sequence, joined.name)
+            item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+        else:
+            name, start = item_name(claimed.pair, joined.sequence), joined.data_offset
+            item = self._lost_and_found.put_bytes(name, descriptor, start, joined.compressed_size, note)
         self._claims.note(claimed, [joined.sequence], target=item, intent="")
         return item
 

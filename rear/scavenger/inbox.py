@@ -33,10 +33,18 @@ from rear.scavenger.claims import (
 from rear.scavenger.refusals import names_in, names_unless_shut, saved, shut_folder
 
 _FLUSH_POLL_SECONDS = 0.25
+_USUAL_JOURNAL_BYTES = 256 << 20
+"""Longer journals are of few pairs, and of forged ones: they are read when all others have been merged."""
 
 
 class Inbox:
-    """The inbox of one base."""
+    """The inbox of one base.
+
+    Attributes:
+        in_doubt: all pairs in good order have been yielded, and those come now that may cost much, or never be merged.
+    """
+
+    in_doubt = False
 
     def __init__(self, layout: Layout, *, liveness: Liveness, storage: Storage) -> None:
         self._layout = layout
@@ -54,8 +62,23 @@ class Inbox:
     def waiting(self, *, remember: bool = True) -> Iterator[Pair | Orphan | Event]:
         """Yield the pairs in the inbox whose worker has ended, and say why others are left alone.
 
-        To remember is to write down which beats were seen, for the next scavenge on this host.
+        Those in good order come first: whatever the others cost, it keeps nobody waiting. To remember is to write down
+        which beats were seen, for the next scavenge on this host.
         """
+        self.in_doubt = False
+        doubtful: list[Pair | Orphan] = []
+        for item in self._found(doubtful, remember=remember):
+            if isinstance(item, Orphan):
+                doubtful.append(item)
+            else:
+                yield item
+        self.in_doubt = True
+        yield from doubtful
+        if remember:
+            yield from saved(self._observations)
+
+    def _found(self, doubtful: list[Pair | Orphan], *, remember: bool) -> Iterator[Pair | Orphan | Event]:
+        """Yield what is there; pairs whose journal is not in good order are put to the doubtful ones."""
         for host in self._hosts(remember):
             if is_litter(host):
                 continue
@@ -71,11 +94,9 @@ class Inbox:
             for name in names:
                 pair = parse_pair(host, name)
                 if pair is not None:
-                    yield from self._look_at(pair, name, present, remember=remember)
+                    yield from self._look_at(pair, name, present, doubtful, remember=remember)
                 elif not is_litter(name):
                     yield Refused(f".rear/inbox/{host}/{name}", "not a name that rear gives; left as it is")
-        if remember:
-            yield from saved(self._observations)
 
     def _hosts(self, remember: bool) -> list[str]:
         if remember:
@@ -83,13 +104,18 @@ class Inbox:
         # Who only looks has been told.
         return names_unless_shut(self._layout.inbox, storage=self._storage)
 
-    def _look_at(self, pair: Pair, name: str, present: set[str], *, remember: bool) -> Iterator[Pair | Orphan | Event]:
+    def _look_at(
+        self, pair: Pair, name: str, present: set[str], doubtful: list[Pair | Orphan], *, remember: bool
+    ) -> Iterator[Pair | Orphan | Event]:
         """Yield what a file of a pair means, if it is the one that speaks for the pair."""
         try:
             if name.endswith(".zip") and f"{pair.stem}.journal" not in present:
                 yield self._orphan(Orphan(pair, "missing"), present)
             elif name.endswith(".journal"):
-                reason = self._why_not(pair, present)
+                reason, in_order = self._why_not(pair, present)
+                if reason is None and not in_order:
+                    doubtful.append(pair)
+                    return
                 if isinstance(reason, Orphan) and self._is_unborn(pair, present):
                     if remember:
                         remove_pair(pair, self._layout.inbox_folder(pair), storage=self._storage)
@@ -134,22 +160,25 @@ class Inbox:
         left = _left(f"{orphan.reason}, and", pair, running, GRAVEYARD_SECONDS - unchanged)
         return replace(left, fault=orphan.code)
 
-    def _why_not(self, pair: Pair, present: set[str]) -> Orphan | Event | None:
+    def _why_not(self, pair: Pair, present: set[str]) -> tuple[Orphan | Event | None, bool]:
+        """Return why a pair is not to be claimed, if so, and whether it is in good order at first sight."""
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
         if journal is None or isinstance(journal, Event):
-            return journal or taken(pair)
+            return journal or taken(pair), False
+        in_order = not journal.damage and journal.length <= _USUAL_JOURNAL_BYTES
         opened = journal.opened
         if opened is None:
-            return self._orphan(without_first_record(pair, journal), present)
+            return self._orphan(without_first_record(pair, journal), present), False
         if journal.closed is not None:
-            return None
+            return None, in_order
         running = self._liveness.is_running(process_of(opened), opened.worker)
         if running is False:
-            return None
+            return None, in_order
         unchanged = self._observations.unchanged_seconds(str(pair), f"{journal.beats}/{journal.length}")
         if unchanged >= opened.lease_seconds:
-            return None
-        return _left("", pair, running, opened.lease_seconds - unchanged, has_file=journal.file is not None)
+            return None, in_order
+        left = opened.lease_seconds - unchanged
+        return _left("", pair, running, left, has_file=journal.file is not None), False
 
     def _is_unborn(self, pair: Pair, present: set[str]) -> bool:
         """Whether a worker that is gone died before its first record: then it wrote no member at all."""

@@ -28,6 +28,8 @@ _LEASE_LIMIT_SECONDS: Final = 86_400.0
 _RECORD_BYTES: Final = 1024
 _BEATS_A_LEASE: Final = 4
 _TERM: Final = re.compile("[1-9][0-9]{0,17}")
+_TERMS_END: Final = 10**18 - 1
+"""Who adds one at a time never comes here: a term of this number is forged, and would leave no next one."""
 _NOTHING_TO_DO: Final = "nothing to do here"
 
 # POSIX locks do not exclude threads of one process from each other.
@@ -134,6 +136,8 @@ class Leadership:
         folder = self.layout.terms
         make_in_base(self.layout.base, folder, storage=self._storage)
         terms = self._terms()
+        if terms[-1:] == [_TERMS_END]:
+            terms = self._put_aside_forged(terms)
         self._term = terms[-1] + 1 if terms else 1
         try:
             self._storage.close(self._storage.create(folder / str(self._term)))
@@ -145,6 +149,17 @@ class Leadership:
             # The newest stays for ever, so that no number is used twice.
             with contextlib.suppress(OSError):
                 self._storage.unlink(folder / str(earlier))
+
+    def _put_aside_forged(self, terms: list[int]) -> list[int]:
+        """Give terms that nobody comes to a name that counts no more, whatever they are; return those that count."""
+        half = _TERMS_END // 2
+        for forged in filter(half.__lt__, terms):
+            with contextlib.suppress(FileNotFoundError):
+                name = self.layout.terms / str(forged)
+                self._storage.rename(name, name.with_name(f"{forged}-{secrets.token_hex(6)}"))
+        kept = [term for term in terms if term <= half]
+        # Which number there was before is not known: no number may be used twice.
+        return [*kept, max(secrets.randbelow(half), *kept[-1:])]
 
     def _terms(self) -> list[int]:
         return _terms_of(self.layout, self._storage)

@@ -9,7 +9,6 @@ number.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -29,26 +28,41 @@ from rear.zip.headers import Member, encode_central_entry, encode_end
 from rear.zip.member_data import raw_bytes
 
 _READ_ONLY: Final = 0o444
+DECODED_FACTOR: Final = 16
+"""What decodes to more than so many times its length is a bomb, or might be one."""
+DECODED_BYTES: Final = 256 << 20
+"""So much of it is kept decoded all the same, in all; of what comes then its bytes as they are have to do."""
 
 
 class LostAndFound:
     """A folder for bytes and notes, made when something is put there.
 
-    Whatever is put there, the path of the item relative to ``base`` is returned.
+    Whatever is put there, the path of the item relative to ``base`` is returned. One leader at a time uses it: names
+    are listed once, because items may be many.
     """
 
     def __init__(self, folder: Path, base: Path, *, storage: Storage) -> None:
         self._folder = folder
         self._base = base
         self._storage = storage
+        self._names: set[str] | None = None
+        self._decoded_bytes = DECODED_BYTES
+
+    def takes_decoded(self, size: int, compressed_size: int) -> bool:
+        """Whether plain bytes may be kept beside what they were decoded from, by what each takes; see `put_content`."""
+        if size <= DECODED_FACTOR * compressed_size:
+            return True
+        if size > self._decoded_bytes:
+            return False
+        self._decoded_bytes -= size
+        return True
 
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note."""
         available = 0 if descriptor is None else max(0, min(length, self._storage.size(descriptor) - start))
         if descriptor is not None and available:
             # Of two items of one name the notes have to differ.
-            pieces = raw_bytes(descriptor, start, available, storage=self._storage)
-            note = {**note, "content_crc": functools.reduce(lambda crc, piece: crc32(piece, crc), pieces, 0)}
+            note = {**note, "content_crc": self._crc(descriptor, start, available)}
         path = self._path(name, "part" if available else "json", note)
         if available and descriptor is not None:
             self._copy(path, descriptor, start, available, b"")
@@ -87,7 +101,7 @@ class LostAndFound:
 
     def put_copy(self, name: str, path: Path, note: dict[str, Any]) -> str:
         """Keep a whole file, which stays where it is as well: by a second name where that can be, else a copy."""
-        if name in self._storage.names(self._folder):
+        if name in self._known_names():
             # Kept before, by a check that died; or another file that was damaged on the same day.
             name = f"{secrets.token_hex(6)}-{name}"
         item = self._path(name, "json", note).with_suffix("")
@@ -103,6 +117,7 @@ class LostAndFound:
         stem = self._path(f"{pair.host}-{pair.stem}", "json", note).stem
         # Notes go last: without them its journal would tell of members that nobody has seen.
         for suffix in ("zip", "journal", "merged"):
+            self._known_names().add(f"{stem}.{suffix}")
             with contextlib.suppress(FileNotFoundError):
                 self._storage.rename(folder / f"{pair.stem}.{suffix}", self._folder / f"{stem}.{suffix}")
         return (self._folder / f"{stem}.zip").relative_to(self._base).as_posix()
@@ -111,11 +126,25 @@ class LostAndFound:
         """Write a note, and return the path of what it tells of."""
         make_in_base(self._base, self._folder, storage=self._storage)
         data = json.dumps(note, indent=1, ensure_ascii=True).encode() + b"\n"
-        names = set(self._storage.names(self._folder))
+        names = self._known_names()
         stems = itertools.chain([name], (f"{name}~{number}" for number in itertools.count(1)))
         stem = next(stem for stem in stems if f"{stem}.json" not in names or self._has_note(stem, data))
         self._storage.replace(self._folder / f"{stem}.json", data)
+        names.update((f"{stem}.json", f"{stem}.{suffix}", stem))
         return self._folder / f"{stem}.{suffix}"
+
+    def _known_names(self) -> set[str]:
+        if self._names is None:
+            self._names = set(self._storage.names(self._folder))
+        return self._names
+
+    def _crc(self, descriptor: int, start: int, length: int) -> int:
+        """Return the CRC-32 of what is data in a range."""
+        crc = 0
+        for begin, end in self._storage.data_ranges(descriptor, start, length):
+            for piece in raw_bytes(descriptor, begin, end - begin, storage=self._storage):
+                crc = crc32(piece, crc)
+        return crc
 
     def _has_note(self, stem: str, data: bytes) -> bool:
         try:
@@ -127,7 +156,12 @@ class LostAndFound:
 
     def _copy(self, path: Path, descriptor: int, start: int, length: int, tail: bytes) -> None:
         with self._kept(path, self._storage.mode(descriptor)) as target:
-            self._storage.copy_range(descriptor, target, source_start=start, target_start=0, length=length)
+            # Holes stay holes: a sparse file of terabytes is easily made.
+            self._storage.truncate(target, length)
+            for begin, end in self._storage.data_ranges(descriptor, start, length):
+                self._storage.copy_range(
+                    descriptor, target, source_start=begin, target_start=begin - start, length=end - begin
+                )
             if tail:
                 self._storage.write(target, [tail], length)
 

@@ -35,12 +35,15 @@ from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.noted_members import NotedMembers
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, candidates_of
-from rear.scavenger.rebuilt_journal import Unplaced, find_unjournaled
+from rear.scavenger.rebuilt_journal import Unplaced, check_holes, find_unjournaled
 from rear.scavenger.rescue import Rescue
 from rear.scavenger.second_copies import SecondCopies
 from rear.zip.window import Window
 
 _NOTED_REMAINS: Final = 1000
+_ITEMS_A_PAIR: Final = 1000
+"""So many bad members of a pair are kept one by one, and no more bytes than it has; else all of its temp archive is."""
+_OVERLAPS: Final = "its bytes belong to another member, too"
 _NOT_CLOSED: Final = "its writer ended without closing it"
 
 
@@ -97,6 +100,7 @@ class PairCheck:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
                     self._check_owner(claimed, descriptor)
+                    check_holes(descriptor, storage=self._storage)
                     yield from self._add_unjournaled(claimed, descriptor)
                 yield from self._check(claimed, descriptor)
         except NotLeaderError:
@@ -148,9 +152,19 @@ class PairCheck:
         self._claims.note(claimed, sorted(elsewhere), target="a later temp archive", intent="")
         rescue = Rescue(claimed, descriptor, storage=self._storage)
         self._rescues.append(rescue)
+        size = 0 if descriptor is None else self._storage.size(descriptor)
+        items_left, bytes_left = _ITEMS_A_PAIR, size
+        together: list[tuple[Append, str]] = []
         for append, reason in bad:
-            if append.sequence not in elsewhere:
+            if append.sequence in elsewhere:
+                continue
+            items_left, bytes_left = items_left - 1, bytes_left - max(0, min(append.length, size - append.offset))
+            if reason is _OVERLAPS or items_left < 0 or bytes_left < 0:
+                together.append((append, reason))
+            else:
                 yield from self._rescue_or_put_away(append, reason, rescue)
+        if together:
+            yield from self._put_away_together(claimed, together)
 
     def _divide(
         self, claimed: ClaimedPair, appends: list[Append], descriptor: int | None
@@ -158,11 +172,15 @@ class PairCheck:
         """Return the members that are whole, and the others with what is wrong with them; yield how far that is."""
         if descriptor is None:
             return [], [(append, "its temp archive is missing") for append in appends]
-        suspects = appends
-        if not self._reads_data(claimed):
-            suspects = find_suspects(descriptor, appends, claimed.opened, storage=self._storage)
         bad = {}
-        window = Window(descriptor, 0, self._storage.size(descriptor), storage=self._storage)
+        size = self._storage.size(descriptor)
+        if sum(append.length for append in appends) > size:
+            # Members within members would be read, and copied, again and again.
+            bad = {append.sequence: (append, _OVERLAPS) for append in _overlapping(appends, size)}
+        suspects = [append for append in appends if append.sequence not in bad] if bad else appends
+        if not self._reads_data(claimed):
+            suspects = find_suspects(descriptor, suspects, claimed.opened, storage=self._storage)
+        window = Window(descriptor, 0, size, storage=self._storage)
         pace = Pace()
         for number, append in enumerate(suspects):
             if pace.is_due():
@@ -262,6 +280,18 @@ class PairCheck:
             append.archive, append.name, claimed.name, append.source, append.offset, append.length, reason, item
         )
 
+    def _put_away_together(self, claimed: ClaimedPair, bad: list[tuple[Append, str]]) -> Iterator[Event]:
+        """Keep all of a temp archive for bad members that are many, or that it cannot hold all."""
+        temp_archive, name = claimed.folder / f"{claimed.pair.stem}.zip", item_name(claimed.pair, "whole")
+        note = {"pair": claimed.name, "reason": f"{len(bad):,} members of it are not whole, or overlap"}
+        if temp_archive.name in self._storage.names(claimed.folder):
+            item = self._lost_and_found.put_copy(f"{name}.zip", temp_archive, note)
+        else:
+            item = self._lost_and_found.put_bytes(name, None, 0, 0, note)
+        self._claims.note(claimed, [append.sequence for append, _ in bad], target=item, intent="")
+        for one, reason in bad:
+            yield Lost(one.archive, one.name, claimed.name, one.source, one.offset, one.length, reason, item)
+
     def _partly_decodable(self, claimed: ClaimedPair, append: Append, descriptor: int | None) -> Found | None:
         if descriptor is None or append.offset >= self._storage.size(descriptor):
             return None
@@ -273,6 +303,8 @@ class PairCheck:
 
     def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
         """Keep what decodes of a member that is not whole; return what there is to say about it."""
+        if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset):
+            return f"; {found.recoverable_bytes:,} bytes of it decode, which are kept compressed only: they are so many"
         content = recovered_content(descriptor, found, storage=self._storage)
         item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
         return f"; its first {found.recoverable_bytes:,} of {found.size:,} bytes decode and are in {item}"
@@ -315,6 +347,16 @@ class PairCheck:
                 yield Lost(origin.archive, name, claimed.name, source, one.start, one.length, reason, item)
             else:
                 yield Damaged(claimed.name, one.start, one.length, reason, item)
+
+
+def _overlapping(appends: list[Append], size: int) -> Iterator[Append]:
+    """Yield the members of a file that begin within another one; of two at one place the last one written counts."""
+    end = 0
+    for append in sorted(appends, key=lambda one: (one.offset, -one.sequence)):
+        if append.offset < end:
+            yield append
+        elif append.offset + append.length <= size:
+            end = append.offset + append.length
 
 
 def _is_accounted_for(journal: Journal) -> bool:

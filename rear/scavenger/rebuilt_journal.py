@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,15 +21,27 @@ from rear.errors import PathError, RearError, UnsupportedError
 from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
 from rear.journal.reader import Journal, read_journal
-from rear.salvage.info_zip import fix
+from rear.salvage.info_zip import fix, scratch_folder
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found, Gap, Nested
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.lost_and_found import LostAndFound, item_name
-from rear.zip.structures import CENTRAL, CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE
+from rear.zip.structures import (
+    CENTRAL,
+    CENTRAL_SIGNATURE,
+    END_SIGNATURE,
+    ZIP64_END_SIGNATURE,
+    ZIP64_LOCATOR_SIGNATURE,
+)
 
 _LEASE_SECONDS: Final = 60.0
 _DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
+
+
+HOLES_BYTES: Final = 1 << 30
+"""Holes of so many bytes in all are read as zeros: some file systems make them of zeros that were written."""
+FINDINGS_LIMIT: Final = 120_000
+"""So many members and gaps of one range are held in memory, in some 150 MB: more than 4 MiB of directory have."""
 
 
 class Unplaced(NamedTuple):
@@ -40,6 +51,16 @@ class Unplaced(NamedTuple):
     length: int
     reason: str
     found: Found | None = None
+
+
+def check_holes(descriptor: int, *, storage: Storage) -> None:
+    """Refuse a temp archive that is nearly nothing but holes: reading takes for ever, and a merge would fill the disk.
+
+    Raises:
+        RearError: so it is.
+    """
+    if storage.is_mostly_holes(descriptor, HOLES_BYTES):
+        raise RearError("its temp archive is a sparse file that is nearly nothing but holes: no worker writes such")
 
 
 def append_of(found: Found, origin: Origin) -> Append:
@@ -164,7 +185,7 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
     path = folder / f"{pair.stem}.zip"
     if path.name not in storage.names(folder):
         return 0
-    with tempfile.TemporaryDirectory(prefix="rear-salvage-") as scratch:
+    with scratch_folder() as scratch:
         fixed = fix(path, scratch, storage=storage)
         if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
             return 0
@@ -201,16 +222,20 @@ def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found
     if path.name not in storage.names(path.parent):
         return
     with opened(path, storage) as descriptor:
+        check_holes(descriptor, storage=storage)
         for item in _findings(descriptor, 0, storage.size(descriptor), None, storage):
             if isinstance(item, Found) and item.origin is not None and _is_placeable(item, pair):
                 yield item, item.origin
 
 
 def _findings(descriptor: int, start: int, end: int, cookie: int | None, storage: Storage) -> Iterator[Found | Gap]:
-    """Yield what a scan finds, without the members of Zips inside."""
+    """Yield what a scan finds, without the members of Zips inside; one gap for more than a worker writes."""
     items: list[Found | Gap] = []
     try:
         for item in scan(descriptor, start=start, end=end, cookie=cookie, storage=storage):
+            if len(items) > FINDINGS_LIMIT:
+                items = [Gap(start, end - start, "unknown")]
+                break
             if isinstance(item, Nested):
                 items = [one for one in items if not _is_within(one, item)]
                 items.append(Gap(item.start, item.length, "unknown"))

@@ -58,8 +58,14 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
+PAIRS_A_ROUND = 2_000
+"""Or so many pairs: a folder of claims is listed for many of them, which has them all."""
+MEMBERS_IN_MEMORY = 2 * MEMBERS_A_ROUND
+"""A pair that would bring a round above this many waits for the next one."""
 BYTES_A_ROUND = 1 << 30
 """About so much is checked before it is merged: what a scavenge that is ended half-way has done stays done."""
+ZIP_TRIES, ZIP_SECONDS = 32, 600.0
+"""So often, and for about so long, `zip -FF` is tried in one scavenge: it may never end, and the forged are many."""
 _WAIT_POLL_SECONDS = 5.0
 
 
@@ -205,6 +211,7 @@ class Scavenge:
         self._recovery = Recovery(leadership, self._claims, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
+        self._zip_tries, self._zip_seconds = ZIP_TRIES, ZIP_SECONDS
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
         self._merger = Merger(
@@ -280,7 +287,7 @@ class Scavenge:
         batch: list[ClaimedPair] = []
         # Pairs of one flushed file have to be seen together, and hold one member each.
         files: list[ClaimedPair] = []
-        members, size_bytes, pace = 0, 0, Pace()
+        members, size_bytes, pace, is_in_doubt = 0, 0, Pace(), False
         yield Advanced("claiming", None, 0, waiting)
         for number, item in enumerate(items):
             if pace.is_due():
@@ -288,16 +295,24 @@ class Scavenge:
             if isinstance(item, Event):
                 yield item
                 continue
+            if batch and self._inbox.in_doubt and not is_in_doubt:
+                yield from self._round(batch)
+                batch, members, size_bytes = [], 0, 0
+            is_in_doubt = self._inbox.in_doubt
             taken = item if isinstance(item, ClaimedPair) else self._claims.claim(item)
             for claimed in self._with_journal(taken):
                 if isinstance(claimed, Event):
                     yield claimed
                     continue
+                if batch and members + len(claimed.journal.appends) > MEMBERS_IN_MEMORY:
+                    yield from self._round(batch)
+                    batch, members, size_bytes = [], 0, 0
                 (batch if claimed.journal.file is None else files).append(claimed)
                 members += len(claimed.journal.appends)
                 last = next(reversed(claimed.journal.appends.values()), None)
                 size_bytes += last.offset + last.length if last is not None else 0
-            if batch and (members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND):
+            is_full = members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND or len(batch) >= PAIRS_A_ROUND
+            if batch and is_full:
                 yield from self._round(batch)
                 batch, members, size_bytes = [], 0, 0
         if batch or files:
@@ -333,10 +348,16 @@ class Scavenge:
         members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
         if members:
             return members, ""
+        if not self._zip_tries or self._zip_seconds <= 0:
+            return 0, "; zip -FF was not tried on so many"
+        self._zip_tries -= 1
+        begun = self._storage.uptime()
         try:
             return rebuild_by_zip(pair, folder, self._lost_and_found, storage=self._storage), ", by zip -FF neither"
         except UnsupportedError as error:
             return 0, f"; {error}"
+        finally:
+            self._zip_seconds -= self._storage.uptime() - begun
 
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))

@@ -110,6 +110,9 @@ class Window:
                 return
             # A match may begin in the last bytes of a piece.
             start = max(start, base + stop - longest + 1)
+            if not data[-1] and not any(data):
+                # Zeros that do not match do not match in a hole, either, however long it is.
+                start = max(start, self.next_data(base + stop) - longest + 1)
 
     def next_data(self, position: int) -> int:
         """Return where data begins at or after ``position``, past a hole of a sparse file."""

@@ -84,6 +84,9 @@ class Aside:
         self.notes[name] = dict(note)
         return name
 
+    def takes_decoded(self, size: int, compressed_size: int) -> bool:
+        return True
+
     def put_content(self, name: str, content: Any, note: dict[str, Any]) -> str:
         self.items[f"{name}.partial"] = b"".join(content)
         self.notes[f"{name}.partial"] = dict(note)
