@@ -99,7 +99,8 @@ class _Search:
         self._starts: dict[OriginKey, int] | None = None
         try:
             index = Index.open(layout, target.archive, storage=storage)
-            if index.segments:
+            # One that is behind, because a scavenger died before it was renewed, would hide what has come last.
+            if index.segments and target.is_mirrored_by(index, storage=storage):
                 rows = index.find_origins(self._wanted)
                 self._starts = {key: row.target_start for key, row in rows.items()}
         except (IndexFormatError, OSError):

@@ -58,6 +58,8 @@ class ClaimedPair:
     data: Path | None = None
     #: No worker can write to it any more: it was closed, or has waited in the graveyard.
     is_final: bool = False
+    #: A leader before had claimed it: what that one has merged of it may not be noted.
+    is_taken_over: bool = False
     #: The pair's, as events and intents give it.
     name: str = field(init=False)
     #: Members of which only notes that were read say that they are done with.
@@ -145,7 +147,10 @@ class Claims:
             # A pair whose other files are shut is not one that has lost them.
             gather = partial(self._gather, pair, folder, present[folder])
             refused = next(tried(pair, "brought together", gather, prove=self._prove), None)
-            yield refused or read_pair(pair, folder, storage=self._storage)
+            found = refused or read_pair(pair, folder, storage=self._storage)
+            if isinstance(found, ClaimedPair):
+                found.is_taken_over = True
+            yield found
         for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
             if not isinstance(pair, Event) and pair not in whole:
                 folder = self._layout.claim_folder(self._leader, pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rear.core.storage import Storage
 from rear.errors import UsageError
 from rear.events import RolledOver
 from rear.index.index import Index
+from rear.journal.intent import intents_of
 from rear.scavenger.plan import Candidate
 from rear.zip.directory import Directory
 from rear.zip.structures import CENTRAL, END, ZIP64_END, ZIP64_LOCATOR
@@ -60,9 +62,12 @@ def roll_over(layout: Layout, archive: str, *, storage: Storage) -> RolledOver:
     """Give a full archive the next free number.
 
     Raises:
-        OSError: it could not be renamed.
+        OSError: it could not be renamed; or (``EEXIST``) a merge into it is unfinished.
     """
     path = layout.archive(archive)
+    if intents_of(layout, archive, storage=storage):
+        # By another name it would not be found by who brings that merge to an end, and all would be merged again.
+        raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(path))
     number = max(_numbers(path, storage).values(), default=-1) + 1
     renamed = f"{path.stem}-{number}{path.suffix}"
     target = (Path(archive).parent / renamed).as_posix()

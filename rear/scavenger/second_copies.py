@@ -74,7 +74,8 @@ class SecondCopies:
     def without(self, claimed: ClaimedPair, pending: list[Append]) -> list[Append]:
         """Return the members of a pair that are neither merged nor to be merged by way of another pair.
 
-        Only a pair that failed, or that repeats what one had that failed, can hold a second copy.
+        Only a pair that failed, or that repeats what one had that failed, can hold a second copy. Of one that a
+        scavenger before had claimed, members may be in their archive and not noted.
 
         Raises:
             OSError: an archive that may hold them cannot be read now; merged anyway, a member could be there twice.
@@ -190,9 +191,9 @@ def _existing(candidate: Candidate) -> Existing:
 
 
 def _suspects(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
-    """Return those members of a pair that another one of its worker may hold, too."""
+    """Return those members of a pair that another one of its worker may hold, too, or an archive already."""
     first = claimed.opened.repeats_from
-    if not claimed.is_trusted:
+    if claimed.is_taken_over or not claimed.is_trusted:
         return appends
     return [] if first is None else [append for append in appends if append.sequence >= first]
 

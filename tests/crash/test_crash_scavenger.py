@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 from bases import check_base, contents, renew, scavenge
 from crash_scavenger import EXPECTED, check, recover
 from faults import Point, RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, points_of, some
+
+from rear.errors import RearError
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
@@ -93,14 +96,47 @@ def test_killed_while_archives_roll_over(base: Path, template: Path) -> None:
         renew(base, template)
         in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
         scavenge(base, max_members=6)
-        found = [member for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")] for member in contents(path)]
         with after(f"killed at {point}"):
-            assert sorted(name for name, _ in found if name != "same.txt") == sorted(
-                # The name is free again in a new archive, so ours need not give way.
-                target.partition(".zip/")[2].replace("~1", "")
-                for target in EXPECTED
-                if not target.endswith("same.txt")
-            )
+            check_rolled_over(base)
+
+
+def check_rolled_over(base: Path) -> None:
+    """Assert that each member is there once; the two that are the same may be in two archives."""
+    found = [member for path in [*base.glob("*.zip"), *base.glob("sub/*.zip")] for member in contents(path)]
+    # The name of one is free again in a new archive, so it need not give way.
+    assert sorted(name.replace("~1", "") for name, _ in found if name != "same.txt") == sorted(
+        target.partition(".zip/")[2].replace("~1", "") for target in EXPECTED if not target.endswith("same.txt")
+    )
+
+
+NOTES = (".merged",)
+TAKING_OVER = (".journal", ".zip", ".merged")
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("operations", "suffixes"), [
+    ({"create", "write"}, NOTES), ({"rename"}, TAKING_OVER), ({"create", "write", "rename"}, ("",)),
+])  # fmt: skip
+def test_the_disk_is_full_for_the_leader_after_one_that_was_killed(
+    base: Path, template: Path, operations: set[str], suffixes: tuple[str, ...]
+) -> None:
+    """What it cannot note, or take over, is neither forgotten nor merged again; full archives are renamed meanwhile."""
+    renew(base, template)
+    points = points_of(lambda storage: scavenge(base, storage=storage, max_members=6))
+    for point in some(points, 30):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=6))
+
+        def be_full(point: Point, path: str) -> None:
+            if point.operation in operations and path.endswith(suffixes) and "/.rear/terms/" not in path:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+        with contextlib.suppress(OSError, RearError):
+            scavenge(base, storage=Tampered(be_full), max_members=6)
+        scavenge(base, max_members=6)
+        with after(f"killed at {point}"):
+            check_rolled_over(base)
 
 
 @pytest.mark.crash
