@@ -21,7 +21,7 @@ import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from rear.core.storage import StrPath
@@ -92,14 +92,17 @@ def connected(address: str) -> Iterator[Executor]:
         # A client would wait for more than a minute where something else listens.
         anyio.run(_greet, address)
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="rear")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:
+        # Whatever half an answer, or one of another program, makes of Dask's own code.
         reason = str(error) or f"nothing within {CONNECT_SECONDS:.0f} s"
         raise ConnectionError(errno.ECONNREFUSED, f"no Dask scheduler answers: {reason}", address) from None
     try:
         # Not pure: the same task twice is done twice.
         yield client.get_executor(pure=False)
     finally:
-        client.close(timeout=CONNECT_SECONDS)
+        # What it had to do is done; a scheduler that has gone meanwhile is no failure of that.
+        with suppress(Exception):
+            client.close(timeout=CONNECT_SECONDS)
 
 
 async def _greet(address: str) -> None:

@@ -6,6 +6,7 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -22,6 +23,9 @@ LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
+_TORN: Final = "torn: no newline"
+#: As much of a checksum and of what follows it as is there.
+_RECORD_BEGINS: Final = re.compile(rb'[0-9a-f]{0,8}\Z|[0-9a-f]{8} (\{"?\w{0,4}\Z|\{"kind":|\Z)')
 _READ_BYTES: Final = 128 << 10
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
@@ -266,10 +270,20 @@ class _Parser:
             journal.end_at(self._length)
             return False
         journal.length = offset + len(line) + complete
+        before, journal.torn = journal.torn, None
         if not complete:
-            journal.torn = Damage(offset, len(line), "torn: no newline")
+            begins = before is None and (_RECORD_BEGINS.match(line) is not None or not line.strip(b"\0"))
+            reason = _TORN if begins else "no beginning of a record"
+            # A line that is longer than any record comes in pieces.
+            journal.torn = (
+                Damage(offset, len(line), reason)
+                if before is None
+                else before._replace(length=offset + len(line) - before.start)
+            )
             self._bad_lines += 1
             return True
+        if before is not None:
+            journal.take_damage(before._replace(reason="a line that is longer than any record"))
         try:
             record = decode_record(decode_line(line))
             if record is not None:
@@ -299,6 +313,9 @@ class _Parser:
     def finished(self) -> Journal:
         """Return the journal."""
         journal = self._journal
-        if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
-            journal.damage.append(journal.torn)
+        torn = journal.torn
+        # Of a skimmed journal the last line may begin before what was read.
+        is_read = self._length is not None
+        if torn and (torn.length > LINE_LIMIT_BYTES or (is_read and torn.reason != _TORN)):
+            journal.take_damage(torn)
         return journal
