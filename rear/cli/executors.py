@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
+from rear.cli.exit import note
 from rear.cli.options import valued
 from rear.core.config import Config
 from rear.core.layout import Layout
@@ -78,7 +78,7 @@ class Executors:
         except OSError as error:
             if not self._has_connected:
                 raise
-            print(f"rear: {address}: {error.strerror}; this process works without it", file=sys.stderr)
+            note(f"{address}: {error.strerror}; this process works without it")
             return None
         self._has_connected = True
         return executor

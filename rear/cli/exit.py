@@ -13,7 +13,7 @@ import typer
 
 from rear.cli.lenient_stream import LenientStream
 from rear.cli.signals import Ended, ended_by_signals
-from rear.core.text import shown
+from rear.core.text import printable, shown
 from rear.errors import RearError
 
 P = ParamSpec("P")
@@ -59,7 +59,7 @@ def _current_folder() -> str:
 def note(text: str) -> None:
     """Print one line on standard error, if anybody is there to read it."""
     stream = LenientStream(sys.stderr)
-    stream.write(f"rear: {text if text.isprintable() else shown(text)}\n")
+    stream.write(f"rear: {printable(text)}\n")
     stream.flush()
 
 

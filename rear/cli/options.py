@@ -48,6 +48,7 @@ EscapeNames = Annotated[
         "--escape-names",
     ),
 ]
+OneFileSystem = Annotated[bool, flag("Leave out what is mounted below a folder.", "--one-file-system")]
 Compression = Annotated[str | None, valued("METHOD", "deflate, stored or zstd.", default="deflate")]
 
 # ---- how it is shown

@@ -28,6 +28,11 @@ class LaterLog:
         self._add(message % values, True, traceback_of)
 
     def _add(self, text: str, is_error: bool, error: BaseException | None) -> None:
+        if not text.isprintable():
+            # Names in it may be anybody's, and whoever reads a log does so on a terminal, line by line.
+            from rear.core.text import shown
+
+            text = shown(text)
         # What fails again and again while nothing can be told is kept once.
         if not any(text == waiting for waiting, _, _ in self.waiting):
             self.waiting.append((text, is_error, error))

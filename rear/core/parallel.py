@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import logging
 import os
 import signal
 import threading
@@ -22,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rear.core.descent import know_base, known_bases
+from rear.core.log import warn
 from rear.core.storage import LOCAL, Storage
 from rear.core.version import __version__
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-
-log = logging.getLogger("rear")
 
 PATIENCE_SECONDS = 60.0
 """When no task has come back for so long, the one that is waited for is done here."""
@@ -160,7 +158,7 @@ class Parallel:
         if not self._warned:
             self._warned = True
             told = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
-            log.warning("a task failed on its executor, and this process does what fails there: %s", told)
+            warn("a task failed on its executor, and this process does what fails there: %s", told)
 
 
 def attempt(

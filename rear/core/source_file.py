@@ -29,11 +29,12 @@ def stamp_of(path: str, status: os.stat_result) -> SourceStamp:
 
 
 def describe_kind(mode: int) -> str:
-    """Return what a file is that is not regular, with its article."""
+    """Return what kind of file it is, with its article."""
     return next((kind for test, kind in _KINDS if test(mode)), "a special file")
 
 
 _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
+    (stat.S_ISREG, "a regular file"),
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -43,21 +44,29 @@ _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
 )
 
 
-def open_source(path: str) -> tuple[int, SourceStamp]:
+def open_source(
+    path: str, *, folder: int | None = None, expected: SourceStamp | None = None
+) -> tuple[int, SourceStamp]:
+    """Open a file to read; by its name in an open folder, if one is given, and only if it is the expected one."""
+    name = path if folder is None else os.path.basename(path)
     try:
         # Opening a device can do something to it: look first.
-        status = os.lstat(path)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if expected is not None:
+            compare_stamps(expected, stamp_of(path, status))
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{path} is {describe_kind(status.st_mode)}: only regular files are picked up")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceError(f"{path}: there is no such file") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise SourceError(f"{path} was replaced by something that is not a regular file") from error
-        raise
+        raise at_path(error, path) from None
     try:
         status = os.fstat(descriptor)
+        if expected is not None:
+            compare_stamps(expected, stamp_of(path, status))
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{path} was replaced by {describe_kind(status.st_mode)}")
     except BaseException:
@@ -87,14 +96,20 @@ def with_path(error: OSError, path: str) -> OSError:
     return error if error.filename is not None or error.errno is None else OSError(error.errno, error.strerror, path)
 
 
-def verify_unchanged(descriptor: int, stamp: SourceStamp) -> None:
+def at_path(error: OSError, path: str) -> OSError:
+    """Return an error of a call by descriptor, or by a name in an open folder, as one of a path."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, path)
+
+
+def verify_unchanged(descriptor: int, stamp: SourceStamp, *, folder: int | None = None) -> None:
+    name = stamp.path if folder is None else os.path.basename(stamp.path)
     try:
         compare_stamps(stamp, stamp_of(stamp.path, os.fstat(descriptor)))
-        compare_stamps(stamp, stamp_of(stamp.path, os.lstat(stamp.path)))
+        compare_stamps(stamp, stamp_of(stamp.path, os.stat(name, dir_fd=folder, follow_symlinks=False)))
     except (FileNotFoundError, NotADirectoryError):
         raise SourceError(f"{stamp.path} was removed or renamed while it was read") from None
     except OSError as error:
-        raise with_path(error, stamp.path) from error
+        raise at_path(error, stamp.path) from None
 
 
 def compare_stamps(expected: SourceStamp, found: SourceStamp) -> None:

@@ -285,6 +285,10 @@ class Storage:
         with in_folder(path) as (name, folder):
             os.rmdir(name, dir_fd=folder)
 
+    def remove_directory_at(self, directory: int, name: str) -> None:
+        """Remove an empty directory by its name in an open one."""
+        os.rmdir(name, dir_fd=directory)
+
     def make_directories(self, path: StrPath, *, sync: bool = True) -> None:
         """Make a directory and its parents, and bring each new name to stable storage; shared as the base is."""
         folder = Path(path)

@@ -21,6 +21,11 @@ def shown(text: str) -> str:
     return "".join(_escape(character) for character in text)
 
 
+def printable(text: str) -> str:
+    """Return a sentence or a cell as it is, unless a terminal might act on something in it: then as `shown` does."""
+    return text if text.isprintable() else shown(text)
+
+
 def _escape(character: str) -> str:
     if character == "\\":
         return "\\\\"

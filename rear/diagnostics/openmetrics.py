@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rear.core.storage import FRESH_SUFFIX, LOCAL, Storage, StrPath, created
-from rear.core.text import shown
+from rear.core.text import printable
 from rear.diagnostics.status import ATTENTION_CODES, BaseStatus, Files
 from rear.errors import UsageError
 
@@ -46,7 +46,7 @@ def _single(name: str, help: str, value: float | None) -> Family:
 
 def as_text(status: BaseStatus) -> str:
     """Return a status in the OpenMetrics text format; what is not known has no line."""
-    base = {"base": shown(status.base)}
+    base = {"base": status.base}
     lines = []
     for family in families(status):
         samples = [(labels, value) for labels, value in family.samples if value is not None]
@@ -56,9 +56,14 @@ def as_text(status: BaseStatus) -> str:
         lines += [f"# UNIT {family.name} {family.unit}"] if family.unit else []
         lines.append(f"# HELP {family.name} {family.help.translate(_ESCAPES)}")
         for labels, value in samples:
-            text = ",".join(f'{key}="{text.translate(_ESCAPES)}"' for key, text in (base | labels).items())
+            text = ",".join(f'{key}="{_label(label)}"' for key, label in (base | labels).items())
             lines.append(f"{family.name}{{{text}}} {_number(value)}")
     return "\n".join([*lines, "# EOF", ""])
+
+
+def _label(text: str) -> str:
+    """Return the value of a label: the format escapes a line end itself, and leaves other control characters raw."""
+    return "\n".join(map(printable, text.split("\n"))).translate(_ESCAPES)
 
 
 def _number(value: float) -> str:

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import threading
@@ -22,10 +23,12 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from rear.core.escaped_names import member_target
+from rear.core.folder_tree import Identity, identity_of
 from rear.core.layout import Layout
 from rear.core.records import Metadata
+from rear.core.source_file import describe_kind
 from rear.core.storage import LOCAL
-from rear.errors import BaseError, RearError
+from rear.errors import BaseError, RearError, SourceError
 from rear.worker.fs import RearFs
 
 OUTPUT_VARIABLE: Final = "REAR_OUTPUT"
@@ -70,6 +73,7 @@ class Job:
         compression: as for `rear_fs`.
         pass_through: write what the command prints to the own standard output and error as well.
         escape_names: as for `RearFs.pickup`.
+        one_file_system: as for `RearFs.pickup`, of the files that the command leaves.
 
     Raises:
         PathError: ``folder`` is none in an archive.
@@ -88,6 +92,7 @@ class Job:
         compression: str | None = None,
         pass_through: bool = True,
         escape_names: bool = False,
+        one_file_system: bool = False,
     ) -> None:
         member_target(f"{folder}/run.json", escape=escape_names)
         self._command = list(command)
@@ -95,6 +100,7 @@ class Job:
         self._metadata = metadata or {}
         self._pass_through = pass_through
         self._escape_names = escape_names
+        self._one_file_system = one_file_system
         _check_writable(base)
         # Before the command runs for days: what is wrong with these is said here.
         self._fs = RearFs(base, compression=compression)
@@ -102,7 +108,9 @@ class Job:
         self._own_output = output is None
         self._failures: list[RearError | OSError] = []
         self._spool = ""
-        self._output = output and os.path.abspath(output)
+        # A link that the caller names is followed once, before the command runs.
+        self._output = output and os.path.realpath(output)
+        self._printed: dict[str, Identity] = {}
 
     def run(self) -> JobEnd:
         """Run the command, archive what it left, and tell how it ended. When this returns, that survives loss of power.
@@ -136,6 +144,7 @@ class Job:
 
     def _execute(self, forwarding: _Forwarding) -> int:
         with io.FileIO(f"{self._spool}/stdout", "wb") as stdout, io.FileIO(f"{self._spool}/stderr", "wb") as stderr:
+            self._printed = {file.name: identity_of(os.fstat(file.fileno())) for file in (stdout, stderr)}
             process = subprocess.Popen(
                 self._command,
                 stdout=subprocess.PIPE,
@@ -192,7 +201,7 @@ class Job:
             with self._fs:
                 for name in ("stdout", "stderr"):
                     self._pick_up(f"{self._spool}/{name}", name, metadata)
-                if os.path.isdir(output) and any(os.scandir(output)):
+                if self._has_output(output):
                     self._pick_up(output, "output", metadata, keep=not self._own_output)
                 if not self._failures:
                     # Last: who sees it knows that nothing is missing.
@@ -201,9 +210,29 @@ class Job:
             self._failures.append(error)
         if not self._failures:
             self._clear(keep_files=True)
+            if os.path.lexists(self._spool):
+                # Left out of the archive, or written since.
+                self._failures.append(SourceError(f"{self._spool} still holds files that were not archived"))
+
+    def _has_output(self, output: str) -> bool:
+        """Whether there is something in the folder for the command's files; note a failure if it is none any more."""
+        try:
+            mode = os.lstat(output).st_mode
+            if stat.S_ISDIR(mode):
+                with os.scandir(output) as entries:
+                    return next(entries, None) is not None
+            what = f"is {describe_kind(mode)} now: the command replaced its output folder, and it was not archived"
+            self._failures.append(SourceError(f"{output} {what}"))
+        except FileNotFoundError:
+            self._failures.append(SourceError(f"{output} is gone: the command removed its output folder"))
+        except OSError as error:
+            self._failures.append(error)
+        return False
 
     def _pick_up(self, source: str, name: str, metadata: Metadata, *, keep: bool = False) -> None:
         try:
+            if source in self._printed and identity_of(os.lstat(source)) != self._printed[source]:
+                raise SourceError(f"{source} was replaced by the command: what it printed is not there any more")
             self._fs.pickup(
                 source,
                 f"{self._folder}/{name}",
@@ -211,6 +240,7 @@ class Job:
                 keep=keep,
                 on_refused=self._failures.append,
                 escape_names=self._escape_names,
+                one_file_system=self._one_file_system,
             ).close()
         except (RearError, OSError) as error:
             self._failures.append(error)

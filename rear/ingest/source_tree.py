@@ -1,31 +1,28 @@
 """The files below one directory, as a sweep sees them: found, opened and removed without following a symbolic link.
 
-Every folder is opened from the one above it, beginning with a descriptor of the directory that is held all the time.
-So whoever swaps a folder for a link while a sweep runs cannot lead it elsewhere. A base of rear that lies below the
-directory is left out, and where the directory itself lies in a base, so are ``.zip`` files: they are final archives.
+How they are reached is `rear.core.folder_tree`'s. A base of rear that lies below the directory is left out, and where
+the directory itself lies in a base, so are ``.zip`` files: they are final archives.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from rear.core.folder_tree import ELSEWHERE, REPLACED, FolderTree, holds_base
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
 from rear.core.storage import Storage, StrPath
-from rear.errors import SourceError, UsageError
+from rear.errors import UsageError
 from rear.events import Event, Refused, SourceLeft
 
 _PATH_LIMIT_BYTES: Final = 4_096
 """Longest path, with its end, that Linux opens (limits.h, PATH_MAX): a tree that is deeper ends there."""
-#: What opening a folder says that was removed or replaced after it was listed.
-_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class SourceEntry(NamedTuple):
@@ -46,6 +43,7 @@ class SourceTree:
     Args:
         directory: resolved once, links in its own path are followed.
         layout: the base to which the files go.
+        one_file_system: leave out what is mounted below it.
         storage: the file system.
 
     Attributes:
@@ -56,14 +54,13 @@ class SourceTree:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, directory: StrPath, layout: Layout, *, storage: Storage) -> None:
+    def __init__(self, directory: StrPath, layout: Layout, *, one_file_system: bool = False, storage: Storage) -> None:
         self.root = os.path.realpath(os.fsdecode(directory))
         self._storage = storage
         self._base = os.path.realpath(layout.base)
         self._is_in_base = self._find_base()
-        self._descriptor = storage.open_directory(self.root)
-        self._folder = ""
-        self._folder_descriptor = -1
+        self._one_file_system = one_file_system
+        self._tree = FolderTree(self.root, storage=storage)
 
     def _find_base(self) -> bool:
         """Whether the directory lies in a base, this one or another one.
@@ -92,8 +89,7 @@ class SourceTree:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave_folder()
-        self._storage.close(self._descriptor)
+        self._tree.close()
 
     # ---- finding
 
@@ -106,7 +102,7 @@ class SourceTree:
         while folders:
             folder = folders.pop()
             try:
-                descriptor = self._open_folder(folder)
+                descriptor = self._tree.open_to_list(folder)
             except OSError as error:
                 yield self._not_listed(folder, error)
                 continue
@@ -138,6 +134,8 @@ class SourceTree:
             return Refused(path, f"it cannot be looked at: {error.strerror}; left as it is")
         if len(os.fsencode(path)) >= _PATH_LIMIT_BYTES:
             return Refused(path, f"its path is longer than {_PATH_LIMIT_BYTES - 1:,} bytes; left as it is")
+        if self._one_file_system and status.st_dev != self._tree.folders[""].dev:
+            return SourceLeft(path, ELSEWHERE)
         if stat.S_ISDIR(status.st_mode):
             return relative
         if not stat.S_ISREG(status.st_mode):
@@ -153,86 +151,31 @@ class SourceTree:
         with suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(self._base)):
                 return True
-        with suppress(OSError):
-            return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor, follow_symlinks=False).st_mode)
-        return False
+        return holds_base(descriptor)
 
     def _not_listed(self, folder: str, error: OSError) -> Event:
         path = self._path(folder)
-        if folder and error.errno in _GONE:
+        if folder and (isinstance(error, FileNotFoundError) or error.errno in REPLACED):
             return SourceLeft(path, "removed or replaced while its folder was swept")
         return Refused(path, f"the folder cannot be listed: {error.strerror}; what is in it was left as it is")
 
     # ---- using
 
-    @contextmanager
-    def opened(self, source: SourceEntry) -> Iterator[int]:
-        """Open a file to read, and close it at the end of the block.
+    def folder_of(self, source: SourceEntry) -> int:
+        """Return a descriptor of the folder that a file is in; it stays open until another one is asked for.
 
         Raises:
-            FileNotFoundError: it has gone.
-            SourceError: it is another file by now, or has changed since it was found.
-            OSError: it cannot be read.
+            OSError: the folder has gone, or something else is in its place.
         """
-        folder, _, name = source.relative.rpartition("/")
-        try:
-            descriptor = self._storage.open(name, directory=self._enter_folder(folder))
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO):
-                raise SourceError(f"{source.path} was replaced by something else") from None
-            raise OSError(error.errno, error.strerror, source.path) from None
-        try:
-            _check_unchanged(source, os.fstat(descriptor))
-            yield descriptor
-        finally:
-            self._storage.close(descriptor)
+        return self._tree.place_of(source.relative)[0]
+
+    def opened(self, source: SourceEntry) -> AbstractContextManager[int]:
+        """Open a file to read: see `FolderTree.opened`."""
+        return self._tree.opened(source.relative, source.stamp)
 
     def unlink(self, source: SourceEntry) -> None:
-        """Remove a file if it is still what was found.
-
-        Raises:
-            FileNotFoundError: it has gone.
-            SourceError: it is another file by now, or has changed since it was found: it is left in place.
-            OSError: it cannot be removed.
-        """
-        folder, _, name = source.relative.rpartition("/")
-        descriptor = self._enter_folder(folder)
-        try:
-            _check_unchanged(source, os.stat(name, dir_fd=descriptor, follow_symlinks=False))
-            self._storage.unlink_at(descriptor, name)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, source.path) from None
+        """Remove a file if it is still what was found: see `FolderTree.unlink`."""
+        self._tree.unlink(source.relative, source.stamp)
 
     def _path(self, relative: str) -> str:
         return os.path.join(self.root, relative) if relative else self.root
-
-    def _enter_folder(self, folder: str) -> int:
-        """Return a descriptor of a folder that stays open until another one is entered."""
-        if self._folder_descriptor < 0 or folder != self._folder:
-            self._leave_folder()
-            self._folder_descriptor = self._open_folder(folder)
-            self._folder = folder
-        return self._folder_descriptor
-
-    def _leave_folder(self) -> None:
-        descriptor, self._folder_descriptor = self._folder_descriptor, -1
-        if descriptor >= 0:
-            self._storage.close(descriptor)
-
-    def _open_folder(self, folder: str) -> int:
-        """Open a folder part by part, so that no part of its path is a link."""
-        descriptor = self._storage.open_directory(".", directory=self._descriptor)
-        for part in folder.split("/") if folder else ():
-            outer = descriptor
-            try:
-                descriptor = self._storage.open_directory(part, directory=outer)
-            finally:
-                self._storage.close(outer)
-        return descriptor
-
-
-def _check_unchanged(source: SourceEntry, status: os.stat_result) -> None:
-    found = stamp_of(source.path, status)
-    # The mode may differ: the content is what was archived.
-    if found[:5] != source.stamp[:5]:
-        raise SourceError(f"{source.path} has changed since it was found")

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from rear.core.escaped_names import escape_name, member_folder, member_name
+from rear.core.folder_tree import REPLACED
 from rear.core.layout import Layout, check_place
 from rear.core.names import Target
 from rear.core.records import recorded_time_ns
@@ -48,6 +49,7 @@ class SweepOptions:
     wait_seconds: float = 60.0
     select: Callable[[str], bool] | None = None
     escape_names: bool = False
+    one_file_system: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("older_than_seconds", self.older_than_seconds)
@@ -91,6 +93,7 @@ def sweep(
     max_size: int | None = None,
     max_members: int | None = None,
     escape_names: bool = False,
+    one_file_system: bool = False,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Archive the files below a directory that the index of a final archive does not know, and yield what happens.
@@ -113,6 +116,7 @@ def sweep(
         max_members: as for `rear.scavenge`.
         escape_names: archive what no name can hold (a control character, a backslash, a byte that is no UTF-8) as
             ``%0A``, in ``into`` too: see `rear.escape_name`.
+        one_file_system: leave out what is mounted below ``directory``.
         storage: the file system.
 
     Raises:
@@ -123,7 +127,7 @@ def sweep(
         OSError: the directory cannot be read, or the base cannot be written.
     """
     target = member_folder(into, escape=escape_names)
-    options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select, escape_names)
+    options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select, escape_names, one_file_system)
     layout = base_to_fill(base)
     check_place(layout, target.archive)
     merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
@@ -157,7 +161,12 @@ class _Sweep:
         return self._target.name + (escape_name(source.relative) if self._options.escape_names else source.relative)
 
     def events(self) -> Iterator[Event]:
-        with SourceTree(self._directory, self._layout, storage=self._storage) as tree:
+        with SourceTree(
+            self._directory,
+            self._layout,
+            one_file_system=self._options.one_file_system,
+            storage=self._storage,
+        ) as tree:
             for event in self._run(tree):
                 self._totals.add_event(event)
                 yield event
@@ -212,7 +221,7 @@ class _Sweep:
             self._totals.pending += len(waiting)
             return
         expected = sorted(waiting)
-        for event in self._collect(new):
+        for event in self._collect(new, tree):
             if isinstance(event, SourceEntry):
                 expected.append(event)
                 yield self._collected(event)
@@ -231,7 +240,7 @@ class _Sweep:
 
     # ---- to a temp archive
 
-    def _collect(self, sources: list[SourceEntry]) -> Iterator[SourceEntry | Event]:
+    def _collect(self, sources: list[SourceEntry], tree: SourceTree) -> Iterator[SourceEntry | Event]:
         """Copy files to temp archives of this process; yield those that are acknowledged, and why others are not.
 
         Raises:
@@ -243,24 +252,24 @@ class _Sweep:
         worker = Worker(self._layout, storage=self._storage)
         with closing(worker):
             for source in sources:
-                problem = self._collect_one(worker, source)
+                problem = self._collect_one(worker, source, tree)
                 if problem is None:
                     yield source
                 elif os.path.lexists(source.path):
                     yield problem
 
-    def _collect_one(self, worker: Worker, source: SourceEntry) -> Event | None:
+    def _collect_one(self, worker: Worker, source: SourceEntry, tree: SourceTree) -> Event | None:
         """Archive one file, or say why not."""
         try:
-            payload, stamp = payload_of_source(source.path, self._method, _SPOOL_BYTES)
+            payload, stamp = payload_of_source(
+                source.path, self._method, _SPOOL_BYTES, folder=tree.folder_of(source), expected=source.stamp
+            )
         except SourceError:
             return SourceLeft(source.path, CHANGED)
         except OSError as error:
+            if error.errno in REPLACED:
+                return SourceLeft(source.path, CHANGED)
             return Refused(source.path, f"it cannot be read: {error.strerror}; left as it is")
-        if stamp[:5] != source.stamp[:5]:
-            # By way of a folder that was swapped for a link, this may be any file that the caller can read.
-            payload.close()
-            return SourceLeft(source.path, CHANGED)
         target = Target(self._target.archive, self._name_of(source))
         try:
             worker.append(

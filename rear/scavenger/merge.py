@@ -9,7 +9,6 @@ back was working, is built as a new file and renamed.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rear.core.layout import look_anew, make_in_base
+from rear.core.log import warn
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
@@ -51,7 +51,6 @@ from rear.zip import directory as directories
 from rear.zip.directory import Directory
 from rear.zip.headers import member_of
 
-log = logging.getLogger("rear")
 SHARED_COPY_BYTES = 256 << 20
 """From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
 #: What an index says whose folder is shut, or no folder.
@@ -184,7 +183,7 @@ class Merger:
             except OSError as error:
                 if error.errno not in _SHUT:
                     raise
-                log.warning("the index of %s could not be made: %s", target.archive, error)
+                warn("the index of %s could not be made: %s", target.archive, error)
                 return stack.enter_context(scratch_index(target.archive, archive))
             entries = archive.directory.entries
         yield IndexRebuilt(target.archive, entries, reason, code)
@@ -342,7 +341,7 @@ class Merger:
             index.publish(rows, fingerprint, previous=before, removed=removed)
         except OSError as error:
             # Derived data: an index that does not match is made again when it is needed.
-            log.warning("the index of %s could not be written: %s", plan.archive, error)
+            warn("the index of %s could not be written: %s", plan.archive, error)
 
     def _note(self, archive: str, candidates: Iterable[Candidate], intent: str) -> None:
         self._leadership.prove()

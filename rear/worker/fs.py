@@ -28,7 +28,8 @@ from rear.zip import codecs
 from rear.zip.payload import Payload
 
 if TYPE_CHECKING:
-    from rear.worker.pickup import Pickup, SourceFile
+    from rear.worker.pickup import Pickup
+    from rear.worker.pickup_listing import SourceFile
 
 METADATA_LIMIT_BYTES = 60 << 10
 _READ_MODES = frozenset({"r", "rt", "tr", "rb", "br"})
@@ -200,6 +201,7 @@ class RearFs:
         keep: bool = False,
         on_refused: Callable[[RearError | OSError], object] | None = None,
         escape_names: bool = False,
+        one_file_system: bool = False,
     ) -> Pickup:
         """Archive a file or a directory tree made by others, and remove it; `rear_pickup` is this of the innermost
         `rear_fs`.
@@ -217,6 +219,7 @@ class RearFs:
                 can have, what may not be read. It stays, the rest is archived. Without it one such file is an error.
             escape_names: archive what no name can hold (a control character, a backslash, a byte that is no UTF-8) as
                 ``%0A``, in ``path`` and below a directory: see `rear.escape_name`.
+            one_file_system: leave out what is mounted below a directory.
 
         Raises:
             PathError: as for `open`.
@@ -248,6 +251,7 @@ class RearFs:
             keep=keep,
             on_refused=on_refused,
             escape_names=escape_names,
+            one_file_system=one_file_system,
         )
 
     def sync(self) -> None:
@@ -430,6 +434,7 @@ def rear_pickup(
     keep: bool = False,
     on_refused: Callable[[RearError | OSError], object] | None = None,
     escape_names: bool = False,
+    one_file_system: bool = False,
 ) -> Pickup:
     """Move a file made by others into ``ar.zip/name`` of the innermost `rear_fs` when the block ends: see
     `RearFs.pickup`.
@@ -438,4 +443,5 @@ def rear_pickup(
         NoContextError: outside any ``with rear_fs(base):``.
     """
     system: RearFs = current()
-    return system.pickup(source, path, metadata=metadata, keep=keep, on_refused=on_refused, escape_names=escape_names)
+    names = {"escape_names": escape_names, "one_file_system": one_file_system}
+    return system.pickup(source, path, metadata=metadata, keep=keep, on_refused=on_refused, **names)

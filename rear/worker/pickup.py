@@ -9,160 +9,39 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
-from rear.core.escaped_names import member_name
-from rear.core.layout import base_above, state_above
+from rear.core.folder_tree import FolderTree, Identity
 from rear.core.log import warn
-from rear.core.names import STATE, check_name
-from rear.core.source_file import SourceStamp, describe_kind, stamp_of
-from rear.core.storage import LOCAL, StrPath
-from rear.errors import PathError, RearError, SourceError, UsageError
+from rear.core.source_file import SourceStamp, at_path, stamp_of
+from rear.core.storage import StrPath
+from rear.errors import SourceError, UsageError
+from rear.worker.pickup_listing import Refusal, SourceFile, collect, open_holder, told_gone
 from rear.zip.codecs import STORED
 from rear.zip.payload import Payload, payload_of_bytes, payload_of_source
-
-
-class SourceFile(NamedTuple):
-    """One file, symbolic link or empty directory that becomes a member.
-
-    ``name`` is the member's name; ``relative`` is the part of it below the picked-up directory, empty for the source
-    itself. An empty directory's names end in ``/``.
-    """
-
-    path: str
-    name: str
-    relative: str
-    mtime_ns: int
-    mode: int
-
 
 Sink = Callable[[SourceFile, Payload, Callable[[], None] | None], None]
 """Archives one file. The payload is the sink's from then on; the function, if any, is to be called, by any thread, when
 the bytes are proven on stable storage."""
 
 
-Refusal = Callable[[RearError | OSError], object]
-"""Is told why one file of a tree is left where it is, while the rest is archived."""
-
-
-def collect(
-    source: str,
-    name: str = "",
-    *,
-    keep: bool = True,
-    on_refused: Refusal | None = None,
-    escape_names: bool = False,
-) -> list[SourceFile]:
-    """Return what a pickup of ``source`` would archive, sorted; nothing is changed.
-
-    A base of rear in a tree is left out, and said to be.
+def remove_source(stamp: SourceStamp, tree: FolderTree | None = None) -> bool:
+    """Remove a file if it is still what was archived; otherwise leave it, log a warning and return ``False``.
 
     Args:
-        source: a regular file or a directory.
-        name: the member's name, of a directory the folder in the archive; empty for the archive's root.
-        keep: the source is not to be removed; otherwise a ``.zip`` file in a base is left out, too: it counts as a
-            final archive.
-        on_refused: is told of each thing below a directory that cannot be archived; without it that is raised.
-        escape_names: escape what no name can hold, below the directory: see `rear.core.escaped_names`.
-
-    Raises:
-        SourceError: the source is missing or a symbolic link, or it is or holds a FIFO, socket or device; or rear keeps
-            it for itself.
-        PathError: a name in the tree cannot be kept.
-        OSError: something cannot be read.
+        stamp: what was archived.
+        tree: the open folder below which the file is; without it the one that holds the file.
     """
-    base = _base_of(source)
     try:
-        status = os.lstat(source)
-    except (FileNotFoundError, NotADirectoryError):
-        raise SourceError(f"{source}: there is no such file") from None
-    if not stat.S_ISDIR(status.st_mode):
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceError(f"{source} is {describe_kind(status.st_mode)}: only files and directories are picked up")
-        if base is not None and not keep and source.lower().endswith(".zip"):
-            raise SourceError(f"{source} counts as a final archive of the base {base}: copy it, or move it out first")
-        check_name(name)
-        _check_readable(source)
-        return [SourceFile(source, name, "", status.st_mtime_ns, status.st_mode)]
-    if base is not None and os.path.isdir(os.path.join(source, STATE)):
-        raise SourceError(f"{source} is a base of rear: pick up a folder of files, the base holds its own archives")
-    prefix = f"{name}/" if name else ""
-    found: list[SourceFile] = []
-    folders = [(source, "", status)]
-    while folders:
-        folder, relative, status = folders.pop()
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-            if not entries and prefix + relative:
-                inner = member_name(relative, escape=escape_names, prefix=prefix)
-                found.append(SourceFile(folder, inner, relative, status.st_mtime_ns, status.st_mode))
-        except (PathError, OSError) as error:
-            if on_refused is None or not relative:
-                raise
-            on_refused(error)
-            continue
-        below = []
-        for entry in entries:
-            inner = relative + entry.name
-            try:
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    if os.path.isdir(os.path.join(entry.path, STATE)):
-                        warn("%s is a base of rear: it is left out", entry.path)
-                    else:
-                        below.append((entry.path, f"{inner}/", status))
-                    continue
-                member = member_name(inner, escape=escape_names, prefix=prefix)
-                mode = _checked_mode(entry.path, status.st_mode)
-            except (RearError, OSError) as error:
-                if on_refused is None:
-                    raise
-                on_refused(error)
-                continue
-            if base is not None and not keep and entry.name.lower().endswith(".zip"):
-                warn("%s counts as a final archive of the base %s: it is left out", entry.path, base)
-                continue
-            found.append(SourceFile(entry.path, member, inner, status.st_mtime_ns, mode))
-        folders += reversed(below)
-    found.sort(key=lambda file: file.name)
-    return found
-
-
-def _base_of(source: str) -> str | None:
-    """Return the base that a source lies in, if any.
-
-    Raises:
-        SourceError: the source lies in what rear keeps for itself.
-    """
-    path = os.path.realpath(source)
-    if (base := state_above(path)) is not None:
-        raise SourceError(f"{source} lies in {base}/{STATE}, which rear keeps for itself")
-    return base_above(path)
-
-
-def _checked_mode(path: str, mode: int) -> int:
-    """Return the mode that a member gets; refuse what is no file or link, and what may not be read."""
-    if stat.S_ISLNK(mode):
-        return stat.S_IFLNK | 0o777
-    if not stat.S_ISREG(mode):
-        raise SourceError(f"{path} is {describe_kind(mode)}: it cannot be picked up")
-    _check_readable(path)
-    return mode
-
-
-def remove_source(stamp: SourceStamp) -> bool:
-    """Remove a file if it is still what was archived; otherwise leave it, log a warning and return ``False``."""
-    try:
-        found = stamp_of(stamp.path, os.lstat(stamp.path))
-        # The mode may differ: the content is what was archived.
-        if found[:5] != stamp[:5]:
-            warn("%s has changed since it was archived: it is left in place", stamp.path)
-            return False
-        LOCAL.unlink(stamp.path)
+        if tree is None:
+            with FolderTree(os.path.dirname(stamp.path)) as holder:
+                return remove_source(stamp, holder)
+        tree.unlink(tree.inner(stamp.path), stamp)
     except FileNotFoundError:
         # It was in a temporary folder of the program's own, which has removed it: what is archived is safe.
+        return False
+    except SourceError:
+        warn("%s has changed since it was archived: it is left in place", stamp.path)
         return False
     except OSError as error:
         warn("%s was archived, but cannot be removed: %s", stamp.path, error.strerror)
@@ -184,6 +63,7 @@ class Pickup:
         on_refused: is told of each file below a directory that cannot be archived and stays; the rest is archived.
             Without it one such file ends the pickup.
         escape_names: escape what no name can hold, below the directory.
+        one_file_system: leave out what is mounted below the directory.
 
     Attributes:
         archived: what is acknowledged so far.
@@ -204,6 +84,7 @@ class Pickup:
         keep: bool = False,
         on_refused: Refusal | None = None,
         escape_names: bool = False,
+        one_file_system: bool = False,
     ) -> None:
         self.source = _absolute(source)
         self.name = name
@@ -211,6 +92,7 @@ class Pickup:
         self._keep = keep
         self._on_refused = on_refused
         self._escape_names = escape_names
+        self._one_file_system = one_file_system
         self._method = method
         self._spool_size = spool_size
         self._success_only = success_only
@@ -243,36 +125,47 @@ class Pickup:
         self._ended = True
         if self._process != os.getpid():
             return
-        files = collect(
-            self.source, self.name, keep=self._keep, on_refused=self._on_refused, escape_names=self._escape_names
-        )
-        removal = None if self._keep else _Removal(len(files), _folders(self.source, files))
-        if removal is not None and not files:
-            removal.finish()
-        for number, file in enumerate(files):
-            try:
-                self.archived.append(self._archive(number, file, removal))
-            except (SourceError, OSError) as error:
-                if self._on_refused is None or not file.relative or not _is_of(error, file):
-                    raise
-                if removal is not None:
-                    removal.give_up(number)
-                self._on_refused(error)
+        with open_holder(self.source) as tree:
+            files = collect(
+                self.source,
+                self.name,
+                keep=self._keep,
+                on_refused=self._on_refused,
+                escape_names=self._escape_names,
+                one_file_system=self._one_file_system,
+                tree=tree,
+            )
+            removal = None if self._keep else _Removal(self.source, len(files), tree.folders)
+            if removal is not None and not files:
+                removal.finish()
+            for number, file in enumerate(files):
+                try:
+                    self.archived.append(self._archive(number, file, tree, removal))
+                except (SourceError, OSError) as error:
+                    if self._on_refused is None or not file.relative or not _is_of(error, file):
+                        raise
+                    if removal is not None:
+                        removal.give_up(number)
+                    self._on_refused(error)
 
     def discard(self) -> None:
         """Leave the source alone. Does nothing once it is archived."""
         self._ended = True
 
-    def _archive(self, number: int, file: SourceFile, removal: _Removal | None) -> SourceFile:
+    def _archive(self, number: int, file: SourceFile, tree: FolderTree, removal: _Removal | None) -> SourceFile:
         payload: Payload
         stamp: SourceStamp | None = None
+        try:
+            folder, name = tree.place_of(tree.inner(file.path))
+        except OSError as error:
+            raise told_gone(error, file.path) from None
         if stat.S_ISREG(file.mode):
-            payload, stamp = payload_of_source(file.path, self._method, self._spool_size)
             # What was read counts, not what was there when the tree was listed.
-            file = file._replace(mtime_ns=stamp.mtime_ns, mode=stamp.mode)
+            payload, stamp = payload_of_source(file.path, self._method, self._spool_size, folder=folder)
+            file = file._replace(stamp=stamp)
         elif stat.S_ISLNK(file.mode):
-            payload, stamp = _payload_of_link(file.path)
-            file = file._replace(mtime_ns=stamp.mtime_ns)
+            payload, stamp = _payload_of_link(file.path, folder, name)
+            file = file._replace(stamp=stamp._replace(mode=file.mode))
         else:
             payload = payload_of_bytes(b"", STORED)
         self._sink(file, payload, None if removal is None else removal.expect(number, stamp))
@@ -283,10 +176,15 @@ class Pickup:
 
 
 class _Removal:
-    """Removes the sources of one pickup when the last of them is on stable storage."""
+    """Removes the sources of one pickup when the last of them is on stable storage.
 
-    def __init__(self, count: int, folders: list[str]) -> None:
-        self._folders = folders
+    No folder stays open until then: a program may have thousands of pickups on their way. They are opened again, and
+    have to be the ones that were looked into.
+    """
+
+    def __init__(self, source: str, count: int, folders: Mapping[str, Identity]) -> None:
+        self._source = source
+        self._folders = dict(folders)
         self._missing = set(range(count))
         self._stamps: list[SourceStamp | None] = [None] * count
 
@@ -309,37 +207,33 @@ class _Removal:
 
     def finish(self) -> None:
         """Remove everything that was archived, and the folders that this leaves empty."""
-        for stamp in self._stamps:
-            if stamp is not None:
-                remove_source(stamp)
-        for folder in self._folders:
-            try:
-                LOCAL.remove_directory(folder)
-            except OSError as error:
-                # Not empty: something was left in place, or has come since.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    warn("%s was archived, but cannot be removed: %s", folder, error.strerror)
+        try:
+            with FolderTree(os.path.dirname(self._source), folders=self._folders) as tree:
+                for stamp in self._stamps:
+                    if stamp is not None:
+                        remove_source(stamp, tree)
+                # Inner ones first; those that were made since are not among them.
+                for folder in sorted(filter(None, self._folders), reverse=True):
+                    self._remove_folder(folder, tree)
+        except FileNotFoundError:
+            # As for a file.
+            return
+        except OSError as error:
+            warn("%s was archived, but cannot be removed: %s", self._source, error.strerror)
 
-
-def _folders(source: str, files: list[SourceFile]) -> list[str]:
-    """Return the folders of a tree, inner ones first; those that were made since are not among them."""
-    if len(files) == 1 and files[0].path == source and stat.S_ISREG(files[0].mode):
-        return []
-    folders = {source}
-    for file in files:
-        folder = file.path if stat.S_ISDIR(file.mode) else os.path.dirname(file.path)
-        while folder not in folders:
-            folders.add(folder)
-            folder = os.path.dirname(folder)
-    return sorted(folders, reverse=True)
+    @staticmethod
+    def _remove_folder(folder: str, tree: FolderTree) -> None:
+        try:
+            tree.remove_directory(folder)
+        except OSError as error:
+            warn("%s was archived, but cannot be removed: %s", os.path.join(tree.path, folder), error.strerror)
 
 
 def _is_of(error: Exception, file: SourceFile) -> bool:
     """Whether an error is one of reading this file; after one of the base, further files would fare no better."""
     if isinstance(error, SourceError):
         return True
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return isinstance(cause, OSError) and cause.filename == file.path
+    return any(isinstance(one, OSError) and one.filename == file.path for one in (error, error.__cause__))
 
 
 def _absolute(source: StrPath) -> str:
@@ -352,19 +246,14 @@ def _absolute(source: StrPath) -> str:
     return os.path.realpath(path) if os.path.basename(path) in ("", ".", "..") else path
 
 
-def _check_readable(path: str) -> None:
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-
-def _payload_of_link(path: str) -> tuple[Payload, SourceStamp]:
+def _payload_of_link(path: str, folder: int, name: str) -> tuple[Payload, SourceStamp]:
     try:
-        stamp = stamp_of(path, os.lstat(path))
-        target = os.readlink(os.fsencode(path))
+        stamp = stamp_of(path, os.stat(name, dir_fd=folder, follow_symlinks=False))
+        target = os.readlink(os.fsencode(name), dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceError(f"{path} was removed or renamed while its folder was picked up") from None
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise SourceError(f"{path} was replaced while its folder was picked up") from None
-        raise
+        raise at_path(error, path) from None
     return payload_of_bytes(target, STORED), stamp

@@ -45,6 +45,7 @@ class Extraction:
         folder: made with its parents if it does not exist; it alone may be reached through links.
         force: replace files that are there already.
         strip: leave out so many leading parts of the names; members with no more parts than that are skipped.
+        keep_modes: give files and directories the permission bits that they had, whatever the umask.
         unescape_names: write files under the names that `rear.core.escaped_names` has escaped.
         on_written: called with the number of bytes of each piece of a file's content that was written.
 
@@ -58,6 +59,7 @@ class Extraction:
         *,
         force: bool = False,
         strip: int = 0,
+        keep_modes: bool = False,
         unescape_names: bool = False,
         on_written: Callable[[int], object] | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class Extraction:
         self._directories: dict[tuple[str, ...], CentralEntry] = {}
         self._mask = os.umask(0o077)
         os.umask(self._mask)
+        self._kept = 0o777 if keep_modes else 0o777 & ~self._mask
 
     def __enter__(self) -> Extraction:
         return self
@@ -186,11 +189,15 @@ class Extraction:
                 if self._on_written is not None:
                     self._on_written(len(data))
             with _where_refused():
-                # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
-                os.fchmod(descriptor, entry.mode & 0o777 or 0o666 & ~self._mask)
+                os.fchmod(descriptor, self._mode(entry, 0o666))
             mtime_ns = _mtime_ns(archive, entry)
             with _where_refused():
                 os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+
+    def _mode(self, entry: CentralEntry, default: int) -> int:
+        """Return what a file or directory may be given: the umask holds, or its owner's files would be open to all."""
+        # Never set-user-id, set-group-id or sticky; a mode of 0 stands for none (archives made on DOS).
+        return entry.mode & 0o777 & self._kept if entry.mode & 0o777 else default & ~self._mask
 
     def _write_link(self, archive: Archive, entry: CentralEntry, parent: int, temporary: str, *, depth: int) -> None:
         if entry.size > LINK_LIMIT_BYTES:
@@ -228,7 +235,7 @@ class Extraction:
         with suppress(OSError, ExtractionError):
             self._enter(parts)
             with suppress(OSError):
-                os.fchmod(self._parent[1], entry.mode & 0o777 or 0o777 & ~self._mask)
+                os.fchmod(self._parent[1], self._mode(entry, 0o777))
             os.utime(self._parent[1], ns=(entry.mtime_ns, entry.mtime_ns))
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol
 
-from rear.core.source_file import SourceStamp, compare_stamps, open_source, source_pieces, verify_unchanged, with_path
+from rear.core.source_file import SourceStamp, open_source, source_pieces, verify_unchanged, with_path
 from rear.core.storage import LOCAL, Storage
 from rear.errors import SourceError
 from rear.zip.codecs import PIECE_BYTES, STORED, Compressor, compress, compressor, crc32
@@ -87,9 +87,9 @@ class _SourcePayload(Payload):
         self._stamp = stamp
 
     def chunks(self) -> Iterator[bytes]:
-        descriptor, stamp = open_source(self._stamp.path)
+        # By its path again: device and inode tell whether that leads elsewhere by now.
+        descriptor, stamp = open_source(self._stamp.path, expected=self._stamp)
         try:
-            compare_stamps(self._stamp, stamp)
             crc = 0
             for piece in source_pieces(descriptor, stamp, PIECE_BYTES):
                 crc = crc32(piece, crc)
@@ -230,7 +230,13 @@ def payload_of_file(file: BinaryIO, size: int, method: int, spool_size: int, dir
 
 
 def payload_of_source(
-    path: str, method: int, spool_size: int, directory: str | None = None
+    path: str,
+    method: int,
+    spool_size: int,
+    directory: str | None = None,
+    *,
+    folder: int | None = None,
+    expected: SourceStamp | None = None,
 ) -> tuple[Payload, SourceStamp]:
     """Read a picked-up file once and return its payload, and the state of the file that this is.
 
@@ -239,19 +245,22 @@ def payload_of_source(
         method: compression method; ``STORED`` where it gains nothing.
         spool_size: up to this many compressed bytes are held in memory, more in a spool file.
         directory: where that file goes; see `open_spool`.
+        folder: open folder in which the file is looked up by the last part of its path.
+        expected: which file it has to be, and in which state.
 
     Raises:
-        SourceError: there is no such file, it is not a regular one, or it changed while it was read.
+        SourceError: there is no such file, it is not a regular one or not the expected one, or it changed while it was
+            read.
         OSError: it cannot be read.
     """
-    descriptor, stamp = open_source(path)
+    descriptor, stamp = open_source(path, folder=folder, expected=expected)
     try:
         if stamp.size <= min(spool_size, PIECE_BYTES):
             payload = payload_of_bytes(b"".join(source_pieces(descriptor, stamp, PIECE_BYTES)), method)
         else:
             payload = _read_source(descriptor, stamp, method, spool_size, directory)
         try:
-            verify_unchanged(descriptor, stamp)
+            verify_unchanged(descriptor, stamp, folder=folder)
         except BaseException:
             payload.close()
             raise

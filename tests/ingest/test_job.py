@@ -301,3 +301,49 @@ def test_one_bad_output_costs_itself_alone(base: Path, local: Path) -> None:
     assert members(base) == {"stdout": b"", "stderr": b"", "output/good": b"1\n"}
     (kept,) = local.glob("rear-run-*")
     assert len(os.listdir(kept / "output")) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("rmdir $REAR_OUTPUT; echo data > $REAR_OUTPUT", "is a regular file now"),
+        ("rmdir $REAR_OUTPUT; ln -s /etc $REAR_OUTPUT", "is a symbolic link now"),
+        ("rmdir $REAR_OUTPUT; mkfifo $REAR_OUTPUT", "is a FIFO now"),
+        ("rmdir $REAR_OUTPUT", "the command removed its output folder"),
+        ("cd $REAR_OUTPUT/..; mv output elsewhere; mkdir output", "still holds files that were not archived"),
+        ("cd $REAR_OUTPUT/..; rm stdout; echo other > stdout", "stdout was replaced by the command"),
+        ("cd $REAR_OUTPUT/..; rm stdout; ln -s /etc/passwd stdout", "stdout was replaced by the command"),
+        ("rm -r ${REAR_OUTPUT%/output}", "the command removed its output folder"),
+        ("mkdir -p $REAR_OUTPUT/base/.rear; touch $REAR_OUTPUT/base/x", "still holds files that were not archived"),
+    ],
+)
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_command_that_replaces_its_output(
+    base: Path, local: Path, tmp_path: Path, script: str, told: str, is_own: bool
+) -> None:
+    options = [] if is_own else ["--output", tmp_path / "out"]
+    if not is_own and ("/.." in script or "/base" in script or "%" in script):
+        pytest.skip("that is about the local folder")
+    done = run(base, local, *options, "--", "sh", "-c", f"echo printed; {script}")
+    assert done.returncode == 7, done.stderr
+    assert told in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    found = members(base) if base.exists() else {}
+    assert "output/passwd" not in found
+    assert not any(b"root:" in data for data in found.values())
+    if "still holds" not in told:
+        assert "run.json" not in found
+    if "regular" in told:
+        (output,) = [tmp_path / "out"] if not is_own else local.glob("rear-run-*/output")
+        assert output.read_bytes() == b"data\n"
+
+
+def test_the_folder_for_output_may_be_made_anew_and_named_by_a_link(base: Path, local: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    script = "rm -r $REAR_OUTPUT; mkdir $REAR_OUTPUT; echo 1 > $REAR_OUTPUT/x"
+    assert run(base, local, "--output", tmp_path / "link", "--", "sh", "-c", script).returncode == 0
+    assert run(base, local, "--", "sh", "-c", script, check=True).returncode == 0
+    assert members(base)["output/x"] == b"1\n"
+    assert (tmp_path / "out/x").exists()
+    assert os.listdir(local) == []

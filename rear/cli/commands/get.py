@@ -32,6 +32,9 @@ def get(
     ] = ".",
     force: Annotated[bool, flag("Replace files that exist.", "--force")] = False,
     strip: Annotated[int, valued("N", "Leave out N leading parts of names.", min=0)] = 0,
+    preserve_permissions: Annotated[
+        bool, flag("Give all the permission bits that files had, whatever the umask.", "--preserve-permissions", "-p")
+    ] = False,
     unescape_names: Annotated[
         bool,
         flag("Give files the names that --escape-names escaped: %0A is a line end again.", "--unescape-names"),
@@ -39,7 +42,7 @@ def get(
 ) -> None:
     """Extract members below a directory, and never outside it.
 
-    Files get the permissions and times that they had, whatever the umask; never set-user-id, set-group-id or sticky. A
+    Files get the times and permissions that they had, less the umask; never set-user-id, set-group-id or sticky. A
     member that would leave the directory, is damaged, or whose place is taken is reported, and the rest extracted.
 
     Example: rear get -C out --strip 1 /nfs/base/ar.zip/logs '/nfs/base/ar.zip/*.csv'
@@ -62,7 +65,12 @@ def get(
     with (
         ByteProgress("rear get", lambda: sum(_size(path, names) for path, names in wanted.items())) as progress,
         Extraction(
-            directory, force=force, strip=strip, unescape_names=unescape_names, on_written=progress.advance
+            directory,
+            force=force,
+            strip=strip,
+            keep_modes=preserve_permissions,
+            unescape_names=unescape_names,
+            on_written=progress.advance,
         ) as extraction,
     ):
         for path, names in wanted.items():

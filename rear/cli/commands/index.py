@@ -15,13 +15,15 @@ from rear.cli.exit import ATTENTION, note
 from rear.cli.listing.member_lines import iso_time_ns
 from rear.cli.listing.selection import LineWriter, split
 from rear.cli.options import JsonObject, flag
-from rear.core.text import BINARY, shown, size_text
+from rear.core.text import BINARY, printable, shown, size_text
 from rear.errors import NotLeaderError, UsageError
 
 if TYPE_CHECKING:
     from rear.fsck.reindex import IndexState
     from rear.index.index import IndexRow
 
+#: With the wide forms of East Asian text, which some spreadsheets take for the same.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _STATES = {
     "current": "mirrors the archive",
     "outdated": "does not mirror the archive any more; the next merge makes it anew, or --rebuild does it now",
@@ -36,8 +38,14 @@ def index(
         bool, flag("Make the index anew from the archive; scavengers wait meanwhile.", "--rebuild")
     ] = False,
     as_csv: Annotated[
-        bool, flag("Print all rows as CSV, with the columns of the SQLite table members.", "--csv")
+        bool,
+        flag(
+            "Print all rows as CSV, with the columns of the SQLite table members; what a spreadsheet could take for a "
+            "formula begins with an apostrophe.",
+            "--csv",
+        ),
     ] = False,
+    as_raw_csv: Annotated[bool, flag("The same for programs: all text exactly as it is.", "--csv-raw")] = False,
     as_json: JsonObject = False,
 ) -> None:
     """Show the index of an archive: its SQLite files, and whether they mirror the archive.
@@ -47,15 +55,15 @@ def index(
 
     Example: rear index --csv /nfs/base/ar.zip > members.csv
     """
-    if as_csv and as_json:
-        raise UsageError("--csv goes with no --json")
+    if as_csv + as_raw_csv + as_json > 1:
+        raise UsageError("name one of --csv, --csv-raw and --json")
     selection = split(path)
     if selection.member:
         raise UsageError(f"{path!r} names a member: an archive has an index, {selection.archive!r} here")
     if rebuild:
         _rebuild(selection.archive)
-    if as_csv:
-        _write_csv(selection.archive)
+    if as_csv or as_raw_csv:
+        _write_csv(selection.archive, is_raw=as_raw_csv)
     elif as_json or not rebuild:
         _show(selection.archive, as_json=as_json)
 
@@ -127,30 +135,39 @@ def _size(path: os.PathLike[str]) -> int:
         return 0
 
 
-def _write_csv(path: str) -> None:
+def _write_csv(path: str, *, is_raw: bool) -> None:
     from rear.index.index import rows_of
     from rear.read.find import mirroring_index
     from rear.read.view import open_committed
 
     found = mirroring_index(path)
     if found is not None:
-        _write_rows(found.rows())
+        _write_rows(found.rows(), is_raw)
         return
     note(f"{path} has no index that fits: read the archive itself instead; rear index --rebuild makes one")
     with open_committed(path) as archive:
-        _write_rows(rows_of(archive))
+        _write_rows(rows_of(archive), is_raw)
 
 
-def _write_rows(rows: Iterable[IndexRow]) -> None:
+def _write_rows(rows: Iterable[IndexRow], is_raw: bool) -> None:
     from rear.index.index import IndexRow
 
     writer = csv.writer(_Output(), lineterminator="\n")
     writer.writerow(IndexRow._fields)
     for row in rows:
         *values, metadata = row
-        text = None if metadata is None else json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
-        writer.writerow([*values, text])
+        text = None if metadata is None else json.dumps(metadata, ensure_ascii=not is_raw, separators=(",", ":"))
+        cells = [*values, text]
+        writer.writerow(cells if is_raw else map(_safe_cell, cells))
     sys.stdout.buffer.flush()
+
+
+def _safe_cell(cell: object) -> object:
+    """Return a cell that a spreadsheet takes for text and a terminal shows: anybody may name a file ``=cmd|…``."""
+    if not isinstance(cell, str):
+        return cell
+    # CSV injection, as OWASP describes it.
+    return ("'" if cell.startswith(_FORMULA_STARTS) else "") + printable(cell)
 
 
 class _Output:
@@ -161,6 +178,6 @@ class _Output:
 
     def write(self, line: str) -> None:
         if self._is_terminal:
-            sys.stdout.write(f"{shown(line.removesuffix(chr(10)))}\n")
+            sys.stdout.write(f"{printable(line.removesuffix(chr(10)))}\n")
         else:
             sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import Compression, EscapeNames, Meta, Quiet, flag
+from rear.cli.options import Compression, EscapeNames, Meta, OneFileSystem, Quiet, flag
 from rear.cli.standard_streams import read_input
 from rear.cli.targets import metadata_of, place_of
 from rear.core.escaped_names import escape_path, member_folder
@@ -47,6 +47,7 @@ def put(
         bool, flag("Remove each source once its bytes are on stable storage and were read back.", "--move")
     ] = False,
     escape_names: EscapeNames = False,
+    one_file_system: OneFileSystem = False,
     meta: Meta = None,
     compression: Compression = None,
     quiet: Quiet = False,
@@ -86,7 +87,13 @@ def put(
                     # A link that the user names means what it leads to; those below a directory are archived as links.
                     read = source if move else os.path.realpath(source)
                     pickup = fs.pickup(
-                        read, path, metadata=metadata, keep=not move, on_refused=refuse, escape_names=escape_names
+                        read,
+                        path,
+                        metadata=metadata,
+                        keep=not move,
+                        on_refused=refuse,
+                        escape_names=escape_names,
+                        one_file_system=one_file_system,
                     )
                     try:
                         pickup.close()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import report, say
-from rear.cli.options import BaseOption, Compression, EscapeNames, Meta, flag, valued
+from rear.cli.options import BaseOption, Compression, EscapeNames, Meta, OneFileSystem, flag, valued
 from rear.cli.targets import metadata_of
 
 
@@ -27,6 +27,7 @@ def run(
     meta: Meta = None,
     compression: Compression = None,
     escape_names: EscapeNames = False,
+    one_file_system: OneFileSystem = False,
     quiet: Annotated[bool, flag("Do not show what the command prints; archive it alone.", "--quiet", "-q")] = False,
 ) -> None:
     """Run a command and archive what it prints, as stdout and stderr, and the files that it leaves, below output/.
@@ -47,6 +48,7 @@ def run(
         compression=compression,
         pass_through=not quiet,
         escape_names=escape_names,
+        one_file_system=one_file_system,
     )
     sys.stdout.flush()
     try:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from rear.cli.exit import ATTENTION
-from rear.cli.options import BaseOption, EscapeNames, Json, Plain, Quiet, flag, seconds, size_bytes, style_of, valued
+from rear.cli.options import (
+    BaseOption,
+    EscapeNames,
+    Json,
+    OneFileSystem,
+    Plain,
+    Quiet,
+    flag,
+    seconds,
+    size_bytes,
+    style_of,
+    valued,
+)
 from rear.read.patterns import Patterns
 
 
@@ -36,6 +48,7 @@ def sweep(
     max_size: Annotated[str | None, valued("SIZE", "As for rear scavenge.")] = None,
     max_members: Annotated[int | None, valued("N", "As for rear scavenge.", min=1)] = None,
     escape_names: EscapeNames = False,
+    one_file_system: OneFileSystem = False,
     dry_run: Annotated[bool, flag("Show what would be archived; change nothing.", "--dry-run", "-n")] = False,
     plain: Plain = False,
     json: Json = False,
@@ -71,6 +84,7 @@ def sweep(
             max_size=size_bytes(max_size),
             max_members=max_members,
             escape_names=escape_names,
+            one_file_system=one_file_system,
         )
     ) as events:
         progress = follow(events, style, command="sweep", subject=directory, dry_run=dry_run)

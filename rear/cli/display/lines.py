@@ -9,7 +9,7 @@ from rear.cli.display.progress import Progress
 from rear.cli.display.wording import describe, style_of
 from rear.cli.lenient_stream import LenientStream
 from rear.core.problems import Problem
-from rear.core.text import seconds_text, shown, size_text
+from rear.core.text import printable, seconds_text, shown, size_text
 from rear.events import Collected, Event
 
 LINES_OF_A_KIND: Final = 20
@@ -46,7 +46,7 @@ class Lines:
 
     def warn(self, text: str) -> None:
         """Print what the library told its program's log."""
-        self._print(f"warning: {text}", "yellow")
+        self._print_plain(f"warning: {printable(text)}", "yellow")
 
     def close(self) -> None:
         """Say how many lines were left out."""
@@ -55,9 +55,12 @@ class Lines:
                 self._print(f"… and {count - LINES_OF_A_KIND:,} more of kind {kind}", "dim")
 
     def _print(self, text: str, style: str) -> None:
+        self._print_plain(shown(text), style)
+
+    def _print_plain(self, text: str, style: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(shown(text), style=style))
+        self._console.print(Text(text, style=style))
 
 
 def progress_line(progress: Progress, now: float) -> str:
