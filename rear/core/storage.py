@@ -48,10 +48,10 @@ class Storage:
     def create(self, path: StrPath, mode: int = 0o666) -> int:
         """Create a new file to read and write; fail if the name exists (``O_EXCL``); return its descriptor.
 
-        ``mode`` without the umask's bits; in a base that a group shares, its members read and write it all the same.
+        ``mode`` without the umask's bits; in a base that a group shares, with those of its group bits all the same.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        _share(path, descriptor)
+        _share(path, descriptor, mode)
         return descriptor
 
     def open(self, path: StrPath, *, write: bool = False, directory: int | None = None) -> int:
@@ -225,10 +225,10 @@ class Storage:
         """Set the permission bits of an open file, whatever the umask."""
         os.fchmod(descriptor, mode)
 
-    def replace(self, path: StrPath, data: bytes) -> None:
+    def replace(self, path: StrPath, data: bytes, mode: int = 0o666) -> None:
         """Write a small file as a whole: readers see the old one or the new one, also after a loss of power."""
         fresh = f"{os.fspath(path)}.{os.urandom(6).hex()}{FRESH_SUFFIX}"
-        with created(fresh, self) as descriptor:
+        with created(fresh, self, mode=mode) as descriptor:
             self.write(descriptor, [data], 0)
             self.sync(descriptor)
         self.rename(fresh, path)
@@ -306,25 +306,42 @@ class Storage:
         return time.clock_gettime(_UPTIME_CLOCK)
 
 
-def _share(path: StrPath, descriptor: int) -> None:
+def is_shared(path: StrPath) -> bool:
+    """Whether a group shares the base, or else the folder, in which a file or folder is made: what its group may do
+    there it may do with the file.
+    """
+    try:
+        return _shares(_status_around(path))
+    except OSError:
+        return False
+
+
+def _status_around(path: StrPath) -> os.stat_result:
+    """Return the status of the base's folder, of all that is below ``.rear``; else of the folder that it is in."""
+    text = os.fspath(path)
+    return os.stat(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".")
+
+
+def _shares(around: os.stat_result) -> bool:
+    return bool(around.st_mode & stat.S_IWGRP) and around.st_mode & _FOR_ALL != _FOR_ALL
+
+
+def _share(path: StrPath, descriptor: int, asked: int) -> None:
     """Open what was just made to the group that shares the base, whatever the umask; as ``git init --shared`` does.
 
-    What says so is the base's folder, for all that is below ``.rear``; else the folder that it was made in. The mode of
-    one that its group may not write is left to the umask, as is that of one for all, like ``/tmp``.
+    Only as far as it was asked for: what is private stays so. The mode of a folder that its group may not write is left
+    to the umask, as is that of one for all, like ``/tmp``.
     """
-    text = os.fspath(path)
     with _where_refused():
-        around = os.stat(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".")
-        if not around.st_mode & stat.S_IWGRP or around.st_mode & _FOR_ALL == _FOR_ALL:
+        around = _status_around(path)
+        if not _shares(around):
             return
         made = os.fstat(descriptor)
         if made.st_gid != around.st_gid:
             # Bits that are meant for one group must not open it to another: no group, no bits.
             os.fchown(descriptor, -1, around.st_gid)
         is_folder = stat.S_ISDIR(made.st_mode)
-        mode = stat.S_IMODE(made.st_mode) | around.st_mode & (
-            stat.S_IRWXG if is_folder else stat.S_IRGRP | stat.S_IWGRP
-        )
+        mode = stat.S_IMODE(made.st_mode) | around.st_mode & asked & stat.S_IRWXG
         mode |= stat.S_ISGID if is_folder else 0
         if mode != stat.S_IMODE(made.st_mode):
             os.fchmod(descriptor, mode)
@@ -336,7 +353,7 @@ def _share_directory(folder: StrPath) -> None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():
-                _share(folder, descriptor)
+                _share(folder, descriptor, stat.S_IRWXG)
         finally:
             os.close(descriptor)
 
@@ -350,6 +367,8 @@ def _where_refused() -> AbstractContextManager[None]:
 _UPTIME_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 LOCAL: Final = Storage()
+PRIVATE_MODE: Final = 0o644
+"""Of files on whose word rear acts: others of the group read them, rename them and remove them, and write none."""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whose word counts: what a file of a base says may cost its own writers, never others.
 
-Owners, groups and modes alone decide, of open files and folders where that matters: see ``docs/explanation/security.md``.
+Owners, groups and modes alone decide, of open files and folders where that matters. The rules, and why, stand in
+``docs/explanation/security.md``.
 An ACL that lets others write shows in the bits of the group.
 """
 
@@ -16,7 +17,7 @@ def is_private(status: os.stat_result) -> bool:
 
 
 def is_trusted(owned: os.stat_result, *others: os.stat_result | None) -> bool:
-    """Whether a file belongs to the caller, to root, or to the owner of one of ``others``, as far as these are there."""
+    """Whether a file belongs to the caller, root, or the owner of one of ``others``, as far as these are there."""
     return owned.st_uid in {os.geteuid(), 0, *(other.st_uid for other in others if other is not None)}
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from rear.core.discovery import counts_as_base
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.source_file import SourceStamp, describe_kind, stamp_of
@@ -82,7 +83,9 @@ class SourceTree:
         return False
 
     def _is_base(self, folder: str) -> bool:
-        if folder == self._base or os.path.isdir(os.path.join(folder, STATE)):
+        if folder == self._base:
+            return True
+        if os.path.isdir(os.path.join(folder, STATE)) and counts_as_base(folder, self.root):
             return True
         with suppress(OSError):
             return os.path.samefile(folder, self._base)
@@ -139,6 +142,8 @@ class SourceTree:
         if len(os.fsencode(path)) >= _PATH_LIMIT_BYTES:
             return Refused(path, f"its path is longer than {_PATH_LIMIT_BYTES - 1:,} bytes; left as it is")
         if stat.S_ISDIR(status.st_mode):
+            if name.casefold() == STATE:
+                return SourceLeft(path, "rear keeps that for itself")
             return relative
         if not stat.S_ISREG(status.st_mode):
             return SourceLeft(path, f"{describe_kind(status.st_mode)}: only regular files are swept")
@@ -154,7 +159,8 @@ class SourceTree:
             if os.path.samestat(os.fstat(descriptor), os.stat(self._base)):
                 return True
         with suppress(OSError):
-            return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor, follow_symlinks=False).st_mode)
+            is_folder = stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor, follow_symlinks=False).st_mode)
+            return is_folder and counts_as_base(self._path(folder), self._path(folder))
         return False
 
     def _not_listed(self, folder: str, error: OSError) -> Event:

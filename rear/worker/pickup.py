@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rear.core.discovery import counts_as_base
 from rear.core.escaped_names import member_name
 from rear.core.layout import base_above, state_above
 from rear.core.log import warn
@@ -85,7 +86,7 @@ def collect(
         check_name(name)
         _check_readable(source)
         return [SourceFile(source, name, "", status.st_mtime_ns, status.st_mode)]
-    if base is not None and os.path.isdir(os.path.join(source, STATE)):
+    if base is not None and base == os.path.realpath(source):
         raise SourceError(f"{source} is a base of rear: pick up a folder of files, the base holds its own archives")
     prefix = f"{name}/" if name else ""
     found: list[SourceFile] = []
@@ -109,7 +110,9 @@ def collect(
             try:
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
-                    if os.path.isdir(os.path.join(entry.path, STATE)):
+                    if entry.name.casefold() == STATE:
+                        warn("%s is what rear keeps for itself: it is left out", entry.path)
+                    elif os.path.isdir(os.path.join(entry.path, STATE)) and counts_as_base(entry.path, entry.path):
                         warn("%s is a base of rear: it is left out", entry.path)
                     else:
                         below.append((entry.path, f"{inner}/", status))
