@@ -88,7 +88,7 @@ class RebuiltArchive:
         # Before there is anything to remove: it may be interrupted at any instant.
         self._is_begun = True
         try:
-            target = storage.create(self.fresh)
+            target = storage.create(self.fresh, 0o600)
         except FileExistsError:
             self._is_begun = False
             raise

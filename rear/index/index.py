@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rear.core.layout import Layout, make_in_base
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, opened
 from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
 from rear.index.segment import (
     INTEGER_LIMIT,
@@ -328,8 +328,11 @@ class Index:
             with ExitStack() as stack:
                 source_descriptor = storage.open(source)
                 stack.callback(storage.close, source_descriptor)
-                target_descriptor = storage.create(part)
+                # Names and sources are for those who may read the archive.
+                target_descriptor = storage.create(part, 0o600)
                 stack.callback(storage.close, target_descriptor)
+                with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
+                    storage.copy_owner_and_mode(archive, target_descriptor)
                 length = storage.size(source_descriptor)
                 storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=length)
                 storage.sync(target_descriptor)

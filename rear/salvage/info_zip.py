@@ -8,9 +8,9 @@ not safe in a process with threads), and whoever calls this checks what comes ou
 from __future__ import annotations
 
 import math
-import secrets
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+os.umask(0o077)
 try:
     os.execvp(command[0], command)
 except FileNotFoundError:
@@ -55,8 +56,8 @@ def fix(
         OSError: the copy could not be made.
     """
     # A folder of its own: a zip that is killed leaves temporary files of its own.
-    workspace = Path(folder) / f"rear-{secrets.token_hex(6)}.new"
-    storage.make_directories(workspace, sync=False)
+    # Nobody else may put a link there, or look into it, also where a group shares the folder that it is in.
+    workspace = Path(tempfile.mkdtemp(prefix="rear-", suffix=".new", dir=folder))
     try:
         limit = int(_copy(path, workspace / "damaged.zip", storage) * _OUTPUT_FACTOR) + _OUTPUT_EXTRA_BYTES
         status = _run([_PROGRAM, "-FF", "damaged.zip", "--out", "fixed.zip"], workspace, limit, seconds)
@@ -93,7 +94,7 @@ def _run(command: list[str], folder: Path, limit: int, seconds: float) -> int | 
 def _copy(path: StrPath, copy: Path, storage: Storage) -> int:
     source = storage.open(path)
     try:
-        target = storage.create(copy)
+        target = storage.create(copy, 0o600)
         try:
             size = storage.size(source)
             storage.copy_range(source, target, source_start=0, target_start=0, length=size)

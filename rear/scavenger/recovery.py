@@ -216,10 +216,10 @@ class Recovery:
         if fresh.name in self._storage.names(fresh.parent):
             self._storage.unlink(fresh)
         look_anew(target, storage=self._storage)
-        with opened(target, self._storage) as source, created(fresh, self._storage) as descriptor:
+        with opened(target, self._storage) as source, created(fresh, self._storage, mode=0o600) as descriptor:
+            self._storage.copy_owner_and_mode(source, descriptor)
             length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
             self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
-            self._storage.copy_owner_and_mode(source, descriptor)
             if undo is not None:
                 with opened(path, self._storage) as kept:
                     self.restore_tail(descriptor, kept, undo)
