@@ -6,6 +6,7 @@ scavenge would do; what is in the way of one is put aside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from rear.core.liveness import Liveness
 from rear.core.names import STATE
 from rear.core.problems import Outcome, Problem
 from rear.core.records import Pair
-from rear.core.storage import Storage
+from rear.core.storage import Storage, opened
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.events import Claimed, Event, Refused
 from rear.fsck.event_problems import guarded, problem_of
-from rear.journal.intent import UNFINISHED_SUFFIX, read_intent
+from rear.journal.intent import UNFINISHED_SUFFIX, counts, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Orphan
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
@@ -129,15 +130,19 @@ class UnfinishedWork:
             yield Problem("intent-unreadable", subject, reason, "repaired", lost_and_found=item)
 
     def _why_useless(self, path: Path) -> str | None:
-        try:
-            intent = read_intent(path, storage=self._storage)
-        except UnfinishedIntentError:
-            return None
-        except FutureVersionError:
-            raise
-        except JournalError as error:
-            return str(error)
+        with opened(path, self._storage) as descriptor:
+            try:
+                intent = read_open_intent(descriptor, storage=self._storage)
+            except UnfinishedIntentError:
+                return None
+            except FutureVersionError:
+                raise
+            except JournalError as error:
+                return str(error)
+            status = os.fstat(descriptor)
         target = self._layout.archive(intent.archive)
+        if not counts(status, path, target):
+            return f"it belongs to user {status.st_uid}, who may not replace its archive {intent.archive}"
         if intent.old is None or intent.committed:
             return None
         look_anew(target, storage=self._storage)

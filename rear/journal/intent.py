@@ -10,6 +10,8 @@ untouched. See ``docs/reference/format.md``.
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -20,7 +22,8 @@ from typing import Any, Final, NamedTuple
 from rear.core.layout import Layout
 from rear.core.liveness import Process, decode_process
 from rear.core.names import check_archive
-from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, Storage, StrPath, opened
+from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, PRIVATE_MODE, Storage, StrPath, opened
+from rear.core.trust import counts_for
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal.codec import decode_line, encode_line
 from rear.journal.reader import read_lines
@@ -98,7 +101,7 @@ def write_intent(
     """
     archive, leader, old, process, permit = begin
     unfinished = path.with_suffix(UNFINISHED_SUFFIX)
-    descriptor = storage.create(unfinished)
+    descriptor = storage.create(unfinished, PRIVATE_MODE)
     try:
         tail_length = old.archive_length - old.offset if old else 0
         tail_crc = (
@@ -180,14 +183,46 @@ def _encode_moves(moves: Iterable[Move]) -> Iterator[bytes]:
 
 
 def intents_of(layout: Layout, archive: str, *, storage: Storage = LOCAL) -> list[Path]:
-    """Return the intents that there are of merges into a final archive, by whomever.
+    """Return the intents that count of merges into a final archive, by whomever.
 
     Raises:
         PathError: ``archive`` is no path of a final archive.
     """
     stem = layout.intent(archive).stem
     names = storage.names(layout.intents)
-    return [layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
+    found = [layout.intents / name for name in names if name.startswith(stem) and name.endswith(".intent")]
+    return [path for path in found if _counts_by_name(path, layout.archive(archive))]
+
+
+def counts(status: os.stat_result, path: Path, archive: Path) -> bool:
+    """Whether all who could have written an intent could have replaced its archive: any other one is just a file.
+
+    Args:
+        status: of the open intent.
+        path: of the intent.
+        archive: path of the archive.
+
+    Raises:
+        OSError: one of them cannot be looked at.
+    """
+    target = folder = None
+    with contextlib.suppress(FileNotFoundError):
+        target = os.lstat(archive)
+    # The folder of a new archive may still have to be made.
+    for above in archive.parents:
+        with contextlib.suppress(FileNotFoundError):
+            folder = os.stat(above)
+            break
+    return folder is not None and counts_for(status, os.stat(path.parent), target, folder)
+
+
+def _counts_by_name(path: Path, archive: Path) -> bool:
+    try:
+        status = os.lstat(path)
+        return stat.S_ISREG(status.st_mode) and counts(status, path, archive)
+    except OSError:
+        # What cannot be looked at may be a merge under way.
+        return True
 
 
 def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
@@ -200,13 +235,18 @@ def read_intent(path: StrPath, *, storage: Storage = LOCAL) -> Intent:
         OSError: it cannot be read.
     """
     with opened(path, storage) as descriptor:
-        intent = read_begin(descriptor, storage=storage)
-        for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
-            if not complete or not _take(intent, line):
-                break
-        if intent.planned:
-            _check_tail(descriptor, intent, storage)
-        return intent
+        return read_open_intent(descriptor, storage=storage)
+
+
+def read_open_intent(descriptor: int, *, storage: Storage = LOCAL) -> Intent:
+    """Read an open intent; otherwise as `read_intent`."""
+    intent = read_begin(descriptor, storage=storage)
+    for _, line, complete in read_lines(descriptor, storage=storage, start=intent.tail_start + intent.tail_length):
+        if not complete or not _take(intent, line):
+            break
+    if intent.planned:
+        _check_tail(descriptor, intent, storage)
+    return intent
 
 
 def read_begin(descriptor: int, *, storage: Storage = LOCAL) -> Intent:

@@ -6,6 +6,7 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -81,6 +82,7 @@ class Journal:
         "length",
         "merged",
         "opened",
+        "status",
         "torn",
     )
 
@@ -99,6 +101,8 @@ class Journal:
         self.damage: list[Damage] = []
         self.torn: Damage | None = None
         self.length = 0
+        #: Of the file that was read: its owner is the pair's writer, whatever it says.
+        self.status: os.stat_result | None = None
 
     def pending(self) -> list[Append]:
         """Members that are neither aborted nor merged, in the order in which they were written."""
@@ -165,11 +169,14 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
     """
     descriptor = storage.open(path)
     try:
-        parser = _Parser(storage.size(descriptor))
+        status = os.fstat(descriptor)
+        parser = _Parser(status.st_size)
         for offset, lines, complete in _read_many_lines(descriptor, storage, 0):
             if not (parser.take_lines(offset, lines) if complete else parser.take_line(offset, lines[0], False)):
                 break
-        return parser.finished()
+        journal = parser.finished()
+        journal.status = status
+        return journal
     finally:
         close_read(descriptor, storage)
 
@@ -272,6 +279,9 @@ class _Parser:
             return True
         try:
             record = decode_record(decode_line(line))
+            if offset and isinstance(record, Open):
+                # What stands before it somebody else may have written: a member that looks like a journal is none.
+                raise JournalError("an open record that is not the first one")
             if record is not None:
                 journal.take(record)
             self._bad_lines = 0

@@ -19,7 +19,7 @@ from typing import IO, Final, NamedTuple
 from rear.core.layout import find_base
 from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import FutureVersionError, JournalError, NotAZipError, UnsupportedError, ZipFormatError
-from rear.journal.intent import Intent, read_intent
+from rear.journal.intent import Intent, counts, read_open_intent
 from rear.zip.archive import Archive
 from rear.zip.directory import Directory, fingerprint, locate
 
@@ -86,7 +86,7 @@ def _consistent_view(given: StrPath, storage: Storage, *, copy: bool) -> _Commit
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE_SECONDS)
-        merge = _merge_under_way(intents, storage)
+        merge = _merge_under_way(intents, path, storage)
         try:
             descriptor = storage.open(path)
             try:
@@ -162,7 +162,7 @@ def _state(descriptor: int) -> tuple[int, int, int]:
 def _unchanged(
     path: str, before: tuple[int, int, int], merge: _Merge | None, intents: list[Path], storage: Storage
 ) -> bool:
-    now = _merge_under_way(intents, storage)
+    now = _merge_under_way(intents, path, storage)
     if now is not None:
         close_read(now.descriptor, storage)
     if merge is not None:
@@ -185,7 +185,7 @@ def _intent_paths(given: StrPath, path: str) -> list[Path]:
     return [base[0].intent(base[1]).with_suffix("") for base in bases if base is not None]
 
 
-def _merge_under_way(stems: list[Path], storage: Storage) -> _Merge | None:
+def _merge_under_way(stems: list[Path], archive: str, storage: Storage) -> _Merge | None:
     for stem in stems:
         try:
             # NFS may not see a new file by its name for half a minute, but in its folder at once.
@@ -195,13 +195,13 @@ def _merge_under_way(stems: list[Path], storage: Storage) -> _Merge | None:
             continue
         for name in names:
             if name.startswith(stem.name) and name.endswith(".intent"):
-                merge = _open_merge(stem.with_name(name), storage)
+                merge = _open_merge(stem.with_name(name), archive, storage)
                 if merge is not None:
                     return merge
     return None
 
 
-def _open_merge(path: Path, storage: Storage) -> _Merge | None:
+def _open_merge(path: Path, archive: str, storage: Storage) -> _Merge | None:
     try:
         descriptor = storage.open(path)
     except PermissionError:
@@ -212,17 +212,20 @@ def _open_merge(path: Path, storage: Storage) -> _Merge | None:
         return None
     merge = None
     try:
-        merge = _read_merge(path, descriptor, storage)
+        merge = _read_merge(path, archive, descriptor, storage)
     finally:
         if merge is None:
             close_read(descriptor, storage)
     return merge
 
 
-def _read_merge(path: Path, descriptor: int, storage: Storage) -> _Merge | None:
+def _read_merge(path: Path, archive: str, descriptor: int, storage: Storage) -> _Merge | None:
     try:
-        intent = read_intent(path, storage=storage)
-        inode = os.fstat(descriptor).st_ino
+        status = os.fstat(descriptor)
+        if not counts(status, path, Path(archive)):
+            # Whoever could not have changed the archive does not change what is seen of it.
+            return None
+        intent, inode = read_open_intent(descriptor, storage=storage), status.st_ino
         # Until it is planned, a merge has not begun to write, so the archive is whole. And intents of one archive and
         # leader follow each other under one name: what was read has to be the file that is open.
         if not intent.planned or intent.committed or os.stat(path).st_ino != inode:

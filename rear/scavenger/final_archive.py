@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.records import PARTIAL
-from rear.core.storage import Storage, opened
+from rear.core.storage import Storage, is_shared, opened
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, IndexRow
 from rear.scavenger.claims import ClaimedPair
@@ -68,8 +69,8 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
 def create_for(pairs: Iterable[ClaimedPair], path: Path, *, storage: Storage) -> int:
     """Make the file of a new final archive: open to no more users than each of the pairs that go into it.
 
-    In a base that a group shares it is open to that group. When all are of one user, and another one (root) scavenges,
-    it is given to that user, who could not read what was private otherwise.
+    In a base that a group shares its members write to it, too, as far as they may read it. When all pairs are of one
+    user, and another one (root) scavenges, it is given to that user, who could not read what was private otherwise.
     """
     found = [_status_of(pair) for pair in {pair.name: pair for pair in pairs}.values()]
     mode = reduce(and_, (status.st_mode for status in found), 0o666)
@@ -77,6 +78,9 @@ def create_for(pairs: Iterable[ClaimedPair], path: Path, *, storage: Storage) ->
     if len(groups) > 1:
         # What one group was allowed is not another one's, unless everybody is.
         mode &= 0o606 | (mode & 0o006) << 3
+    if is_shared(path):
+        # Temp archives are private, always; who is to merge has to write here.
+        mode |= (mode & stat.S_IRGRP) >> 1
     descriptor = storage.create(path, mode)
     if len(users) == len(groups) == 1:
         storage.give(descriptor, users.pop(), groups.pop())

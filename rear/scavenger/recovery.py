@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
-from rear.errors import (
-    FormatError,
-    JournalError,
-    NotAZipError,
-    RearError,
-    UnfinishedIntentError,
-    UnsupportedError,
-    ZipFormatError,
-)
+from rear.errors import FormatError, JournalError, RearError, UnfinishedIntentError, UnsupportedError
 from rear.events import Event, Refused, RolledBack, RolledForward
-from rear.journal.intent import UNFINISHED_SUFFIX, Intent, read_intent
-from rear.scavenger.claims import ClaimedPair, Claims
+from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, read_open_intent
+from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
+from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
 from rear.zip import directory as directories
-from rear.zip.directory import Directory
 
 
 class Recovery:
@@ -74,22 +69,30 @@ class Recovery:
                     yield Refused(f".rear/intents/{name}", f"this rest of a merge cannot be removed: {error}")
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
-        intent = read_intent_or_none(path, self._storage)
-        if intent is not None and not path.name.startswith(self._layout.intent(intent.archive).stem):
-            raise JournalError("it names another archive")
-        if intent is None or not intent.committed or not self._complete(intent, path):
-            yield from self._undo(intent, path)
-            return
-        moved: dict[str, list[int]] = {}
-        for move in intent.moves:
-            moved.setdefault(move.pair, []).append(move.sequence)
-        for pair, sequences in moved.items():
-            if pair in claimed:
-                self._claims.note(claimed[pair], sequences, target=intent.archive, intent=path.stem)
+        # One descriptor for all: who may write to the folder may put another file in its place.
+        with opened(path, self._storage) as source:
+            intent = _read_or_none(source, self._storage)
+            if intent is not None:
+                self._check_counts(intent, path, source)
+            if intent is None or not intent.committed or not self._complete(intent, path, source, claimed):
+                yield from self._undo(intent, path, source, claimed)
+                return
+            for one, sequences in self._arrived(intent, claimed):
+                self._claims.note(one, sequences, target=intent.archive, intent=path.stem)
         self.clear(path)
         yield RolledForward(intent.archive)
 
-    def _complete(self, intent: Intent, path: Path) -> bool:
+    def _check_counts(self, intent: Intent, path: Path, source: int) -> None:
+        if not path.name.startswith(self._layout.intent(intent.archive).stem):
+            raise JournalError("it names another archive")
+        status = os.fstat(source)
+        if not counts(status, path, self._layout.archive(intent.archive)):
+            raise JournalError(
+                f"user {status.st_uid}, who wrote it, or the group that may write to it, may not replace "
+                f"{intent.archive}: it counts for nothing and is left as it is; rear fsck puts it aside"
+            )
+
+    def _complete(self, intent: Intent, path: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
         """Finish a merge after its commit; false when the archive does not hold what was merged: somebody has moved or
         replaced it since.
         """
@@ -97,31 +100,54 @@ class Recovery:
         check_inside(self._layout, target)
         fresh = fresh_path(path)
         if intent.old is None and fresh.name in self._storage.names(fresh.parent):
+            if not self._may_install(intent, fresh, source, claimed) or not self._holds(intent, fresh):
+                return False
             check_vacant(self._layout.base, target, storage=self._storage)
             install(fresh, target, storage=self._storage)
         if target.name not in self._storage.names(target.parent) or not self._holds(intent, target):
             return False
         if intent.old is not None and self._may_come_back(intent):
-            self._renew_inode(target, fresh, None, path)
+            self._renew_inode(target, fresh, None, source)
         return True
+
+    def _may_install(self, intent: Intent, fresh: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
+        """Whether a new archive was made by who wrote its intent, or given to the writer of its members."""
+        owner = os.lstat(fresh).st_uid
+        writers = {owner_of(claimed[move.pair]) for move in intent.moves if move.pair in claimed}
+        return owner in {os.geteuid(), 0, os.fstat(source).st_uid, *writers}
 
     def _holds(self, intent: Intent, target: Path) -> bool:
         """Whether an archive has a sound directory that names all members of a merge where they were copied to."""
         with opened(target, self._storage) as descriptor:
             try:
                 found = directories.locate(descriptor, storage=self._storage)
-                come = self._members_from(descriptor, found, intent.old.offset if intent.old is not None else 0)
+                start = intent.old.offset if intent.old is not None else 0
+                come = members_from(descriptor, found, start, storage=self._storage)
             except (FormatError, UnsupportedError):
                 return False
-        return come == _copied(intent)
+        return come == names_by_place(copied(intent))
 
-    def _members_from(self, descriptor: int, directory: Directory, start: int) -> dict[int, str]:
-        """Return the names of the members of an archive that begin at ``start`` or behind it, by offset."""
-        return {
-            entry.offset + directory.prefix: entry.name
-            for entry in directories.entries(descriptor, directory, storage=self._storage)
-            if entry.offset + directory.prefix >= start
-        }
+    def _arrived(self, intent: Intent, claimed: Mapping[str, ClaimedPair]) -> Iterator[tuple[ClaimedPair, list[int]]]:
+        """Yield which members of the pairs that are here a complete merge has brought, by their local headers there.
+
+        Of what was there before it says nothing: that is found again by its content.
+        """
+        with opened(self._layout.archive(intent.archive), self._storage) as descriptor:
+            for pair, group in groupby(sorted(copied(intent)), itemgetter(0)):
+                one = claimed.get(pair)
+                if one is not None:
+                    appends = one.journal.appends
+                    yield (
+                        one,
+                        [
+                            move.sequence
+                            for move in group
+                            if move.sequence in appends
+                            and is_member(
+                                descriptor, move.target_start, one, appends[move.sequence], storage=self._storage
+                            )
+                        ],
+                    )
 
     def _may_come_back(self, intent: Intent) -> bool:
         """Whether the leader that wrote an intent may still write to the archive."""
@@ -130,12 +156,14 @@ class Recovery:
             return process is None
         return is_running(process) is not False
 
-    def _undo(self, intent: Intent | None, path: Path) -> Iterator[Event]:
+    def _undo(
+        self, intent: Intent | None, path: Path, source: int, claimed: Mapping[str, ClaimedPair]
+    ) -> Iterator[Event]:
         """Bring back the old archive. Does nothing to an archive whose merge had not begun to write."""
         if intent is not None and intent.planned and intent.old is not None:
             target = self._layout.archive(intent.archive)
             check_inside(self._layout, target)
-            if not self._is_as_left(intent, target):
+            if not self._is_as_left(intent, target, source, claimed):
                 reason = "since a merge into it died, something else has changed or replaced it: it is left as it is"
                 item = lost_and_found_of(self._layout, storage=self._storage).put_file(
                     path.name, path, {"archive": intent.archive, "reason": reason}
@@ -148,35 +176,22 @@ class Recovery:
                 )
                 return
             if withdraw(path, storage=self._storage) or self._may_come_back(intent):
-                self._renew_inode(target, fresh_path(path), intent, path)
+                self._renew_inode(target, fresh_path(path), intent, source)
             else:
-                with opened(target, self._storage, write=True) as descriptor, opened(path, self._storage) as source:
+                with opened(target, self._storage, write=True) as descriptor:
                     self.restore_tail(descriptor, source, intent)
         self.clear(path)
         if intent is not None:
             yield RolledBack(intent.archive)
 
-    def _is_as_left(self, intent: Intent, target: Path) -> bool:
-        """Whether an archive may be what an unfinished merge left: old, without a sound directory, or with that of the
-        merge.
-
-        To bring back the old end of any other one would destroy what somebody else has put there.
+    def _is_as_left(self, intent: Intent, target: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
+        """Whether an archive may be what an unfinished merge left; to bring back the old end of any other one would
+        destroy what somebody else has put there.
         """
-        old = intent.old
-        assert old is not None
         look_anew(target, storage=self._storage)
         with opened(target, self._storage) as descriptor:
-            try:
-                found = directories.locate(descriptor, storage=self._storage)
-            except (NotAZipError, UnsupportedError):
-                return True
-            if (found.offset, found.archive_length) == (old.offset, old.archive_length):
-                return True
-            try:
-                return self._members_from(descriptor, found, old.offset) == _copied(intent)
-            except ZipFormatError:
-                # Half of it is on disk, after a loss of power.
-                return True
+            remains = MergeRemains(intent, descriptor, source, storage=self._storage)
+            return remains.is_untouched() or remains.can_be(claimed)
 
     def undo_own(self, intent: Intent, path: Path, descriptor: int, source: int) -> None:
         """Bring back the old archive, open as ``descriptor``, from the open intent after a merge of this leader failed.
@@ -189,7 +204,7 @@ class Recovery:
             self.restore_tail(descriptor, source, intent)
             return
         self._leadership.prove()
-        self._renew_inode(self._layout.archive(intent.archive), fresh_path(path), intent, path)
+        self._renew_inode(self._layout.archive(intent.archive), fresh_path(path), intent, source)
 
     def restore_tail(self, descriptor: int, source: int, intent: Intent) -> None:
         """Bring back the end of the old archive from an open intent.
@@ -211,7 +226,7 @@ class Recovery:
         self._storage.truncate(descriptor, intent.old.archive_length)
         self._storage.sync(descriptor)
 
-    def _renew_inode(self, target: Path, fresh: Path, undo: Intent | None, path: Path) -> None:
+    def _renew_inode(self, target: Path, fresh: Path, undo: Intent | None, intent: int) -> None:
         """Give an archive a new inode: what a leader that comes back writes to its open file ends in an orphan."""
         if fresh.name in self._storage.names(fresh.parent):
             self._storage.unlink(fresh)
@@ -221,8 +236,7 @@ class Recovery:
             length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
             self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
             if undo is not None:
-                with opened(path, self._storage) as kept:
-                    self.restore_tail(descriptor, kept, undo)
+                self.restore_tail(descriptor, intent, undo)
             else:
                 self._storage.sync(descriptor)
         install(fresh, target, storage=self._storage)
@@ -236,19 +250,15 @@ class Recovery:
         self._storage.sync_directory(path.parent)
 
 
-def _copied(intent: Intent) -> dict[int, str]:
-    return {move.target_start: move.name for move in intent.moves if move.target_end > move.target_start}
-
-
 def fresh_path(intent_path: Path) -> Path:
     """Where a final archive is built that does not exist yet, or gets a new inode."""
     return intent_path.with_suffix(".archive")
 
 
-def read_intent_or_none(path: Path, storage: Storage) -> Intent | None:
-    """Read an intent; ``None`` when it was never finished, so its archive is untouched."""
+def _read_or_none(source: int, storage: Storage) -> Intent | None:
+    """Read an open intent; ``None`` when it was never finished, so its archive is untouched."""
     try:
-        return read_intent(path, storage=storage)
+        return read_open_intent(source, storage=storage)
     except UnfinishedIntentError:
         return None
 

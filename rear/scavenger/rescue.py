@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Final
 
 from rear.core.records import Append, origin_of, recorded_time_ns
+from rear.core.source_file import open_source
 from rear.core.storage import Storage
+from rear.core.trust import is_private
 from rear.errors import FormatError, RearError
 from rear.journal.check import why_data_bad
-from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair, owner_of
+from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair
 from rear.scavenger.plan import Candidate
 from rear.zip.codecs import STORED, STREAM_ENDS, crc32
 from rear.zip.headers import encode_local_header, member_of
 from rear.zip.member_data import raw_bytes
-from rear.zip.payload import payload_of_bytes, payload_of_source
+from rear.zip.payload import Payload, payload_of_bytes, payload_of_file
 
 _SPOOL_BYTES: Final = 8 << 20
 
@@ -83,12 +85,15 @@ class Rescue:
     def from_source(self, append: Append) -> Candidate | str:
         """Return a picked-up member from its source, or say why that cannot be.
 
-        The source has to belong to the owner of the journal: nobody gets at files of others by a forged journal.
+        Whoever may write a journal could name any file in it: so journal and source have to belong to the caller, and
+        nobody else may have written the journal. No word tells of a source what the journal does not say.
         """
         if append.source is None:
             return ""
         if append.source_start or append.source_end != append.size:
             return f"its source {append.source} is needed in part only"
+        if not _may_name_sources(self.claimed):
+            return f"its source {append.source} is left alone: that is taken only by the user whose worker had it"
         try:
             return self._from_source(append, append.source)
         except (RearError, OSError, ValueError) as error:
@@ -96,32 +101,30 @@ class Rescue:
             return f"its source cannot be used: {text if append.source in text else f'{append.source}: {text}'}"
 
     def _from_source(self, append: Append, source: str) -> Candidate | str:
-        owner = owner_of(self.claimed)
         if stat.S_ISLNK(append.mode):
-            status = os.lstat(source)
+            before = os.lstat(source)
             payload = payload_of_bytes(os.readlink(os.fsencode(source)), STORED)
-        else:
-            # Before anything is read: a forged record may name a file of any size, or somebody else's.
-            status = os.lstat(source)
-            if status.st_uid != owner:
-                return f"its source {source} belongs to another user than the journal"
-            if (status.st_size, recorded_time_ns(status.st_mtime_ns)) != (append.size, append.mtime_ns):
-                return f"its source {source} has changed since: other size or time"
-            payload, stamp = payload_of_source(source, append.method, _SPOOL_BYTES)
-            status = os.lstat(source)
-            if (status.st_dev, status.st_ino) != (stamp.dev, stamp.ino):
-                return f"its source {source} was replaced"
-        try:
-            if status.st_uid != owner:
-                return f"its source {source} belongs to another user than the journal"
-            if (payload.size, recorded_time_ns(status.st_mtime_ns)) != (append.size, append.mtime_ns):
-                return f"its source {source} has changed since: other size or time"
-            if payload.crc != append.crc:
-                return f"its source {source} has other content: CRC-32 {payload.crc:08x} instead of {append.crc:08x}"
-            append = append._replace(method=payload.method, compressed_size=payload.compressed_size)
-            return self._write(append, payload.chunks())
-        finally:
-            payload.close()
+            if reason := _why_other(source, append, before, os.lstat(source)):
+                return reason
+            return self._write_payload(append, source, payload)
+        descriptor, _ = open_source(source)
+        with os.fdopen(descriptor, "rb") as file:
+            # Before anything is read: it may be of any size.
+            before = os.fstat(descriptor)
+            if reason := _why_other(source, append, before, before):
+                return reason
+            payload = payload_of_file(file, append.size, append.method, _SPOOL_BYTES)
+            try:
+                found = self._write_payload(append, source, payload)
+            finally:
+                payload.close()
+            return _why_other(source, append, before, os.fstat(descriptor)) or found
+
+    def _write_payload(self, append: Append, source: str, payload: Payload) -> Candidate | str:
+        if (payload.size, payload.crc) != (append.size, append.crc):
+            return f"its source {source} has other content"
+        append = append._replace(method=payload.method, compressed_size=payload.compressed_size)
+        return self._write(append, payload.chunks())
 
     def _write(self, append: Append, data: Iterable[bytes]) -> Candidate:
         opened = self.claimed.opened
@@ -161,3 +164,25 @@ class Rescue:
             self._descriptor = -1
             with contextlib.suppress(FileNotFoundError):
                 self._storage.unlink(self._path)
+
+
+def _may_name_sources(claimed: ClaimedPair) -> bool:
+    """Whether a journal's word about files elsewhere counts: the caller's own worker has written all of it."""
+    status = claimed.journal.status
+    # One made anew repeats what a damaged one said; what cannot be written by its owner holds bytes of others.
+    is_as_written = claimed.opened.created_ns != 0 and status is not None and bool(status.st_mode & stat.S_IWUSR)
+    return is_as_written and status is not None and status.st_uid == os.geteuid() and is_private(status)
+
+
+def _why_other(source: str, append: Append, before: os.stat_result, now: os.stat_result) -> str:
+    """Tell why a source is not the file that a journal names; nothing when it is, and was all the time."""
+    if before.st_uid != os.geteuid():
+        return f"its source {source} belongs to another user"
+    for status in (before, now):
+        if stat.S_IFMT(status.st_mode) != stat.S_IFMT(append.mode) and stat.S_IFMT(append.mode):
+            return f"its source {source} has changed since: it is something else"
+        if (status.st_size, recorded_time_ns(status.st_mtime_ns)) != (append.size, append.mtime_ns):
+            return f"its source {source} has changed since: other size or time"
+    if (before.st_dev, before.st_ino) != (now.st_dev, now.st_ino):
+        return f"its source {source} was replaced"
+    return ""

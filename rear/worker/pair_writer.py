@@ -17,7 +17,7 @@ from rear.core.layout import Layout
 from rear.core.liveness import BIRTH_SECONDS
 from rear.core.names import Target
 from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
-from rear.core.storage import Storage, is_failure
+from rear.core.storage import PRIVATE_MODE, Storage, is_failure
 from rear.errors import FormatError
 from rear.journal.encoder import Encoder
 from rear.journal.writer import JournalWriter
@@ -105,8 +105,8 @@ class PairWriter:
         self._confirmed_length = 0
         storage.make_directories(self.path.parent)
         try:
-            self._journal.descriptor = storage.create(self.journal_path)
-            self._descriptor = storage.create(self.path)
+            self._journal.descriptor = storage.create(self.journal_path, PRIVATE_MODE)
+            self._descriptor = storage.create(self.path, PRIVATE_MODE)
             self._journal.append(opened)
             if storage.uptime() - self.created > BIRTH_SECONDS / 2 and not self.is_owned():
                 # Until its first record can be seen, no lease protects it.

@@ -278,7 +278,7 @@ def test_a_source_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytes
     temp, journal = write_pair(tmp_path / "base", 0, {1: ("a", b"x" * 100), 2: ("b", b"y")})
     forge(journal, source=str(source), method=DEFLATED)
     os.truncate(temp, 50)
-    monkeypatch.setattr("rear.scavenger.rescue.payload_of_source", None)
+    monkeypatch.setattr("rear.scavenger.rescue.payload_of_file", None)
     (lost,) = of_kind(scavenge(tmp_path / "base"), Lost)
     assert "has changed since" in str(lost)
 
