@@ -16,7 +16,7 @@ Phase = Literal[
     "indexing", "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
-WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
+WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken", "other-owner"]
 JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged"]
 IndexFault = Literal["missing", "outdated", "unreadable"]
 
@@ -132,6 +132,15 @@ class Copied(Event):
     archive: str
     copied_bytes: int
     size_bytes: int
+
+
+class Narrowed(Event):
+    """A final archive was open to users who may not read ``pair``, which goes into it: its mode, octal, is less now."""
+
+    archive: str
+    mode_before: str
+    mode: str
+    pair: str
 
 
 class Merged(Event):

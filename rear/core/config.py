@@ -186,7 +186,7 @@ class Config:
         except (ConfigError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _LASTING_ERRORS:
                 raise
-            if _may_be_followed(os.lstat(self.path), layout):
+            if self._may_stop(layout):
                 raise
             self._text, self._tables = "", {}
             self._ignored[""] = f"{self.path}: all of it is ignored: {_reason(error)}; and others may have written it"
@@ -203,6 +203,13 @@ class Config:
             if setting.name in self._tables.get(setting.table, {}) and (reason := self._why_ignored(setting)):
                 where = self._where(setting.table, setting.name)
                 self._ignored[setting.name] = f"{where}: {setting.name} is ignored: {reason}"
+
+    def _may_stop(self, layout: Layout) -> bool:
+        """Whether a file that cannot be used stops all: not a stranger's."""
+        try:
+            return _may_be_followed(os.lstat(self.path), layout)
+        except OSError:
+            return True
 
     def _why_ignored(self, setting: Setting) -> str:
         if setting.counts_from == "caller":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rear.core.layout import Layout, make_in_base
-from rear.core.storage import LOCAL, Storage, opened
+from rear.core.storage import LOCAL, Storage, created, opened
 from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
 from rear.index.segment import (
     INTEGER_LIMIT,
@@ -326,15 +326,13 @@ class Index:
         part = target.with_name(f"{target.stem}-{identity}{PART_SUFFIX}")
         try:
             with ExitStack() as stack:
-                source_descriptor = storage.open(source)
-                stack.callback(storage.close, source_descriptor)
-                # Names and sources are for those who may read the archive.
-                target_descriptor = storage.create(part, 0o600)
-                stack.callback(storage.close, target_descriptor)
+                source_descriptor = stack.enter_context(opened(source, storage))
+                # Open to those who may read the archive.
+                target_descriptor = stack.enter_context(created(part, storage, mode=0o600))
                 with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
                     storage.copy_owner_and_mode(archive, target_descriptor)
-                length = storage.size(source_descriptor)
-                storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=length)
+                size = storage.size(source_descriptor)
+                storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=size)
                 storage.sync(target_descriptor)
             storage.rename(part, target)
         except OSError:

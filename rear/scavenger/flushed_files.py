@@ -80,7 +80,7 @@ class FlushedFiles:
                 item_name(claimed.pair, joined.sequence, joined.name),
                 content,
                 note,
-                mode=self._storage.mode(descriptor),
+                source=descriptor,
             )
             self._claims.note(claimed, [joined.sequence], target=item, intent="")
         else:

@@ -257,7 +257,7 @@ class PairCheck:
     def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
         """Keep what decodes of a member that is not whole; return what there is to say about it."""
         content = recovered_content(descriptor, found, storage=self._storage)
-        item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+        item = self._lost_and_found.put_content(name, content, note, source=descriptor)
         return f"; its first {found.recoverable_bytes:,} of {found.size:,} bytes decode and are in {item}"
 
     def has_failed(self, claimed: ClaimedPair) -> bool:
