@@ -327,8 +327,7 @@ class Index:
         try:
             with ExitStack() as stack:
                 source_descriptor = stack.enter_context(opened(source, storage))
-                # Open to those who may read the archive.
-                target_descriptor = stack.enter_context(created(part, storage, mode=0o600))
+                target_descriptor = stack.enter_context(created(part, storage, mode=0o600))  # then as the archive
                 with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
                     storage.copy_owner_and_mode(archive, target_descriptor)
                 size = storage.size(source_descriptor)
