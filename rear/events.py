@@ -16,7 +16,7 @@ Phase = Literal[
     "indexing", "clearing", "inspecting", "reading", "rebuilding", "comparing", "tidying",
 ]  # fmt: skip
 
-WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken", "other-owner"]
+WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
 JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged"]
 IndexFault = Literal["missing", "outdated", "unreadable"]
 

@@ -54,8 +54,8 @@ class KeepAside(Protocol):
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file with a note; return where."""
 
-    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any], *, source: int) -> str:
-        """Keep plain bytes that come from an open file as ``<name>.partial`` with a note; return where."""
+    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
+        """Keep plain bytes as ``<name>.partial`` with a note; return where."""
 
 
 class Rebuilt(NamedTuple):
@@ -186,7 +186,7 @@ class _Writer:
             if found.recoverable_bytes:
                 content = recovered_content(self._source, found, storage=self._storage)
                 note["recovered_bytes"] = found.recoverable_bytes
-                kept = self._keep_aside.put_content(item, content, note, source=self._source)
+                kept = self._keep_aside.put_content(item, content, note)
         return Problem(code, self._subject, detail, "left", found.offset, length, name, kept)
 
     def _note(self, start: int, length: int, reason: str, name: str | None = None) -> dict[str, Any]:

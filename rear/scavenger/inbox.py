@@ -188,7 +188,7 @@ class Inbox:
     def _live_pairs(self) -> Iterator[str]:
         for item in self.waiting(remember=False):
             # A file that is still open is not asked for: its pair ends with it.
-            if isinstance(item, LeftAlone) and item.code not in ("file-open", "other-owner"):
+            if isinstance(item, LeftAlone) and item.code not in ("file-open", "taken"):
                 yield item.pair
 
 

@@ -41,7 +41,7 @@ class Owners:
         for suffix in PAIR_SUFFIXES[:2] if self._owner_only else ():
             with contextlib.suppress(FileNotFoundError):
                 if not self.takes(folder / f"{pair.stem}.{suffix}"):
-                    return LeftAlone(str(pair), "it belongs to another user, and is left to that one", "other-owner")
+                    return LeftAlone(str(pair), "it belongs to another user, and is left to that one", "taken")
         return None
 
     def check(self, descriptor: int | None, archive: str) -> None:

@@ -57,7 +57,7 @@ class Recovery:
                 try:
                     if not self._owners.takes(folder / name):
                         reason = "this merge is another user's, and is left to that one"
-                        yield LeftAlone(f".rear/intents/{name}", reason, "other-owner")
+                        yield LeftAlone(f".rear/intents/{name}", reason, "taken")
                         continue
                     yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:

@@ -530,7 +530,7 @@ def test_owner_only_writes_to_no_archive_of_others_and_tells_why_it_leaves_a_pai
         assert f"ar.zip belongs to user {BOB}" in done.errors
         assert state_of(base, BOB) == before
         events = list(rear.scavenge(base, owner_only=True))
-        assert [event.code for event in of_kind(events, LeftAlone)] == ["other-owner"]
+        assert [event.code for event in of_kind(events, LeftAlone)] == ["taken"]
         assert not of_kind(events, Refused)
         with rear.scavengerd(base, owner_only=True):
             pass
