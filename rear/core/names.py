@@ -229,3 +229,10 @@ def numbered(name: str, number: int) -> str:
             room = NAME_LIMIT_BYTES - len(tail.encode())
         head = head.encode()[:room].decode(errors="ignore")
     return head + tail
+
+
+def is_named_for(name: str, original: str) -> bool:
+    """Whether a name is ``original``, or what `numbered` makes of it."""
+    if name == original:
+        return True
+    return any(numbered(original, int(found[1])) == name for found in re.finditer(r"~([0-9]{1,9})", name))

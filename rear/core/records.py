@@ -177,6 +177,8 @@ class MergedRecord(NamedTuple):
     sequences: tuple[int, ...]
     target: str
     intent: str
+    #: Of which pair; older ones do not say it.
+    pair: str | None = None
 
 
 Record = Open | Append | File | Part | Abort | Beat | Close | MergedRecord

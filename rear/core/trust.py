@@ -16,6 +16,11 @@ def is_private(status: os.stat_result) -> bool:
     return not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def is_own_word(status: os.stat_result) -> bool:
+    """Whether a private file says what its owner's processes wrote: what rear keeps of others' bytes is read-only."""
+    return is_private(status) and bool(status.st_mode & stat.S_IWUSR)
+
+
 def is_trusted(owned: os.stat_result, *others: os.stat_result | None) -> bool:
     """Whether a file belongs to the caller, root, or the owner of one of ``others``, as far as these are there."""
     return owned.st_uid in {os.geteuid(), 0, *(other.st_uid for other in others if other is not None)}
@@ -37,7 +42,7 @@ def counts_for(
     """
     if _is_open_to(target_folder, stat.S_IWOTH):
         return True
-    if evidence.st_mode & stat.S_IWOTH:
+    if evidence.st_mode & stat.S_IWOTH or not evidence.st_mode & stat.S_IWUSR:
         return False
     is_of_group = evidence.st_gid == target_folder.st_gid and _is_open_to(target_folder, stat.S_IWGRP)
     if evidence.st_mode & stat.S_IWGRP and not is_of_group:

@@ -64,7 +64,9 @@ def with_notes(journal: Journal, path: Path, *, storage: Storage) -> Journal:
     Raises:
         RearError, OSError: the notes cannot be used.
     """
-    journal.merged.update(read_notes(path.with_suffix(".merged"), storage=storage).merged)
+    notes = read_notes(path.with_suffix(".merged"), storage=storage)
+    journal.merged.update(notes.merged)
+    journal.notes_status = notes.status
     return journal
 
 

@@ -81,6 +81,7 @@ class Journal:
         "lacks_file",
         "length",
         "merged",
+        "notes_status",
         "opened",
         "status",
         "torn",
@@ -103,6 +104,8 @@ class Journal:
         self.length = 0
         #: Of the file that was read: its owner is the pair's writer, whatever it says.
         self.status: os.stat_result | None = None
+        #: Of the file with notes beside it, when there was one.
+        self.notes_status: os.stat_result | None = None
 
     def pending(self) -> list[Append]:
         """Members that are neither aborted nor merged, in the order in which they were written."""

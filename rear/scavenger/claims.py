@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,21 @@ from typing import NamedTuple
 
 from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
 from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
-from rear.core.names import STATE, is_safe_component
-from rear.core.records import MergedRecord, Open, Pair
-from rear.core.storage import FRESH_SUFFIX, Storage, opened
+from rear.core.names import is_safe_component
+from rear.core.records import Open, Pair
+from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
 from rear.events import Event, JournalFault, LeftAlone, Refused
 from rear.journal.pending import with_notes
-from rear.journal.reader import Journal, read_journal, read_notes
-from rear.journal.writer import JournalWriter
+from rear.journal.reader import Journal, read_journal
 from rear.scavenger.leader import Leadership
+from rear.scavenger.notes import notes_of, write_notes
 from rear.scavenger.owners import ALL, Owners
 from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 
 RESCUE_SUFFIX = ".rescue"
-_SEQUENCES_A_RECORD = 5_000
 _GRAVEYARD_LEASES = 10
+_LISTING_SECONDS = 1.0
 GRAVEYARD_SECONDS = BIRTH_SECONDS
 _FAULTS: dict[JournalFault, str] = {
     "missing": "its journal is missing",
@@ -61,9 +61,12 @@ class ClaimedPair:
     is_final: bool = False
     #: The pair's, as events and intents give it.
     name: str = field(init=False)
+    #: Members of which only notes that were read say that they are done with.
+    unproven: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.name = str(self.pair)
+        self.unproven = set(self.journal.merged)
 
     @property
     def temp_archive(self) -> Path:
@@ -106,6 +109,8 @@ class Claims:
         self._leaders_before: list[str] = []
         self._storage = storage
         self._buried = Observations(self._layout, topic="graveyard", storage=storage)
+        #: When a folder was listed, and what was in it.
+        self._listed: dict[Path, tuple[float, frozenset[str]]] = {}
 
     def adopt(self) -> Iterator[Event]:
         """Take over the pairs of leaders before; the renames and unlinks of one that comes back then find nothing.
@@ -134,22 +139,27 @@ class Claims:
     def adopted(self) -> Iterator[ClaimedPair | Orphan | Event]:
         """Yield the pairs that are in the claim folder already, each with all its files."""
         whole = dict.fromkeys(self._pairs(self._layout.claims / self._leader))
+        present: dict[Path, set[str]] = {}
         for pair in whole:
             if isinstance(pair, Event):
                 yield pair
                 continue
             folder = self._layout.claim_folder(self._leader, pair)
+            if folder not in present:
+                present[folder] = set(self._storage.names(folder))
             # A pair whose other files are shut is not one that has lost them.
-            refused = next(
-                tried(pair, "brought together", partial(self._gather, pair, folder), prove=self._prove), None
-            )
+            gather = partial(self._gather, pair, folder, present[folder])
+            refused = next(tried(pair, "brought together", gather, prove=self._prove), None)
             yield refused or read_pair(pair, folder, storage=self._storage)
         for pair in self._pairs(self._layout.claims / self._leader, PAIR_SUFFIXES):
             if not isinstance(pair, Event) and pair not in whole:
-                yield from self._without_journal(pair, self._layout.claim_folder(self._leader, pair))
+                folder = self._layout.claim_folder(self._leader, pair)
+                if folder not in present:
+                    present[folder] = set(self._storage.names(folder))
+                yield from self._without_journal(pair, folder, present[folder])
 
-    def _gather(self, pair: Pair, folder: Path) -> None:
-        """Bring the other files of a pair to its journal.
+    def _gather(self, pair: Pair, folder: Path, present: set[str]) -> None:
+        """Bring the other files of a pair to its journal; ``present`` is what the folder holds.
 
         The leader before may have died between the renames of a claim or a burial; or it is in the middle of them, and
         does not know yet that it was deposed: what was not at one place the first time is at another the second time.
@@ -159,32 +169,18 @@ class Claims:
         others = [self._layout.claims / leader / pair.host for leader in self._leaders_before]
         for suffix in ("zip", "merged"):
             name = f"{pair.stem}.{suffix}"
-            for source in (inbox, graveyard, *others, inbox, graveyard):
-                if name in self._storage.names(folder):
-                    break
+            for source in () if name in present else (inbox, graveyard, *others, inbox, graveyard):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._storage.rename(source / name, folder / name)
+                    break
 
-    def _without_journal(self, pair: Pair, folder: Path) -> Iterator[Orphan | Event]:
-        if f"{pair.stem}.zip" in self._storage.names(folder):
+    def _without_journal(self, pair: Pair, folder: Path, present: set[str]) -> Iterator[Orphan | Event]:
+        if f"{pair.stem}.zip" in present:
             yield Orphan(pair, "missing")
         else:
             # The last file of a pair that was being removed.
             last = folder / f"{pair.stem}.merged"
             yield from tried(pair, "removed", partial(self._storage.unlink, last), prove=self._prove)
-
-    def later_journals(self, pair: Pair, *, besides: Container[Pair] = ()) -> Iterator[Journal]:
-        """Yield the journals that the worker of ``pair`` began after it, wherever they wait: in the inbox, claimed for
-        a later round, or in the graveyard.
-        """
-        for folder in (self._layout.graveyard_folder(pair), self.folder(pair), self._layout.inbox_folder(pair)):
-            for name in self._storage.names(folder):
-                other = parse_pair(pair.host, name) if name.endswith(".journal") else None
-                if other is None or other.worker != pair.worker or other.rotation <= pair.rotation or other in besides:
-                    continue
-                journal = load_journal(other, folder, storage=self._storage)
-                if isinstance(journal, Journal):
-                    yield journal
 
     def claim(self, waiting: Pair | Orphan) -> ClaimedPair | Orphan | Event:
         """Take a pair from the inbox, or say why that is not possible."""
@@ -220,34 +216,14 @@ class Claims:
         if not sequences:
             return
         self.check_kept(claimed)
+        path = claimed.folder / f"{claimed.pair.stem}.merged"
+        records = notes_of(sequences, target, intent, claimed.name)
         try:
-            self._write_note(claimed, sequences, target, intent)
+            write_notes(path, claimed.journal, claimed.unproven, records, storage=self._storage)
+            self._storage.sync_directory(claimed.folder)
         except FileNotFoundError:
             self.check_kept(claimed)
             raise
-
-    def _write_note(self, claimed: ClaimedPair, sequences: list[int], target: str, intent: str) -> None:
-        path = claimed.folder / f"{claimed.pair.stem}.merged"
-        try:
-            notes = read_notes(path, storage=self._storage)
-            try:
-                writer = JournalWriter.resume(path, notes, storage=self._storage)
-            except PermissionError:
-                # Notes of another user's scavenger, only to be read: a copy takes their place.
-                with opened(path, self._storage) as descriptor:
-                    self._storage.replace(path, self._storage.read(descriptor, notes.length, 0))
-                writer = JournalWriter.resume(path, notes, storage=self._storage)
-        except FileNotFoundError:
-            writer = JournalWriter(self._storage.create(path), storage=self._storage)
-        try:
-            for start in range(0, len(sequences), _SEQUENCES_A_RECORD):
-                record = MergedRecord(tuple(sequences[start : start + _SEQUENCES_A_RECORD]), target, intent)
-                writer.append(record)
-                claimed.journal.take(record)
-            writer.sync()
-        finally:
-            writer.close()
-        self._storage.sync_directory(claimed.folder)
 
     def check_kept(self, claimed: ClaimedPair) -> None:
         """Make sure that a pair is still in the claim folder.
@@ -255,8 +231,20 @@ class Claims:
         Raises:
             NotLeaderError: another leader has taken it.
         """
-        if f"{claimed.pair.stem}.journal" not in self._storage.names(claimed.folder):
+        name = f"{claimed.pair.stem}.journal"
+        if not self._is_kept(claimed.folder, name):
             raise NotLeaderError(f"{claimed.pair} was taken over by another scavenger: nothing more to do here")
+
+    def _is_kept(self, folder: Path, name: str) -> bool:
+        """Whether a file is in the claim folder: by a look at it, which old views of NFS may answer, and by a listing,
+        which tells the truth; that one is of use for a moment, so that many pairs do not cost a listing each.
+        """
+        listed_at, names = self._listed.get(folder, (-_LISTING_SECONDS, frozenset[str]()))
+        if name in names and self._storage.uptime() - listed_at < _LISTING_SECONDS and os.path.lexists(folder / name):
+            return True
+        listed_at, names = self._storage.uptime(), frozenset(self._storage.names(folder))
+        self._listed[folder] = listed_at, names
+        return name in names
 
     def clear(self, claimed: ClaimedPair) -> None:
         """Remove a pair whose members are all accounted for; bury it when its worker may still write to it.
@@ -301,22 +289,6 @@ class Claims:
                 if is_over:
                     claimed.state, claimed.is_final = "crashed", True
                 yield claimed
-
-    def given_up(self, pair: Pair) -> set[int]:
-        """Return those members of a worker that went to lost+found from pairs of its that are buried."""
-        folder = self._layout.graveyard_folder(pair)
-        given_up: set[int] = set()
-        for name in names_unless_shut(folder, storage=self._storage):
-            other = parse_pair(pair.host, name) if name.endswith(".merged") else None
-            if other is not None and other.worker == pair.worker and other.rotation < pair.rotation:
-                try:
-                    notes = read_notes(folder / name, storage=self._storage).merged
-                except (OSError, JournalError):
-                    # Told when that pair itself is looked at.
-                    continue
-                kept = f"{STATE}/{self._layout.lost_and_found.name}/"
-                given_up.update(sequence for sequence, note in notes.items() if note.target.startswith(kept))
-        return given_up
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
         opened = journal.opened
@@ -441,10 +413,12 @@ def taken(pair: Pair) -> LeftAlone:
     return LeftAlone(str(pair), "taken by somebody else", "taken")
 
 
-def owner_of(claimed: ClaimedPair) -> int:
-    """Return the user whose journal a pair has: the owner of the file, or, of one that a scavenger of this user had to
-    write anew, the owner of what it was made from.
+def owner_of(journal: Journal) -> int:
+    """Return the user whose pair it is: the owner of the journal, or, of one that a scavenger of this user had to write
+    anew, the owner of what it was made from.
     """
-    owner = os.lstat(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
-    is_rebuilt = claimed.opened.created_ns == 0 and owner == os.geteuid()
-    return claimed.opened.uid if is_rebuilt else owner
+    assert journal.status is not None
+    assert journal.opened is not None
+    owner = journal.status.st_uid
+    is_rebuilt = journal.opened.created_ns == 0 and owner == os.geteuid()
+    return journal.opened.uid if is_rebuilt else owner

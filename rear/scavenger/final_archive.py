@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
+from typing import NamedTuple
 
 from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.records import PARTIAL
-from rear.core.storage import Storage, is_shared, opened
+from rear.core.storage import COPY_CHUNK_BYTES, Storage, is_shared, opened
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, IndexRow
 from rear.scavenger.claims import ClaimedPair
@@ -21,7 +22,7 @@ from rear.scavenger.plan import Candidate, Existing
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
 from rear.zip.headers import decode_local_header, local_header_length
-from rear.zip.member_data import member_content
+from rear.zip.member_data import member_content, size_and_crc
 from rear.zip.structures import FLAG_ENCRYPTED, LOCAL
 
 
@@ -196,10 +197,19 @@ class DirectoryNames:
         return found
 
 
+class _Data(NamedTuple):
+    """Where the data of a member is, in an open file."""
+
+    descriptor: int
+    start: int
+    compressed_size: int
+    method: int
+
+
 class Comparison:
     """Compares a candidate's content with that of a member, byte by byte."""
 
-    def __init__(self, target: FinalArchive, storage: Storage) -> None:
+    def __init__(self, target: FinalArchive | None, storage: Storage) -> None:
         self._target = target
         self._storage = storage
 
@@ -211,25 +221,51 @@ class Comparison:
         """Whether the content of one is the beginning of the other's."""
         return self._compare(candidate, existing, min(candidate.append.size, existing.size))
 
+    def is_copy(self, candidate: Candidate, existing: Existing) -> bool:
+        """Whether a member of the same identity has the candidate's content, so that the candidate can be done without.
+
+        Size and CRC-32 alone do not say so: they may be forged for one that holds other bytes, or none.
+        """
+        append = candidate.append
+        if (existing.size, existing.crc) != (append.size, append.crc):
+            return False
+        if self(candidate, existing):
+            return True
+        # It may be the candidate that is damaged.
+        return self._is_whole(existing, existing.candidate) and not self._is_whole(existing, candidate)
+
+    def _is_whole(self, existing: Existing, candidate: Candidate | None) -> bool:
+        """Whether the data of a candidate, or of ``existing`` itself, has its size and CRC-32."""
+        try:
+            with ExitStack() as stack:
+                data = self._member(existing) if candidate is None else self._candidate(candidate, stack)
+                return size_and_crc(self._content(data), existing.size) == (existing.size, existing.crc)
+        except (FormatError, FileNotFoundError):
+            return False
+
     def _compare(self, candidate: Candidate, existing: Existing, size: int) -> bool:
         try:
             with ExitStack() as stack:
                 mine = self._candidate(candidate, stack)
                 other = existing.candidate
                 theirs = self._member(existing) if other is None else self._candidate(other, stack)
-                return _equal(_first(mine, size), _first(theirs, size))
-        except (FormatError, UnsupportedError):
+                if mine[2:] == theirs[2:] and _same_data(mine, theirs, storage=self._storage):
+                    return True
+                return begin_alike(self._content(mine), self._content(theirs), size)
+        except (FormatError, UnsupportedError, FileNotFoundError):
             # What cannot be read is not known to be the same: both are kept.
             return False
 
-    def _candidate(self, candidate: Candidate, stack: ExitStack) -> Iterator[bytes]:
+    def _content(self, data: _Data) -> Iterator[bytes]:
+        return member_content(data.descriptor, data.start, data.compressed_size, data.method, storage=self._storage)
+
+    def _candidate(self, candidate: Candidate, stack: ExitStack) -> _Data:
         append = candidate.append
         descriptor = stack.enter_context(opened(candidate.claimed.temp_archive, self._storage))
-        return member_content(
-            descriptor, append.data_offset, append.compressed_size, append.method, storage=self._storage
-        )
+        return _Data(descriptor, append.data_offset, append.compressed_size, append.method)
 
-    def _member(self, existing: Existing) -> Iterator[bytes]:
+    def _member(self, existing: Existing) -> _Data:
+        assert self._target is not None
         descriptor = self._target.descriptor
         assert descriptor is not None
         head = self._storage.read(descriptor, LOCAL.size, existing.target_start)
@@ -239,7 +275,22 @@ class Comparison:
         if header.flags & FLAG_ENCRYPTED or header.has_descriptor:
             # Encrypted, or of foreign making with its size behind the data: compared as what it is, different.
             raise ZipFormatError("not comparable")
-        return member_content(descriptor, start, header.compressed_size, header.method, storage=self._storage)
+        return _Data(descriptor, start, header.compressed_size, header.method)
+
+
+def _same_data(left: _Data, right: _Data, *, storage: Storage) -> bool:
+    """Whether two members, of one compressed size, have the same compressed data."""
+    for start in range(0, left.compressed_size, COPY_CHUNK_BYTES):
+        count = min(COPY_CHUNK_BYTES, left.compressed_size - start)
+        mine = storage.read(left.descriptor, count, left.start + start)
+        if len(mine) < count or mine != storage.read(right.descriptor, count, right.start + start):
+            return False
+    return True
+
+
+def begin_alike(left: Iterator[bytes], right: Iterator[bytes], size: int) -> bool:
+    """Whether the first ``size`` bytes of two streams are the same, or all of them are."""
+    return _equal(_first(left, size), _first(right, size))
 
 
 def _first(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:

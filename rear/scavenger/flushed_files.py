@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final, Literal
 
 from rear.core.liveness import is_running, process_of
 from rear.core.records import Append, File, Pair
 from rear.core.storage import Storage, opened
-from rear.events import Event, Lost, Partial, Torn
+from rear.errors import FormatError
+from rear.events import Event, Lost, Partial, SetAside, Torn
 from rear.journal.flushed_parts import Joined, join_parts
-from rear.scavenger.claims import ClaimedPair, Claims
+from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.final_archive import begin_alike
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.plan import Candidate
 from rear.scavenger.rescue import Rescue
@@ -25,6 +28,8 @@ from rear.zip.codecs import STREAM_ENDS, decode
 from rear.zip.member_data import raw_bytes
 
 PartialPolicy = Literal["keep", "drop"]
+_File = tuple[str, str, int, int]
+"""A file by host, worker and user who wrote it, and the first number that it had."""
 MAY_COME_BACK: Final = "; its worker cannot be seen, and may still have it: if it comes back, it writes the file again"
 """Ends the reason why a member of a stale pair is torn or lost."""
 
@@ -47,7 +52,8 @@ class FlushedFiles:
         self._storage = storage
         self._joined: dict[Pair, Joined] = {}
         #: A file whose pair had failed has several.
-        self._pairs: dict[tuple[str, str, int], list[ClaimedPair]] = {}
+        self._pairs: dict[_File, list[ClaimedPair]] = {}
+        self._listed: dict[Path, set[str]] = {}
         for claimed in batch:
             if claimed.journal.file is not None:
                 self._pairs.setdefault(_key(claimed, claimed.journal.file), []).append(claimed)
@@ -65,27 +71,37 @@ class FlushedFiles:
         joined, bad_parts = self._join(claimed, descriptor)
         elsewhere = self._counts_elsewhere(claimed)
         if elsewhere is not None:
-            self._claims.note(claimed, [flushed.sequence], target=elsewhere, intent="")
+            where, has_all = elsewhere
+            if has_all or joined is None or descriptor is None:
+                self._claims.note(claimed, [flushed.sequence], target=where, intent="")
+            else:
+                # Its writer has changed what he had flushed, or gave it up. Or somebody else says so.
+                told = f"it counts in {where}, which does not begin with the {joined.size:,} bytes that are here"
+                kept = self._put_content(claimed, joined, descriptor, told)
+                yield SetAside(joined.archive, joined.name, claimed.name, told, kept)
             return
         if bad_parts:
             yield self._put_bad_parts(claimed, flushed, joined, bad_parts, descriptor)
         if joined is None or descriptor is None:
             return
         told = f"{reason}; what it flushed is kept, {joined.size:,} bytes"
-        item = None
+        item: str | None = None
         if self._partial == "drop":
-            note = {"reason": told, "pair": claimed.name, **joined._asdict()}
-            content = _content_of(joined, descriptor, self._storage)
-            item = self._lost_and_found.put_content(
-                item_name(claimed.pair, joined.sequence, joined.name),
-                content,
-                note,
-                source=descriptor,
-            )
-            self._claims.note(claimed, [joined.sequence], target=item, intent="")
+            item = self._put_content(claimed, joined, descriptor, told)
         else:
             yield rescue.from_parts(joined)
-        yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
+        if joined.sequence not in claimed.unproven:
+            # Else that was told before.
+            yield Partial(joined.archive, joined.name, claimed.name, joined.size, told, item)
+
+    def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, reason: str) -> str:
+        """Keep what is whole of a file as it is, and note that; return the item."""
+        note = {"reason": reason, "pair": claimed.name, **joined._asdict()}
+        content = _content_of(joined, descriptor, self._storage)
+        name = item_name(claimed.pair, joined.sequence, joined.name)
+        item = self._lost_and_found.put_content(name, content, note, source=descriptor)
+        self._claims.note(claimed, [joined.sequence], target=item, intent="")
+        return item
 
     def _put_bad_parts(
         self, claimed: ClaimedPair, flushed: Append, joined: Append | None, bad_parts: int, descriptor: int | None
@@ -116,15 +132,56 @@ class FlushedFiles:
             self._joined[claimed.pair] = join_parts(file, path, descriptor, storage=self._storage)
         return self._joined[claimed.pair]
 
-    def _counts_elsewhere(self, claimed: ClaimedPair) -> str | None:
-        """Tell where a file counts instead: a pair has all that an earlier one had, or nothing."""
-        file = claimed.journal.file
+    def _counts_elsewhere(self, claimed: ClaimedPair) -> tuple[str, bool] | None:
+        """Tell where a file counts instead, and whether all that is here is there, too.
+
+        A pair has all that an earlier one had, or nothing. But anybody may write one that says so.
+        """
+        file, rotation = claimed.journal.file, claimed.pair.rotation
         assert file is not None
         others = self._pairs.get(_key(claimed, file), [])
-        if any(self._takes_over(other) for other in others if other.pair.rotation > claimed.pair.rotation):
-            return "a later temp archive"
-        has_earlier = any(other.pair.rotation < claimed.pair.rotation and not _is_given_up(other) for other in others)
-        return "an earlier temp archive" if has_earlier and not self._takes_over(claimed) else None
+        later = [other for other in others if other.pair.rotation > rotation and self._takes_over(other)]
+        if later:
+            return "a later temp archive", any(self._goes_on_in(claimed, other) for other in later)
+        earlier = [other for other in others if other.pair.rotation < rotation and not _is_given_up(other)]
+        if earlier and not self._takes_over(claimed):
+            return "an earlier temp archive", any(self._goes_on_in(claimed, other) for other in earlier)
+        return None
+
+    def _goes_on_in(self, claimed: ClaimedPair, other: ClaimedPair) -> bool:
+        """Whether another pair begins with all bytes of the file that this one has."""
+        try:
+            with ExitStack() as stack:
+                mine, size = self._content(claimed, stack)
+                theirs, length = self._content(other, stack)
+                return length >= size and begin_alike(mine, theirs, size)
+        except FormatError:
+            return False
+
+    def _content(self, claimed: ClaimedPair, stack: ExitStack) -> tuple[Iterator[bytes], int]:
+        """Return the content of a file as far as a pair has it whole, and how long that is."""
+        file, descriptor = claimed.journal.file, self._open(claimed, stack)
+        assert file is not None
+        append = claimed.journal.appends.get(file.sequence)
+        if append is claimed.journal.flushed:
+            append = self._join(claimed, descriptor).append
+            end = STREAM_ENDS[file.method]
+        else:
+            end = b""
+        if append is None or descriptor is None:
+            return iter(()), 0
+        data = raw_bytes(descriptor, append.data_offset, append.compressed_size, storage=self._storage)
+        return decode(append.method, itertools.chain(data, [end])), append.size
+
+    def _open(self, claimed: ClaimedPair, stack: ExitStack) -> int | None:
+        if claimed.temp_archive.name not in self._names(claimed.folder):
+            return None
+        return stack.enter_context(opened(claimed.temp_archive, self._storage))
+
+    def _names(self, folder: Path) -> set[str]:
+        if folder not in self._listed:
+            self._listed[folder] = set(self._storage.names(folder))
+        return self._listed[folder]
 
     def _takes_over(self, claimed: ClaimedPair) -> bool:
         file = claimed.journal.file
@@ -133,10 +190,7 @@ class FlushedFiles:
             # What its writer gave up there he gave up altogether.
             return True
         with ExitStack() as stack:
-            descriptor = None
-            if claimed.temp_archive.name in self._storage.names(claimed.folder):
-                descriptor = stack.enter_context(opened(claimed.temp_archive, self._storage))
-            size = self._join(claimed, descriptor).size
+            size = self._join(claimed, self._open(claimed, stack)).size
         return size >= file.repeated_size and file.sequence in claimed.journal.appends
 
 
@@ -145,8 +199,8 @@ def _content_of(append: Append, descriptor: int, storage: Storage) -> Iterator[b
     return decode(append.method, itertools.chain(data, [STREAM_ENDS[append.method]]))
 
 
-def _key(claimed: ClaimedPair, file: File) -> tuple[str, str, int]:
-    return claimed.pair.host, claimed.pair.worker, file.first_sequence
+def _key(claimed: ClaimedPair, file: File) -> _File:
+    return claimed.pair.host, claimed.pair.worker, owner_of(claimed.journal), file.first_sequence
 
 
 def _is_given_up(claimed: ClaimedPair) -> bool:

@@ -36,6 +36,7 @@ from rear.zip.headers import Member, encode_central_entry, encode_end
 from rear.zip.member_data import raw_bytes
 
 _WRITE_OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_READ_ONLY: Final = 0o444
 
 
 class LostAndFound:
@@ -168,11 +169,13 @@ class LostAndFound:
             if isinstance(source, Path):
                 with contextlib.suppress(OSError):
                     source = stack.enter_context(opened(source, self._storage))
-            target = stack.enter_context(created(fresh, self._storage, mode=0o600 if source is not None else 0o444))
+            # Bytes of others in a file of this user: read-only, it can never pass for a journal or an intent of his.
+            mode = _READ_ONLY if source is None else 0o400
+            target = stack.enter_context(created(fresh, self._storage, mode=mode))
             if isinstance(source, int):
                 self._storage.copy_owner_and_mode(source, target)
                 with contextlib.suppress(OSError):
-                    self._storage.set_mode(target, self._storage.mode(target) & 0o444)
+                    self._storage.set_mode(target, self._storage.mode(target) & _READ_ONLY)
             yield target
             self._storage.sync(target)
         self._storage.rename(fresh, path)

@@ -253,6 +253,7 @@ class Merger:
             names=names,
             same_content=comparison,
             begins_alike=comparison.begins_alike,
+            is_copy=comparison.is_copy,
             on_conflict=self._options.on_conflict,
         )
 

@@ -8,6 +8,7 @@ very merge, which are still in their temp archives.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Final
@@ -20,6 +21,7 @@ from rear.scavenger.claims import ClaimedPair
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
 from rear.zip.headers import LocalHeader, decode_local_header, local_header_length
+from rear.zip.member_data import has_content
 from rear.zip.origin import decode_origin
 from rear.zip.structures import CENTRAL, END, LOCAL, ZIP64_END, ZIP64_LOCATOR
 
@@ -60,9 +62,15 @@ class MergeRemains:
         found = self._sound_directory()
         if found is None:
             return not self._holds_others(moves)
-        # All of it is written, and the commit alone is missing.
+        # All of it is written, and the commit alone is missing; or the old end has begun to take its place again.
         come = members_from(self._descriptor, found, self._old.offset, storage=self._storage)
-        return come == names_by_place(moves) and self._are_elsewhere(moves, claimed)
+        is_this = come == names_by_place(moves)
+        return is_this and (self._is_being_undone() or self._lacks_nothing(moves, claimed))
+
+    def _is_being_undone(self) -> bool:
+        length = min(CENTRAL.size, self._intent.tail_length)
+        start = self._intent.tail_start
+        return same_bytes(self._source, start, self._descriptor, self._old.offset, length, storage=self._storage)
 
     def _has_fitting_size(self, moves: list[Move]) -> bool:
         """Whether the archive is as long as the merge can have made it, and no shorter than the old members."""
@@ -110,24 +118,36 @@ class MergeRemains:
                 return True
         return False
 
-    def _are_elsewhere(self, moves: list[Move], claimed: Mapping[str, ClaimedPair]) -> bool:
-        """Whether each of these members is, byte for byte, in its temp archive, and waits there to be merged."""
+    def _lacks_nothing(self, moves: list[Move], claimed: Mapping[str, ClaimedPair]) -> bool:
+        """Whether each of these members that is whole here is, byte for byte, in its temp archive as well."""
         for pair, group in groupby(sorted(moves), itemgetter(0)):
-            one = claimed.get(pair)
-            if one is None or not self._are_in(list(group), one):
-                return False
+            with ExitStack() as stack:
+                one, descriptor = claimed.get(pair), -1
+                if one is not None:
+                    with suppress(OSError):
+                        descriptor = stack.enter_context(opened(one.temp_archive, self._storage))
+                for move in group:
+                    append = one.journal.appends.get(move.sequence) if one is not None else None
+                    is_copy = one and append and descriptor >= 0 and self._is_copy(move, append, one, descriptor)
+                    if not is_copy and self._is_whole(move):
+                        return False
         return True
 
-    def _are_in(self, moves: list[Move], claimed: ClaimedPair) -> bool:
-        pending = {append.sequence: append for append in claimed.journal.pending()}
-        try:
-            with opened(claimed.temp_archive, self._storage) as descriptor:
-                return all(
-                    move.sequence in pending and self._is_copy(move, pending[move.sequence], claimed, descriptor)
-                    for move in moves
-                )
-        except OSError:
+    def _is_whole(self, move: Move) -> bool:
+        header = self._header_at(move.target_start)
+        if header is None:
             return False
+        start = move.target_start + header.length
+        try:
+            return has_content(
+                self._descriptor, start, header.compressed_size, header.method, size=header.size, crc=header.crc,
+                storage=self._storage,
+            )  # fmt: skip
+        except ZipFormatError:
+            return False
+        except UnsupportedError:
+            # It may be.
+            return True
 
     def _is_copy(self, move: Move, append: Append, claimed: ClaimedPair, descriptor: int) -> bool:
         if not is_member(self._descriptor, move.target_start, claimed, append, storage=self._storage):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from rear.core.layout import Layout
@@ -31,6 +32,7 @@ from rear.scavenger.check_tasks import CheckedAhead
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound, item_name
+from rear.scavenger.noted_members import NotedMembers
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, find_unjournaled
@@ -63,6 +65,7 @@ class PairCheck:
         storage: Storage,
     ) -> None:
         self.second_copies = SecondCopies(layout, claims, batch, storage=storage)
+        self._noted = NotedMembers(layout, batch, storage=storage)
         self._claims = claims
         self._lost_and_found = lost_and_found
         self._read_all = options.verify
@@ -73,6 +76,7 @@ class PairCheck:
         self._rescues: list[Rescue] = []
         self._remains: dict[str, list[Unplaced]] = {}
         self._failed: set[str] = set()
+        self._listed: dict[Path, set[str]] = {}
 
     def close(self) -> None:
         """End the round: what was rescued for it is not needed any more."""
@@ -80,9 +84,15 @@ class PairCheck:
         for rescue in self._rescues:
             rescue.close()
 
+    def prove_notes(self) -> Iterator[Event]:
+        """Find anew, before the first check, what notes say is merged; what is not waits again, and is told of."""
+        return self._noted.prove()
+
     def check(self, claimed: ClaimedPair) -> Iterator[list[Candidate] | Event]:
         """Yield the whole members of a pair, many together, and what happened to others."""
         try:
+            if claimed.name in self._noted.unknown:
+                raise self._noted.unknown[claimed.name]
             with ExitStack() as stack:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
@@ -105,15 +115,22 @@ class PairCheck:
                     return descriptor
         # NFS may deny a file that is there, and GlusterFS show it as it was a second ago. Only a listing tells the
         # truth, of all pairs of the host.
-        if path.name not in self._storage.names(claimed.folder):
+        if path.name not in self._names(claimed.folder):
             return None
         return stack.enter_context(opened(path, self._storage))
+
+    def _names(self, folder: Path) -> set[str]:
+        """Return what is in a folder of claimed pairs, which are all here since before the round."""
+        if folder not in self._listed:
+            self._listed[folder] = set(self._storage.names(folder))
+        return self._listed[folder]
 
     def _check(self, claimed: ClaimedPair, descriptor: int | None) -> Iterator[list[Candidate] | Event]:
         pending = claimed.journal.pending()
         yield Claimed(claimed.name, claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
-        given_up = self._claims.given_up(claimed.pair) if claimed.opened.repeats_from is not None else set()
+        repeats = claimed.opened.repeats_from is not None
+        given_up = self.second_copies.others.given_up(claimed.pair) if repeats else set()
         good, bad = yield from self._divide(claimed, self.second_copies.without(claimed, pending), descriptor)
         self.second_copies.take(claimed, good)
         yield candidates_of(claimed, good)
@@ -167,7 +184,7 @@ class PairCheck:
                 remains.append(item)
                 continue
             claimed.journal.appends[item.sequence] = item
-            if item.sequence not in claimed.journal.merged:
+            if item.sequence not in claimed.journal.merged and item.sequence not in claimed.unproven:
                 yield Recovered(
                     item.archive, item.name, claimed.name, "no journal record; placed by its own extra field"
                 )
@@ -194,7 +211,7 @@ class PairCheck:
                 return
             rescued, source = from_source, append.source
             saved_from = f"its source {source}"
-        self.second_copies.take(claimed, [append])
+        self.second_copies.take(claimed, [append], rescued)
         yield [rescued]
         told = f"{reason}; archived anew from {saved_from}"
         yield Recovered(append.archive, append.name, claimed.name, told, source)
@@ -202,7 +219,7 @@ class PairCheck:
     def _join(self, flushed: Append, reason: str, rescue: Rescue) -> Iterator[list[Candidate] | Event]:
         for item in self._joining.settle(flushed, reason, rescue):
             if isinstance(item, Candidate):
-                self.second_copies.take(rescue.claimed, [flushed])
+                self.second_copies.take(rescue.claimed, [flushed], item)
                 yield [item]
             else:
                 yield item
@@ -224,7 +241,7 @@ class PairCheck:
         Raises:
             RearError: so it is.
         """
-        if os.fstat(descriptor).st_uid != owner_of(claimed):
+        if os.fstat(descriptor).st_uid != owner_of(claimed.journal):
             raise RearError("it belongs to another user than its journal")
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:

@@ -177,6 +177,7 @@ def make_plan(
     same_content: Callable[[Candidate, Existing], bool],
     on_conflict: Conflict,
     begins_alike: Callable[[Candidate, Existing], bool] = lambda candidate, existing: False,
+    is_copy: Callable[[Candidate, Existing], bool] | None = None,
 ) -> MergePlan:
     """Decide names and offsets of a merge.
 
@@ -188,9 +189,10 @@ def make_plan(
         same_content: compares a candidate with a member of equal size and CRC, byte by byte.
         on_conflict: policy for members of one name and different content.
         begins_alike: compares a candidate with a member as far as the shorter one goes, byte by byte.
+        is_copy: compares it with a member of the same identity; ``same_content`` if it is not given.
     """
     plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
-    resolver = _Resolver(plan, names, same_content, begins_alike, on_conflict)
+    resolver = _Resolver(plan, names, same_content, begins_alike, is_copy or same_content, on_conflict)
     wanted = dict(zip([append.name for _, append in candidates], candidates, strict=True))
     resolver.ask(wanted)
     if len(wanted) == len(candidates) and not resolver.known and _are_distinct(candidates):
@@ -231,6 +233,7 @@ class _Resolver:
         names: Names,
         same_content: Callable[[Candidate, Existing], bool],
         begins_alike: Callable[[Candidate, Existing], bool],
+        is_copy: Callable[[Candidate, Existing], bool],
         on_conflict: Conflict,
     ) -> None:
         #: A candidate stands for what it will be: most are never asked for.
@@ -241,6 +244,7 @@ class _Resolver:
         self._names = names
         self._same_content = same_content
         self._begins_alike = begins_alike
+        self._is_copy = is_copy
         self._on_conflict = on_conflict
         self._next_number: dict[str, int] = {}
         self._asked: set[str] = set()
@@ -254,7 +258,8 @@ class _Resolver:
 
     def take(self, candidate: Candidate) -> None:
         name, key = candidate.append.name, candidate.key
-        if key in self._placed:
+        placed = self._find(self._placed[key]) if key in self._placed else None
+        if placed is not None and self._is_copy(candidate, placed):
             # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
             self.duplicates.append((candidate, self._placed[key]))
             return
@@ -282,12 +287,12 @@ class _Resolver:
             return False
         append = candidate.append
         is_partial = append.metadata is not None and append.metadata.get(PARTIAL) is True
-        if append.size > existing.size or (append.size == existing.size and not is_partial):
+        if is_partial and append.size <= existing.size:
+            # The file went on in a later pair, which was merged before; or what came later was lost with the power.
+            self.duplicates.append((candidate, name))
+        elif existing.is_partial and append.size >= existing.size:
             self._plan.replaced.append(Replaced(name, existing, is_contained=True))
             self._accept(candidate, name)
-        elif is_partial:
-            # What came after that was lost with the power.
-            self.duplicates.append((candidate, name))
         else:
             # It was cut, and closed.
             return False
@@ -313,7 +318,7 @@ class _Resolver:
         self._placed[candidate.key] = name
 
     def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
-        if existing.key == candidate.key:
+        if existing.key == candidate.key and self._is_copy(candidate, existing):
             return True
         append = candidate.append
         if (existing.crc, existing.size, existing.is_plain_file) != (
@@ -351,12 +356,15 @@ class _Resolver:
 
 
 def _is_of_one_file(existing: Existing, candidate: Candidate) -> bool:
-    """Whether ``existing`` is what was flushed of this very file before its writer, taken for dead, came back."""
+    """Whether ``existing`` is what was flushed of this very file before its writer, taken for dead, came back; or what
+    he made of it then, and ``candidate`` what was flushed.
+    """
     file, (host, worker, sequence) = candidate.claimed.journal.file, existing.key
-    if file is None or file.sequence != candidate.append.sequence or not existing.is_partial or sequence is None:
+    if file is None or file.sequence != candidate.append.sequence or sequence is None:
         return False
     # A file gets a new number with each new pair.
-    return (host, worker) == candidate.key[:2] and file.first_sequence <= sequence < file.sequence
+    is_earlier = existing.is_partial and file.first_sequence <= sequence <= file.sequence
+    return (host, worker) == candidate.key[:2] and (is_earlier or sequence > file.sequence)
 
 
 def _is_later(existing: Existing, candidate: Candidate) -> bool:

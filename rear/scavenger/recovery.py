@@ -120,7 +120,7 @@ class Recovery:
     def _may_install(self, intent: Intent, fresh: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
         """Whether a new archive was made by who wrote its intent, or given to the writer of its members."""
         owner = os.lstat(fresh).st_uid
-        writers = {owner_of(claimed[move.pair]) for move in intent.moves if move.pair in claimed}
+        writers = {owner_of(claimed[move.pair].journal) for move in intent.moves if move.pair in claimed}
         return owner in {os.geteuid(), 0, os.fstat(source).st_uid, *writers}
 
     def _holds(self, intent: Intent, target: Path) -> bool:

@@ -22,7 +22,7 @@ from typing import Final
 from rear.core.records import Append, origin_of, recorded_time_ns
 from rear.core.source_file import open_source
 from rear.core.storage import Storage
-from rear.core.trust import is_private
+from rear.core.trust import is_own_word
 from rear.errors import FormatError, RearError
 from rear.journal.check import why_data_bad
 from rear.scavenger.claims import RESCUE_SUFFIX, ClaimedPair
@@ -169,9 +169,9 @@ class Rescue:
 def _may_name_sources(claimed: ClaimedPair) -> bool:
     """Whether a journal's word about files elsewhere counts: the caller's own worker has written all of it."""
     status = claimed.journal.status
-    # One made anew repeats what a damaged one said; what cannot be written by its owner holds bytes of others.
-    is_as_written = claimed.opened.created_ns != 0 and status is not None and bool(status.st_mode & stat.S_IWUSR)
-    return is_as_written and status is not None and status.st_uid == os.geteuid() and is_private(status)
+    # One made anew repeats what a damaged one said.
+    is_as_written = claimed.opened.created_ns != 0
+    return is_as_written and status is not None and status.st_uid == os.geteuid() and is_own_word(status)
 
 
 def _why_other(source: str, append: Append, before: os.stat_result, now: os.stat_result) -> str:

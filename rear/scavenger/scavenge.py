@@ -376,6 +376,7 @@ class Scavenge:
 
     def _merge_round(self, batch: list[ClaimedPair], salvage: PairCheck) -> Iterator[Event]:
         candidates_of: dict[str, list[Candidate]] = {}
+        yield from salvage.prove_notes()
         for claimed in batch:
             for item in salvage.check(claimed):
                 if isinstance(item, list):

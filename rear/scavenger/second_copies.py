@@ -3,55 +3,73 @@
 A worker that meets an error goes on in a new pair, and writes there again what it could not prove to be on stable
 storage. So one member may wait in two pairs of a round, be merged from the first one already, or wait in a pair that a
 later round claims. A pair that its worker ended in good order holds second copies only from where it says so.
+
+Anybody may write a pair under a worker's name. So a copy is one only of the same writer, for the same place, and with
+the same content; what is none is merged like any other member.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.records import Append
-from rear.core.storage import Storage
-from rear.errors import IndexFormatError, RearError
+from rear.core.storage import Storage, opened
+from rear.errors import RearError, UnsupportedError
 from rear.events import Refused
-from rear.index.index import Index, OriginKey, rows_of
 from rear.journal.reader import Journal
-from rear.read.view import open_committed
-from rear.scavenger.claims import ClaimedPair, Claims
-from rear.scavenger.rollover import rolled_over_from
+from rear.scavenger.archived_members import MemberOfPair, look_up, member_of_pair
+from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.final_archive import Comparison, FinalArchive
+from rear.scavenger.plan import Candidate, Existing
+from rear.scavenger.worker_pairs import WorkerPairs
 
 #: Where the archive should be there is none that rear has made: nothing, or a folder, link, or FIFO.
 _NO_ARCHIVE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
+_Worker = tuple[str, str, int]
 
 
 class SecondCopies:
-    """Which members of the pairs of one round are to be had elsewhere."""
+    """Which members of the pairs of one round are to be had elsewhere.
+
+    Attributes:
+        others: pairs of the same workers that are not of this round.
+    """
 
     def __init__(self, layout: Layout, claims: Claims, batch: list[ClaimedPair], *, storage: Storage) -> None:
+        self.others = WorkerPairs(layout, claims, storage=storage)
         self._layout = layout
         self._claims = claims
         self._batch = batch
         self._storage = storage
-        self._by_worker: dict[tuple[str, str], list[ClaimedPair]] = {}
+        self._compare = Comparison(None, storage)
+        self._by_worker: dict[_Worker, list[ClaimedPair]] = {}
         for claimed in batch:
             self._by_worker.setdefault(_worker(claimed), []).append(claimed)
         #: By worker and sequence number: the pair from which a member is to be merged.
-        self._first_copies: dict[tuple[str, str], dict[int, ClaimedPair]] = {}
+        self._first_copies: dict[_Worker, dict[int, ClaimedPair]] = {}
+        self._rescued: dict[MemberOfPair, Candidate] = {}
         self._second_copies: list[tuple[ClaimedPair, int]] = []
-        #: Of members, by archive and origin: looked for, still to be looked for, and found in an index.
-        self._looked_up: set[tuple[str, OriginKey]] = set()
-        self._to_ask: dict[str, set[OriginKey]] = {}
-        self._merged: set[tuple[str, OriginKey]] = set()
+        #: Members by pair and sequence number: looked for, still to be looked for, and found in an archive.
+        self._looked_up: set[MemberOfPair] = set()
+        self._to_ask: dict[str, list[Candidate]] = {}
+        self._merged: set[MemberOfPair] = set()
         #: Archives of which that cannot be found out now, and why.
         self._unknown: dict[str, OSError] = {}
 
-    def take(self, claimed: ClaimedPair, appends: list[Append]) -> None:
-        """Remember that members are to be merged from this pair: other copies of them are second ones."""
+    def take(self, claimed: ClaimedPair, appends: list[Append], rescued: Candidate | None = None) -> None:
+        """Remember that members are to be merged from this pair: other copies of them are second ones.
+
+        ``rescued`` is where the only one of them is by now, if not in the temp archive.
+        """
         known = self._first_copies.setdefault(_worker(claimed), {})
         known.update(dict.fromkeys([append.sequence for append in appends], claimed))
+        if rescued is not None:
+            self._rescued[member_of_pair(rescued)] = rescued
 
     def without(self, claimed: ClaimedPair, pending: list[Append]) -> list[Append]:
         """Return the members of a pair that are neither merged nor to be merged by way of another pair.
@@ -64,7 +82,7 @@ class SecondCopies:
         suspects = _suspects(claimed, pending)
         if not suspects:
             return pending
-        seconds = {append.sequence for append in suspects if self._first_copy(claimed, append.sequence)}
+        seconds = {append.sequence for append in suspects if self._is_second(claimed, append)}
         self._second_copies += [(claimed, sequence) for sequence in sorted(seconds)]
         merged = self._merged_already(claimed, suspects) - seconds
         for append in suspects:
@@ -93,8 +111,8 @@ class SecondCopies:
         pair = claimed.pair
         others = {other.pair: other.journal for other in self._by_worker[_worker(claimed)]}
         later = [journal for other, journal in others.items() if other.rotation > pair.rotation]
-        later += self._claims.later_journals(pair, besides=others)
-        return {append.sequence for append in appends if any(_counts_in(journal, append.sequence) for journal in later)}
+        later += self.others.later_journals(claimed, besides=others)
+        return {append.sequence for append in appends if any(_counts_in(journal, append) for journal in later)}
 
     def _note(self, claimed: ClaimedPair, sequences: list[int]) -> None:
         self._claims.note(claimed, sequences, target="by way of another temp archive", intent="")
@@ -103,59 +121,72 @@ class SecondCopies:
         """Return the pair from which a member of the same worker is to be merged."""
         return self._first_copies.get(_worker(claimed), {}).get(sequence)
 
+    def _is_second(self, claimed: ClaimedPair, append: Append) -> bool:
+        first = self._first_copy(claimed, append.sequence)
+        if first is None or first is claimed:
+            return False
+        other = self._rescued.get((first.name, append.sequence))
+        other = other or Candidate(first, first.journal.appends[append.sequence])
+        is_alike = _place(other.append) == _place(append)
+        return is_alike and self._compare.is_copy(Candidate(claimed, append), _existing(other))
+
     def _merged_already(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
         """Return those members that are in their final archive, or in one that was rolled over from it."""
         if not self._looked_up:
             # All of the round at once: an index knows origins by reading all of its rows.
             for other in self._batch:
                 self._look_up(other, _suspects(other, other.journal.pending()))
-            self._ask_indexes()
+            self._ask_archives()
         self._look_up(claimed, appends)
-        self._ask_indexes()
-        return {append.sequence for append in appends if (append.archive, _key(claimed, append)) in self._merged}
+        self._ask_archives()
+        return {append.sequence for append in appends if (claimed.name, append.sequence) in self._merged}
 
     def _look_up(self, claimed: ClaimedPair, appends: list[Append]) -> None:
         for append in appends:
-            key = _key(claimed, append)
-            if (append.archive, key) not in self._looked_up:
-                self._looked_up.add((append.archive, key))
-                self._to_ask.setdefault(append.archive, set()).add(key)
+            key = claimed.name, append.sequence
+            if key not in self._looked_up:
+                self._looked_up.add(key)
+                self._to_ask.setdefault(append.archive, []).append(Candidate(claimed, append))
 
-    def _ask_indexes(self) -> None:
+    def _ask_archives(self) -> None:
         asked, self._to_ask = self._to_ask, {}
-        for archive, keys in asked.items():
+        for archive, candidates in asked.items():
             try:
-                for name in (archive, *rolled_over_from(self._layout, archive, storage=self._storage)):
-                    self._merged.update((archive, key) for key in self._held_in(name, keys))
+                looked = look_up(
+                    self._layout, archive, candidates, thoroughly=False, is_same=self._is_copy, storage=self._storage
+                )
             except RearError:
                 # A forged path, or no Zip.
                 continue
             except OSError as error:
                 if error.errno not in _NO_ARCHIVE:
                     self._unknown[archive] = error
+            else:
+                self._merged |= looked.found
 
-    def _held_in(self, archive: str, keys: set[OriginKey]) -> Iterable[OriginKey]:
-        """Return those members that an archive holds, by its index, or by itself where there is none of use."""
+    def _is_copy(self, target: FinalArchive, candidate: Candidate, existing: Existing) -> bool:
         try:
-            index = Index.open(self._layout, archive, storage=self._storage)
-            if index.segments:
-                return index.find_origins(keys)
-        except (IndexFormatError, OSError):
-            pass
-        try:
-            with open_committed(self._layout.archive(archive), storage=self._storage) as there:
-                return keys.intersection((row.host, row.worker, row.sequence) for row in rows_of(there))
-        except FileNotFoundError:
-            # The others may be there.
-            return ()
+            with suppress(FileNotFoundError), opened(candidate.claimed.temp_archive, self._storage):
+                pass
+        except OSError:
+            # That pair alone is refused, and no other one that waits for this archive.
+            return False
+        with suppress(UnsupportedError):
+            return Comparison(target, self._storage).is_copy(candidate, existing)
+        return False
 
 
-def _worker(claimed: ClaimedPair) -> tuple[str, str]:
-    return claimed.pair.host, claimed.pair.worker
+def _worker(claimed: ClaimedPair) -> _Worker:
+    return claimed.pair.host, claimed.pair.worker, owner_of(claimed.journal)
 
 
-def _key(claimed: ClaimedPair, append: Append) -> OriginKey:
-    return claimed.pair.host, claimed.pair.worker, append.sequence
+def _place(append: Append) -> tuple[str, str]:
+    return append.archive, append.name
+
+
+def _existing(candidate: Candidate) -> Existing:
+    append = candidate.append
+    return Existing(append.crc, append.size, True, 0, 0, candidate.key, candidate)
 
 
 def _suspects(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
@@ -166,9 +197,12 @@ def _suspects(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
     return [] if first is None else [append for append in appends if append.sequence >= first]
 
 
-def _counts_in(journal: Journal, sequence: int) -> bool:
+def _counts_in(journal: Journal, append: Append) -> bool:
     """Whether a pair holds a member, or held it, and it did not go from there to lost+found."""
-    if sequence not in journal.appends or sequence in journal.aborted:
+    other = journal.appends.get(append.sequence)
+    if other is None or append.sequence in journal.aborted:
         return False
-    noted = journal.merged.get(sequence)
+    if (_place(other), other.size, other.crc) != (_place(append), append.size, append.crc):
+        return False
+    noted = journal.merged.get(append.sequence)
     return noted is None or not noted.target.startswith(f"{STATE}/")

@@ -216,15 +216,15 @@ def test_a_temp_archive_that_looks_shorter_or_missing_is_looked_at_again(
     check_base(tmp_path, {f"ar.zip/{number}": content(str(number)) for number in range(1, 9)})
 
 
-def test_a_claim_folder_is_listed_once_for_each_closed_pair(tmp_path: Path) -> None:
+def test_a_claim_folder_is_listed_a_few_times_however_many_closed_pairs_it_has(tmp_path: Path) -> None:
     for worker in range(10):
         write_pair(tmp_path, 0, {1: (str(worker), b"x")}, close="exit", worker=f"7-7-{worker:06x}")
     storage = Seeing(0)
     assert alarms(scavenge(tmp_path, storage=storage)) == []
     folders = [path for path in storage.listed if "/claims/" in path and os.path.basename(path) == this_process().host]
     (count,) = {storage.listed[path] for path in folders}
-    # For the notes; and at the end.
-    assert 10 <= count <= 12
+    # For the first note, which tells who was deposed, and then once a second; and at the end.
+    assert 1 <= count <= 4
 
 
 # ---- the graveyard, in rounds

@@ -1,0 +1,155 @@
+"""Members of pairs, found anew in their final archives: listed there, with a local header that says whose they are.
+
+An index says where to look, and proves nothing: the local header there does, and the directory that lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from rear.core.layout import Layout
+from rear.core.names import is_named_for
+from rear.core.storage import Storage
+from rear.errors import IndexFormatError
+from rear.index.index import Index, OriginKey
+from rear.scavenger.final_archive import FinalArchive, open_final_archive
+from rear.scavenger.merge_remains import header_at, is_member
+from rear.scavenger.plan import Candidate, Existing
+from rear.scavenger.rollover import rolled_over_from
+from rear.zip import directory as directories
+from rear.zip.origin import decode_origin
+
+MemberOfPair = tuple[str, int]
+"""A member by its pair and sequence number."""
+IsSame = Callable[[FinalArchive, Candidate, Existing], bool]
+
+
+class Looked(NamedTuple):
+    """What was found in a final archive, and those that were rolled over from it.
+
+    Attributes:
+        found: the members that are there.
+        names: which of the names looked for are taken, by whomever.
+        is_there: whether the archive itself is there.
+    """
+
+    found: set[MemberOfPair]
+    names: set[str]
+    is_there: bool
+
+
+def look_up(
+    layout: Layout,
+    archive: str,
+    wanted: Iterable[Candidate],
+    *,
+    thoroughly: bool,
+    is_same: IsSame = lambda target, candidate, existing: True,
+    storage: Storage,
+) -> Looked:
+    """Look members up in their archive.
+
+    Args:
+        layout: the base.
+        archive: path of the archive, relative to the base.
+        wanted: members of any pairs.
+        thoroughly: read all local headers when some are not where the index says; else only without an index.
+        is_same: has the last word about each that was found.
+        storage: the file system.
+
+    Raises:
+        RearError: an archive is no Zip, or no path of one.
+        OSError: an archive cannot be read now.
+    """
+    looked = Looked(set(), set(), False)
+    missing = list(wanted)
+    for name in (archive, *rolled_over_from(layout, archive, storage=storage)):
+        if not missing:
+            break
+        with open_final_archive(layout, name, storage=storage, write=False) as target:
+            if target.descriptor is None:
+                continue
+            looked = looked._replace(is_there=looked.is_there or name == archive)
+            search = _Search(layout, target, missing, is_same, storage)
+            looked.found.update(search.by_index() if search.has_index else ())
+            if not search.has_index or (thoroughly and search.missing(looked.found)):
+                looked.found.update(search.by_headers(looked.names))
+        missing = [one for one in missing if member_of_pair(one) not in looked.found]
+    return looked
+
+
+def member_of_pair(candidate: Candidate) -> MemberOfPair:
+    """Return by what a member of a pair is told from all others, whatever it says of itself."""
+    return candidate.claimed.name, candidate.append.sequence
+
+
+class _Search:
+    """Members looked for in one archive."""
+
+    def __init__(
+        self, layout: Layout, target: FinalArchive, wanted: list[Candidate], is_same: IsSame, storage: Storage
+    ) -> None:
+        self._target = target
+        self._wanted: dict[OriginKey, list[Candidate]] = {}
+        for one in wanted:
+            self._wanted.setdefault(one.key, []).append(one)
+        self._is_same = is_same
+        self._storage = storage
+        self._starts: dict[OriginKey, int] | None = None
+        try:
+            index = Index.open(layout, target.archive, storage=storage)
+            if index.segments:
+                rows = index.find_origins(self._wanted)
+                self._starts = {key: row.target_start for key, row in rows.items()}
+        except (IndexFormatError, OSError):
+            pass
+
+    @property
+    def has_index(self) -> bool:
+        """Whether an index says where to look."""
+        return self._starts is not None
+
+    def missing(self, found: set[MemberOfPair]) -> bool:
+        """Whether some are not found."""
+        return any(member_of_pair(one) not in found for group in self._wanted.values() for one in group)
+
+    def by_index(self) -> Iterator[MemberOfPair]:
+        """Yield those that are where the index says, and that the directory lists there."""
+        there: dict[int, list[Candidate]] = {}
+        for key, start in (self._starts or {}).items():
+            there.setdefault(start, []).extend(one for one in self._wanted[key] if self._is_at(start, one))
+        if any(there.values()):
+            for start, name in self._listed():
+                yield from self._named(there.get(start, ()), start, name)
+
+    def by_headers(self, names: set[str]) -> Iterator[MemberOfPair]:
+        """Yield those of which any listed local header says that it is theirs; add to ``names`` what is taken."""
+        assert self._target.descriptor is not None
+        wanted = {one.append.name for group in self._wanted.values() for one in group}
+        for start, name in self._listed():
+            if name in wanted:
+                names.add(name)
+            header, data = header_at(self._target.descriptor, start, storage=self._storage)
+            origin = decode_origin(data) if header is not None else None
+            if origin is not None:
+                there = self._wanted.get((origin.host, origin.worker, origin.sequence), ())
+                yield from self._named([one for one in there if self._is_at(start, one)], start, name)
+
+    def _listed(self) -> Iterator[tuple[int, str]]:
+        assert self._target.descriptor is not None
+        assert self._target.directory is not None
+        directory = self._target.directory
+        for entry in directories.entries(self._target.descriptor, directory, storage=self._storage):
+            yield entry.offset + directory.prefix, entry.name
+
+    def _is_at(self, start: int, one: Candidate) -> bool:
+        assert self._target.descriptor is not None
+        return is_member(self._target.descriptor, start, one.claimed, one.append, storage=self._storage)
+
+    def _named(self, there: Iterable[Candidate], start: int, name: str) -> Iterator[MemberOfPair]:
+        for one in there:
+            append = one.append
+            existing = Existing(append.crc, append.size, True, start, start, one.key)
+            if is_named_for(name, append.name) and self._is_same(self._target, one, existing):
+                yield member_of_pair(one)

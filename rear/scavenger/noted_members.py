@@ -1,0 +1,140 @@
+"""Members that notes call done with: found anew before anything is removed on the word of a note.
+
+What is in its archive no more, or never was, waits again, and is merged again. So a note that is wrong costs time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from rear.core.layout import Layout
+from rear.core.records import Append
+from rear.core.storage import Storage, opened
+from rear.errors import PathError, RearError
+from rear.events import Recovered
+from rear.scavenger.archived_members import Looked, look_up, member_of_pair
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.merge_remains import is_member
+from rear.scavenger.notes import counts_alone
+from rear.scavenger.plan import Candidate
+from rear.scavenger.refusals import names_unless_shut
+
+_NOTE_LIMIT_BYTES: Final = 1 << 20
+_IN_NO_ARCHIVE: Final = "it was noted as merged, and is in no archive: it is merged again"
+
+
+class NotedMembers:
+    """What notes say of the pairs of one round.
+
+    Attributes:
+        unknown: pairs of which it cannot be found out now, and why.
+    """
+
+    def __init__(self, layout: Layout, batch: list[ClaimedPair], *, storage: Storage) -> None:
+        self.unknown: dict[str, RearError | OSError] = {}
+        self._layout = layout
+        self._batch = [claimed for claimed in batch if claimed.unproven]
+        self._storage = storage
+        self._replaced: dict[str, list[Path]] | None = None
+
+    def prove(self) -> Iterator[Recovered]:
+        """Look all of them up; what is not proven waits again. Yields what is merged again, although it was noted."""
+        by_archive: dict[str, list[Candidate]] = {}
+        for claimed in self._batch:
+            for sequence in sorted(claimed.unproven):
+                append = claimed.journal.appends.get(sequence)
+                if append is None:
+                    # A damaged journal does not tell of it: if a scan does, it is looked up like any other.
+                    claimed.journal.merged.pop(sequence, None)
+                elif claimed.journal.merged[sequence].target.startswith(self._kept_in()):
+                    self._settle(claimed, sequence, self._is_kept(claimed, append))
+                else:
+                    by_archive.setdefault(append.archive, []).append(Candidate(claimed, append))
+        for archive, candidates in by_archive.items():
+            try:
+                looked = self._look_up(archive, candidates)
+            except (RearError, OSError) as error:
+                self.unknown.update({one.claimed.name: error for one in candidates})
+                continue
+            for one in candidates:
+                is_there = member_of_pair(one) in looked.found or self._counts_alone(one, looked)
+                is_there = is_there or self._is_replaced(one)
+                self._settle(one.claimed, one.append.sequence, is_there)
+                # Where the name is taken, the plan tells what becomes of it.
+                if not is_there and one.append.name not in looked.names:
+                    yield Recovered(archive, one.append.name, one.claimed.name, _IN_NO_ARCHIVE)
+
+    def _look_up(self, archive: str, candidates: list[Candidate]) -> Looked:
+        try:
+            return look_up(self._layout, archive, candidates, thoroughly=True, storage=self._storage)
+        except PathError:
+            return Looked(set(), set(), True)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            return Looked(set(), set(), False)
+
+    def _settle(self, claimed: ClaimedPair, sequence: int, is_proven: bool) -> None:
+        if is_proven:
+            claimed.unproven.discard(sequence)
+        else:
+            del claimed.journal.merged[sequence]
+
+    def _counts_alone(self, one: Candidate, looked: Looked) -> bool:
+        """Whether a note counts although its member is not found: its user has moved the archive away.
+
+        Or it is about a file that went on in another pair, under another number, or was given up by its writer.
+        """
+        claimed, sequence = one.claimed, one.append.sequence
+        is_file = claimed.journal.file is not None and claimed.journal.merged[sequence].target != one.append.archive
+        return (is_file or not looked.is_there) and counts_alone(claimed.journal, sequence, claimed.name)
+
+    # ---- in lost+found
+
+    def _kept_in(self) -> str:
+        return f"{self._layout.lost_and_found.relative_to(self._layout.base).as_posix()}/"
+
+    def _is_kept(self, claimed: ClaimedPair, append: Append) -> bool:
+        """Whether the item in lost+found is there to which a note leads, and says that it is of this member."""
+        target = claimed.journal.merged[append.sequence].target
+        if ".." in target.split("/") or not counts_alone(claimed.journal, append.sequence, claimed.name):
+            return False
+        item = self._layout.base / target
+        with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+            if not stat.S_ISREG(os.lstat(item).st_mode):
+                return False
+            note = (
+                item.with_suffix(".json")
+                if not item.suffix.startswith(".partial")
+                else item.with_name(f"{item.name}.json")
+            )
+            with opened(note, self._storage) as descriptor:
+                told = json.loads(self._storage.read(descriptor, _NOTE_LIMIT_BYTES, 0))
+            return (told["sequence"], told["name"]) == (append.sequence, append.name)
+        return False
+
+    def _is_replaced(self, one: Candidate) -> bool:
+        """Whether a later member took its place, and its bytes are in lost+found."""
+        pair, append = one.claimed.pair, one.append
+        for item in self._replaced_items().get(f"{pair.host}-{pair.worker}-{append.sequence}", ()):
+            with suppress(OSError), opened(item, self._storage) as descriptor:
+                if is_member(descriptor, 0, one.claimed, append, storage=self._storage):
+                    return True
+        return False
+
+    def _replaced_items(self) -> dict[str, list[Path]]:
+        if self._replaced is None:
+            self._replaced = {}
+            for day in names_unless_shut(self._layout.lost_and_found, storage=self._storage):
+                for name in names_unless_shut(self._layout.lost_and_found / day, storage=self._storage):
+                    whose, found, _ = name.partition("-replaced")
+                    if found and name.endswith(".part"):
+                        self._replaced.setdefault(whose, []).append(self._layout.lost_and_found / day / name)
+        return self._replaced
