@@ -98,7 +98,7 @@ def create_for(
     if sharing is not None:
         # Temp archives are private, always; who is to merge has to write here.
         bits |= (bits & stat.S_IRGRP) >> 1
-    descriptor = storage.create(path, bits)
+    descriptor = storage.create(path, bits | 0o600)
     if len(users) == len(groups) == 1:
         storage.give(descriptor, *users, *groups)
     made = os.fstat(descriptor)
