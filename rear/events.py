@@ -134,6 +134,15 @@ class Copied(Event):
     size_bytes: int
 
 
+class Narrowed(Event):
+    """A final archive was open to users who may not read ``pair``, which goes into it: its mode, octal, is less now."""
+
+    archive: str
+    mode_before: str
+    mode: str
+    pair: str
+
+
 class Merged(Event):
     """A merge is committed: the final archive has ``members`` more."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from rear.cli.exit import note
 from rear.cli.options import valued
-from rear.core.config import Config
+from rear.core.config import load
 from rear.core.layout import Layout
 from rear.errors import UsageError
 
@@ -57,7 +57,7 @@ class Executors:
         """
         jobs, dask = self._jobs, self._dask
         if jobs is None and dask is None:
-            settings = Config(Layout(self._base)).resolve("scavenger", {})
+            settings = load(Layout(self._base), "scavenger", {})
             # As between options: a setting of one kind keeps the other out, and the cluster is the larger one.
             jobs, dask = settings["jobs"], settings["dask"]
         with ExitStack() as stack:

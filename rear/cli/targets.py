@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rear.core.discovery import name_base
 from rear.core.layout import Layout, base_above, find_base
 from rear.core.names import check_archive
 from rear.core.records import Metadata
@@ -32,6 +33,7 @@ def place_of(target: str, base: str | None) -> Place:
             above it is a base.
     """
     if base is not None:
+        name_base(base)
         if not os.path.isabs(target):
             return Place(base, target)
         root = str(Layout(base).base).rstrip("/") + "/"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, Self
 
+from rear.core.discovery import counts_as_base
 from rear.core.names import STATE
 from rear.core.source_file import SourceStamp, at_path, stamp_of
 from rear.core.storage import LOCAL, Storage, StrPath
@@ -178,10 +179,10 @@ class FolderTree:
                 raise
 
 
-def holds_base(descriptor: int) -> bool:
-    """Whether an open folder is a base of rear, which no walk goes into."""
+def holds_base(descriptor: int, path: str) -> bool:
+    """Whether an open folder, found as ``path``, is a base of rear that counts, which no walk goes into."""
     with suppress(OSError):
-        return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor).st_mode)
+        return stat.S_ISDIR(os.stat(STATE, dir_fd=descriptor).st_mode) and counts_as_base(path, path)
     return False
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from rear.core.descent import know_base
+from rear.core.discovery import counts_as_base, name_base
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
 from rear.core.source_file import describe_kind
@@ -180,10 +181,13 @@ def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
 
 
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:
-    """Return the base that a final archive belongs to and its path in it, or ``None`` for an archive of nobody."""
+    """Return the base that a final archive belongs to and its path in it, or ``None`` for an archive of nobody.
+
+    Only one that may count as such: see `rear.core.discovery`.
+    """
     path = Path(os.path.abspath(archive_path))
     for folder in path.parents:
-        if is_directory(folder / STATE):
+        if is_directory(folder / STATE) and counts_as_base(folder, path):
             archive = path.relative_to(folder).as_posix()
             try:
                 check_archive(archive)
@@ -230,7 +234,7 @@ def check_owner(layout: Layout, path: Path) -> None:
     for owner in (folder, *folder.parents):
         if owner == base:
             return
-        if is_directory(owner / STATE):
+        if is_directory(owner / STATE) and counts_as_base(owner, path):
             raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
 
 
@@ -260,21 +264,23 @@ def check_place(layout: Layout, archive: str) -> None:
 def base_above(path: str) -> str | None:
     """Return the nearest base that a file or folder, given without links, lies in; it may be the folder itself."""
     for folder in (path, *map(str, Path(path).parents)):
-        if os.path.isdir(os.path.join(folder, STATE)):
+        if os.path.isdir(os.path.join(folder, STATE)) and counts_as_base(folder, path):
             return folder
     return None
 
 
 def state_above(path: str) -> str | None:
     """Return the base in whose own state, below ``.rear``, a file or folder lies that is given without links."""
-    base = base_above(path)
-    if base is None or os.path.relpath(path, base).split("/")[0].casefold() != STATE:
-        return None
-    return base
+    for folder in (path, *map(str, Path(path).parents)):
+        above, name = os.path.split(folder)
+        # Whosever it is: what is in it is no file to be archived.
+        if name.casefold() == STATE and os.path.isdir(os.path.join(above, STATE)):
+            return above
+    return None
 
 
 def layout_of(base: StrPath) -> Layout:
-    """Return the layout of a base that is there.
+    """Return the layout of a base that is there, which its user has named.
 
     Raises:
         BaseError: it is not.
@@ -284,4 +290,5 @@ def layout_of(base: StrPath) -> Layout:
     if not is_directory(layout.base, anew=True):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
+    name_base(layout.base)
     return layout

@@ -33,6 +33,7 @@ _NO_COPY_RANGE: Final = frozenset(
 )
 _NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
+_ACL: Final = "system.posix_acl_access"
 _STATE_PART: Final = f"/{STATE}/"
 _FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
 
@@ -238,12 +239,16 @@ class Storage:
         return True
 
     def copy_owner_and_mode(self, source: int, target: int) -> None:
-        """Give an open file the permissions of another one, and its owner and group as far as that is allowed."""
+        """Give an open file the permissions of another one, ACL and extended attributes too, as far as that is allowed.
+
+        Where its ACL or its group cannot be given, the bits of the group are not given either. Call it before the first
+        byte is written to a file that was made for its owner alone: who could open it by then could read on.
+        """
         status = os.fstat(source)
         self.give(target, status.st_uid, status.st_gid)
         mode = stat.S_IMODE(status.st_mode)
-        if os.fstat(target).st_gid != status.st_gid:
-            # What one group was allowed is not another one's.
+        if not _copy_attributes(source, target) or os.fstat(target).st_gid != status.st_gid:
+            # What one group was allowed is not another one's; and of an ACL these bits are all that it allows anybody.
             mode &= ~stat.S_IRWXG
         with _where_refused():
             os.fchmod(target, mode)
@@ -401,6 +406,27 @@ def _share(path: StrPath, descriptor: int, asked: int) -> None:
         mode |= stat.S_ISGID if is_folder else 0
         if mode != stat.S_IMODE(made.st_mode):
             os.fchmod(descriptor, mode)
+
+
+def _copy_attributes(source: int, target: int) -> bool:
+    """Copy the POSIX ACL and the user's extended attributes; return whether the target has the ACL of the source."""
+    if not hasattr(os, "listxattr"):
+        return True
+    try:
+        names = os.listxattr(source)
+    except OSError:
+        return True
+    has_acl = _ACL not in names
+    if has_acl:
+        # One that the target has from its folder.
+        with suppress(OSError):
+            os.removexattr(target, _ACL)
+    for name in names:
+        if name == _ACL or name.startswith("user."):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
+                has_acl |= name == _ACL
+    return has_acl
 
 
 def _share_directory(folder: StrPath) -> None:

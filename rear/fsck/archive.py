@@ -255,7 +255,7 @@ class _ArchiveCheck(NamedTuple):
         kept = _free_name(f"{self.path}.damaged", storage)
         if not storage.link(self.path, kept):
             copy = f"{kept}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-            with created(copy, storage) as target:
+            with created(copy, storage, mode=0o600) as target:
                 storage.copy_owner_and_mode(source, target)
                 length = storage.size(source)
                 storage.copy_range(source, target, source_start=0, target_start=0, length=length)

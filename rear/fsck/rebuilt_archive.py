@@ -17,17 +17,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from rear.core.problems import Problem
 from rear.core.storage import Storage, StrPath, close_read, opened
 from rear.errors import UnsupportedError
 from rear.salvage import info_zip
 from rear.salvage.read_back import why_wrong
-from rear.salvage.rebuild import KeepAside, Rebuilt, rebuild
+from rear.salvage.rebuild import Rebuilt, rebuild
 from rear.salvage.rebuilt_names import KnownMember
+from rear.scavenger.lost_and_found import LostAndFound
+
+
+class _Aside(NamedTuple):
+    """Keeps what does not get into a new archive for those who may read the old one."""
+
+    lost_and_found: LostAndFound
+    original: int
+
+    def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
+        return self.lost_and_found.put_bytes(name, descriptor, start, length, note)
+
+    def takes_decoded(self, size: int, compressed_size: int) -> bool:
+        return self.lost_and_found.takes_decoded(size, compressed_size)
+
+    def put_content(self, name: str, content: Iterable[bytes], note: dict[str, Any]) -> str:
+        return self.lost_and_found.put_content(name, content, note, source=self.original)
 
 
 @dataclass
@@ -52,7 +69,7 @@ class RebuiltArchive:
     fresh: StrPath
     _: KW_ONLY
     subject: str
-    keep_aside: KeepAside
+    keep_aside: LostAndFound
     known: Callable[[int], KnownMember | None] | None = None
     item_prefix: str = ""
     storage: Storage
@@ -88,7 +105,7 @@ class RebuiltArchive:
         # Before there is anything to remove: it may be interrupted at any instant.
         self._is_begun = True
         try:
-            target = storage.create(self.fresh)
+            target = storage.create(self.fresh, 0o600)
         except FileExistsError:
             self._is_begun = False
             raise
@@ -97,7 +114,7 @@ class RebuiltArchive:
             work = rebuild(
                 source,
                 target=target,
-                keep_aside=self.keep_aside,
+                keep_aside=_Aside(self.keep_aside, self.original),
                 subject=self.subject,
                 known=self.known,
                 item_prefix=self.item_prefix,

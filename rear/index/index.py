@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rear.core.layout import Layout, make_in_base
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, created, opened
 from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
 from rear.index.segment import (
     INTEGER_LIMIT,
@@ -326,12 +326,12 @@ class Index:
         part = target.with_name(f"{target.stem}-{identity}{PART_SUFFIX}")
         try:
             with ExitStack() as stack:
-                source_descriptor = storage.open(source)
-                stack.callback(storage.close, source_descriptor)
-                target_descriptor = storage.create(part)
-                stack.callback(storage.close, target_descriptor)
-                length = storage.size(source_descriptor)
-                storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=length)
+                source_descriptor = stack.enter_context(opened(source, storage))
+                target_descriptor = stack.enter_context(created(part, storage, mode=0o600))  # then as the archive
+                with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
+                    storage.copy_owner_and_mode(archive, target_descriptor)
+                size = storage.size(source_descriptor)
+                storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=size)
                 storage.sync(target_descriptor)
             storage.rename(part, target)
         except OSError:

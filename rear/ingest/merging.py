@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Final
 
+from rear.core.discovery import name_base
 from rear.core.layout import Layout
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NotLeaderError, UsageError
@@ -32,6 +33,7 @@ def base_to_fill(base: StrPath) -> Layout:
     layout = Layout(base)
     if os.path.lexists(layout.base) and not os.path.isdir(layout.base):
         raise BaseError(f"{layout.base} is not a directory: it cannot be a base")
+    name_base(layout.base)
     return layout
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from rear.core.discovery import counts_as_base
 from rear.core.folder_tree import ELSEWHERE, REPLACED, FolderTree, holds_base
 from rear.core.layout import Layout
 from rear.core.names import STATE
@@ -79,7 +80,9 @@ class SourceTree:
         return False
 
     def _is_base(self, folder: str) -> bool:
-        if folder == self._base or os.path.isdir(os.path.join(folder, STATE)):
+        if folder == self._base:
+            return True
+        if os.path.isdir(os.path.join(folder, STATE)) and counts_as_base(folder, self.root):
             return True
         with suppress(OSError):
             return os.path.samefile(folder, self._base)
@@ -137,6 +140,8 @@ class SourceTree:
         if self._one_file_system and status.st_dev != self._tree.folders[""].dev:
             return SourceLeft(path, ELSEWHERE)
         if stat.S_ISDIR(status.st_mode):
+            if name.casefold() == STATE:
+                return SourceLeft(path, "rear keeps that for itself")
             return relative
         if not stat.S_ISREG(status.st_mode):
             return SourceLeft(path, f"{describe_kind(status.st_mode)}: only regular files are swept")
@@ -151,7 +156,7 @@ class SourceTree:
         with suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(self._base)):
                 return True
-        return holds_base(descriptor)
+        return holds_base(descriptor, self._path(folder))
 
     def _not_listed(self, folder: str, error: OSError) -> Event:
         path = self._path(folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import secrets
 import stat
 import subprocess
 import sys
@@ -40,6 +39,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+os.umask(0o077)
 try:
     os.execvp(command[0], command)
 except FileNotFoundError:
@@ -96,8 +96,8 @@ def fix(
         OSError: there is no room for the result (``ENOSPC``), or the file cannot be read.
     """
     # A folder of its own: a zip that is killed leaves temporary files of its own.
-    workspace = Path(folder) / f"rear-{secrets.token_hex(6)}.new"
-    storage.make_directories(workspace, sync=False)
+    # Nobody else may put a link there, or look into it, also where a group shares the folder that it is in.
+    workspace = Path(tempfile.mkdtemp(prefix="rear-", suffix=".new", dir=folder))
     try:
         with opened(path, storage) as source:
             size = storage.size(source)

@@ -27,6 +27,7 @@ from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal
 from rear.scavenger.leader import Leadership
 from rear.scavenger.notes import notes_of, write_notes
+from rear.scavenger.owners import ALL, Owners
 from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 
 RESCUE_SUFFIX = ".rescue"
@@ -102,8 +103,9 @@ class Orphan(NamedTuple):
 class Claims:
     """The claim folder of one leader."""
 
-    def __init__(self, leadership: Leadership, *, storage: Storage) -> None:
+    def __init__(self, leadership: Leadership, *, owners: Owners = ALL, storage: Storage) -> None:
         self._layout = leadership.layout
+        self._owners = owners
         self._leader = leadership.name
         self._prove = leadership.prove
         self._leaders_before: list[str] = []
@@ -127,6 +129,9 @@ class Claims:
             for pair in self._pairs(self._layout.claims / leader, PAIR_SUFFIXES):
                 if isinstance(pair, Event):
                     yield pair
+                    continue
+                if left := self._owners.left(pair, self._layout.claims / leader / pair.host):
+                    yield left
                     continue
                 source, target = self._layout.claims / leader / pair.host, self._layout.claim_folder(self._leader, pair)
                 yield from tried(pair, "taken over", partial(self._move, pair, source, target), prove=self._prove)
@@ -190,7 +195,9 @@ class Claims:
         inbox, needs_journal = self._layout.inbox_folder(pair), isinstance(waiting, Pair)
         move = partial(self._move, pair, inbox, folder, needs_journal=needs_journal)
         refused = next(tried(pair, "claimed", move, prove=self._prove), None)
-        return refused or read_pair(pair, folder, storage=self._storage)
+        if left := self._owners.left(pair, folder):
+            self._move(pair, folder, inbox, journal_last=True)
+        return left or refused or read_pair(pair, folder, storage=self._storage)
 
     def read(self, pair: Pair) -> ClaimedPair | Orphan | Event:
         """Read a pair in the claim folder again."""
@@ -263,6 +270,8 @@ class Claims:
         for pair in self._pairs(self._layout.graveyard):
             if isinstance(pair, Event):
                 yield pair
+                continue
+            if self._owners.left(pair, self._layout.graveyard_folder(pair)):
                 continue
             journal = load_journal(pair, self._layout.graveyard_folder(pair), storage=self._storage)
             if isinstance(journal, Event):
@@ -343,8 +352,8 @@ class Claims:
     def _remove_unfinished(self, folder: Path) -> None:
         for host in filter(is_safe_component, names_unless_shut(folder, storage=self._storage)):
             for name in names_unless_shut(folder / host, storage=self._storage):
-                if name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX)):
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
+                    if name.endswith((RESCUE_SUFFIX, FRESH_SUFFIX)) and self._owners.takes(folder / host / name):
                         self._storage.unlink(folder / host / name)
 
     def _remove_empty(self, folder: Path) -> None:

@@ -30,6 +30,7 @@ class scavengerd:
         max_members: as for `rear.scavenge`.
         jobs: processes that check and copy, where there is much of it.
         dask: address of a Dask scheduler whose workers do that instead: ``tcp://host:8786``.
+        owner_only: as for `rear.scavenge`.
 
     Raises:
         UsageError: an option has a value that cannot be used.
@@ -49,6 +50,7 @@ class scavengerd:
         max_members: int | None = None,
         jobs: int | None = None,
         dask: str | None = None,
+        owner_only: bool = False,
     ) -> None:
         if not every > 0:
             raise UsageError(f"every is {every!r}: it has to be a number of seconds greater than 0")
@@ -56,7 +58,7 @@ class scavengerd:
             raise UsageError(f"jobs is {jobs!r}: it has to be a number of processes, 1 or more")
         self._base = os.path.abspath(base)
         self._every = every
-        self._options = ["--quiet"]
+        self._options = ["--quiet", *["--owner-only"] * owner_only]
         if verify is not None:
             self._options.append("--verify" if verify else "--no-verify")
         for option, value in (

@@ -14,14 +14,17 @@ from rear.index.index import Index
 from rear.scavenger.claims import Orphan
 from rear.scavenger.final_archive import Comparison, DirectoryNames, IndexedNames, NoNames, open_final_archive
 from rear.scavenger.inbox import Inbox
+from rear.scavenger.owners import Owners
 from rear.scavenger.plan import Candidate, Conflict, make_plan, planned
 from rear.scavenger.refusals import unusable_parts
 
 
-def preview(layout: Layout, *, on_conflict: Conflict, liveness: Liveness, storage: Storage) -> Iterator[Event]:
+def preview(
+    layout: Layout, *, on_conflict: Conflict, liveness: Liveness, owners: Owners, storage: Storage
+) -> Iterator[Event]:
     """Yield what would be claimed, left alone and merged; members are taken at their journal's word."""
     yield from unusable_parts(layout, storage=storage)
-    inbox = Inbox(layout, liveness=liveness, storage=storage)
+    inbox = Inbox(layout, liveness=liveness, owners=owners, storage=storage)
     by_archive: dict[str, list[Candidate]] = {}
     for item in inbox.waiting(remember=False):
         peeked = inbox.peek(item) if isinstance(item, Pair) else item

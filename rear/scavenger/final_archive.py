@@ -67,28 +67,80 @@ def open_final_archive(layout: Layout, archive: str, *, storage: Storage, write:
         yield FinalArchive(archive, path, descriptor, directories.locate(descriptor, storage=storage))
 
 
-def create_for(pairs: Iterable[ClaimedPair], path: Path, *, storage: Storage) -> int:
+def create_for(
+    pairs: Iterable[ClaimedPair],
+    path: Path,
+    *,
+    sharing: int | None,
+    mode: int | None = None,
+    forebear: os.stat_result | None = None,
+    storage: Storage,
+) -> int:
     """Make the file of a new final archive: open to no more users than each of the pairs that go into it.
 
     In a base that a group shares its members write to it, too, as far as they may read it. When all pairs are of one
     user, and another one (root) scavenges, it is given to that user, who could not read what was private otherwise.
+
+    Args:
+        pairs: those that go into it.
+        path: where it is made.
+        sharing: the group that shares the base; see `group_sharing`.
+        mode: that it has instead.
+        forebear: status of the archive that was full, and whose name it gets: it is no more open than that.
+        storage: the file system.
     """
-    found = [_status_of(pair) for pair in {pair.name: pair for pair in pairs}.values()]
-    mode = reduce(and_, (status.st_mode for status in found), 0o666)
+    found = [status_of(pair) for pair in {pair.name: pair for pair in pairs}.values()]
     users, groups = {status.st_uid for status in found}, {status.st_gid for status in found}
-    if len(groups) > 1:
-        # What one group was allowed is not another one's, unless everybody is.
-        mode &= 0o606 | (mode & 0o006) << 3
-    if is_shared(path):
+    found += [] if forebear is None else [forebear]
+    bits = reduce(and_, (status.st_mode for status in found), 0o666) if mode is None else mode
+    if len({status.st_gid for status in found}) > 1:
+        bits = _without_group(bits)
+    if sharing is not None:
         # Temp archives are private, always; who is to merge has to write here.
-        mode |= (mode & stat.S_IRGRP) >> 1
-    descriptor = storage.create(path, mode)
+        bits |= (bits & stat.S_IRGRP) >> 1
+    descriptor = storage.create(path, bits | 0o600)
     if len(users) == len(groups) == 1:
-        storage.give(descriptor, users.pop(), groups.pop())
+        storage.give(descriptor, *users, *groups)
+    made = os.fstat(descriptor)
+    wanted = stat.S_IMODE(made.st_mode) if mode is None else mode
+    if made.st_gid not in {*groups, sharing}:
+        wanted = _without_group(wanted)
+    if wanted != stat.S_IMODE(made.st_mode):
+        storage.set_mode(descriptor, wanted)
     return descriptor
 
 
-def _status_of(pair: ClaimedPair) -> os.stat_result:
+def _without_group(mode: int) -> int:
+    """Return a mode without what it allows the group alone: what one group was allowed is not another one's."""
+    return mode & (0o606 | (mode & 0o006) << 3)
+
+
+def group_sharing(layout: Layout) -> int | None:
+    """Return the group that shares a base, if one does: what goes into its archives is for all of its members."""
+    return os.stat(layout.base).st_gid if is_shared(layout.state) else None
+
+
+def too_open(archive: os.stat_result, pair: os.stat_result, *, sharing: int | None, mode: int | None) -> int:
+    """Return the bits of those who may read a final archive and not a pair that is to go into it; 0 if there are none.
+
+    Args:
+        archive: its status.
+        pair: status of the pair's temp archive.
+        sharing: the group that shares the base.
+        mode: what the setting ``archive_mode`` allows.
+    """
+    others = pair.st_mode & stat.S_IROTH
+    group = pair.st_mode & stat.S_IRGRP if pair.st_gid == archive.st_gid else others << 3
+    allowed = (stat.S_IRGRP if archive.st_gid == sharing else group) | others | (mode or 0)
+    # Whoever may not read it has no business to write it.
+    allowed |= (allowed & 0o044) >> 1
+    found = archive.st_mode & 0o066
+    if archive.st_uid not in (pair.st_uid, os.geteuid(), 0) and not allowed & 0o044:
+        found |= stat.S_IRUSR
+    return found & ~allowed
+
+
+def status_of(pair: ClaimedPair) -> os.stat_result:
     """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
     path = pair.folder / f"{pair.pair.stem}.zip"
     try:

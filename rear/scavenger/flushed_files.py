@@ -100,7 +100,7 @@ class FlushedFiles:
         if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size):
             content = _content_of(joined, descriptor, self._storage)
             name = item_name(claimed.pair, joined.sequence, joined.name)
-            item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+            item = self._lost_and_found.put_content(name, content, note, source=descriptor)
         else:
             name, start = item_name(claimed.pair, joined.sequence), joined.data_offset
             item = self._lost_and_found.put_bytes(name, descriptor, start, joined.compressed_size, note)

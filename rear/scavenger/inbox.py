@@ -30,6 +30,7 @@ from rear.scavenger.claims import (
     taken,
     without_first_record,
 )
+from rear.scavenger.owners import ALL, Owners
 from rear.scavenger.refusals import names_in, names_unless_shut, saved, shut_folder
 
 _FLUSH_POLL_SECONDS = 0.25
@@ -46,8 +47,9 @@ class Inbox:
 
     in_doubt = False
 
-    def __init__(self, layout: Layout, *, liveness: Liveness, storage: Storage) -> None:
+    def __init__(self, layout: Layout, *, liveness: Liveness, owners: Owners = ALL, storage: Storage) -> None:
         self._layout = layout
+        self._owners = owners
         self._liveness = liveness
         self._storage = storage
         self._observations = Observations(layout, topic="workers", storage=storage)
@@ -109,9 +111,14 @@ class Inbox:
     ) -> Iterator[Pair | Orphan | Event]:
         """Yield what a file of a pair means, if it is the one that speaks for the pair."""
         try:
-            if name.endswith(".zip") and f"{pair.stem}.journal" not in present:
+            is_orphan = name.endswith(".zip") and f"{pair.stem}.journal" not in present
+            if not is_orphan and not name.endswith(".journal"):
+                return
+            if left := self._owners.left(pair, self._layout.inbox_folder(pair)):
+                yield left
+            elif is_orphan:
                 yield self._orphan(Orphan(pair, "missing"), present)
-            elif name.endswith(".journal"):
+            else:
                 reason, in_order = self._why_not(pair, present)
                 if reason is None and not in_order:
                     doubtful.append(pair)
@@ -194,7 +201,8 @@ class Inbox:
         for name in self._storage.names(folder):
             # Requests of scavengers that died while waiting.
             with contextlib.suppress(OSError):
-                self._storage.unlink(folder / name)
+                if self._owners.takes(folder / name):
+                    self._storage.unlink(folder / name)
         request = folder / secrets.token_hex(8)
         self._storage.close(self._storage.create(request))
         try:
@@ -209,7 +217,7 @@ class Inbox:
     def _live_pairs(self) -> Iterator[str]:
         for item in self.waiting(remember=False):
             # A file that is still open is not asked for: its pair ends with it.
-            if isinstance(item, LeftAlone) and item.code != "file-open":
+            if isinstance(item, LeftAlone) and item.code not in ("file-open", "taken"):
                 yield item.pair
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import add
@@ -25,7 +26,7 @@ from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
-from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Renamed, SetAside
+from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Narrowed, Refused, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
 from rear.index.scratch_index import scratch_index
 from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, write_intent
@@ -39,7 +40,10 @@ from rear.scavenger.final_archive import (
     IndexedNames,
     NoNames,
     create_for,
+    group_sharing,
     open_final_archive,
+    status_of,
+    too_open,
 )
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound, item_name
@@ -47,6 +51,7 @@ from rear.scavenger.merge_writer import AT_ONCE, MergeWriter
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, MergePlan, Names, make_plan, planned, sequences_of
 from rear.scavenger.recovery import Recovery, check_vacant, fresh_path, install
+from rear.scavenger.rollover import rolled_over_from
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
 from rear.zip.headers import member_of
@@ -115,6 +120,9 @@ class Merger:
         """
         yield Advanced("planning", archive, 0, len(candidates))
         with self._current_target(archive) as (target, index), ExitStack() as stack:
+            candidates = yield from self._admitted(target, candidates)
+            if not candidates:
+                return
             names: Names = NoNames()
             if target.descriptor is not None:
                 names = IndexedNames((yield from self._bring_up_to_date(index, target, stack)))
@@ -150,6 +158,52 @@ class Merger:
                     "older copy in its place; nothing was merged. If it is as it should be, rear fsck accepts it"
                 )
             time.sleep(_STALE_PAUSE_SECONDS)
+
+    def _admitted(self, target: FinalArchive, candidates: list[Candidate]) -> Generator[Event, None, list[Candidate]]:
+        """Return those that may go into an archive: it is open to nobody who may not read their temp archive.
+
+        For what comes from its owner, or from a group whose members may replace it, it is narrowed first: a crash
+        behind that leaves it as it is, but narrower.
+        """
+        descriptor = target.descriptor
+        if descriptor is None:
+            return candidates
+        sharing, refused = group_sharing(self._layout), set()
+        for claimed in {one.claimed.name: one.claimed for one in candidates}.values():
+            archive, pair = os.fstat(descriptor), status_of(claimed)
+            bits = too_open(archive, pair, sharing=sharing, mode=self._archive_mode)
+            before, after = stat.S_IMODE(archive.st_mode), stat.S_IMODE(archive.st_mode) & ~bits
+            if not bits:
+                continue
+            may_replace = pair.st_uid == archive.st_uid or archive.st_gid == sharing
+            if may_replace and os.geteuid() in (0, archive.st_uid):
+                self._leadership.prove()
+                self._storage.set_mode(descriptor, after)
+                self._storage.sync(descriptor)
+                yield Narrowed(target.archive, f"{before:04o}", f"{after:04o}", claimed.name)
+                continue
+            refused.add(claimed.name)
+            yield Refused(
+                claimed.name,
+                f"its members for {target.archive} wait: that is open (mode {before:04o}, of user {archive.st_uid}) to "
+                f"users who may not read its temp archive (mode {stat.S_IMODE(pair.st_mode):04o}, of user "
+                f"{pair.st_uid}). Let the owner of one of them, or root, chmod it, or set archive_mode",
+            )
+        return [one for one in candidates if one.claimed.name not in refused]
+
+    @property
+    def _archive_mode(self) -> int | None:
+        mode = self._options.archive_mode
+        return None if mode is None else int(mode, 8)
+
+    def _forebear(self, archive: str) -> os.stat_result | None:
+        """Return the status of the archive that was renamed when it was full, and that a new one follows."""
+        if self._options.max_size is None and self._options.max_members is None:
+            return None
+        for name in rolled_over_from(self._layout, archive, storage=self._storage):
+            with suppress(FileNotFoundError):
+                return os.lstat(self._layout.archive(name))
+        return None
 
     def _open_index(self, archive: str) -> Index:
         try:
@@ -284,7 +338,14 @@ class Merger:
             descriptor, path = merge.target.descriptor, merge.target.path
             if descriptor is None:
                 path = fresh_path(merge.intent_path)
-                descriptor = create_for([copy.claimed for copy in plan.ranges], path, storage=storage)
+                descriptor = create_for(
+                    [copy.claimed for copy in plan.ranges],
+                    path,
+                    sharing=group_sharing(self._layout),
+                    mode=self._archive_mode,
+                    forebear=self._forebear(plan.archive),
+                    storage=storage,
+                )
                 stack.callback(storage.close, descriptor)
                 storage.sync_directory(merge.intent_path.parent)
             merge.has_begun = True

@@ -33,6 +33,8 @@ class ScavengeOptions:
     assume_dead: Sequence[str] = ()
     executor: Executor | None = None
     partial: PartialPolicy = "keep"
+    archive_mode: str | None = None
+    owner_only: bool = False
 
     def __post_init__(self) -> None:
         if self.on_conflict not in ("rename", "first", "last"):
@@ -56,6 +58,7 @@ class GivenOptions(TypedDict, total=False):
     assume_dead: Sequence[str]
     executor: Executor | None
     partial: PartialPolicy | None
+    owner_only: bool
 
 
 def options_for(layout: Layout, *, storage: Storage = LOCAL, **given: Unpack[GivenOptions]) -> ScavengeOptions:

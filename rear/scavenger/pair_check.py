@@ -306,7 +306,7 @@ class PairCheck:
         if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset):
             return f"; {found.recoverable_bytes:,} bytes of it decode, which are kept compressed only: they are so many"
         content = recovered_content(descriptor, found, storage=self._storage)
-        item = self._lost_and_found.put_content(name, content, note, mode=self._storage.mode(descriptor))
+        item = self._lost_and_found.put_content(name, content, note, source=descriptor)
         return f"; its first {found.recoverable_bytes:,} of {found.size:,} bytes decode and are in {item}"
 
     def has_failed(self, claimed: ClaimedPair) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -145,7 +146,7 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
         repeats_from=0,
     )
     lines = [encode_record(opened_record), *map(encode_record, records)]
-    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines), PRIVATE_MODE)
+    storage.replace(folder / f"{pair.stem}.journal", b"".join(lines), PRIVATE_MODE & _mode(pair, folder))
     return len(appends) or 1
 
 
@@ -160,6 +161,13 @@ def _records_of_parts(pair: Pair, folder: Path, rest: Journal, storage: Storage)
             pair, rest.file, journal_path if journal_path.name in present else None, descriptor, storage=storage
         )
     return cookie, list(records)
+
+
+def _mode(pair: Pair, folder: Path) -> int:
+    """Return the mode of a temp archive: who may not read that is not told what is in it either."""
+    with suppress(OSError):
+        return os.lstat(folder / f"{pair.stem}.zip").st_mode
+    return 0o600
 
 
 def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
@@ -190,12 +198,12 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
         if fixed is None or not any(True for _ in _placeable(fixed, pair, storage)):
             return 0
         fresh = folder / f"{path.name}.{secrets.token_hex(6)}{FRESH_SUFFIX}"
-        with created(fresh, storage, mode=PRIVATE_MODE) as target:
+        with created(fresh, storage, mode=0o600) as target:
+            with opened(path, storage) as old:
+                storage.copy_owner_and_mode(old, target)
             with opened(fixed, storage) as source:
                 length = storage.size(source)
                 storage.copy_range(source, target, source_start=0, target_start=0, length=length)
-            with opened(path, storage) as old:
-                storage.copy_owner_and_mode(old, target)
             storage.sync(target)
     note = {"pair": str(pair), "reason": "no member in it could be placed; zip -FF found some, and they were taken on"}
     # A second name: until the rename it has to be here as well, or a crash would leave it in lost+found alone.

@@ -18,13 +18,14 @@ from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
 from rear.errors import FormatError, JournalError, RearError, UnfinishedIntentError, UnsupportedError
-from rear.events import Event, Refused, RolledBack, RolledForward
+from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
+from rear.scavenger.owners import ALL, Owners
 from rear.zip import directory as directories
 
 
@@ -34,10 +35,11 @@ class Recovery:
     The leadership is asked before each step that a deposed leader must not do.
     """
 
-    def __init__(self, leadership: Leadership, claims: Claims, *, storage: Storage) -> None:
+    def __init__(self, leadership: Leadership, claims: Claims, *, owners: Owners = ALL, storage: Storage) -> None:
         self._layout = leadership.layout
         self._leadership = leadership
         self._claims = claims
+        self._owners = owners
         self._storage = storage
 
     def recover(self, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
@@ -53,6 +55,10 @@ class Recovery:
             if name.endswith(".intent"):
                 self._leadership.prove()
                 try:
+                    if not self._owners.takes(folder / name):
+                        reason = "this merge is another user's, and is left to that one"
+                        yield LeftAlone(f".rear/intents/{name}", reason, "taken")
+                        continue
                     yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
                     yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
@@ -62,7 +68,8 @@ class Recovery:
             is_alone = belongs_to is not None and f"{belongs_to}.intent" not in names
             if f".{suffix}" == UNFINISHED_SUFFIX or is_alone:
                 try:
-                    self._storage.unlink(folder / name)
+                    if self._owners.takes(folder / name):
+                        self._storage.unlink(folder / name)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -231,10 +238,10 @@ class Recovery:
         if fresh.name in self._storage.names(fresh.parent):
             self._storage.unlink(fresh)
         look_anew(target, storage=self._storage)
-        with opened(target, self._storage) as source, created(fresh, self._storage) as descriptor:
+        with opened(target, self._storage) as source, created(fresh, self._storage, mode=0o600) as descriptor:
+            self._storage.copy_owner_and_mode(source, descriptor)
             length = undo.old.offset if undo is not None and undo.old is not None else self._storage.size(source)
             self._storage.copy_range(source, descriptor, source_start=0, target_start=0, length=length)
-            self._storage.copy_owner_and_mode(source, descriptor)
             if undo is not None:
                 self.restore_tail(descriptor, intent, undo)
             else:

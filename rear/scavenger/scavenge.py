@@ -45,6 +45,7 @@ from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
 from rear.scavenger.options import ScavengeOptions, options_for
+from rear.scavenger.owners import Owners
 from rear.scavenger.pair_check import PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
@@ -83,6 +84,7 @@ def scavenge(
     max_members: int | None = None,
     assume_dead: Sequence[str] = (),
     executor: Executor | None = None,
+    owner_only: bool = False,
     storage: Storage = LOCAL,
 ) -> Iterator[Event]:
     """Merge what workers have ended, or left behind, into the final archives, and yield what happens.
@@ -109,6 +111,8 @@ def scavenge(
             process of this host that runs is never taken for dead.
         executor: checks members and copies ranges, when there is much of it: any `concurrent.futures.Executor` whose
             workers see the base under the same path. It is not shut down.
+        owner_only: take only pairs that belong to this user, end only merges that this user has begun, and merge only
+            into archives of this user; all else is left as it is.
         storage: the file system.
 
     Raises:
@@ -131,6 +135,7 @@ def scavenge(
         assume_dead=assume_dead,
         executor=executor,
         partial=partial,
+        owner_only=owner_only,
         storage=storage,
     )
     return _run(layout, options, storage)
@@ -145,7 +150,10 @@ def _run(layout: Layout, options: ScavengeOptions, storage: Storage) -> Iterator
     totals = Totals()
     liveness = Liveness(options.assume_dead)
     if options.dry_run:
-        for event in preview(layout, on_conflict=options.on_conflict, liveness=liveness, storage=storage):
+        owners = Owners(owner_only=options.owner_only)
+        for event in preview(
+            layout, on_conflict=options.on_conflict, liveness=liveness, owners=owners, storage=storage
+        ):
             totals.add(event)
             yield event
         yield totals.summary()
@@ -206,9 +214,10 @@ class Scavenge:
         self._leadership = leadership
         self._liveness = liveness
         self._storage = storage
-        self._claims = Claims(leadership, storage=storage)
-        self._inbox = Inbox(layout, liveness=liveness, storage=storage)
-        self._recovery = Recovery(leadership, self._claims, storage=storage)
+        self._owners = Owners(owner_only=options.owner_only)
+        self._claims = Claims(leadership, owners=self._owners, storage=storage)
+        self._inbox = Inbox(layout, liveness=liveness, owners=self._owners, storage=storage)
+        self._recovery = Recovery(leadership, self._claims, owners=self._owners, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
         self._zip_tries, self._zip_seconds = ZIP_TRIES, ZIP_SECONDS
@@ -411,6 +420,7 @@ class Scavenge:
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
         while candidates:
             with open_final_archive(self._layout, archive, storage=self._storage) as target:
+                self._owners.check(target.descriptor, archive)
                 fitting = self._cap.fitting(candidates, target.directory)
             if fitting == 0:
                 self._leadership.prove()

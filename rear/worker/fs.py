@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from rear.core.config import load
 from rear.core.context import current, enter, entered, has_left, install_builtins, leave, remove_builtins
+from rear.core.discovery import name_base
 from rear.core.layout import Layout
 from rear.core.log import tell_error
 from rear.core.names import Target, split_target
@@ -88,6 +89,7 @@ class RearFs:
         self._layout = Layout(os.fsdecode(base))
         if os.path.lexists(self._layout.base) and not os.path.isdir(self._layout.base):
             raise BaseError(f"{self._layout.base} is not a directory: it cannot be a base")
+        name_base(self._layout.base)
         given = {
             "rotation_span": rotation_span,
             "rotation_size": rotation_size,

@@ -150,7 +150,7 @@ class _Listing:
 
     def _list(self, relative: str, path: str, descriptor: int) -> list[str]:
         """Take what is to be archived in one folder; return the folders in it, the first one last."""
-        if holds_base(descriptor):
+        if holds_base(descriptor, os.path.abspath(path)):
             if not relative:
                 raise SourceError(
                     f"{path} is a base of rear: pick up a folder of files, the base holds its own archives"
@@ -180,7 +180,9 @@ class _Listing:
         if self._device is not None and status.st_dev != self._device:
             warn("%s is %s", path, ELSEWHERE)
         elif stat.S_ISDIR(status.st_mode):
-            return True
+            if name.casefold() != STATE:
+                return True
+            warn("%s is what rear keeps for itself: it is left out", path)
         elif self._is_kept or not name.lower().endswith(".zip"):
             self._add(relative, _readable(stamp_of(path, status), descriptor, name))
         else:

@@ -5,15 +5,19 @@ Files of other users are made by real ``chown``; only root can do that, so other
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import members, of_kind, scavenge, scratch_folder
+from bases import members, of_kind, renew, scavenge, scratch_folder
+from faults import Failing, after, at, dying_at, in_child, points_of, some
 from pairs import MTIME_NS, dead_worker, see_nobody, write_pair
 from users import ALICE, BOB, GROUP, base_of_mode, users
 
@@ -21,6 +25,7 @@ from rear.core.layout import Layout
 from rear.core.liveness import this_process
 from rear.core.records import MergedRecord, Pair
 from rear.core.storage import LOCAL, Storage, StrPath
+from rear.errors import RearError
 from rear.events import Damaged, Event, Lost, Merged, Recovered, Refused, Renamed, RolledBack, RolledForward
 from rear.fsck.base import fsck
 from rear.journal.codec import encode_record
@@ -519,3 +524,52 @@ def test_folders_are_listed_a_fixed_number_of_times_however_many_pairs_there_are
         scavenge(base)
         counts.append(sum(this_process().host in path for path in listed))
     assert counts[1] <= counts[0] + 10
+
+
+# ---- crashes
+
+
+FORGED = {**EXPECTED, "c.txt": b"the third", "0.txt": b"x" * 600, "1.txt": b"x" * 600}
+
+
+@pytest.fixture
+def template(base: Path) -> Path:
+    """A base with forged notes, of another user where that can be, a forged intent, and a forged first copy."""
+    old = make_archive(base)
+    forge_intent(base, old, now(base)[1][1:], tail=write_old_state(base, old))
+    _, journal = write_pair(base, 0, MEMBERS, worker=dead_worker())
+    notes = forge_note(journal, [1])
+    if os.geteuid() == 0:
+        os.chown(notes, BOB, BOB)
+    _, journal = write_pair(base, 0, {1: ("c.txt", b"the third")}, close="exit", worker="5-5-abcdef")
+    forge_note(journal, [1])
+    return base.rename(base.parent / "template")
+
+
+def check_forged(base: Path) -> None:
+    assert not of_kind(scavenge(base), Lost)
+    assert members(base) == FORGED
+    assert not list((base / ".rear/inbox").rglob("*.journal"))
+
+
+@pytest.mark.crash
+def test_a_scavenger_is_killed_among_forged_evidence(base: Path, template: Path) -> None:
+    renew(base, template)
+    points = points_of(lambda storage: scavenge(base, storage=storage))
+    check_forged(base)
+    for point in some(points, 40):
+        renew(base, template)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL
+        with after(f"killed at {point}"):
+            check_forged(base)
+
+
+@pytest.mark.crash
+def test_a_scavenger_fails_among_forged_evidence(base: Path, template: Path) -> None:
+    renew(base, template)
+    for point in some(points_of(lambda storage: scavenge(base, storage=storage)), 40):
+        renew(base, template)
+        with contextlib.suppress(OSError, RearError):
+            assert not of_kind(scavenge(base, storage=Failing(errno.EIO, at(point))), Lost)
+        with after(f"failed at {point}"):
+            check_forged(base)

@@ -18,7 +18,8 @@ def config(base: Annotated[str, base_argument("The base.")] = ".", as_json: Json
     """Show the settings of a base, and where each comes from.
 
     An option of a command or an argument in Python comes first; then an environment variable (REAR_SYNC for sync);
-    then .rear/config.toml in the base, which its workers and scavengers share; then the default.
+    then .rear/config.toml in the base, which its workers and scavengers share; then the default. What the file says
+    and does not count, because others may have written it, is told.
 
     Example: rear config /nfs/base
     """
@@ -39,7 +40,13 @@ def config(base: Annotated[str, base_argument("The base.")] = ".", as_json: Json
             }
             for value in values
         ]
-        about = {"version": JSON_VERSION, "kind": "config", "file": found.path, "unknown": found.unknown}
+        about = {
+            "version": JSON_VERSION,
+            "kind": "config",
+            "file": found.path,
+            "unknown": found.unknown,
+            "ignored": found.ignored,
+        }
         typer.echo(json.dumps({**about, "settings": settings}))
         return
     table = ""
@@ -49,5 +56,5 @@ def config(base: Annotated[str, base_argument("The base.")] = ".", as_json: Json
             typer.echo(f"[{table}]")
         text = "" if value.value is None else json.dumps(value.value, ensure_ascii=False)
         typer.echo(f"{value.setting.name:<14} {shown(text):<12} {shown(value.source)}")
-    for line in found.unknown:
+    for line in (*found.unknown, *found.ignored):
         print(f"rear: {shown(line)}", file=sys.stderr)

@@ -51,6 +51,9 @@ MaxSize = Annotated[
     str | None, valued("SIZE", "Rename a final archive to ar-0.zip, ar-1.zip, … before it grows larger.")
 ]
 MaxMembers = Annotated[int | None, valued("N", "The same by number of members.", min=1)]
+OwnerOnly = Annotated[
+    bool, flag("Take only temp archives of this user, and merge only into archives of this user.", "--owner-only")
+]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True)]
 
 
@@ -72,6 +75,7 @@ def scavenge(
     assume_dead: AssumeDead = None,
     jobs: Jobs = None,
     dask: Dask = None,
+    owner_only: OwnerOnly = False,
     until_eof: UntilEof = False,
 ) -> None:
     """Merge what the workers wrote into the final archives.
@@ -95,6 +99,7 @@ def scavenge(
             "max_size": size_bytes(max_size),
             "max_members": max_members,
             "assume_dead": assume_dead or (),
+            "owner_only": owner_only,
         },
         style_of(plain=plain, json=json, quiet=quiet),
         Executors(base, jobs, dask),

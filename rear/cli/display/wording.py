@@ -23,6 +23,7 @@ _LABELS: Final[dict[type[events.Event], str]] = {
     events.RolledBack: "undone",
     events.RolledForward: "completed",
     events.RolledOver: "rolled over",
+    events.Narrowed: "narrowed",
 }
 
 
@@ -42,7 +43,7 @@ def style_of(event: events.Event) -> str:
             return "green"
         case events.Refused():
             return "red"
-        case events.RolledOver() | events.NothingYet():
+        case events.RolledOver() | events.Narrowed() | events.NothingYet():
             return ""
         case events.Claimed():
             return "dim" if event.state == "closed" else "yellow"
@@ -71,6 +72,8 @@ def describe(event: events.Event) -> str:
             return f"{event.archive}: a merge that had died after its commit was completed"
         case events.RolledOver():
             return f"{event.archive}: full, renamed {event.renamed_to}"
+        case events.Narrowed():
+            return f"{event.archive}: mode {event.mode}, was {event.mode_before}: {event.pair} is open to no more"
         case events.IndexRebuilt():
             return f"{event.archive}: index of {counted(event.members, 'member')} made again: {event.reason}"
         case events.Collected():
