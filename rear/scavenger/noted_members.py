@@ -110,7 +110,11 @@ class NotedMembers:
         with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             if not stat.S_ISREG(os.lstat(item).st_mode):
                 return False
-            note = item.with_suffix(".json") if not item.suffix.startswith(".partial") else item.with_name(f"{item.name}.json")
+            note = (
+                item.with_suffix(".json")
+                if not item.suffix.startswith(".partial")
+                else item.with_name(f"{item.name}.json")
+            )
             with opened(note, self._storage) as descriptor:
                 told = json.loads(self._storage.read(descriptor, _NOTE_LIMIT_BYTES, 0))
             return (told["sequence"], told["name"]) == (append.sequence, append.name)
