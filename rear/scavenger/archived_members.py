@@ -5,8 +5,8 @@ An index says where to look, and proves nothing: the local header there does, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 from rear.core.layout import Layout
 from rear.core.names import is_named_for
@@ -20,6 +20,8 @@ from rear.scavenger.rollover import rolled_over_from
 from rear.zip import directory as directories
 from rear.zip.origin import decode_origin
 
+_MAY_BE_BEHIND: Final = 2
+"""The index of an archive, or of what was renamed last, lacks what a scavenger merged that died before it wrote that."""
 MemberOfPair = tuple[str, int]
 """A member by its pair and sequence number."""
 IsSame = Callable[[FinalArchive, Candidate, Existing], bool]
@@ -64,16 +66,23 @@ def look_up(
     """
     looked = Looked(set(), set(), False)
     missing = list(wanted)
-    for name in (archive, *rolled_over_from(layout, archive, storage=storage)):
+    for number, name in enumerate((archive, *rolled_over_from(layout, archive, storage=storage))):
         if not missing:
             break
+        index, starts = _starts_in(layout, name, {one.key for one in missing}, storage)
+        is_settled = number >= _MAY_BE_BEHIND
+        if is_settled and starts is not None and not starts and not thoroughly:
+            # Nearly always: what a crashed worker left has never been merged.
+            continue
         with open_final_archive(layout, name, storage=storage, write=False) as target:
             if target.descriptor is None:
                 continue
             looked = looked._replace(is_there=looked.is_there or name == archive)
-            search = _Search(layout, target, missing, is_same, storage)
-            looked.found.update(search.by_index() if search.has_index else ())
-            if not search.has_index or (thoroughly and search.missing(looked.found)):
+            if index is not None and not is_settled and not target.is_mirrored_by(index, storage=storage):
+                starts = None
+            search = _Search(target, missing, is_same, storage)
+            looked.found.update(search.by_index(starts or {}))
+            if starts is None or (thoroughly and search.missing(looked.found)):
                 looked.found.update(search.by_headers(looked.names))
         missing = [one for one in missing if member_of_pair(one) not in looked.found]
     return looked
@@ -84,41 +93,38 @@ def member_of_pair(candidate: Candidate) -> MemberOfPair:
     return candidate.claimed.name, candidate.append.sequence
 
 
+def _starts_in(
+    layout: Layout, archive: str, keys: set[OriginKey], storage: Storage
+) -> tuple[Index | None, dict[OriginKey, int] | None]:
+    """Return an index, and where it says that members begin; ``None`` where there is none of use."""
+    try:
+        index = Index.open(layout, archive, storage=storage)
+        if index.segments:
+            return index, {key: row.target_start for key, row in index.find_origins(keys).items()}
+    except (IndexFormatError, OSError):
+        pass
+    return None, None
+
+
 class _Search:
     """Members looked for in one archive."""
 
-    def __init__(
-        self, layout: Layout, target: FinalArchive, wanted: list[Candidate], is_same: IsSame, storage: Storage
-    ) -> None:
+    def __init__(self, target: FinalArchive, wanted: list[Candidate], is_same: IsSame, storage: Storage) -> None:
         self._target = target
         self._wanted: dict[OriginKey, list[Candidate]] = {}
         for one in wanted:
             self._wanted.setdefault(one.key, []).append(one)
         self._is_same = is_same
         self._storage = storage
-        self._starts: dict[OriginKey, int] | None = None
-        try:
-            index = Index.open(layout, target.archive, storage=storage)
-            # One that is behind, because a scavenger died before it was renewed, would hide what has come last.
-            if index.segments and target.is_mirrored_by(index, storage=storage):
-                rows = index.find_origins(self._wanted)
-                self._starts = {key: row.target_start for key, row in rows.items()}
-        except (IndexFormatError, OSError):
-            pass
-
-    @property
-    def has_index(self) -> bool:
-        """Whether an index says where to look."""
-        return self._starts is not None
 
     def missing(self, found: set[MemberOfPair]) -> bool:
         """Whether some are not found."""
         return any(member_of_pair(one) not in found for group in self._wanted.values() for one in group)
 
-    def by_index(self) -> Iterator[MemberOfPair]:
+    def by_index(self, starts: Mapping[OriginKey, int]) -> Iterator[MemberOfPair]:
         """Yield those that are where the index says, and that the directory lists there."""
         there: dict[int, list[Candidate]] = {}
-        for key, start in (self._starts or {}).items():
+        for key, start in starts.items():
             there.setdefault(start, []).extend(one for one in self._wanted[key] if self._is_at(start, one))
         if any(there.values()):
             for start, name in self._listed():

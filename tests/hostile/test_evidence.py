@@ -31,6 +31,7 @@ from rear.fsck.base import fsck
 from rear.journal.codec import encode_record
 from rear.journal.intent import Begin, Move, commit_intent, write_intent
 from rear.journal.reader import read_journal
+from rear.read.view import open_committed
 from rear.zip import directory as directories
 from rear.zip.codecs import crc32
 from rear.zip.directory import Directory
@@ -216,6 +217,26 @@ def test_what_was_noted_and_is_not_in_its_archive_is_merged_again(base: Path, cl
     events = scavenge(base)
     assert members(base) == {**EXPECTED, "old.txt": b"old"}
     assert [event.name for event in of_kind(events, Recovered)] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("where", ["graveyard", "claims/dead"])
+def test_a_forged_note_removes_nothing_from_where_pairs_wait(base: Path, where: str) -> None:
+    temp, journal = write_pair(base, 0, MEMBERS, close="exit")
+    notes = forge_note(journal, [1, 2], "other.zip")
+    folder = base / ".rear" / where / journal.parent.name
+    folder.mkdir(parents=True)
+    for path in (temp, journal, notes):
+        path.rename(folder / path.name)
+    scavenge(base)
+    assert members(base) == EXPECTED
+
+
+def test_a_merged_record_in_the_journal_itself_is_a_hint_as_well(base: Path) -> None:
+    _, journal = write_pair(base, 0, MEMBERS, close="exit")
+    with journal.open("ab") as file:
+        file.write(encode_record(MergedRecord((1, 2), "ar.zip", "", name_of())))
+    scavenge(base)
+    assert members(base) == EXPECTED
 
 
 def test_what_is_there_is_not_merged_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,6 +434,8 @@ def test_an_intent_of_somebody_else_counts_for_nothing_and_holds_nothing_up(base
         assert not of_kind(events, RolledBack, RolledForward)
         assert path.exists()
         assert set(members(base)) == {"0.txt", "1.txt", *EXPECTED}
+        with open_committed(base / "ar.zip") as archive:
+            assert {entry.name for entry in archive.entries()} == set(members(base))
     list(fsck(base))
     assert not path.exists()
     assert not of_kind(scavenge(base), Refused)
