@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -46,7 +46,7 @@ def known_bases() -> tuple[str, ...]:
 def split_at_base(path: str) -> tuple[str, list[str]] | None:
     """Return the base that a path lies in and the parts of its name below that; ``None`` of a path in no base.
 
-    Whoever meets a path below ``.rear`` knows a base by that: tasks in other processes are given nothing more.
+    What is above a ``.rear`` is a base, also one that nobody has told of.
     """
     folder = path
     while folder not in _bases:
@@ -55,7 +55,6 @@ def split_at_base(path: str) -> tuple[str, list[str]] | None:
             folder, slash, _ = f"{path}/".partition(f"/{STATE}/")
             if not slash:
                 return None
-            _bases.add(folder)
             break
     parts = [part for part in path[len(folder) :].split("/") if part not in ("", ".")]
     # A name with ".." in it is no name that rear has built: a user has given it, and means what it leads to.
@@ -102,6 +101,33 @@ def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = F
         return os.open(path, _LISTING, dir_fd=directory)
     with in_folder(path) as (name, folder):
         return os.open(name, _LISTING & _FOLLOWING if follow and folder is None else _LISTING, dir_fd=folder)
+
+
+def walk(
+    top: StrPath, *, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder below one, and that itself, with the names of the folders and of the other files in it.
+
+    Like `os.walk`: who asks may take folders out of the list, and is told of errors if it wants; but no link is
+    followed, also not one that has come since its folder was listed.
+    """
+    waiting = [os.fspath(top)]
+    while waiting:
+        path = waiting.pop()
+        try:
+            descriptor = open_folder(path)
+            try:
+                with os.scandir(descriptor) as entries:
+                    items = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if on_error is not None:
+                on_error(error)
+            continue
+        folders = [name for name, is_one in items if is_one]
+        yield path, folders, [name for name, is_one in items if not is_one]
+        waiting += [f"{path}/{name}" for name in reversed(folders)]
 
 
 def status_of(path: StrPath, *, follow: bool = False) -> os.stat_result:

@@ -225,7 +225,7 @@ def _read_merge(path: Path, descriptor: int, storage: Storage) -> _Merge | None:
         inode = os.fstat(descriptor).st_ino
         # Until it is planned, a merge has not begun to write, so the archive is whole. And intents of one archive and
         # leader follow each other under one name: what was read has to be the file that is open.
-        if not intent.planned or intent.committed or os.stat(path).st_ino != inode:
+        if not intent.planned or intent.committed or storage.status(path).st_ino != inode:
             return None
     except FutureVersionError:
         raise

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from rear.core.descent import status_of
 from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
 from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import STATE, is_safe_component
@@ -436,6 +437,6 @@ def owner_of(claimed: ClaimedPair) -> int:
     """Return the user whose journal a pair has: the owner of the file, or, of one that a scavenger of this user had to
     write anew, the owner of what it was made from.
     """
-    owner = os.lstat(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
+    owner = status_of(claimed.folder / f"{claimed.pair.stem}.journal").st_uid
     is_rebuilt = claimed.opened.created_ns == 0 and owner == os.geteuid()
     return claimed.opened.uid if is_rebuilt else owner

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 
+from rear.core.descent import status_of
 from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.records import PARTIAL
 from rear.core.storage import Storage, opened
@@ -87,9 +88,9 @@ def _status_of(pair: ClaimedPair) -> os.stat_result:
     """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
     path = pair.folder / f"{pair.pair.stem}.zip"
     try:
-        return os.lstat(path)
+        return status_of(path)
     except FileNotFoundError:
-        return os.lstat(path.with_suffix(".journal"))
+        return status_of(path.with_suffix(".journal"))
 
 
 class IndexedNames:
