@@ -81,7 +81,7 @@ def in_folder(path: StrPath) -> Iterator[tuple[str, int | None]]:
     try:
         yield name, folder
     except OSError as error:
-        raise _told(error, name, folder, text) from None
+        raise _told(error, name, folder, text, text) from None
     finally:
         os.close(folder)
 
@@ -109,8 +109,9 @@ def walk(
     """Yield each folder below one, and that itself, with the names of the folders and of the other files in it.
 
     Like `os.walk`: who asks may take folders out of the list, and is told of errors if it wants; but no link is
-    followed, also not one that has come since its folder was listed.
+    followed, also not one that has come since its folder was listed: each is an error.
     """
+    tell = on_error or (lambda error: None)
     waiting = [os.fspath(top)]
     while waiting:
         path = waiting.pop()
@@ -118,15 +119,17 @@ def walk(
             descriptor = open_folder(path)
             try:
                 with os.scandir(descriptor) as entries:
-                    items = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                    items = [(one.name, one.is_symlink(), one.is_dir(follow_symlinks=False)) for one in entries]
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if on_error is not None:
-                on_error(error)
+            tell(error)
             continue
-        folders = [name for name, is_one in items if is_one]
-        yield path, folders, [name for name, is_one in items if not is_one]
+        for name, is_link, _ in items:
+            if is_link:
+                tell(_refused(f"{path}/{name}"))
+        folders = [name for name, _, is_one in items if is_one]
+        yield path, folders, [name for name, is_link, is_one in items if not is_link and not is_one]
         waiting += [f"{path}/{name}" for name in reversed(folders)]
 
 
@@ -158,21 +161,25 @@ def _descend(base: str, parts: Sequence[str], path: str) -> int:
     except OSError as error:
         error.filename = path
         raise
+    way = base.rstrip("/")
     for part in parts:
+        way = f"{way}/{part}"
         try:
             below = os.open(part, _PASSING, dir_fd=folder)
         except OSError as error:
-            raise _told(error, part, folder, path) from None
+            raise _told(error, part, folder, way, path) from None
         finally:
             os.close(folder)
         folder = below
     return folder
 
 
-def _told(error: OSError, name: str, folder: int, path: str) -> OSError:
-    """Return an error with its full path; that of a link in place of a folder as such (Linux says ``ENOTDIR``)."""
-    if error.errno == errno.ENOTDIR and _is_link(name, folder):
-        return _refused(path)
+def _told(error: OSError, name: str, folder: int, way: str, path: str) -> OSError:
+    """Return an error with the full path that was asked for; or that of a link on the way, which is ``ENOTDIR`` to
+    Linux.
+    """
+    if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(name, folder):
+        return _refused(way)
     if error.filename == name and error.filename2 is None:
         error.filename = path
     return error

@@ -297,11 +297,13 @@ def layout_of(base: StrPath) -> Layout:
     """Return the layout of a base that is there.
 
     Raises:
-        BaseError: it is not.
+        BaseError: it is not, or something else is where rear keeps its files.
         OSError: it cannot be looked at.
     """
     layout = Layout(base)
     if not is_directory(layout.base, anew=True):
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
+    # Before anything in it is opened.
+    has_state(layout)
     return layout
