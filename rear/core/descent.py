@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -46,7 +46,7 @@ def known_bases() -> tuple[str, ...]:
 def split_at_base(path: str) -> tuple[str, list[str]] | None:
     """Return the base that a path lies in and the parts of its name below that; ``None`` of a path in no base.
 
-    Whoever meets a path below ``.rear`` knows a base by that: tasks in other processes are given nothing more.
+    What is above a ``.rear`` is a base, also one that nobody has told of.
     """
     folder = path
     while folder not in _bases:
@@ -55,7 +55,6 @@ def split_at_base(path: str) -> tuple[str, list[str]] | None:
             folder, slash, _ = f"{path}/".partition(f"/{STATE}/")
             if not slash:
                 return None
-            _bases.add(folder)
             break
     parts = [part for part in path[len(folder) :].split("/") if part not in ("", ".")]
     # A name with ".." in it is no name that rear has built: a user has given it, and means what it leads to.
@@ -82,7 +81,7 @@ def in_folder(path: StrPath) -> Iterator[tuple[str, int | None]]:
     try:
         yield name, folder
     except OSError as error:
-        raise _told(error, name, folder, text) from None
+        raise _told(error, name, folder, text, text) from None
     finally:
         os.close(folder)
 
@@ -102,6 +101,36 @@ def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = F
         return os.open(path, _LISTING, dir_fd=directory)
     with in_folder(path) as (name, folder):
         return os.open(name, _LISTING & _FOLLOWING if follow and folder is None else _LISTING, dir_fd=folder)
+
+
+def walk(
+    top: StrPath, *, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder below one, and that itself, with the names of the folders and of the other files in it.
+
+    Like `os.walk`: who asks may take folders out of the list, and is told of errors if it wants; but no link is
+    followed, also not one that has come since its folder was listed: each is an error.
+    """
+    tell = on_error or (lambda error: None)
+    waiting = [os.fspath(top)]
+    while waiting:
+        path = waiting.pop()
+        try:
+            descriptor = open_folder(path)
+            try:
+                with os.scandir(descriptor) as entries:
+                    items = [(one.name, one.is_symlink(), one.is_dir(follow_symlinks=False)) for one in entries]
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            tell(error)
+            continue
+        for name, is_link, _ in items:
+            if is_link:
+                tell(_refused(f"{path}/{name}"))
+        folders = [name for name, _, is_one in items if is_one]
+        yield path, folders, [name for name, is_link, is_one in items if not is_link and not is_one]
+        waiting += [f"{path}/{name}" for name in reversed(folders)]
 
 
 def status_of(path: StrPath, *, follow: bool = False) -> os.stat_result:
@@ -132,21 +161,25 @@ def _descend(base: str, parts: Sequence[str], path: str) -> int:
     except OSError as error:
         error.filename = path
         raise
+    way = base.rstrip("/")
     for part in parts:
+        way = f"{way}/{part}"
         try:
             below = os.open(part, _PASSING, dir_fd=folder)
         except OSError as error:
-            raise _told(error, part, folder, path) from None
+            raise _told(error, part, folder, way, path) from None
         finally:
             os.close(folder)
         folder = below
     return folder
 
 
-def _told(error: OSError, name: str, folder: int, path: str) -> OSError:
-    """Return an error with its full path; that of a link in place of a folder as such (Linux says ``ENOTDIR``)."""
-    if error.errno == errno.ENOTDIR and _is_link(name, folder):
-        return _refused(path)
+def _told(error: OSError, name: str, folder: int, way: str, path: str) -> OSError:
+    """Return an error with the full path that was asked for; or that of a link on the way, which is ``ENOTDIR`` to
+    Linux.
+    """
+    if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(name, folder):
+        return _refused(way)
     if error.filename == name and error.filename2 is None:
         error.filename = path
     return error

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from rear.core.descent import know_base
+from rear.core.descent import is_folder, know_base
 from rear.core.discovery import counts_as_base, name_base
 from rear.core.names import STATE, check_archive, is_safe_component
 from rear.core.records import Pair
@@ -123,25 +123,26 @@ class Layout:
         return self.observations / topic / "seen.json"
 
 
-def is_directory(path: str | os.PathLike[str], *, anew: bool = False) -> bool:
+def is_directory(path: str | os.PathLike[str], *, anew: bool = False, follow: bool = True) -> bool:
     """Whether there is a directory; unlike `os.path.isdir` it does not take one that cannot be looked at for missing.
 
     Args:
         path: of the directory.
         anew: look into its folder before it counts as missing: NFS goes on saying so, for half a minute, of what it has
             once seen missing.
+        follow: a link in its place; without it that is no directory.
 
     Raises:
         OSError: that cannot be found out, because a server is down or a folder may not be entered.
     """
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
+        return stat.S_ISDIR(os.stat(path, follow_symlinks=follow).st_mode)
     except NotADirectoryError:
         return False
     except FileNotFoundError:
         folder, name = os.path.split(os.path.abspath(path))
         with suppress(OSError):
-            return anew and name in os.listdir(folder) and is_directory(path)
+            return anew and name in os.listdir(folder) and is_directory(path, follow=follow)
         return False
 
 
@@ -152,16 +153,16 @@ def has_state(layout: Layout) -> bool:
         BaseError: something else is where rear keeps its files.
         OSError: that cannot be found out.
     """
-    if is_directory(layout.state, anew=True):
+    if is_directory(layout.state, anew=True, follow=False):
         return True
     try:
         mode = os.lstat(layout.state).st_mode
     except FileNotFoundError:
         return False
-    if stat.S_ISDIR(mode) or is_directory(layout.state):
+    if stat.S_ISDIR(mode):
         # Made just now.
         return True
-    what = "is a link to nothing" if stat.S_ISLNK(mode) else "is a file where a folder has to be"
+    what = "is a link, and none is followed" if stat.S_ISLNK(mode) else "is a file where a folder has to be"
     raise BaseError(f"{layout.state} {what}: move it elsewhere, and bring the folder back if there was one")
 
 
@@ -173,7 +174,7 @@ def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
     Raises:
         OSError: that is not possible, or (``ENOENT``) the base is not there.
     """
-    if folder.is_dir():
+    if is_folder(folder):
         return
     if base is not None:
         os.listdir(base)
@@ -183,17 +184,21 @@ def make_in_base(base: Path | None, folder: Path, *, storage: Storage) -> None:
 def find_base(archive_path: str | os.PathLike[str]) -> tuple[Layout, str] | None:
     """Return the base that a final archive belongs to and its path in it, or ``None`` for an archive of nobody.
 
-    Only one that may count as such: see `rear.core.discovery`.
+    Only one that may count as such: see `rear.core.discovery`. The path in the base is one without links, as far as
+    none leads out of it.
     """
     path = Path(os.path.abspath(archive_path))
     for folder in path.parents:
-        if is_directory(folder / STATE) and counts_as_base(folder, path):
+        if is_directory(folder / STATE, follow=False) and counts_as_base(folder, path):
             archive = path.relative_to(folder).as_posix()
             try:
                 check_archive(archive)
             except PathError:
                 return None
-            return Layout(folder), archive
+            layout = Layout(folder)
+            with suppress(PathError):
+                archive = without_links(layout, archive)
+            return layout, archive
     return None
 
 
@@ -205,12 +210,15 @@ def look_anew(path: Path, *, storage: Storage) -> None:
     storage.names(path.parent)
 
 
-def check_inside(layout: Layout, path: Path) -> None:
-    """Refuse a path that a symbolic link leads out of the base: a journal's word must not do that.
+def without_links(layout: Layout, archive: str) -> str:
+    """Return the path of an archive in its base without the links in that of its folder: for users who name it by some.
+
+    What is written down is this one: then both names are one archive, and nobody has to follow a link later.
 
     Raises:
-        PathError: it leads elsewhere; the message says where.
+        PathError: `check_archive` refuses it, or a link leads out of the base, or into what rear keeps for itself.
     """
+    path = layout.archive(archive)
     base = os.path.realpath(layout.base)
     folder = os.path.realpath(path.parent)
     if folder != base and not folder.startswith(base.rstrip("/") + "/"):
@@ -218,15 +226,25 @@ def check_inside(layout: Layout, path: Path) -> None:
     state = os.path.realpath(layout.state)
     if folder == state or folder.startswith(f"{state}/"):
         raise PathError(f"{path} cannot be an archive: its folder leads to {folder}, which rear keeps for itself")
+    return os.path.relpath(os.path.join(folder, path.name), base)
+
+
+def check_inside(layout: Layout, path: Path) -> None:
+    """Refuse a path that a symbolic link leads elsewhere, also within the base: a journal's word must not do that.
+
+    Raises:
+        PathError: the message says where it leads.
+    """
+    archive = path.relative_to(layout.base).as_posix()
+    if (led := without_links(layout, archive)) != archive:
+        raise PathError(f"{path} is not used: a link leads to {layout.base / led}; put a folder in place of the link")
 
 
 def check_owner(layout: Layout, path: Path) -> None:
     """Refuse an archive outside of a base, or of another one: the nearest ``.rear`` above an archive owns it.
 
-    Links in its path are resolved.
-
     Raises:
-        PathError: it lies elsewhere, or another base owns it; the message says where, or which.
+        PathError: a link leads elsewhere, or another base owns it; the message says where, or which.
         OSError: a folder cannot be looked at.
     """
     check_inside(layout, path)
@@ -234,7 +252,7 @@ def check_owner(layout: Layout, path: Path) -> None:
     for owner in (folder, *folder.parents):
         if owner == base:
             return
-        if is_directory(owner / STATE) and counts_as_base(owner, path):
+        if is_directory(owner / STATE, follow=False) and counts_as_base(owner, path):
             raise PathError(f"{path} belongs to the base {owner}, not to {base}: write to it by that base")
 
 
@@ -283,7 +301,7 @@ def layout_of(base: StrPath) -> Layout:
     """Return the layout of a base that is there, which its user has named.
 
     Raises:
-        BaseError: it is not.
+        BaseError: it is not, or something else is where rear keeps its files.
         OSError: it cannot be looked at.
     """
     layout = Layout(base)
@@ -291,4 +309,6 @@ def layout_of(base: StrPath) -> Layout:
         what = "is not a directory" if os.path.lexists(layout.base) else "does not exist"
         raise BaseError(f"{layout.base} {what}: name the base that the workers write to")
     name_base(layout.base)
+    # Before anything in it is opened.
+    has_state(layout)
     return layout

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+from rear.core.descent import open_folder
 from rear.core.layout import has_state, layout_of
 from rear.core.liveness import is_running
 from rear.core.storage import LOCAL, Storage, StrPath, opened
@@ -334,18 +335,20 @@ def _files(folder: Path, suffix: str) -> Files:
     return Files(items, size_bytes, is_complete=True)
 
 
-def _entries(folder: Path | str, depth: int) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    yield entry
-                elif depth > 1:
-                    with contextlib.suppress(PermissionError):
-                        # The rest is counted.
-                        yield from _entries(entry.path, depth - 1)
-    except FileNotFoundError:
-        return
+def _entries(folder: StrPath, depth: int, directory: int | None = None) -> Iterator[os.DirEntry[str]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = open_folder(folder, directory=directory)
+        except FileNotFoundError:
+            return
+        stack.callback(os.close, descriptor)
+        for entry in stack.enter_context(os.scandir(descriptor)):
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry
+            elif depth > 1:
+                with contextlib.suppress(PermissionError):
+                    # The rest is counted.
+                    yield from _entries(entry.name, depth - 1, descriptor)
 
 
 def _space(folder: Path) -> Space:

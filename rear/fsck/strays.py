@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from rear.core.descent import walk
 from rear.core.layout import Layout
 from rear.core.names import check_archive, is_litter
 from rear.core.problems import Problem
@@ -85,7 +86,7 @@ class _Strays:
 
     def temporaries(self) -> Iterator[Problem]:
         """Yield rests of atomic writes: until the rename nobody relies on them, and what they hold is elsewhere."""
-        for folder, folders, files in os.walk(self._layout.state, onerror=self._tell_shut):
+        for folder, folders, files in walk(self._layout.state, on_error=self._tell_shut):
             # A scavenger that does not lead yet may be writing there.
             folders[:] = sorted(name for name in folders if Path(folder, name) != self._layout.observations / "leader")
             for name in sorted(files):
@@ -117,7 +118,7 @@ class _Strays:
 
     def indexes(self) -> Iterator[Problem]:
         """Yield indexes of archives that are not there: removed by a person, or lost."""
-        for folder, folders, files in os.walk(self._layout.indexes):
+        for folder, folders, files in walk(self._layout.indexes):
             folders.sort()
             if not any(parse_segment_name(name) is not None for name in files):
                 continue
@@ -145,10 +146,10 @@ class _Strays:
     def lost_and_found(self) -> Iterator[Problem]:
         folder = self._layout.lost_and_found
         count = size = 0
-        for inner, _, files in os.walk(folder):
+        for inner, _, files in walk(folder):
             for name in files:
                 with contextlib.suppress(OSError):
-                    size += os.lstat(os.path.join(inner, name)).st_size
+                    size += self._storage.status(f"{inner}/{name}").st_size
                     count += 1
         if count:
             detail = f"{count:,} files of {size:,} bytes in all; each item's .json says what it is"

@@ -6,7 +6,6 @@ A segment may be forged: SQLite is kept from running anything that stands in it,
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import stat
 import struct
@@ -92,7 +91,7 @@ _PLAIN: Final[set[tuple[type, ...]]] = set()
 def _check_file(path: Path, storage: Storage) -> None:
     """Check the SQLite header (sqlite.org/fileformat2.html, 1.3) before SQLite reads the file."""
     # Opening a FIFO would wait for its writer.
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+    if not stat.S_ISREG(storage.status(path).st_mode):
         raise IndexFormatError(f"{path}: not a regular file")
     descriptor = storage.open(path)
     try:

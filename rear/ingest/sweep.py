@@ -16,7 +16,7 @@ from typing import Final
 
 from rear.core.escaped_names import escape_name, member_folder, member_name
 from rear.core.folder_tree import REPLACED
-from rear.core.layout import Layout, check_place
+from rear.core.layout import Layout, check_place, without_links
 from rear.core.names import Target
 from rear.core.records import recorded_time_ns
 from rear.core.storage import LOCAL, Storage, StrPath
@@ -129,6 +129,7 @@ def sweep(
     target = member_folder(into, escape=escape_names)
     options = SweepOptions(older_than_seconds, delete, dry_run, wait_seconds, select, escape_names, one_file_system)
     layout = base_to_fill(base)
+    target = Target(without_links(layout, target.archive), target.name)
     check_place(layout, target.archive)
     merging = options_for(layout, verify=verify, max_size=max_size, max_members=max_members, storage=storage)
     return _Sweep(directory, target, layout, options, merging, storage).events()

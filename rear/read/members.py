@@ -15,10 +15,10 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any, Final, NamedTuple, Self, TypedDict, Unpack
 
-from rear.core.layout import Layout
+from rear.core.layout import Layout, without_links
 from rear.core.names import Target
 from rear.core.storage import LOCAL, Storage, StrPath, close_read
-from rear.errors import MemberNotFoundError, UnsupportedError, UsageError, ZipFormatError
+from rear.errors import MemberNotFoundError, PathError, UnsupportedError, UsageError, ZipFormatError
 from rear.journal.pending import pending_members
 from rear.read.view import open_committed
 from rear.zip.archive import Archive
@@ -162,6 +162,8 @@ def open_written(
         RearError, OSError: as for `ArchiveReader.open`.
     """
     _check_mode(mode)
+    with suppress(PathError):
+        target = Target(without_links(layout, target.archive), target.name)
     # A member may be merged between the look at the archive and the look at what waits.
     for _ in range(_TRIES):
         stream = None

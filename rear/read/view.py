@@ -230,7 +230,7 @@ def _read_merge(path: Path, archive: str, descriptor: int, storage: Storage) -> 
         intent, inode = read_open_intent(descriptor, storage=storage), status.st_ino
         # Until it is planned, a merge has not begun to write, so the archive is whole. And intents of one archive and
         # leader follow each other under one name: what was read has to be the file that is open.
-        if not intent.planned or intent.committed or os.stat(path).st_ino != inode:
+        if not intent.planned or intent.committed or storage.status(path).st_ino != inode:
             return None
     except FutureVersionError:
         raise

@@ -21,7 +21,7 @@ from rear.zip import directory as directories
 from rear.zip.origin import decode_origin
 
 _MAY_BE_BEHIND: Final = 2
-"""The index of an archive, or of what was renamed last, lacks what a scavenger merged that died before it wrote that."""
+"""The index of an archive, or of what was renamed last, lacks what one merged that died before it wrote that."""
 MemberOfPair = tuple[str, int]
 """A member by its pair and sequence number."""
 IsSame = Callable[[FinalArchive, Candidate, Existing], bool]

@@ -12,6 +12,7 @@ from operator import and_
 from pathlib import Path
 from typing import NamedTuple
 
+from rear.core.descent import status_of
 from rear.core.layout import Layout, check_owner, look_anew
 from rear.core.records import PARTIAL
 from rear.core.storage import COPY_CHUNK_BYTES, Storage, is_shared, opened
@@ -144,9 +145,9 @@ def status_of(pair: ClaimedPair) -> os.stat_result:
     """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
     path = pair.folder / f"{pair.pair.stem}.zip"
     try:
-        return os.lstat(path)
+        return status_of(path)
     except FileNotFoundError:
-        return os.lstat(path.with_suffix(".journal"))
+        return status_of(path.with_suffix(".journal"))
 
 
 class IndexedNames:

@@ -9,7 +9,6 @@ claims gone, and archives on which it was working get a new inode.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import threading
@@ -283,7 +282,7 @@ def read_owner(layout: Layout, *, storage: Storage = LOCAL) -> Owner | None:
     since_ns = None
     with contextlib.suppress(OSError):
         terms = _terms_of(layout, storage)
-        since_ns = os.stat(layout.terms / str(terms[-1])).st_mtime_ns if terms else None
+        since_ns = storage.status(layout.terms / str(terms[-1])).st_mtime_ns if terms else None
     return Owner(
         str(record["leader"]), decode_process(record), str(record.get("beat")), _lease_seconds(record), since_ns
     )

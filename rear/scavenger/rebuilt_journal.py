@@ -7,7 +7,6 @@ its checksum and names the temp archive's own cookie and worker, count.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -174,7 +173,7 @@ def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
     """Return whose files they are, so that a journal made of them gives no right to files of whoever makes it."""
     present = storage.names(folder)
     names = (f"{pair.stem}.{suffix}" for suffix in ("journal", "zip"))
-    owners = {os.lstat(folder / name).st_uid for name in names if name in present}
+    owners = {storage.status(folder / name).st_uid for name in names if name in present}
     if len(owners) != 1:
         raise RearError("its temp archive belongs to another user than its journal")
     return owners.pop()

@@ -59,37 +59,42 @@ def check_essential(layout: Layout, *, storage: Storage) -> None:
         if error.errno not in _LASTING:
             raise error
         raise BaseError(
-            f"{path} {_why_unusable(path, error)}, and run it again. Without it nothing can be merged; nothing was "
+            f"{path} {_why_unusable(error)}, and run it again. Without it nothing can be merged; nothing was "
             "changed, and nothing is lost"
         )
 
 
 def unusable_parts(layout: Layout, parts: Iterable[Path] | None = None, *, storage: Storage) -> Iterator[Refused]:
     """Yield what rear keeps in a base, or those parts of it, and cannot use, and what that costs: the rest goes on."""
-    if os.path.isdir(layout.state) and not os.access(layout.state, os.R_OK | os.X_OK):
-        yield Refused(STATE, "this user may not look into it: check its owner and mode; nothing can be seen or merged")
+    try:
+        storage.look_into(layout.state)
+    except OSError as shut:
+        if shut.errno != errno.ENOENT:
+            is_shut = shut.errno in (errno.EACCES, errno.EPERM)
+            why = "this user may not look into it: check its owner and mode" if is_shut else f"it {_why_unusable(shut)}"
+            yield Refused(STATE, f"{why}; nothing can be seen or merged")
         return
     for path, error in _unusable(layout, layout.parts if parts is None else parts, storage):
         cost = _COSTS.get(path.name, "nothing is merged")
-        yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(path, error)}; until then {cost}")
+        yield Refused(f"{STATE}/{path.name}", f"it {_why_unusable(error)}; until then {cost}")
 
 
 def _unusable(layout: Layout, parts: Iterable[Path], storage: Storage) -> Iterator[tuple[Path, OSError]]:
     for path in parts:
         try:
             if path == layout.lock:
-                _look_at_lock(path)
+                _look_at_lock(path, storage)
             else:
                 storage.look_into(path)
         except OSError as error:
             # What is not there is made when it is needed.
-            if error.errno != errno.ENOENT or os.path.islink(path):
+            if error.errno != errno.ENOENT:
                 yield path, error
 
 
-def _look_at_lock(path: Path) -> None:
+def _look_at_lock(path: Path, storage: Storage) -> None:
     # Never opened: closing any descriptor of it would give this process's own lock back.
-    mode = os.lstat(path).st_mode
+    mode = storage.status(path).st_mode
     if not stat.S_ISREG(mode):
         code = errno.ELOOP if stat.S_ISLNK(mode) else errno.EINVAL
         raise OSError(code, os.strerror(code), os.fspath(path))
@@ -97,12 +102,12 @@ def _look_at_lock(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
 
-def _why_unusable(path: Path, error: OSError) -> str:
-    if os.path.islink(path) and not os.path.exists(path):
-        return "is a link to nothing: remove it, or bring back what it leads to"
+def _why_unusable(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a link, and rear follows none here: remove it, or put what it leads to in its place"
     if error.errno == errno.ENOTDIR:
         return "is a file where a folder has to be: move it elsewhere"
-    if error.errno in (errno.EINVAL, errno.ELOOP):
+    if error.errno == errno.EINVAL:
         return "is no regular file: move it elsewhere"
     advice = ": check its owner and mode" if error.errno in (errno.EACCES, errno.EPERM) else ""
     return f"cannot be looked at ({error.strerror or error}){advice}"
@@ -111,7 +116,7 @@ def _why_unusable(path: Path, error: OSError) -> str:
 def shut_folder(layout: Layout, folder: Path, error: OSError) -> Refused:
     """Return the event that tells of a folder whose pairs cannot be looked at."""
     subject = folder.relative_to(layout.base).as_posix()
-    return Refused(subject, f"it {_why_unusable(folder, error)}; what is in it is left as it is")
+    return Refused(subject, f"it {_why_unusable(error)}; what is in it is left as it is")
 
 
 def names_in(folder: Path, *, storage: Storage) -> list[str]:
@@ -126,7 +131,7 @@ def names_in(folder: Path, *, storage: Storage) -> list[str]:
             storage.look_into(folder)
     except OSError as error:
         # GlusterFS says ``ESTALE`` of one that another host has just removed.
-        if error.errno not in (errno.ENOENT, errno.ESTALE) or os.path.islink(folder):
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
             raise
         return []
     return names

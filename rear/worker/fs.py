@@ -176,7 +176,7 @@ class RearFs:
         if self._worker.closed:
             raise RearError(f"{target.archive}/{target.name} cannot be opened: the rear_fs of {self.base} is closed")
         if target.archive not in self._worker.own_archives:
-            self._worker.check_place(target.archive)
+            target = Target(self._worker.check_place(target.archive), target.name)
         name, files = os.fspath(path), self._files
         file: MemberFile | TextMemberFile
         if mode == "wb" and encoding is errors is newline is None:
@@ -235,7 +235,7 @@ class RearFs:
         from rear.worker.pickup import Pickup
 
         target = member_target(path, escape=escape_names)
-        self._worker.check_place(target.archive)
+        target = Target(self._worker.check_place(target.archive), target.name)
         kept = None if metadata is None else _check_metadata(metadata)
 
         def sink(file: SourceFile, payload: Payload, on_stable: Callable[[], None] | None) -> None:

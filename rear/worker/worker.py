@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from rear.core.layout import Layout, check_place
+from rear.core.layout import Layout, check_place, without_links
 from rear.core.log import LaterLog
 from rear.core.names import Target
 from rear.core.records import Metadata
@@ -283,19 +283,19 @@ class Worker:
             stack.pop_all()
         item.payload.close()
 
-    def check_place(self, archive: str) -> None:
-        """Refuse an archive that another base owns, or into which no scavenger could merge.
+    def check_place(self, archive: str) -> str:
+        """Return an archive's path without links; refuse one of another base, or into which no scavenger could merge.
 
-        Raises:
-            PathError: see `rear.core.layout.check_place`.
-            OSError: that cannot be found out.
+        Errors are those of `rear.core.layout.check_place`.
         """
         if archive in self.own_archives:
-            return
+            return archive
+        archive = without_links(self.layout, archive)
         check_place(self.layout, archive)
         if len(self.own_archives) >= _OWN_ARCHIVES_LIMIT:
             self.own_archives.clear()
         self.own_archives.add(archive)
+        return archive
 
     # For files that are flushed before they are closed.
 
