@@ -34,7 +34,7 @@ FORMAT_VERSION: Final = 2
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 _LONG_NAME: Final = 256
-_MOVES_LIMIT: Final = 500_000
+_MOVES_LIMIT: Final = 250_000
 """A round of a scavenge has fewer members; what has more was not written by one."""
 _HOLES_BYTES: Final = 64 << 20
 _POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it

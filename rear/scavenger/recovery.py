@@ -32,6 +32,9 @@ from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
 
+#: What opening says of a link, a FIFO, a folder or a socket.
+_NO_FILE = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ENODEV})
+
 
 class Recovery:
     """Brings interrupted merges to an end, for one leader.
@@ -60,7 +63,14 @@ class Recovery:
                 try:
                     yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
-                    yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
+                    is_other = isinstance(error, OSError) and error.errno in _NO_FILE
+                    yield (
+                        self._put_aside(name)
+                        if is_other
+                        else Refused(
+                            f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}"
+                        )
+                    )
         for name in names:
             stem, _, suffix = name.rpartition(".")
             belongs_to = stem if suffix == "archive" else intent_stem_of(name)
@@ -72,6 +82,16 @@ class Recovery:
                     continue
                 except OSError as error:
                     yield Refused(f".rear/intents/{name}", f"this rest of a merge cannot be removed: {error}")
+
+    def _put_aside(self, name: str) -> Refused:
+        """Move away what is called like an intent and is no file: as long as it is there nothing can be merged."""
+        reason = "not a regular file, so it is no record of a merge"
+        lost_and_found = lost_and_found_of(self._layout, storage=self._storage)
+        try:
+            item = lost_and_found.put_file(name, self._layout.intents / name, {"subject": name, "reason": reason})
+        except OSError as error:
+            return Refused(f".rear/intents/{name}", f"{reason}; it cannot be moved away: {error}")
+        return Refused(f".rear/intents/{name}", f"{reason}; it was moved to {item}")
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         intent = read_intent_or_none(path, self._storage)
