@@ -99,6 +99,18 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def forged(session: nox.Session) -> None:
+    """Forged bases, one after the other: REAR_FORGED_SECONDS (3600), and REAR_FORGED_SEED of the first (the clock)."""
+    env = {
+        "REAR_FORGED_SECONDS": os.environ.get("REAR_FORGED_SECONDS", "3600"),
+        "REAR_FORGED_SEED": os.environ.get("REAR_FORGED_SEED", str(int(time.time()))),
+    }
+    install(session, "-e", ".[test]")
+    test = "tests/hostile/test_forged_bases.py::test_forged_bases_for_a_while"
+    session.run("python", "-m", "pytest", "-s", test, *session.posargs, env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: rules and formatting."""
     install(session, "ruff")

@@ -34,6 +34,8 @@ from rear.errors import FutureVersionError, JournalError
 from rear.zip.codecs import crc32
 
 FORMAT_VERSION: Final = 1
+SHORTEST_LINE: Final = 11
+"""Bytes of the checksum, a space and an empty object."""
 _KINDS: Final[dict[str, type[Any]]] = {
     "open": Open,
     "append": Append,
@@ -73,7 +75,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     Raises:
         JournalError: the checksum or the JSON is wrong.
     """
-    if len(line) < 11 or line[8:9] != b" ":
+    if len(line) < SHORTEST_LINE or line[8:9] != b" ":
         raise JournalError("not a record")
     try:
         expected = int(line[:8], 16)

@@ -19,6 +19,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from rear.core.descent import status_of
 from rear.core.layout import Layout
 from rear.core.liveness import Process, decode_process
 from rear.core.names import check_archive
@@ -37,7 +38,7 @@ FORMAT_VERSION: Final = 2
 UNFINISHED_SUFFIX: Final = ".planning"
 _MOVES_A_RECORD: Final = 500
 _LONG_NAME: Final = 256
-_MOVES_LIMIT: Final = 500_000
+_MOVES_LIMIT: Final = 250_000
 """A round of a scavenge has fewer members; what has more was not written by one."""
 _HOLES_BYTES: Final = 64 << 20
 _POSITION_LIMIT: Final = 1 << 62  # no file is longer, and the operating system takes what is computed from it
@@ -210,18 +211,18 @@ def counts(status: os.stat_result, path: Path, archive: Path) -> bool:
     """
     target = folder = None
     with contextlib.suppress(FileNotFoundError):
-        target = os.lstat(archive)
+        target = status_of(archive)
     # The folder of a new archive may still have to be made.
     for above in archive.parents:
         with contextlib.suppress(FileNotFoundError):
-            folder = os.stat(above)
+            folder = status_of(above, follow=True)
             break
-    return folder is not None and counts_for(status, os.stat(path.parent), target, folder)
+    return folder is not None and counts_for(status, status_of(path.parent), target, folder)
 
 
 def _counts_by_name(path: Path, archive: Path) -> bool:
     try:
-        status = os.lstat(path)
+        status = status_of(path)
         return stat.S_ISREG(status.st_mode) and counts(status, path, archive)
     except OSError:
         # What cannot be looked at may be a merge under way.

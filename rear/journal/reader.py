@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -16,9 +17,9 @@ from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Op
 from rear.core.storage import LOCAL, Storage, StrPath, close_read
 from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
-from rear.journal.codec import decode_line, decode_record
+from rear.journal.codec import SHORTEST_LINE, decode_line, decode_record
 
-MEMBERS_LIMIT: Final = 200_000
+MEMBERS_LIMIT: Final = 150_000
 """No pair has as many: a worker ends one at 4 MiB of central directory (see `rear.worker.worker`), of which each member
 takes 47 bytes at least. What has more is forged, and would take memory without bound."""
 NOTES_LIMIT_BYTES: Final = 2 << 30
@@ -312,6 +313,10 @@ def parse_journal(lines: Iterable[tuple[int, bytes, bool]], length: int | None =
     return parser.finished()
 
 
+def _is_too_short(line: bytes) -> bool:
+    return len(line) < SHORTEST_LINE
+
+
 class _Parser:
     """Builds a journal from its lines; see `parse_journal`."""
 
@@ -342,7 +347,7 @@ class _Parser:
     def take_line(self, offset: int, line: bytes, complete: bool) -> bool:
         """Take one line, as `read_lines` yields it; false ends the reading."""
         journal = self._journal
-        if self._length is not None and self._bad_lines >= BAD_LINES_LIMIT:
+        if self._length is not None and not self._may_go_on():
             journal.end_at(self._length)
             return False
         journal.length = offset + len(line) + complete
@@ -370,6 +375,25 @@ class _Parser:
 
     def take_lines(self, offset: int, lines: list[bytes]) -> bool:
         """Take many complete lines, most of them append records; false ends the reading."""
+        if min(map(len, lines), default=SHORTEST_LINE) >= SHORTEST_LINE:
+            return self._take_lines(offset, lines)
+        # Newlines are the garbage that is cheapest to write: it has to be cheap to read.
+        for is_garbage, group in groupby(lines, _is_too_short):
+            some = list(group)
+            length = sum(map(len, some)) + len(some)
+            if not is_garbage or not self._may_go_on():
+                if not self._take_lines(offset, some):
+                    return False
+            else:
+                self._journal.take_damage(Damage(offset, length, "not a record"))
+                self._journal.length, self._bad_lines = offset + length, self._bad_lines + len(some)
+            offset += length
+        return True
+
+    def _may_go_on(self) -> bool:
+        return self._length is None or self._bad_lines < BAD_LINES_LIMIT
+
+    def _take_lines(self, offset: int, lines: list[bytes]) -> bool:
         for run, appends in parse_appends(lines):
             if appends is not None and self._bad_lines < BAD_LINES_LIMIT:
                 offset += sum(map(len, run)) + len(run)

@@ -90,7 +90,7 @@ def create_for(
         forebear: status of the archive that was full, and whose name it gets: it is no more open than that.
         storage: the file system.
     """
-    found = [status_of(pair) for pair in {pair.name: pair for pair in pairs}.values()]
+    found = [status_of_pair(pair) for pair in {pair.name: pair for pair in pairs}.values()]
     users, groups = {status.st_uid for status in found}, {status.st_gid for status in found}
     found += [] if forebear is None else [forebear]
     bits = reduce(and_, (status.st_mode for status in found), 0o666) if mode is None else mode
@@ -118,7 +118,7 @@ def _without_group(mode: int) -> int:
 
 def group_sharing(layout: Layout) -> int | None:
     """Return the group that shares a base, if one does: what goes into its archives is for all of its members."""
-    return os.stat(layout.base).st_gid if is_shared(layout.state) else None
+    return status_of(layout.base, follow=True).st_gid if is_shared(layout.state) else None
 
 
 def too_open(archive: os.stat_result, pair: os.stat_result, *, sharing: int | None, mode: int | None) -> int:
@@ -141,7 +141,7 @@ def too_open(archive: os.stat_result, pair: os.stat_result, *, sharing: int | No
     return found & ~allowed
 
 
-def status_of(pair: ClaimedPair) -> os.stat_result:
+def status_of_pair(pair: ClaimedPair) -> os.stat_result:
     """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
     path = pair.folder / f"{pair.pair.stem}.zip"
     try:

@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from rear.core.descent import status_of
 from rear.core.layout import Layout, make_in_base
 from rear.core.names import host_folder
 from rear.core.records import Pair
@@ -229,7 +230,7 @@ def lost_and_found_of(layout: Layout, *, storage: Storage) -> LostAndFound:
 
 def _may_be_mine(folder: Path) -> bool:
     try:
-        status = os.lstat(folder)
+        status = status_of(folder)
     except OSError:
         # It is not there; what is shut is told of when something is put there.
         return True

@@ -20,6 +20,7 @@ from operator import add
 from pathlib import Path
 from typing import Any, Final
 
+from rear.core.descent import status_of
 from rear.core.layout import look_anew, make_in_base
 from rear.core.log import warn
 from rear.core.parallel import Parallel
@@ -42,7 +43,7 @@ from rear.scavenger.final_archive import (
     create_for,
     group_sharing,
     open_final_archive,
-    status_of,
+    status_of_pair,
     too_open,
 )
 from rear.scavenger.leader import Leadership
@@ -170,7 +171,7 @@ class Merger:
             return candidates
         sharing, refused = group_sharing(self._layout), set()
         for claimed in {one.claimed.name: one.claimed for one in candidates}.values():
-            archive, pair = os.fstat(descriptor), status_of(claimed)
+            archive, pair = os.fstat(descriptor), status_of_pair(claimed)
             bits = too_open(archive, pair, sharing=sharing, mode=self._archive_mode)
             before, after = stat.S_IMODE(archive.st_mode), stat.S_IMODE(archive.st_mode) & ~bits
             if not bits:
@@ -202,7 +203,7 @@ class Merger:
             return None
         for name in rolled_over_from(self._layout, archive, storage=self._storage):
             with suppress(FileNotFoundError):
-                return os.lstat(self._layout.archive(name))
+                return status_of(self._layout.archive(name))
         return None
 
     def _open_index(self, archive: str) -> Index:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from rear.core.descent import status_of
 from rear.core.layout import Layout
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
@@ -108,7 +108,7 @@ class NotedMembers:
             return False
         item = self._layout.base / target
         with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-            if not stat.S_ISREG(os.lstat(item).st_mode):
+            if not stat.S_ISREG(status_of(item).st_mode):
                 return False
             note = (
                 item.with_suffix(".json")

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from rear.core.descent import status_of
 from rear.core.layout import PAIR_SUFFIXES
 from rear.core.records import Pair
 from rear.errors import RearError
@@ -28,7 +29,7 @@ class Owners:
         Raises:
             OSError: it cannot be looked at, and that has to be known.
         """
-        return not self._owner_only or os.lstat(path).st_uid == os.geteuid()
+        return not self._owner_only or status_of(path).st_uid == os.geteuid()
 
     def left(self, pair: Pair, folder: Path) -> LeftAlone | None:
         """Return the event that tells of a pair that is left to its owner; ``None`` of one that may be taken.

@@ -283,12 +283,20 @@ class PairCheck:
     def _put_away_together(self, claimed: ClaimedPair, bad: list[tuple[Append, str]]) -> Iterator[Event]:
         """Keep all of a temp archive for bad members that are many, or that it cannot hold all."""
         temp_archive, name = claimed.folder / f"{claimed.pair.stem}.zip", item_name(claimed.pair, "whole")
+        sequences = [append.sequence for append, _ in bad]
         note = {"pair": claimed.name, "reason": f"{len(bad):,} members of it are not whole, or overlap"}
         if temp_archive.name in self._storage.names(claimed.folder):
             item = self._lost_and_found.put_copy(f"{name}.zip", temp_archive, note)
         else:
             item = self._lost_and_found.put_bytes(name, None, 0, 0, note)
-        self._claims.note(claimed, [append.sequence for append, _ in bad], target=item, intent="")
+        self._claims.note(claimed, sequences, target=item, intent="")
+        overlapping = sum(reason is _OVERLAPS for _, reason in bad)
+        if overlapping > _ITEMS_A_PAIR:
+            # No worker writes such: that they are forged is told once, and who they should be stands in the journal.
+            journal = claimed.folder / f"{claimed.pair.stem}.journal"
+            kept = self._lost_and_found.put_copy(f"{name}.journal", journal, note)
+            yield Damaged(claimed.name, 0, 0, f"{overlapping:,} members overlap others; {kept} names them", item)
+            bad = [one for one in bad if one[1] is not _OVERLAPS]
         for one, reason in bad:
             yield Lost(one.archive, one.name, claimed.name, one.source, one.offset, one.length, reason, item)
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rear.core.descent import status_of
 from rear.core.liveness import process_of_worker
 from rear.core.names import check_archive, check_name
 from rear.core.records import Append, Open, Origin, Pair, Record
@@ -165,7 +166,7 @@ def _records_of_parts(pair: Pair, folder: Path, rest: Journal, storage: Storage)
 def _mode(pair: Pair, folder: Path) -> int:
     """Return the mode of a temp archive: who may not read that is not told what is in it either."""
     with suppress(OSError):
-        return os.lstat(folder / f"{pair.stem}.zip").st_mode
+        return status_of(folder / f"{pair.stem}.zip").st_mode
     return 0o600
 
 

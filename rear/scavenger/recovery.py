@@ -14,6 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from rear.core.descent import status_of
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
@@ -27,6 +28,9 @@ from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
 from rear.scavenger.owners import ALL, Owners
 from rear.zip import directory as directories
+
+#: What opening says of a link, a FIFO, a folder or a socket.
+_NO_FILE = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ENODEV})
 
 
 class Recovery:
@@ -61,7 +65,14 @@ class Recovery:
                         continue
                     yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
-                    yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
+                    is_other = isinstance(error, OSError) and error.errno in _NO_FILE
+                    yield (
+                        self._put_aside(name)
+                        if is_other
+                        else Refused(
+                            f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}"
+                        )
+                    )
         for name in names:
             stem, _, suffix = name.rpartition(".")
             belongs_to = stem if suffix == "archive" else intent_stem_of(name)
@@ -74,6 +85,16 @@ class Recovery:
                     continue
                 except OSError as error:
                     yield Refused(f".rear/intents/{name}", f"this rest of a merge cannot be removed: {error}")
+
+    def _put_aside(self, name: str) -> Refused:
+        """Move away what is called like an intent and is no file: as long as it is there nothing can be merged."""
+        reason = "not a regular file, so it is no record of a merge"
+        lost_and_found = lost_and_found_of(self._layout, storage=self._storage)
+        try:
+            item = lost_and_found.put_file(name, self._layout.intents / name, {"subject": name, "reason": reason})
+        except OSError as error:
+            return Refused(f".rear/intents/{name}", f"{reason}; it cannot be moved away: {error}")
+        return Refused(f".rear/intents/{name}", f"{reason}; it was moved to {item}")
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         # One descriptor for all: who may write to the folder may put another file in its place.
@@ -119,7 +140,7 @@ class Recovery:
 
     def _may_install(self, intent: Intent, fresh: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
         """Whether a new archive was made by who wrote its intent, or given to the writer of its members."""
-        owner = os.lstat(fresh).st_uid
+        owner = status_of(fresh).st_uid
         writers = {owner_of(claimed[move.pair].journal) for move in intent.moves if move.pair in claimed}
         return owner in {os.geteuid(), 0, os.fstat(source).st_uid, *writers}
 

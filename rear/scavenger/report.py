@@ -32,7 +32,8 @@ class Report:
 
     def __init__(self) -> None:
         self._archives: set[str] = set()
-        self._findings: list[dict[str, Any]] = []
+        #: As they are written: they may be as many as members of forged journals.
+        self._findings: list[bytes] = []
         self._refused = 0
         self._started_ns = time.time_ns()
 
@@ -41,7 +42,7 @@ class Report:
         if isinstance(event, Merged):
             self._archives.add(event.archive)
         elif event.severity != "info":
-            self._findings.append(event.as_json())
+            self._findings.append(json.dumps(event.as_json()).encode())
             self._refused += isinstance(event, Refused) or (isinstance(event, Problem) and event.outcome == "left")
 
     def write(self, layout: Layout, leader: str, summary: dict[str, Any], *, storage: Storage) -> str | None:
@@ -64,10 +65,10 @@ class Report:
             "refused": self._refused,
             "summary": summary,
             "archives": sorted(self._archives),
-            "findings": self._findings,
         }
         make_in_base(layout.base, layout.reports, storage=storage)
-        storage.replace(path, json.dumps(report, indent=1).encode() + b"\n")
+        head = json.dumps(report, indent=1).encode().removesuffix(b"\n}")
+        storage.replace(path, b'%b,\n "findings": [%b]\n}\n' % (head, b",\n  ".join(self._findings)))
         return path.relative_to(layout.base).as_posix()
 
 

@@ -7,27 +7,38 @@ no command takes much time or memory, or ends with a traceback.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+import traceback
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bases import write
 from pairs import dead_worker, write_pair
+from rich.console import Console
 from zips import write_zip
 
 import rear
+from rear.cli.display.status_page import page
 from rear.core.layout import Layout
 from rear.core.liveness import this_process
 from rear.core.records import LARGEST
+from rear.diagnostics.openmetrics import as_text
 from rear.diagnostics.status import look_at
+from rear.errors import RearError
 from rear.fsck.base import fsck
 from rear.journal.codec import encode_line
 
@@ -35,28 +46,28 @@ HOST: Final = this_process().host
 DEAD: Final = dead_worker()
 LEADER: Final = f"{HOST}-1999999999-0123456789ab"
 DEEP: Final = b"[" * 200_000
+#: As deep as a reader without a limit of its own takes it, and deeper than it can write it again.
 NESTED: Final = b'{"a":' * 900 + b"1" + b"}" * 900
-"""As deep as a reader without a limit of its own takes it, and deeper than it can write it again."""
 MEMORY_LIMIT_BYTES: Final = 300 << 20
-FOLLOWS_LINKS: Final = True
-"""Links in ``.rear`` are still followed in some places, so none are forged that lead to what is there."""
+LEFT_OUT: Final = frozenset({"link_to_file", "link_to_folder", "notes_of_honest", "intent_of_honest"})
+"""Kinds against which there is no protection yet."""
 
 
 # --- kinds --------------------------------------------------------------------------------------------------------
 
 
 def _line(payload: bytes) -> bytes:
-    import binascii
-
     return b"%08x %b\n" % (binascii.crc32(payload), payload)
 
 
 def make_socket(path: Path) -> None:
     # Paths of sockets are short.
-    short = f"/tmp/rear-forged-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(short)
-    shutil.move(short, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def make_sparse(path: Path, size_bytes: int = 22 << 30) -> None:
@@ -93,21 +104,43 @@ def make_device(path: Path) -> None:
         path.touch()
 
 
+_WILD: Final = (
+    0, 1, -1, 2**31, 2**32, LARGEST, 2**63, 2**64, 10**300, 1e308, 1e-308, None, True, "", "x", "../../x", "a" * 5000,
+    "\0", "\ud800", [], {}, [[]], {"a": 1}, "ar.zip", ".rear/x.zip",
+)  # fmt: skip
+_KEYS: Final = re.findall(
+    r"\w+",
+    "format_version host worker rotation cookie pid process_start boot_id pid_namespace uid lease_seconds created_ns "
+    "repeats_from time_namespace sequence source source_start source_end offset length archive name method crc "
+    "compressed_size size mtime_ns mode metadata first_sequence repeated_size number reason members sequences target "
+    "intent leader process old tail_length tail_crc permit pair beat",
+)
+_RECORDS: Final = re.findall(
+    r"\w+", "open append file part abort beat close merged begin moves planned commit leader odd"
+)
+
+
 def wild_records(chance: random.Random | None = None) -> bytes:
-    """Records of all kinds, whole, and with numbers and texts that make no sense."""
+    """Return records of all kinds, whole, and with numbers and texts that make no sense."""
     chance = chance or random.Random(0)
-    wild = [0, 1, -1, 2**31, 2**32, LARGEST, 2**63, 2**64, 10**300, 1e308, 1e-308, None, True, "", "x", "../../x",
-            "a" * 5000, "\0", "\ud800", [], {}, [[]], {"a": 1}, "ar.zip", ".rear/x.zip"]  # fmt: skip
-    keys = ["format_version", "host", "worker", "rotation", "cookie", "pid", "process_start", "boot_id", "pid_namespace", "uid", "lease_seconds", "created_ns", "repeats_from", "time_namespace", "sequence", "source", "source_start", "source_end", "offset", "length", "archive", "name", "method", "crc", "compressed_size", "size", "mtime_ns", "mode", "metadata", "first_sequence", "repeated_size", "number", "reason", "members", "sequences", "target", "intent", "leader", "process", "old", "tail_length", "tail_crc", "permit", "pair", "beat"]  # fmt: skip
-    kinds = ("open", "append", "file", "part", "abort", "beat", "close", "merged", "begin", "moves", "planned",
-             "commit", "leader", "odd")  # fmt: skip
     lines = []
     for number in range(60):
-        payload: dict[str, Any] = {"kind": kinds[number % len(kinds)]}
-        payload.update((key, chance.choice(wild)) for key in keys if chance.random() < 0.9)
+        payload: dict[str, Any] = {"kind": _RECORDS[number % len(_RECORDS)]}
+        payload.update((key, chance.choice(_WILD)) for key in _KEYS if chance.random() < 0.9)
         with contextlib.suppress(ValueError):
             lines.append(encode_line(payload))
     return b"".join(lines)
+
+
+_NUMBERS: Final = b'{"clocks":["c"],"seen":{"a":["b",1e308,[[1%b,1]]]}}' % (b"0" * 400)
+_REPORT: Final = {
+    "version": 1,
+    "leader": "x",
+    "started_ns": 10**300,
+    "finished_ns": -(10**300),
+    "refused": 10**300,
+    "summary": {"members": "many", "size_bytes": -1e308, "refused": [], "kind": {}, "archives": None},
+}
 
 
 KINDS: Final[dict[str, Callable[[Path], object]]] = {
@@ -120,7 +153,8 @@ KINDS: Final[dict[str, Callable[[Path], object]]] = {
     "deep_line": lambda path: path.write_bytes(_line(DEEP)),
     "nested": lambda path: path.write_bytes(NESTED),
     "nested_line": lambda path: path.write_bytes(_line(NESTED)),
-    "numbers": lambda path: path.write_bytes(json.dumps({"seen": {"a": ["b", 1e308, [[10**400, 1]]]}, "clocks": ["c"]}).encode()),
+    "numbers": lambda path: path.write_bytes(_NUMBERS),
+    "report": lambda path: path.write_text(json.dumps(_REPORT)),
     "long_number": lambda path: path.write_bytes(b"1" * 100_000),
     "long_number_line": lambda path: path.write_bytes(_line(b'{"kind":"open","pid":' + b"9" * 100_000 + b"}")),
     "wild": lambda path: path.write_bytes(wild_records()),
@@ -145,30 +179,29 @@ DIGITS: Final = "9" * 255
 DIGEST: Final = Layout("/base").intent("ar.zip", LEADER).name
 PLACES: Final = (
     f"inbox/{HOST}/{DEAD}-70.journal",
-    f"inbox/{HOST}/{DEAD}-70.zip",
-    f"inbox/{HOST}/{DEAD}-70.merged",
+    f"inbox/{HOST}/{DEAD}-71.zip",
+    f"inbox/{HOST}/{DEAD}-72.merged",
     f"inbox/{HOST}/{DEAD}-1.journal",
-    f"inbox/{HOST}/{DEAD}-1.zip",
-    f"inbox/{HOST}/{DEAD}-1.merged",
+    f"inbox/{HOST}/{DEAD}-2.zip",
+    f"inbox/{HOST}/{DEAD}-3.merged",
     f"inbox/{HOST}/7-7-abcdef-999999999.journal",
     f"inbox/{HOST}/{DIGITS}",
     f"inbox/{HOST}/x",
     f"inbox/other/{DEAD}-70.journal",
-    f"inbox/other/{DEAD}-70.zip",
+    f"inbox/other/{DEAD}-71.zip",
     f"inbox/{DIGITS}",
-    "inbox/other",
-    f"claims/{LEADER}",
-    f"claims/{LEADER}/{HOST}",
-    f"claims/{LEADER}/{HOST}/{DEAD}-70.journal",
-    f"claims/{LEADER}/{HOST}/{DEAD}-70.zip",
-    f"claims/{LEADER}/{HOST}/{DEAD}-70.merged",
-    f"claims/{LEADER}/{HOST}/{DEAD}-70.rescue",
+    "inbox/third",
+    f"claims/{HOST}-1-ab",
+    f"claims/{LEADER}/third",
+    f"claims/{LEADER}/{HOST}/{DEAD}-73.journal",
+    f"claims/{LEADER}/{HOST}/{DEAD}-74.zip",
+    f"claims/{LEADER}/{HOST}/{DEAD}-75.merged",
+    f"claims/{LEADER}/{HOST}/{DEAD}-76.rescue",
     f"claims/{DIGITS}",
-    f"graveyard/{HOST}",
-    f"graveyard/{HOST}/{DEAD}-70.journal",
-    f"graveyard/{HOST}/{DEAD}-70.zip",
-    f"graveyard/{HOST}/{DEAD}-70.merged",
-    f"graveyard/{HOST}/{DEAD}-1.merged",
+    "graveyard/third",
+    f"graveyard/{HOST}/{DEAD}-77.journal",
+    f"graveyard/{HOST}/{DEAD}-78.zip",
+    f"graveyard/{HOST}/{DEAD}-79.merged",
     "terms/7", f"terms/{'9' * 18}", f"terms/{DIGITS}", "terms/x", "terms/0", "terms/٣", "terms/²",
     f"intents/{DIGEST}",
     f"intents/{DIGEST.removesuffix('intent')}archive",
@@ -176,7 +209,6 @@ PLACES: Final = (
     f"intents/{DIGEST.removesuffix('.intent')}-0123456789abcdef.permit",
     "intents/x.intent",
     "intents/x",
-    "observations/workers",
     "observations/workers/seen.json",
     "observations/leader/seen.json",
     "observations/graveyard/seen.json",
@@ -186,13 +218,13 @@ PLACES: Final = (
     f"flush/{DIGITS}",
     f"lost+found/{time.strftime('%Y-%m-%d')}/x.json",
     "lost+found/x",
-    "index/ar.zip",
+    "index/other.zip",
     "index/ar.zip/1.sqlite",
     "index/ar.zip/999999999999999.sqlite",
     f"index/ar.zip/{'9' * 200}.sqlite",
     "index/ar.zip/2-0123456789abcdef.part",
     "index/x.zip",
-    "index/x.zip/1.sqlite",
+    "index/y.zip/1.sqlite",
     "index/x",
     "config.toml",
     "x",
@@ -217,15 +249,16 @@ def make_honest(base: Path) -> dict[str, bytes]:
 
 def put_bad(base: Path, place: str, kind: str) -> bool:
     """Put something bad in a place, of whose pair the rest is good; return whether that could be done."""
-    if place.endswith(f"{DEAD}-1.journal") or place.endswith(f"{DEAD}-1.zip") or place.endswith(f"{DEAD}-1.merged"):
-        write_pair(base, 1, {1: ("bad", b"bad" * 99), 2: ("bad2", b"")}, worker=DEAD)
+    rotation = place.partition(f"{DEAD}-")[2].partition(".")[0]
+    if rotation in ("1", "2", "3"):
+        write_pair(base, int(rotation), {1: ("bad", b"bad" * 99), 2: ("bad2", b"")}, worker=DEAD)
     path = base / ".rear" / place
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         KINDS[kind](path)
-    except OSError:
+    except (OSError, sqlite3.Error):
         return False
     return True
 
@@ -234,21 +267,9 @@ def put_bad(base: Path, place: str, kind: str) -> bool:
 
 
 def run_status(base: Path) -> object:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from rear.cli.display.status_page import page
-    from rear.diagnostics.openmetrics import as_text
-
     seen = look_at(base)
     Console(file=StringIO()).print(page(seen))
     return json.dumps(seen.as_json()), as_text(seen)
-
-
-def run_write(base: Path) -> object:
-    write(base, {"ar.zip/later": b"later"})
-    return None
 
 
 def run_sweep(base: Path) -> object:
@@ -258,11 +279,13 @@ def run_sweep(base: Path) -> object:
     return list(rear.sweep(folder, into="ar.zip", base=base, wait_seconds=0.1))
 
 
+LATER: Final = {"ar.zip/later": b"later", "ar.zip/swept": b"swept"}
+"""What the commands themselves write."""
 COMMANDS: Final[dict[str, Callable[[Path], object]]] = {
     "status": run_status,
     "fsck -n": lambda base: list(fsck(base, report_only=True)),
     "dry run": lambda base: list(rear.scavenge(base, dry_run=True)),
-    "write": run_write,
+    "write": lambda base: write(base, {"ar.zip/later": b"later"}),
     "scavenge": lambda base: list(rear.scavenge(base)),
     "status after": run_status,
     "sweep": run_sweep,
@@ -270,3 +293,199 @@ COMMANDS: Final[dict[str, Callable[[Path], object]]] = {
     "fsck": lambda base: list(fsck(base)),
     "fsck again": lambda base: list(fsck(base, deep=True)),
 }
+
+
+class Outcome(NamedTuple):
+    """What came of some commands, in a process of their own.
+
+    Attributes:
+        errors: by command, what ended it; of what is no error of rear's, the traceback.
+        seconds: by command, how long it took.
+        memory_bytes: how much more memory than before the process had at most.
+    """
+
+    errors: dict[str, str]
+    seconds: dict[str, float]
+    memory_bytes: int
+
+
+def outcome_of(base: Path, commands: tuple[str, ...] = tuple(COMMANDS), *, limit_seconds: int = 60) -> Outcome:
+    """Run commands on a base in a fork, which is killed after ``limit_seconds``."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(limit_seconds)
+        os.close(reading)
+        before = _most_memory_bytes()
+        with open(writing, "w") as out:
+            for name in commands:
+                print(json.dumps(["begun", name]), file=out, flush=True)
+                begin, error = time.monotonic(), ""
+                try:
+                    COMMANDS[name](base)
+                except RearError as failure:
+                    error = f"{type(failure).__name__}: {failure}"
+                except BaseException:
+                    error = traceback.format_exc()
+                print(json.dumps(["done", name, error, time.monotonic() - begin]), file=out, flush=True)
+            print(json.dumps(["memory", _most_memory_bytes() - before]), file=out)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        said = [json.loads(line) for line in file]
+    _, status = os.waitpid(child, 0)
+    errors = {name: error for what, name, error, _ in (one for one in said if one[0] == "done") if error}
+    if status:
+        errors[said[-1][1]] = f"Traceback: none; its process ended by status {status}, after {limit_seconds} s at most"
+    seconds = {one[1]: one[3] for one in said if one[0] == "done"}
+    return Outcome(errors, seconds, next((one[1] for one in said if one[0] == "memory"), 0))
+
+
+def _most_memory_bytes() -> int:
+    # Not ru_maxrss: a fork begins with that of its parent.
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+
+
+# --- the judge ----------------------------------------------------------------------------------------------------
+
+
+def faults_of(base: Path, honest: dict[str, bytes]) -> list[str]:
+    """Return what is wrong with the honest members of a base: missing, there twice, or not what was written."""
+    found: dict[str, list[bytes]] = {}
+    for archive in sorted({target.partition("/")[0] for target in honest}):
+        if (base / archive).exists():
+            with zipfile.ZipFile(base / archive) as opened:
+                for entry in opened.infolist():
+                    found.setdefault(f"{archive}/{entry.filename}", []).append(opened.read(entry))
+    return [
+        f"{target} is there {len(found.get(target, []))} times" + (", and changed" if found.get(target) else "")
+        for target, data in honest.items()
+        if found.get(target) != [data]
+    ]
+
+
+def picture_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return what a tree holds: of each name mode, time of change and content."""
+    return {
+        str(path.relative_to(folder)): (
+            (status := path.lstat()).st_mode,
+            status.st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return how much room a tree takes."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+# --- whole bases, by a seed ---------------------------------------------------------------------------------------
+
+
+def make_decoy(folder: Path) -> None:
+    """Make a tree outside of all bases, with files that have the names of rear's own."""
+    for name in ("a", "7-7-abcdef-3.journal", "7-7-abcdef-3.zip", "1.sqlite", "1", f"{HOST}/7-7-abcdef-4.journal"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"decoy " + name.encode())
+
+
+def forge(base: Path, chance: random.Random, decoy: Path) -> Counter[str]:
+    """Put bad things in random places of a base, of random kinds; return how many of each."""
+    genuine = [path for path in sorted((base / ".rear").rglob("*")) if path.is_file() and path.name != "lock"]
+    contents = [path.read_bytes() for path in genuine]
+    kept = {str(path) for path in genuine}
+    made: Counter[str] = Counter()
+
+    def spoiled(path: Path) -> None:
+        """A real file in a wrong place, as it is, cut, changed, or mixed with another one."""
+        data = bytearray(chance.choice(contents))
+        match chance.randrange(4):
+            case 0:
+                del data[chance.randrange(len(data) + 1) :]
+            case 1:
+                for _ in range(chance.randrange(1, 9)):
+                    if data:
+                        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            case 2:
+                data += chance.choice(contents)
+        path.write_bytes(data)
+
+    kinds: dict[str, Callable[[Path], object]] = {
+        **KINDS,
+        "wild": lambda path: path.write_bytes(wild_records(chance)),
+        "spoiled": spoiled,
+        "sparse": lambda path: make_sparse(path, chance.choice([1 << 20, 1 << 31, 100 << 30, 8 << 40])),
+        "link_to_file": lambda path: path.symlink_to(decoy / "a"),
+        "link_to_folder": lambda path: path.symlink_to(decoy),
+    }
+    names = sorted(kinds.keys() - LEFT_OUT) + ["spoiled", "wild"] * 6
+    for _ in range(chance.randrange(5, 60)):
+        place = chance.choice(PLACES)
+        if place == "config.toml" and chance.random() < 0.9:
+            # What makes no sense there is refused by name, before anything is done.
+            continue
+        if f"{DEAD}-7" in place and chance.random() < 0.7:
+            stem, _, suffix = place.rpartition(".")
+            place = f"{stem[:-1]}{chance.randrange(4)}.{suffix}"
+        path, kind = base / ".rear" / place, chance.choice(names)
+        if str(path) in kept or os.path.lexists(path):
+            continue
+        with contextlib.suppress(OSError, sqlite3.Error):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kinds[kind](path)
+            made[kind] += 1
+    if chance.random() < 0.3:
+        folder = base / ".rear/inbox" / HOST
+        for number in range(chance.randrange(300)):
+            kinds[chance.choice(["nothing", "lines"])](folder / f"{DEAD}-{1000 + number}.journal")
+            made["many"] += 1
+    return made
+
+
+class Verdict(NamedTuple):
+    """What came of one forged base."""
+
+    faults: list[str]
+    made: Counter[str]
+    seconds: float
+    memory_bytes: int
+
+
+def try_seed(folder: Path, template: Path, honest: dict[str, bytes], seed: int, *, limit_seconds: int = 60) -> Verdict:
+    """Forge a base by a seed, run all commands on it, and judge what came of it."""
+    base, decoy = folder / "base", folder / "decoy"
+    for path in (base, decoy, folder / "swept"):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(template, base)
+    make_decoy(decoy)
+    made, before = forge(base, random.Random(seed), decoy), picture_of(decoy)
+    outcome = outcome_of(base, limit_seconds=limit_seconds)
+    faults = [f"{name}: {error}" for name, error in outcome.errors.items() if not _is_of_the_configuration(error)]
+    expected = honest | {target: data for target, data in LATER.items() if not outcome.errors}
+    if "scavenge" not in outcome.errors:
+        faults += faults_of(base, expected)
+    if picture_of(decoy) != before:
+        faults.append("the decoy was touched")
+    if outcome.memory_bytes > MEMORY_LIMIT_BYTES:
+        faults.append(f"it took {outcome.memory_bytes:,} bytes of memory")
+    if disk_bytes(folder) > 64 << 20:
+        faults.append(f"it took {disk_bytes(folder):,} bytes of disk")
+    return Verdict(faults, made, sum(outcome.seconds.values()), outcome.memory_bytes)
+
+
+def _is_of_the_configuration(error: str) -> bool:
+    # What nobody can make sense of is refused before anything is written, by name.
+    return error.startswith("ConfigError: ")
+
+
+def seeds_for(seconds: float, first: int) -> Iterator[int]:
+    """Yield seeds for so long."""
+    end, seed = time.monotonic() + seconds, first
+    while time.monotonic() < end:
+        yield seed
+        seed += 1
