@@ -33,6 +33,7 @@ _NO_COPY_RANGE: Final = frozenset(
 )
 _NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
+_PASS: Final[int] = getattr(os, "O_PATH", getattr(os, "O_SEARCH", os.O_RDONLY))
 _STATE_PART: Final = f"/{STATE}/"
 _FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
 
@@ -67,9 +68,13 @@ class Storage:
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         return descriptor
 
-    def open_directory(self, path: StrPath, *, directory: int | None = None) -> int:
-        """Open a directory, by its name in another open one if that is given; symbolic links are refused."""
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    def open_directory(self, path: StrPath, *, directory: int | None = None, to_pass: bool = False) -> int:
+        """Open a directory, by its name in another open one if that is given; symbolic links are refused.
+
+        ``to_pass``: only to get at what is in it, so that it may be one that cannot be listed (mode 0711).
+        """
+        access = _PASS if to_pass else os.O_RDONLY
+        return os.open(path, access | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""

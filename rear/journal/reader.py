@@ -6,7 +6,6 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -23,9 +22,6 @@ LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
-_TORN: Final = "torn: no newline"
-#: As much of a checksum and of what follows it as is there.
-_RECORD_BEGINS: Final = re.compile(rb'[0-9a-f]{0,8}\Z|[0-9a-f]{8} (\{"?\w{0,4}\Z|\{"kind":|\Z)')
 _READ_BYTES: Final = 128 << 10
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
@@ -272,14 +268,9 @@ class _Parser:
         journal.length = offset + len(line) + complete
         before, journal.torn = journal.torn, None
         if not complete:
-            begins = before is None and (_RECORD_BEGINS.match(line) is not None or not line.strip(b"\0"))
-            reason = _TORN if begins else "no beginning of a record"
             # A line that is longer than any record comes in pieces.
-            journal.torn = (
-                Damage(offset, len(line), reason)
-                if before is None
-                else before._replace(length=offset + len(line) - before.start)
-            )
+            start = offset if before is None else before.start
+            journal.torn = Damage(start, journal.length - start, "torn: no newline")
             self._bad_lines += 1
             return True
         if before is not None:
@@ -313,9 +304,6 @@ class _Parser:
     def finished(self) -> Journal:
         """Return the journal."""
         journal = self._journal
-        torn = journal.torn
-        # Of a skimmed journal the last line may begin before what was read.
-        is_read = self._length is not None
-        if torn and (torn.length > LINE_LIMIT_BYTES or (is_read and torn.reason != _TORN)):
-            journal.take_damage(torn)
+        if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
+            journal.take_damage(journal.torn)
         return journal
