@@ -86,21 +86,23 @@ def in_folder(path: StrPath) -> Iterator[tuple[str, int | None]]:
         os.close(folder)
 
 
-def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = False) -> int:
+def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = False, to_pass: bool = False) -> int:
     """Open a folder to list or sync it, by its name in another open one if that is given; return its descriptor.
 
     Args:
         path: of the folder.
         directory: descriptor of the folder that it is in.
         follow: a link in its place, where it lies in no base.
+        to_pass: only to get at what is in it, also where it may not be listed.
 
     Raises:
         OSError: it is missing, no folder, shut, or (``ELOOP``) a link is in its place, or in one above it.
     """
+    flags = _PASSING if to_pass else _LISTING
     if directory is not None:
-        return os.open(path, _LISTING, dir_fd=directory)
+        return os.open(path, flags, dir_fd=directory)
     with in_folder(path) as (name, folder):
-        return os.open(name, _LISTING & _FOLLOWING if follow and folder is None else _LISTING, dir_fd=folder)
+        return os.open(name, flags & _FOLLOWING if follow and folder is None else flags, dir_fd=folder)
 
 
 def walk(

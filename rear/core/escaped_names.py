@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from rear.core.names import ARCHIVE_PART, Target, check_name, describe, split_into, split_target
@@ -64,6 +65,16 @@ def member_target(path: _Given, *, escape: bool) -> Target:
 def member_folder(into: _Given, *, escape: bool) -> Target:
     """Do what `split_into` does; with ``escape``, what is in the archive is escaped. Errors as of `member_name`."""
     return _kept(split_into, escape_path, into, escape=escape)
+
+
+def pickup_target(path: _Given, *, escape: bool) -> Target:
+    """Do what `member_target` does; ``ar.zip/`` is the root of an archive, for what is in a directory."""
+    if str(path).endswith("/"):
+        with suppress(PathError):
+            folder = member_folder(path, escape=escape)
+            if not folder.name:
+                return folder
+    return member_target(path, escape=escape)
 
 
 def escape_path(path: str) -> str:

@@ -22,8 +22,6 @@ from rear.errors import SourceError
 
 _OPEN_LIMIT: Final = 32
 """So many folders, the innermost ones, stay open: from one to the next it is a step, not the whole way."""
-#: The folder that holds a source may be one that only lets pass (mode 0711).
-_PASS: Final[int] = getattr(os, "O_PATH", getattr(os, "O_SEARCH", os.O_RDONLY))
 #: What opening says when something else is in the place of a folder or a file.
 REPLACED: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 ELSEWHERE: Final = "on another file system, which --one-file-system leaves out"
@@ -66,7 +64,7 @@ class FolderTree:
         self.folders = dict(folders or {})
         self._storage = storage
         self._open: list[tuple[str, int]] = []
-        self._descriptor = os.open(self.root, _PASS | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._descriptor = storage.open_directory(self.root, to_pass=True)
         try:
             self._check_folder("", self._descriptor)
             self.folders[""] = identity_of(os.fstat(self._descriptor))

@@ -73,9 +73,12 @@ class Storage:
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         return descriptor
 
-    def open_directory(self, path: StrPath, *, directory: int | None = None) -> int:
-        """Open a directory, by its name in another open one if that is given; symbolic links are refused."""
-        return open_folder(path, directory=directory)
+    def open_directory(self, path: StrPath, *, directory: int | None = None, to_pass: bool = False) -> int:
+        """Open a directory, by its name in another open one if that is given; symbolic links are refused.
+
+        ``to_pass``: only to get at what is in it, so that it may be one that cannot be listed (mode 0711).
+        """
+        return open_folder(path, directory=directory, to_pass=to_pass)
 
     def status(self, path: StrPath) -> os.stat_result:
         """Return the status of what has a name; a link is not followed."""

@@ -7,7 +7,6 @@ there, and that is normal; any other line that fails its checksum is *damage*, r
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -32,8 +31,6 @@ LINE_LIMIT_BYTES: Final = 2 << 20
 """Longer lines are damage: name and metadata at their limits, every character escaped, stay below this."""
 SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
-_TORN: Final = "torn: no newline"
-_CHECKSUM: Final = re.compile(rb"[0-9a-f]{8}|[0-9a-f]{0,7}\Z")
 _READ_BYTES: Final = 128 << 10
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
@@ -182,15 +179,12 @@ class Journal:
         else:
             self.damage.append(damage)
 
-    def take_torn(self, start: int, line: bytes) -> None:
+    def take_torn(self, start: int, length: int) -> None:
         """Add a line without newline, or the next piece of one that is longer than any record."""
         before = self.torn
         if before is not None and before.start + before.length == start:
-            self.torn = before._replace(length=before.length + len(line))
-            return
-        # As much as there is of a checksum and of what follows it; or zeros, which a loss of power leaves.
-        begins = (_CHECKSUM.match(line) is not None and b' {"kind":'.startswith(line[8:17])) or not line.strip(b"\0")
-        self.torn = Damage(start, len(line), _TORN if begins else "no beginning of a record")
+            start, length = before.start, before.length + length
+        self.torn = Damage(start, length, "torn: no newline")
 
     def take_hole(self, start: int, length: int) -> None:
         """Add a hole of the file, with the zeros right before it."""
@@ -352,7 +346,7 @@ class _Parser:
             return False
         journal.length = offset + len(line) + complete
         if not complete:
-            journal.take_torn(offset, line)
+            journal.take_torn(offset, len(line))
             self._bad_lines += _LONG_LINE_COUNTS if len(line) > LINE_LIMIT_BYTES else 1
             return True
         if journal.torn is not None:
@@ -409,9 +403,6 @@ class _Parser:
     def finished(self) -> Journal:
         """Return the journal."""
         journal = self._journal
-        torn = journal.torn
-        # Of a skimmed journal the last line may begin before what was read.
-        is_read = self._length is not None
-        if torn and (torn.length > LINE_LIMIT_BYTES or (is_read and torn.reason != _TORN)):
-            journal.take_damage(torn)
+        if journal.torn and journal.torn.length > LINE_LIMIT_BYTES:
+            journal.take_damage(journal.torn)
         return journal

@@ -214,7 +214,7 @@ class RearFs:
 
         Args:
             source: the file or directory; it need not exist before the block ends.
-            path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive.
+            path: ``ar.zip/name`` as for `open`; for a directory the folder in the archive, or ``ar.zip/``.
             metadata: as for `open`, of each member.
             keep: copy, and leave the source where it is.
             on_refused: is told of each file below a directory that cannot be archived: a FIFO, a name that no member
@@ -231,10 +231,10 @@ class RearFs:
         read.
         """
         # Most programs pick up nothing.
-        from rear.core.escaped_names import member_target
+        from rear.core.escaped_names import pickup_target
         from rear.worker.pickup import Pickup
 
-        target = member_target(path, escape=escape_names)
+        target = pickup_target(path, escape=escape_names)
         target = Target(self._worker.check_place(target.archive), target.name)
         kept = None if metadata is None else _check_metadata(metadata)
 

@@ -382,9 +382,7 @@ def test_names_in_the_log_are_escaped(tmp_path: Path, caplog: pytest.LogCaptureF
 # ---- a journal's end
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"x" * (3 << 20), bytes(3 << 20), b"\xff\n" * (3 << 19), b"x" * 100_000, b"y" * (7 << 20) + b"\n"]
-)
+@pytest.mark.parametrize("garbage", [b"x" * (3 << 20), bytes(3 << 20), b"\xff\n" * (3 << 19), b"y" * (7 << 20) + b"\n"])
 def test_garbage_at_the_end_of_a_journal_is_told(tmp_path: Path, garbage: bytes) -> None:
     child = os.fork()
     if child == 0:

@@ -143,16 +143,8 @@ def _jobs(
             yield source, path
         elif name not in ("", ".", ".."):
             yield source, f"{path.rstrip('/')}/{name}"
-        elif not is_root:
-            yield source, path.rstrip("/")
         else:
-            try:
-                entries = sorted(os.listdir(source))
-            except OSError as error:
-                refuse(error)
-                continue
-            for entry in entries:
-                yield os.path.join(source, entry), f"{path.rstrip('/')}/{entry}"
+            yield source, f"{path.rstrip('/')}/" if is_root else path.rstrip("/")
 
 
 def _put_stream(fs: RearFs, path: str, metadata: Metadata | None) -> None:
