@@ -35,6 +35,7 @@ def man_page() -> str:
         ".PP", _text("rear fsck has those of fsck(8):"),
         *(line for item in exit_statuses.COMMANDS["fsck"].items() for line in _item(str(item[0]), item[1])),
         ".SH ENVIRONMENT", *_item("REAR_BASE", "the base, when a command is given none"),
+        *_item("REAR_TRUSTED_BASES", "bases of others that count where none is named; with colons between them"),
         *(line for setting in config.SETTINGS for line in _item(setting.variable, _setting(setting))),
         *_item("TMPDIR", "where large files are kept while they are written, and indexes built: local disk"),
         ".SH FILES", *_item("BASE/.rear/config.toml", "settings of the base, by the same names in small letters"),
