@@ -93,7 +93,12 @@ class NotedMembers:
         Or it is about a file that went on in another pair, under another number, or was given up by its writer.
         """
         claimed, sequence = one.claimed, one.append.sequence
-        is_file = claimed.journal.file is not None and claimed.journal.merged[sequence].target != one.append.archive
+        target = claimed.journal.merged[sequence].target
+        is_elsewhere = target != one.append.archive
+        if is_elsewhere and target.casefold().endswith(".zip"):
+            # No scavenger writes that.
+            return False
+        is_file = is_elsewhere and claimed.journal.file is not None
         return (is_file or not looked.is_there) and counts_alone(claimed.journal, sequence, claimed.name)
 
     # ---- in lost+found
@@ -110,11 +115,8 @@ class NotedMembers:
         with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             if not stat.S_ISREG(status_of(item).st_mode):
                 return False
-            note = (
-                item.with_suffix(".json")
-                if not item.suffix.startswith(".partial")
-                else item.with_name(f"{item.name}.json")
-            )
+            is_content = item.suffix.startswith(".partial")
+            note = item.with_name(f"{item.name}.json") if is_content else item.with_suffix(".json")
             with opened(note, self._storage) as descriptor:
                 told = json.loads(self._storage.read(descriptor, _NOTE_LIMIT_BYTES, 0))
             return (told["sequence"], told["name"]) == (append.sequence, append.name)
