@@ -13,13 +13,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeGuard
 
+from rear.core import permissions
 from rear.core.descent import StrPath as StrPath
 from rear.core.descent import in_folder, is_folder, open_folder, status_of
-from rear.core.names import STATE
 
 COPY_CHUNK_BYTES: Final = 1 << 20
 FRESH_SUFFIX: Final = ".new"
@@ -33,9 +33,6 @@ _NO_COPY_RANGE: Final = frozenset(
 )
 _NO_LINK: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF})
-_ACL: Final = "system.posix_acl_access"
-_STATE_PART: Final = f"/{STATE}/"
-_FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
 
 
 def is_failure(error: BaseException) -> TypeGuard[OSError]:
@@ -53,7 +50,7 @@ class Storage:
         """
         with in_folder(path) as (name, folder):
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
-        _share(path, descriptor, mode)
+        permissions.share(path, descriptor, mode)
         return descriptor
 
     def open(self, path: StrPath, *, write: bool = False, directory: int | None = None) -> int:
@@ -247,24 +244,11 @@ class Storage:
         Where its ACL or its group cannot be given, the bits of the group are not given either. Call it before the first
         byte is written to a file that was made for its owner alone: who could open it by then could read on.
         """
-        status = os.fstat(source)
-        self.give(target, status.st_uid, status.st_gid)
-        mode = stat.S_IMODE(status.st_mode)
-        if not _copy_attributes(source, target) or os.fstat(target).st_gid != status.st_gid:
-            # What one group was allowed is not another one's; and of an ACL these bits are all that it allows anybody.
-            mode &= ~stat.S_IRWXG
-        with _where_refused():
-            os.fchmod(target, mode)
+        permissions.copy(source, target)
 
     def give(self, descriptor: int, user: int, group: int) -> None:
         """Give an open file to a user and a group, as far as that is allowed: root may, others only to their groups."""
-        now = os.fstat(descriptor)
-        if now.st_gid != group:
-            with _where_refused():
-                os.fchown(descriptor, -1, group)
-        if now.st_uid != user:
-            with _where_refused():
-                os.fchown(descriptor, user, -1)
+        permissions.give(descriptor, user, group)
 
     def set_mode(self, descriptor: int, mode: int) -> None:
         """Set the permission bits of an open file, whatever the umask."""
@@ -313,7 +297,7 @@ class Storage:
                 if not is_folder(folder):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
             else:
-                _share_directory(folder)
+                permissions.share_directory(folder)
             if sync:
                 self.sync_directory(folder.parent)
 
@@ -368,84 +352,6 @@ class Storage:
     def uptime(self) -> float:
         """Return seconds of a clock that no one sets and that goes on while the machine sleeps."""
         return time.clock_gettime(_UPTIME_CLOCK)
-
-
-def is_shared(path: StrPath) -> bool:
-    """Whether a group shares the base, or else the folder, in which a file or folder is made: what its group may do
-    there it may do with the file.
-    """
-    try:
-        return _shares(_status_around(path))
-    except OSError:
-        return False
-
-
-def _status_around(path: StrPath) -> os.stat_result:
-    """Return the status of the base's folder, of all that is below ``.rear``; else of the folder that it is in."""
-    text = os.fspath(path)
-    return status_of(text.rpartition(_STATE_PART)[0] or os.path.dirname(text) or ".", follow=True)
-
-
-def _shares(around: os.stat_result) -> bool:
-    return bool(around.st_mode & stat.S_IWGRP) and around.st_mode & _FOR_ALL != _FOR_ALL
-
-
-def _share(path: StrPath, descriptor: int, asked: int) -> None:
-    """Open what was just made to the group that shares the base, whatever the umask; as ``git init --shared`` does.
-
-    Only as far as it was asked for: what is private stays so. The mode of a folder that its group may not write is left
-    to the umask, as is that of one for all, like ``/tmp``.
-    """
-    with _where_refused():
-        around = _status_around(path)
-        if not _shares(around):
-            return
-        made = os.fstat(descriptor)
-        if made.st_gid != around.st_gid:
-            # Bits that are meant for one group must not open it to another: no group, no bits.
-            os.fchown(descriptor, -1, around.st_gid)
-        is_folder = stat.S_ISDIR(made.st_mode)
-        mode = stat.S_IMODE(made.st_mode) | around.st_mode & asked & stat.S_IRWXG
-        mode |= stat.S_ISGID if is_folder else 0
-        if mode != stat.S_IMODE(made.st_mode):
-            os.fchmod(descriptor, mode)
-
-
-def _copy_attributes(source: int, target: int) -> bool:
-    """Copy the POSIX ACL and the user's extended attributes; return whether the target has the ACL of the source."""
-    if not hasattr(os, "listxattr"):
-        return True
-    try:
-        names = os.listxattr(source)
-    except OSError:
-        return True
-    has_acl = _ACL not in names
-    if has_acl:
-        # One that the target has from its folder.
-        with suppress(OSError):
-            os.removexattr(target, _ACL)
-    for name in names:
-        if name == _ACL or name.startswith("user."):
-            with suppress(OSError):
-                os.setxattr(target, name, os.getxattr(source, name))
-                has_acl |= name == _ACL
-    return has_acl
-
-
-def _share_directory(folder: StrPath) -> None:
-    with _where_refused():
-        # Not by its name: whoever may write there may have put a link in its place, or a folder of her own.
-        descriptor = open_folder(folder)
-        try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                _share(folder, descriptor, stat.S_IRWXG)
-        finally:
-            os.close(descriptor)
-
-
-def _where_refused() -> AbstractContextManager[None]:
-    """Go on where a mount, or this user's rights, refuse to change an owner or a mode."""
-    return suppress(OSError)
 
 
 # CLOCK_BOOTTIME also counts a suspended virtual machine; macOS's CLOCK_MONOTONIC does that by itself.

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from rear.core.descent import status_of
 from rear.core.layout import Layout, check_owner, look_anew
+from rear.core.permissions import is_shared
 from rear.core.records import PARTIAL
-from rear.core.storage import COPY_CHUNK_BYTES, Storage, is_shared, opened
+from rear.core.storage import COPY_CHUNK_BYTES, Storage, opened
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, IndexRow
 from rear.scavenger.claims import ClaimedPair

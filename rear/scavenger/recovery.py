@@ -18,9 +18,9 @@ from rear.core.descent import status_of
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
-from rear.errors import FormatError, JournalError, RearError, UnfinishedIntentError, UnsupportedError
+from rear.errors import FormatError, JournalError, PathError, RearError, UnfinishedIntentError, UnsupportedError
 from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
-from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, read_open_intent
+from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, intents_of, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.leader import Leadership
@@ -95,6 +95,13 @@ class Recovery:
         except OSError as error:
             return Refused(f".rear/intents/{name}", f"{reason}; it cannot be moved away: {error}")
         return Refused(f".rear/intents/{name}", f"{reason}; it was moved to {item}")
+
+    def has_unfinished_merge(self, archive: str) -> bool:
+        """Whether there is an intent that counts of a merge into an archive."""
+        try:
+            return bool(intents_of(self._layout, archive, storage=self._storage))
+        except PathError:
+            return False
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         # One descriptor for all: who may write to the folder may put another file in its place.

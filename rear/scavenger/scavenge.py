@@ -19,7 +19,7 @@ from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import NotLeaderError, PathError, RearError, UnsupportedError
+from rear.errors import NotLeaderError, RearError, UnsupportedError
 from rear.events import (
     Advanced,
     Cleared,
@@ -34,7 +34,6 @@ from rear.events import (
     RoundStarted,
     Started,
 )
-from rear.journal.intent import intents_of
 from rear.scavenger.claims import ClaimedPair, Claims, Orphan
 from rear.scavenger.dry_run import preview
 from rear.scavenger.final_archive import open_final_archive
@@ -435,7 +434,7 @@ class Scavenge:
         if pending or salvage.has_failed(claimed):
             # What an unfinished merge holds stays here, so that the next leader can say of each member whether it
             # counts.
-            if not any(map(self._has_unfinished_merge, {append.archive for append in pending})):
+            if not any(map(self._recovery.has_unfinished_merge, {append.archive for append in pending})):
                 self._claims.release(claimed)
             return
         damage = claimed.journal.damage
@@ -447,9 +446,3 @@ class Scavenge:
             length = sum(one.length for one in damage)
             yield JournalDamaged(claimed.name, length, f"{damage[0].reason}; no member is missing")
         yield Cleared(claimed.name)
-
-    def _has_unfinished_merge(self, archive: str) -> bool:
-        try:
-            return bool(intents_of(self._layout, archive, storage=self._storage))
-        except PathError:
-            return False
