@@ -20,7 +20,7 @@ from rear.diagnostics.status import look_at
 from rear.errors import BaseError
 from rear.events import Event, Refused
 from rear.fsck.base import fsck
-from rear.scavenger import second_copies
+from rear.scavenger import archived_members
 
 NAMES = [path.name for path in Layout("/base").parts]
 ESSENTIAL = [path.name for path in Layout("/base").essential]
@@ -183,8 +183,8 @@ def test_a_scavenge_keeps_its_lock_to_the_end(base: Path) -> None:
     assert taken == {False}
 
 
-def unreadable(path: Path, **_: object) -> None:
-    raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+def unreadable(layout: Layout, archive: str, **_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), archive)
 
 
 KILLED = """
@@ -217,7 +217,7 @@ def test_a_second_copy_is_recognised_also_without_an_index(
     write(base, {"ar.zip/b": b"b"})
     # What cannot be found out now is not guessed.
     with monkeypatch.context() as patch:
-        patch.setattr(second_copies, "open_committed", unreadable)
+        patch.setattr(archived_members, "open_final_archive", unreadable)
         assert [event.severity for event in scavenge(base) if isinstance(event, Refused)][-1] == "warning"
     assert members(base) == {"b": b"b"}
     scavenge(base)
