@@ -18,7 +18,7 @@ from rear.errors import FutureVersionError, JournalError
 from rear.journal.append_lines import parse_appends
 from rear.journal.codec import SHORTEST_LINE, decode_line, decode_record
 
-MEMBERS_LIMIT: Final = 150_000
+MEMBERS_LIMIT: Final = 120_000
 """No pair has as many: a worker ends one at 4 MiB of central directory (see `rear.worker.worker`), of which each member
 takes 47 bytes at least. What has more is forged, and would take memory without bound."""
 NOTES_LIMIT_BYTES: Final = 2 << 30

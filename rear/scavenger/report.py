@@ -42,7 +42,8 @@ class Report:
         if isinstance(event, Merged):
             self._archives.add(event.archive)
         elif event.severity != "info":
-            self._findings.append(json.dumps(event.as_json()).encode())
+            comma = b",\n  " if self._findings else b"\n  "
+            self._findings.append(comma + json.dumps(event.as_json()).encode())
             self._refused += isinstance(event, Refused) or (isinstance(event, Problem) and event.outcome == "left")
 
     def write(self, layout: Layout, leader: str, summary: dict[str, Any], *, storage: Storage) -> str | None:
@@ -68,7 +69,8 @@ class Report:
         }
         make_in_base(layout.base, layout.reports, storage=storage)
         head = json.dumps(report, indent=1).encode().removesuffix(b"\n}")
-        storage.replace(path, b'%b,\n "findings": [%b]\n}\n' % (head, b",\n  ".join(self._findings)))
+        # Put together once: of many findings each copy counts.
+        storage.replace(path, b"".join([head, b',\n "findings": [', *self._findings, b"]\n}\n"]))
         return path.relative_to(layout.base).as_posix()
 
 
