@@ -49,7 +49,6 @@ class FolderTree:
 
     Attributes:
         path: absolute path, as it was given.
-        root: the same without links.
         folders: as above; whoever lists a folder notes it here.
 
     Raises:
@@ -60,11 +59,10 @@ class FolderTree:
         self, root: StrPath, *, folders: Mapping[str, Identity] | None = None, storage: Storage = LOCAL
     ) -> None:
         self.path = os.fsdecode(root)
-        self.root = os.path.realpath(self.path)
         self.folders = dict(folders or {})
         self._storage = storage
         self._open: list[tuple[str, int]] = []
-        self._descriptor = storage.open_directory(self.root, to_pass=True)
+        self._descriptor = storage.open_directory(f"{self.path}/.", to_pass=True)
         try:
             self._check_folder("", self._descriptor)
             self.folders[""] = identity_of(os.fstat(self._descriptor))
@@ -94,6 +92,8 @@ class FolderTree:
         Raises:
             OSError: it, or a folder on the way, has gone or is no folder any more.
         """
+        if self._open and self._open[-1][0] == folder:
+            return self._open[-1][1]
         while self._open and self._open[-1][0] != folder and not folder.startswith(f"{self._open[-1][0]}/"):
             self._storage.close(self._open.pop()[1])
         entered, descriptor = self._open[-1] if self._open else ("", self._descriptor)
@@ -140,9 +140,11 @@ class FolderTree:
             SourceError: it is another file by now, or has changed since it was found.
             OSError: it cannot be read.
         """
-        with _told(expected.path):
+        try:
             folder, name = self.place_of(path)
             descriptor = self._storage.open(name, directory=folder)
+        except OSError as error:
+            raise _told(error, expected.path) from None
         try:
             check_unchanged(expected, os.fstat(descriptor))
             yield descriptor
@@ -157,10 +159,12 @@ class FolderTree:
             SourceError: it is another file by now, or has changed since it was found: it is left in place.
             OSError: it cannot be removed.
         """
-        with _told(expected.path):
+        try:
             folder, name = self.place_of(path)
             check_unchanged(expected, os.stat(name, dir_fd=folder, follow_symlinks=False))
             self._storage.unlink_at(folder, name)
+        except OSError as error:
+            raise _told(error, expected.path) from None
 
     def remove_directory(self, folder: str) -> None:
         """Remove an empty folder; if it is not empty, has gone or been replaced, do nothing.
@@ -195,12 +199,6 @@ def check_unchanged(expected: SourceStamp, status: os.stat_result) -> None:
         raise SourceError(f"{expected.path} has changed since it was found")
 
 
-@contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Give the errors of calls by descriptor a path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in REPLACED:
-            raise SourceError(f"{path} was replaced by something else") from None
-        raise at_path(error, path) from None
+def _told(error: OSError, path: str) -> SourceError | OSError:
+    """Return an error of a call by descriptor as one of a path."""
+    return SourceError(f"{path} was replaced by something else") if error.errno in REPLACED else at_path(error, path)

@@ -162,10 +162,10 @@ class _Listing:
         if not names and self._prefix + relative:
             self._add(relative, stamp_of(path, status))
         self._tree.folders[self._tree.inner(path)] = identity_of(status)
-        below = []
+        below, before = [], path.rstrip("/")
         for name in names:
             try:
-                if self._look(relative + name, name, descriptor):
+                if self._look(f"{before}/{name}", relative + name, name, descriptor):
                     below.append(f"{relative}{name}/")
             except RearError as error:
                 self._refuse(error, relative + name)
@@ -173,9 +173,8 @@ class _Listing:
                 self._refuse(at_path(error, self._path(relative + name)), relative + name)
         return below[::-1]
 
-    def _look(self, relative: str, name: str, descriptor: int) -> bool:
+    def _look(self, path: str, relative: str, name: str, descriptor: int) -> bool:
         """Take what is to be archived; return whether it is a folder."""
-        path = self._path(relative)
         status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         if self._device is not None and status.st_dev != self._device:
             warn("%s is %s", path, ELSEWHERE)

@@ -264,17 +264,24 @@ def test_errors_above_the_bar(large: Path, tmp_path: Path) -> None:
     assert (tmp_path / "zeros-2").read_text() == "mine"
 
 
-def test_modes_and_the_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("", {"d": "0o750", "d/open": "0o640", "d/set": "0o750", "made": "0o750"}),
+        ("-p", {"d": "0o775", "d/open": "0o666", "d/set": "0o751", "made": "0o750"}),
+    ],
+)
+def test_modes_and_the_umask(tmp_path: Path, option: str, expected: dict[str, str]) -> None:
     path = write_zip(
         tmp_path / "a.zip", (info("d/", stat.S_IFDIR | 0o775), b""), (info("d/open", stat.S_IFREG | 0o666), b""),
         (info("d/set", stat.S_IFREG | 0o6751), b""), "made/x",
     )  # fmt: skip
-    command = f"umask 027; {sys.executable} -m rear get {path} -C {tmp_path}/out"
+    command = f"umask 027; {sys.executable} -m rear get {option} {path} -C {tmp_path}/out"
     subprocess.run(["sh", "-c", command], check=True)
     found = {
         name: oct(stat.S_IMODE((tmp_path / "out" / name).stat().st_mode)) for name in ("d", "d/open", "d/set", "made")
     }
-    assert found == {"d": "0o775", "d/open": "0o666", "d/set": "0o751", "made": "0o750"}
+    assert found == expected
 
 
 def test_strip(odd: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -413,22 +413,30 @@ def test_what_is_no_scheduler_is_told_in_a_line(
     import rear.dask
 
     monkeypatch.setattr(rear.dask, "CONNECT_SECONDS", 0.5)
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            held = []
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    if answer is None:
-                        held.append(connection)
-                        continue
-                    connection.sendall(answer)
-                    connection.close()
+            with ExitStack() as held:
+                while not is_over.is_set():
+                    connection = held.enter_context(server.accept()[0])
+                    if answer is not None:
+                        with suppress(OSError):
+                            connection.sendall(answer)
+                        connection.close()
 
-        threading.Thread(target=serve, daemon=True).start()
-        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match="no Dask scheduler answers"), rear.dask.connected(address):
-            pass
+        thread = threading.Thread(target=serve)
+        thread.start()
+        place = server.getsockname()
+        try:
+            with (
+                pytest.raises(ConnectionError, match="no Dask scheduler answers"),
+                rear.dask.connected(f"tcp://127.0.0.1:{place[1]}"),
+            ):
+                pass
+        finally:
+            is_over.set()
+            socket.create_connection(place).close()
+            thread.join()
     assert "Traceback" not in capfd.readouterr().err
     assert not any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("distributed").handlers)
