@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 MEMBERS_A_ROUND = 100_000
 """Journals of about this many members are held in memory at once."""
-PAIRS_A_ROUND = 2_000
+PAIRS_A_ROUND = 1_000
 """Or so many pairs: a folder of claims is listed for many of them, which has them all."""
 MEMBERS_IN_MEMORY = 2 * MEMBERS_A_ROUND
 """A pair that would bring a round above this many waits for the next one."""
