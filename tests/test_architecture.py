@@ -90,6 +90,7 @@ CHANGES_FILES = {
 OWN_FILES = {
     "core.storage": CHANGES_FILES,
     "core.descent": {"open"},  # folders, on the way to what lies in them
+    "core.openat2": {"open"},
     # Writes outside the base, under descriptors of its own.
     "zip.extraction": {"open", "makedirs", "mkdir", "unlink", "rename", "link", "symlink", "utime", "fchmod"},
     "core.source_file": {"open"},  # reads sources

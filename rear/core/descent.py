@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from rear.core.names import STATE
+from rear.core.openat2 import folder_opener
 
 StrPath = str | os.PathLike[str]
 
@@ -26,7 +27,25 @@ _LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A base's folder is opened by the name that its user gave, through her links.
 _FOLLOWING: Final = ~os.O_NOFOLLOW
 
+_HERE: Final = -100
+"""``AT_FDCWD``"""
+#: After so many steps the kernel is asked to go all of a way at once, if it can: to find that out takes a while.
+_STEPS_ONE_BY_ONE: Final = 500
+_steps = 0
+_open_at_once: Callable[[int, str], int | None] | None = None
+
 _bases: set[str] = set()
+
+
+class Place(NamedTuple):
+    """Where something lies: its base, the way from there to its folder (parts with ``/`` between), and its name; and
+    the folder's whole path.
+    """
+
+    base: str
+    way: str
+    folder: str
+    name: str
 
 
 def know_base(folder: str) -> None:
@@ -35,7 +54,10 @@ def know_base(folder: str) -> None:
     Args:
         folder: the base, absolute; one inside of another base has links only above itself.
     """
-    _bases.add(folder.rstrip("/"))
+    folder = folder.rstrip("/")
+    if folder not in _bases:
+        _bases.add(folder)
+        _way_to.cache_clear()
 
 
 def known_bases() -> tuple[str, ...]:
@@ -43,11 +65,25 @@ def known_bases() -> tuple[str, ...]:
     return tuple(_bases)
 
 
-def split_at_base(path: str) -> tuple[str, list[str]] | None:
-    """Return the base that a path lies in and the parts of its name below that; ``None`` of a path in no base.
+def place_of(path: str) -> Place | None:
+    """Return where in a base a path lies; ``None`` of one in no base, and of a base itself.
 
     What is above a ``.rear`` is a base, also one that nobody has told of.
     """
+    folder, _, name = path.rpartition("/")
+    if name in ("", "."):
+        return place_of(folder) if folder else None
+    if name == ".." or path in _bases:
+        return None
+    found = _way_to(folder)
+    if found is None:
+        return Place(folder or "/", "", folder or "/", name) if name == STATE and path != STATE else None
+    return Place(*found, name)
+
+
+@lru_cache(maxsize=4096)
+def _way_to(path: str) -> tuple[str, str, str] | None:
+    """Return the base of a folder, the way from there to it, which is empty of a base itself, and its path."""
     folder = path
     while folder not in _bases:
         folder, slash, _ = folder.rpartition("/")
@@ -58,32 +94,39 @@ def split_at_base(path: str) -> tuple[str, list[str]] | None:
             break
     parts = [part for part in path[len(folder) :].split("/") if part not in ("", ".")]
     # A name with ".." in it is no name that rear has built: a user has given it, and means what it leads to.
-    return (folder or "/", parts) if parts and ".." not in parts else None
+    return None if ".." in parts else (folder or "/", "/".join(parts), "/".join([folder, *parts]) or "/")
 
 
-@contextmanager
-def in_folder(path: StrPath) -> Iterator[tuple[str, int | None]]:
-    """Yield what a call takes for a path: its last part and the descriptor of the folder that this is in.
+class in_folder:
+    """What a call takes for a path, as ``with``: its last part and the descriptor of the folder that this is in.
 
     Outside of a base the path itself, and ``None``. Errors of the call are told with the full path.
 
     Raises:
         OSError: the folder cannot be entered, is missing, or (``ELOOP``) a link is in its place, or in one above it.
     """
-    text = os.fspath(path)
-    found = split_at_base(text)
-    if found is None:
-        yield text, None
-        return
-    base, parts = found
-    name = parts.pop()
-    folder = _descend(base, parts, text)
-    try:
-        yield name, folder
-    except OSError as error:
-        raise _told(error, name, folder, text, text) from None
-    finally:
-        os.close(folder)
+
+    __slots__ = ("_folder", "_name", "_path")
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = os.fspath(path)
+
+    def __enter__(self) -> tuple[str, int | None]:
+        place = place_of(self._path)
+        if place is None:
+            self._name, self._folder = self._path, -1
+            return self._path, None
+        self._name, self._folder = place.name, _descend(place, self._path)
+        return self._name, self._folder
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._folder < 0:
+            return
+        try:
+            if isinstance(error, OSError):
+                raise _told(error, self._name, self._folder, self._path, self._path) from None
+        finally:
+            os.close(self._folder)
 
 
 def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = False, to_pass: bool = False) -> int:
@@ -156,15 +199,29 @@ def is_folder(path: StrPath) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def _descend(base: str, parts: Sequence[str], path: str) -> int:
-    """Return a descriptor of the folder ``parts`` below a base."""
+def _descend(place: Place, path: str) -> int:
+    """Return a descriptor of the folder of a place."""
+    global _steps, _open_at_once
+    if _open_at_once is not None:
+        # Most often there is no link in the name of the base, either.
+        below = _open_at_once(_HERE, place.folder)
+        if below is not None:
+            return below
     try:
-        folder = os.open(base, _PASSING & _FOLLOWING)
+        folder = os.open(place.base, _PASSING & _FOLLOWING)
     except OSError as error:
         error.filename = path
         raise
-    way = base.rstrip("/")
-    for part in parts:
+    if not place.way:
+        return folder
+    if _open_at_once is not None:
+        below = _open_at_once(folder, place.way)
+        if below is not None:
+            os.close(folder)
+            return below
+        # What is wrong is found out step by step.
+    way = place.base.rstrip("/")
+    for part in place.way.split("/"):
         way = f"{way}/{part}"
         try:
             below = os.open(part, _PASSING, dir_fd=folder)
@@ -173,6 +230,9 @@ def _descend(base: str, parts: Sequence[str], path: str) -> int:
         finally:
             os.close(folder)
         folder = below
+        _steps += 1
+        if _steps == _STEPS_ONE_BY_ONE:
+            _open_at_once = folder_opener(_PASSING)
     return folder
 
 

@@ -19,6 +19,7 @@ import rear
 from rear.core import descent
 from rear.core.descent import is_folder, status_of, walk
 from rear.core.layout import Layout, find_base
+from rear.core.openat2 import folder_opener
 from rear.core.parallel import Failed, attempt
 from rear.core.problems import Problem
 from rear.core.storage import LOCAL, Storage
@@ -130,8 +131,12 @@ def place(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_link_that_is_there(tmp_path: Path, place: str, operation: str) -> None:
+def test_a_link_that_is_there(
+    tmp_path: Path, place: str, operation: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descent, "_open_at_once", folder_opener(descent._PASSING) if at_once else None)
     for number in range(3):
         tree = Tree(tmp_path / str(number), place)
         (tree.base / "root file").write_bytes(b"")
@@ -180,6 +185,9 @@ def test_a_link_that_comes_in_the_middle(
     tmp_path: Path, place: str, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 0
+    # Step by step, so that there is something in between.
+    monkeypatch.setattr(descent, "_steps", descent._STEPS_ONE_BY_ONE + 1)
+    monkeypatch.setattr(descent, "_open_at_once", None)
     for level in range(3):
         for number in range(100):
             tree = Tree(tmp_path / f"{level}-{number}", place)
