@@ -41,6 +41,8 @@ from rear.diagnostics.status import look_at
 from rear.errors import RearError
 from rear.fsck.base import fsck
 from rear.journal.codec import encode_line
+from rear.journal.intent import Begin, write_intent
+from rear.zip.directory import locate
 
 HOST: Final = this_process().host
 DEAD: Final = dead_worker()
@@ -49,8 +51,6 @@ DEEP: Final = b"[" * 200_000
 #: As deep as a reader without a limit of its own takes it, and deeper than it can write it again.
 NESTED: Final = b'{"a":' * 900 + b"1" + b"}" * 900
 MEMORY_LIMIT_BYTES: Final = 300 << 20
-LEFT_OUT: Final = frozenset({"link_to_file", "link_to_folder", "notes_of_honest", "intent_of_honest"})
-"""Kinds against which there is no protection yet."""
 
 
 # --- kinds --------------------------------------------------------------------------------------------------------
@@ -394,6 +394,30 @@ def make_decoy(folder: Path) -> None:
         path.write_bytes(b"decoy " + name.encode())
 
 
+def forge_notes(base: Path, chance: random.Random) -> None:
+    """Note of pairs that wait that all of their members are merged."""
+    for journal in (base / ".rear/inbox").glob("*/*.journal"):
+        note = {
+            "kind": "merged",
+            "sequences": list(range(20)),
+            "target": chance.choice(["ar.zip", "other.zip", "x.zip"]),
+        }
+        with contextlib.suppress(OSError):
+            journal.with_suffix(".merged").write_bytes(encode_line({**note, "intent": DIGEST.partition(".")[0]}))
+
+
+def forge_intent(base: Path) -> None:
+    """Have a merge into a sound archive be undone that never was: the archive was empty before."""
+    empty = base.parent / "empty.zip"
+    with zipfile.ZipFile(empty, "w"):
+        pass
+    with open(empty, "rb") as file, contextlib.suppress(OSError):
+        begin = Begin("ar.zip", LEADER, locate(file.fileno()), this_process())
+        path = Layout(base).intent("ar.zip", LEADER)
+        writer = write_intent(path, begin, [], archive_descriptor=file.fileno())
+        writer.close()
+
+
 def forge(base: Path, chance: random.Random, decoy: Path) -> Counter[str]:
     """Put bad things in random places of a base, of random kinds; return how many of each."""
     genuine = [path for path in sorted((base / ".rear").rglob("*")) if path.is_file() and path.name != "lock"]
@@ -423,7 +447,7 @@ def forge(base: Path, chance: random.Random, decoy: Path) -> Counter[str]:
         "link_to_file": lambda path: path.symlink_to(decoy / "a"),
         "link_to_folder": lambda path: path.symlink_to(decoy),
     }
-    names = sorted(kinds.keys() - LEFT_OUT) + ["spoiled", "wild"] * 6
+    names = sorted(kinds) + ["spoiled", "wild"] * 6
     for _ in range(chance.randrange(5, 60)):
         place = chance.choice(PLACES)
         if place == "config.toml" and chance.random() < 0.9:
@@ -439,6 +463,12 @@ def forge(base: Path, chance: random.Random, decoy: Path) -> Counter[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             kinds[kind](path)
             made[kind] += 1
+    if chance.random() < 0.5:
+        forge_notes(base, chance)
+        made["notes of honest pairs"] += 1
+    if chance.random() < 0.5:
+        forge_intent(base)
+        made["intent of an honest archive"] += 1
     if chance.random() < 0.3:
         folder = base / ".rear/inbox" / HOST
         for number in range(chance.randrange(300)):
