@@ -267,7 +267,7 @@ def test_a_worker_that_cannot_write_is_replaced_by_the_leader(base: Path) -> Non
     for error in (errno.ENOSPC, errno.ESTALE, errno.ENOENT, errno.EACCES):
         renew(base)
         broken = Failing(error, lambda point, path: True)
-        executor = Here(lambda arguments, broken=broken: (*arguments[:-1], broken))
+        executor = Here(lambda arguments, broken=broken: (*arguments[:-2], broken, arguments[-1]))
         events = scavenge(base, executor=executor, verify=True)
         assert broken.failed
         assert not of_kind(events, Lost, Refused)
@@ -315,7 +315,7 @@ class Corrupting(Storage):
 def test_bytes_that_a_worker_copied_wrong_do_not_pass_verify(base: Path) -> None:
     before = (base / "ar.zip").read_bytes()
     corrupting = Corrupting()
-    executor = Here(lambda arguments: (*arguments[:-1], corrupting))
+    executor = Here(lambda arguments: (*arguments[:-2], corrupting, arguments[-1]))
     [refused] = of_kind(scavenge(base, executor=executor, verify=True), Refused)
     assert corrupting.is_done
     assert refused.subject == "ar.zip"
@@ -417,7 +417,7 @@ def test_an_executor_without_a_codec_or_with_an_old_view_loses_nothing(base: Pat
         def size(self, descriptor: int) -> int:
             return min(10, super().size(descriptor))
 
-    executor = Here(lambda arguments: (*arguments[:-1], Blind()))
+    executor = Here(lambda arguments: (*arguments[:-2], Blind(), arguments[-1]))
     events = scavenge(base, executor=executor, verify=True)
     assert executor.submitted > 3
     assert not of_kind(events, Lost, Torn, Refused)

@@ -96,7 +96,9 @@ class Substituting(ProcessPoolExecutor):
         self._substitute = storage
 
     def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-        return super().submit(function, *arguments[:-1], self._substitute)
+        # The storage is the last but one; the bases that are known follow.
+        *others, _, bases = arguments
+        return super().submit(function, *others, self._substitute, bases)
 
 
 class Killing(Storage):
