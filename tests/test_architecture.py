@@ -89,7 +89,7 @@ CHANGES_FILES = {
 
 OWN_FILES = {
     "core.storage": CHANGES_FILES,
-    "core.permissions": {"fchmod", "fchown"},  # of what storage has just made
+    "core.permissions": {"fchmod"},  # of what storage has just made
     "core.descent": {"open"},  # folders, on the way to what lies in them
     "core.openat2": {"open"},
     # Writes outside the base, under descriptors of its own.
