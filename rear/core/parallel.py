@@ -116,7 +116,7 @@ class Parallel:
         if self._executor is None:
             return None
         try:
-            return self._executor.submit(attempt, __version__, function, task, self._storage, known_bases())
+            return self._executor.submit(attempt, __version__, function, task, known_bases(), self._storage)
         except Exception as error:
             # Shut down or broken, for good.
             self._executor = None
@@ -165,8 +165,8 @@ def attempt(
     version: str,
     function: Callable[[_Task, Storage], _Result],
     task: _Task,
+    bases: Iterable[str],
     storage: Storage,
-    bases: Iterable[str] = (),
 ) -> _Result | Failed:
     """Do a task where an executor runs it, and tell its errors by value.
 

@@ -107,7 +107,7 @@ def test_who_never_answers_is_not_waited_for_twice(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_error_of_a_task_counts_when_it_occurs_here_too() -> None:
-    assert attempt(rear.__version__, twice, -1, LOCAL) == Failed("ValueError: a negative number")
+    assert attempt(rear.__version__, twice, -1, (), LOCAL) == Failed("ValueError: a negative number")
     with pytest.raises(ValueError, match="a negative number"):
         list(Parallel(Here()).run(twice, [1, -1, 2]))
     # Another host may have less space, or an older view.
@@ -115,7 +115,7 @@ def test_an_error_of_a_task_counts_when_it_occurs_here_too() -> None:
 
 
 def test_a_worker_with_another_rear_does_nothing() -> None:
-    assert isinstance(attempt("0.0.0", twice, 1, LOCAL), Failed)
+    assert isinstance(attempt("0.0.0", twice, 1, (), LOCAL), Failed)
 
 
 def test_ctrl_c_is_not_for_the_processes_of_a_pool() -> None:
@@ -267,7 +267,7 @@ def test_a_worker_that_cannot_write_is_replaced_by_the_leader(base: Path) -> Non
     for error in (errno.ENOSPC, errno.ESTALE, errno.ENOENT, errno.EACCES):
         renew(base)
         broken = Failing(error, lambda point, path: True)
-        executor = Here(lambda arguments, broken=broken: (*arguments[:-2], broken, arguments[-1]))
+        executor = Here(lambda arguments, broken=broken: (*arguments[:-1], broken))
         events = scavenge(base, executor=executor, verify=True)
         assert broken.failed
         assert not of_kind(events, Lost, Refused)
@@ -315,7 +315,7 @@ class Corrupting(Storage):
 def test_bytes_that_a_worker_copied_wrong_do_not_pass_verify(base: Path) -> None:
     before = (base / "ar.zip").read_bytes()
     corrupting = Corrupting()
-    executor = Here(lambda arguments: (*arguments[:-2], corrupting, arguments[-1]))
+    executor = Here(lambda arguments: (*arguments[:-1], corrupting))
     [refused] = of_kind(scavenge(base, executor=executor, verify=True), Refused)
     assert corrupting.is_done
     assert refused.subject == "ar.zip"
@@ -417,7 +417,7 @@ def test_an_executor_without_a_codec_or_with_an_old_view_loses_nothing(base: Pat
         def size(self, descriptor: int) -> int:
             return min(10, super().size(descriptor))
 
-    executor = Here(lambda arguments: (*arguments[:-2], Blind(), arguments[-1]))
+    executor = Here(lambda arguments: (*arguments[:-1], Blind()))
     events = scavenge(base, executor=executor, verify=True)
     assert executor.submitted > 3
     assert not of_kind(events, Lost, Torn, Refused)

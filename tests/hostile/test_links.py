@@ -117,7 +117,8 @@ OPERATIONS: dict[str, Callable[[Storage, Path], Any]] = {
 #: What takes no path, or gets there by others.
 DESCRIPTOR_ONLY = {
     "close", "write", "read", "size", "mode", "next_data", "copy_range", "truncate", "sync", "drop_cache",
-    "copy_owner_and_mode", "give", "set_mode", "unlink_at", "try_lock", "uptime",
+    "copy_owner_and_mode", "give", "set_mode", "unlink_at", "remove_directory_at", "try_lock", "uptime",
+    "is_mostly_holes", "data_ranges",
 }  # fmt: skip
 
 
@@ -238,7 +239,7 @@ def test_a_task_in_another_process_is_told_of_the_bases(tmp_path: Path, monkeypa
     tree.swap("runs")
     bases = descent.known_bases()
     monkeypatch.setattr(descent, "_bases", set())
-    result = attempt(rear.__version__, _read_in_task, str(tree.folder / "file"), LOCAL, bases)
+    result = attempt(rear.__version__, _read_in_task, str(tree.folder / "file"), bases, LOCAL)
     assert isinstance(result, Failed)
     assert "link" in result.reason
 

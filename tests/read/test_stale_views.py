@@ -179,13 +179,18 @@ def test_a_base_that_was_once_seen_missing_is_not_missing(
     hidden = {missing}
     stat, listdir = os.stat, os.listdir
 
+    def whole(path: Any, folder: int | None) -> str:
+        if isinstance(path, int):
+            return os.readlink(f"/proc/self/fd/{path}")
+        return os.fspath(path) if folder is None else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+
     def stale_stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        if isinstance(path, (str, os.PathLike)) and os.fspath(path) in hidden:
+        if not isinstance(path, int) and whole(path, options.get("dir_fd")) in hidden:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return stat(path, *arguments, **options)
 
     def fresh_listdir(path: Any = ".") -> list[Any]:
-        if os.fspath(path) == os.path.dirname(missing):
+        if whole(path, None) == os.path.dirname(missing):
             hidden.clear()
         return listdir(path)
 

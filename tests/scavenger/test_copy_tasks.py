@@ -233,7 +233,7 @@ class Lagging(Here):
         self.pool = ThreadPoolExecutor(1)
 
     def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
-        _, _, task, _ = arguments
+        _, _, task, *_ = arguments
         is_wanted = isinstance(task, CopyTask) and task.target.endswith(self.storage.suffix)
         if not is_wanted or self.storage.is_stopped.is_set():
             return super().submit(function, *arguments)

@@ -96,9 +96,7 @@ class Substituting(ProcessPoolExecutor):
         self._substitute = storage
 
     def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-        # The storage is the last but one; the bases that are known follow.
-        *others, _, bases = arguments
-        return super().submit(function, *others, self._substitute, bases)
+        return super().submit(function, *arguments[:-1], self._substitute)
 
 
 class Killing(Storage):
