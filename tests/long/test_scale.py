@@ -17,6 +17,7 @@ import rear
 import rear.scavenger.scavenge
 from bench import scale, scalemodel, scaletables
 from bench.scalemodel import Calls, Jobs, Knobs, Scavenger
+from bench.traces import to_server
 from rear.core.layout import Layout
 from rear.core.storage import Storage
 from rear.events import Merged, RolledOver
@@ -90,7 +91,7 @@ def traced(program: str, base: Path, *arguments: object) -> Calls:
         [*command, sys.executable, "-c", program, str(base), *map(str, arguments)], check=True, timeout=60, cwd=ROOT
     )
     names = closes = syncs = 0
-    for line in log.read_text(errors="replace").splitlines():
+    for line in to_server(log.read_text(errors="replace").splitlines()):
         found = re.match(r"[0-9]+ +(\w+)\(", line)
         # fstat is newfstatat of a descriptor: answered by the client.
         if found is None or str(base) not in line or re.search(r'newfstatat\([0-9]+<[^>]*>, ""', line):
