@@ -68,6 +68,8 @@ def run(
     command: list[str], redirection: str = "", *, before: str = "", **environment: str | None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command behind some shell, with variables set, or unset where they are ``None``."""
+    # Typer looks for a shell among the processes above, and there may be none.
+    environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     variables = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run(
         ["sh", "-c", f'{before} exec "$@" {redirection}', "sh", *command],
