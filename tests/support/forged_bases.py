@@ -402,8 +402,9 @@ def forge_notes(base: Path, chance: random.Random) -> None:
             "sequences": list(range(20)),
             "target": chance.choice(["ar.zip", "other.zip", "x.zip"]),
         }
-        with contextlib.suppress(OSError):
-            journal.with_suffix(".merged").write_bytes(encode_line({**note, "intent": DIGEST.partition(".")[0]}))
+        # Never into what is there: it may be a FIFO, which blocks, or a link.
+        with contextlib.suppress(OSError), open(journal.with_suffix(".merged"), "xb") as file:
+            file.write(encode_line({**note, "intent": DIGEST.partition(".")[0]}))
 
 
 def forge_intent(base: Path) -> None:
