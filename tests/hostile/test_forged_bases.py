@@ -36,6 +36,7 @@ def template(folder: Path) -> tuple[Path, dict[str, bytes]]:
     return base, make_honest(base)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_things_in_all_places(template: tuple[Path, dict[str, bytes]], scratch: Path, kind: str) -> None:
     """Of each kind one stands in each place at once."""

@@ -281,6 +281,7 @@ def test_the_background_thread_runs_on_both_sides_of_a_fork(base: Path) -> None:
     assert len(found_in(base)) == 23
 
 
+@pytest.mark.timeout(400)
 def test_forks_in_the_middle_of_anything(base: Path) -> None:
     """Threads append, sync and roll over while the process forks: no lock stays locked in a child."""
     stop = threading.Event()
