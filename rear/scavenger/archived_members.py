@@ -80,10 +80,15 @@ def look_up(
             looked = looked._replace(is_there=looked.is_there or name == archive)
             if index is not None and not is_settled and not target.is_mirrored_by(index, storage=storage):
                 starts = None
+            before = len(looked.found)
             search = _Search(target, missing, is_same, storage)
             looked.found.update(search.by_index(starts or {}))
             if starts is None or (thoroughly and search.missing(looked.found)):
                 looked.found.update(search.by_headers(looked.names))
+            if len(looked.found) > before:
+                # Who wrote them may have died before he synced: what is removed on the strength of this must be kept.
+                storage.sync(target.descriptor)
+                storage.sync_directory(target.path.parent)
         missing = [one for one in missing if member_of_pair(one) not in looked.found]
     return looked
 

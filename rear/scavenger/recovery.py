@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
@@ -28,9 +29,6 @@ from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
 from rear.scavenger.owners import ALL, Owners
 from rear.zip import directory as directories
-
-#: What opening says of a link, a FIFO, a folder or a socket.
-_NO_FILE = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ENODEV})
 
 
 class Recovery:
@@ -62,17 +60,13 @@ class Recovery:
                     if not self._owners.takes(folder / name):
                         reason = "this merge is another user's, and is left to that one"
                         yield LeftAlone(f".rear/intents/{name}", reason, "taken")
-                        continue
-                    yield from self._recover_one(folder / name, claimed)
+                    elif not stat.S_ISREG(status_of(folder / name).st_mode):
+                        yield self._put_aside(name)
+                    else:
+                        yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
-                    is_other = isinstance(error, OSError) and error.errno in _NO_FILE
-                    yield (
-                        self._put_aside(name)
-                        if is_other
-                        else Refused(
-                            f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}"
-                        )
-                    )
+                    # Of the archive as well: as long as that is a link, say, the record of its merge stays.
+                    yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
         for name in names:
             stem, _, suffix = name.rpartition(".")
             belongs_to = stem if suffix == "archive" else intent_stem_of(name)

@@ -109,6 +109,31 @@ def check_rolled_over(base: Path) -> None:
     )
 
 
+@pytest.mark.crash
+def test_the_record_of_a_merge_stays_while_its_archive_is_a_link(base: Path, template: Path) -> None:
+    """Its user has moved the archive away, and put a link there; when it is back, the merge is undone."""
+    renew(base, template)
+    copies, away = list[Point](), base.parent / "away.zip"
+    storage = Tampered()
+    storage.act = lambda point, path: (
+        copies.append(point) if point.operation == "copy_range" and path.endswith("/ar.zip") else None
+    )
+    scavenge(base, storage=storage)
+    assert len(copies) > 2
+    for point in copies[1:3]:
+        renew(base, template)
+        assert in_child(lambda point=point: scavenge(base, storage=dying_at(point))) == -signal.SIGKILL
+        (base / "ar.zip").rename(away)
+        (base / "ar.zip").symlink_to(away)
+        before = away.read_bytes()
+        scavenge(base)
+        assert away.read_bytes() == before
+        assert list((base / ".rear/intents").glob("*.intent"))
+        away.replace(base / "ar.zip")
+        with after(f"killed at {point}"):
+            recover(base)
+
+
 NOTES = (".merged",)
 TAKING_OVER = (".journal", ".zip", ".merged")
 
