@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
 from rear.core.layout import Layout
@@ -23,7 +24,7 @@ from rear.ingest.source_tree import SourceEntry, SourceTree
 from rear.journal.intent import intents_of
 from rear.journal.pending import pending_members
 from rear.read.view import open_committed
-from rear.scavenger.rollover import rolled_over_from
+from rear.scavenger.rollover import MAY_BE_BEHIND, rolled_over_from
 from rear.zip.archive import Archive
 from rear.zip.headers import CentralEntry
 
@@ -66,16 +67,20 @@ class CommittedArchives:
         Raises:
             RearError, OSError: an archive or its index cannot be read.
         """
-        for archive in (self._archive, *rolled_over_from(self._layout, self._archive, storage=self._storage)):
+        # Listed after the final archive was opened: it may be renamed meanwhile, and is met twice then.
+        for number, archive in enumerate(chain([self._archive], self._rolled_over())):
             index = Index.open(self._layout, archive, storage=self._storage)
             # Full archives do not change any more.
-            if archive == self._archive or not index.segments:
+            if number < MAY_BE_BEHIND or not index.segments:
                 try:
                     shown = stack.enter_context(self.open_archive(archive))
                 except FileNotFoundError:
                     continue
                 index = self._mirroring(index, shown, stack)
             yield archive, index
+
+    def _rolled_over(self) -> Iterator[str]:
+        yield from rolled_over_from(self._layout, self._archive, storage=self._storage)
 
     def find_named(self, names: Mapping[_T, str], is_same: Callable[[_T, IndexRow], bool]) -> dict[_T, HeldMember]:
         """Return where members are: under their name, or under one that a merge gave them, as ``a~1.txt``.

@@ -210,10 +210,12 @@ class _Sweep:
         return None
 
     def _sweep(self, batch: list[SourceEntry], tree: SourceTree) -> Iterator[Event]:
+        # In the order in which a merge moves them: what is on its way now is found there, or in the archive.
+        waiting = self._on_their_way(batch, tree)
         held = self._index.find(batch, tree)
         self._totals.there_already += len(held)
         missing = [source for source in batch if source not in held]
-        waiting = self._on_their_way(missing, tree)
+        waiting.intersection_update(missing)
         new = [source for source in missing if source not in waiting]
         if self._options.dry_run:
             for source in new:
@@ -296,9 +298,10 @@ class _Sweep:
 
         def look(situation: str) -> str:
             nonlocal missing, waiting
+            waiting = self._on_their_way(missing, tree)
             merged.update(self._index.find(missing, tree))
             missing = [source for source in missing if source not in merged]
-            waiting = self._on_their_way(missing, tree)
+            waiting.intersection_update(missing)
             # Another sweep may have had the same files merged while what this one wrote of them is still in the inbox.
             is_done = not waiting and (not situation or not self._on_their_way(collected, tree))
             return "" if is_done else situation or _OTHERS_WRITE

@@ -1,14 +1,15 @@
 """Members that wait to be merged, by the word of their journals: in the inbox, claimed, or in the graveyard.
 
-Folders are listed and never asked for single files: on NFS a listing alone is up to date. A journal that a scavenger
-takes meanwhile is met where it goes, or not at all; one that cannot be read is left to ``rear fsck``.
+Folders are listed and never asked for single files: on NFS a listing alone is up to date. A journal that scavengers
+move meanwhile is met where it goes; what is merged meanwhile is not met at all, so that whoever asks whether something
+is lost looks here first, and then into the archive. A journal that cannot be read is left to ``rear fsck``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rear.core.layout import Layout, parse_pair
 from rear.core.log import warn
@@ -19,6 +20,9 @@ from rear.errors import RearError
 from rear.journal.check import why_bad
 from rear.journal.reader import Journal, read_journal, read_notes
 from rear.zip.window import Window
+
+_LISTINGS_LIMIT: Final = 5
+"""New pairs come for ever, and none of them is as old as the question."""
 
 
 class PendingJournal(NamedTuple):
@@ -79,6 +83,8 @@ def pending_journals(
 ) -> Iterator[PendingJournal]:
     """Yield the journals of the inbox, then those of the claims, to which they move, and then those of the graveyard.
 
+    Some move the other way, or from one claim to another: all is listed again until that shows nothing new.
+
     Args:
         layout: the base.
         graveyard: those too whose workers count as dead: late members may be in them.
@@ -100,11 +106,22 @@ def pending_journals(
                 if pair is not None:
                     yield PendingJournal(pair, folder / host / name, is_claimed)
 
-    yield from journals_in(layout.inbox, is_claimed=False)
-    for leader in names(layout.claims):
-        yield from journals_in(layout.claims / leader, is_claimed=True)
-    if graveyard:
-        yield from journals_in(layout.graveyard, is_claimed=False)
+    def journals() -> Iterator[PendingJournal]:
+        yield from journals_in(layout.inbox, is_claimed=False)
+        for leader in names(layout.claims):
+            yield from journals_in(layout.claims / leader, is_claimed=True)
+        if graveyard:
+            yield from journals_in(layout.graveyard, is_claimed=False)
+
+    seen: set[PendingJournal] = set()
+    for number in range(_LISTINGS_LIMIT):
+        before = len(seen)
+        for journal in journals():
+            if journal not in seen:
+                seen.add(journal)
+                yield journal
+        if number and len(seen) == before:
+            return
 
 
 def pending_members(

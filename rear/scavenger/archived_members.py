@@ -6,7 +6,7 @@ An index says where to look, and proves nothing: the local header there does, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from rear.core.layout import Layout
 from rear.core.names import is_named_for
@@ -16,12 +16,10 @@ from rear.index.index import Index, OriginKey
 from rear.scavenger.final_archive import FinalArchive, open_final_archive
 from rear.scavenger.merge_remains import header_at, is_member
 from rear.scavenger.plan import Candidate, Existing
-from rear.scavenger.rollover import rolled_over_from
+from rear.scavenger.rollover import MAY_BE_BEHIND, rolled_over_from
 from rear.zip import directory as directories
 from rear.zip.origin import decode_origin
 
-_MAY_BE_BEHIND: Final = 2
-"""The index of an archive, or of what was renamed last, lacks what one merged that died before it wrote that."""
 MemberOfPair = tuple[str, int]
 """A member by its pair and sequence number."""
 IsSame = Callable[[FinalArchive, Candidate, Existing], bool]
@@ -70,7 +68,7 @@ def look_up(
         if not missing:
             break
         index, starts = _starts_in(layout, name, {one.key for one in missing}, storage)
-        is_settled = number >= _MAY_BE_BEHIND
+        is_settled = number >= MAY_BE_BEHIND
         if is_settled and starts is not None and not starts and not thoroughly:
             # Nearly always: what a crashed worker left has never been merged.
             continue

@@ -6,6 +6,7 @@ import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.storage import Storage
@@ -17,6 +18,8 @@ from rear.scavenger.plan import Candidate
 from rear.zip.directory import Directory
 from rear.zip.structures import CENTRAL, END, ZIP64_END, ZIP64_LOCATOR
 
+MAY_BE_BEHIND: Final = 2
+"""The index of an archive, or of what was renamed last, lacks what one merged that died before it wrote that."""
 _ENTRY_EXTRA_BYTES = 9 + 28
 _END_BYTES = END.size + ZIP64_END.size + ZIP64_LOCATOR.size
 

@@ -34,6 +34,7 @@ from rear.errors import BaseError, PathError, UsageError
 from rear.events import Collected, Event, Merged, Refused, Renamed, SourceDeleted, SourceLeft, Swept, Waiting
 from rear.index.index import Index
 from rear.ingest import sweep as sweeper
+from rear.ingest.held_members import SourceIndex
 from rear.read.view import open_committed
 from rear.scavenger.leader import Leadership
 from rear.worker.worker import Worker
@@ -655,6 +656,38 @@ def test_what_is_in_a_temp_archive_is_not_archived_again(spool: Path, base: Path
     worker.close()
     sweep_what_is_known(spool, base)
     check_base(base, {f"ar.zip/{name}": data for name, data in expected().items()})
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("look", ["pending", "find"])
+def test_what_is_merged_while_a_sweep_looks_is_not_archived_again(
+    spool: Path, base: Path, monkeypatch: pytest.MonkeyPatch, look: str, moment: str
+) -> None:
+    worker = collect_by_hand(base, spool)
+    original = getattr(SourceIndex, look)
+
+    def merge() -> None:
+        if (base / "ar-0.zip").exists():
+            return
+        worker.close()
+        scavenge(base, max_members=len(FILES))
+        write(base, {"ar.zip/more": b"more"})
+        scavenge(base, max_members=len(FILES))
+
+    def looked(*arguments: Any) -> Any:
+        if moment == "before":
+            merge()
+        found = original(*arguments)
+        merge()
+        return found
+
+    monkeypatch.setattr(SourceIndex, look, looked)
+    events = sweep(spool, base, delete=True, wait_seconds=20)
+    assert of_kind(events, Collected) == []
+    assert of_kind(events, Refused) == []
+    assert files_in(spool) == {}
+    assert members(base, "ar-0.zip") == expected()
+    assert members(base) == {"more": b"more"}
 
 
 def test_a_sweep_that_was_killed_before_the_merge_is_gone_on_with(spool: Path, base: Path) -> None:
