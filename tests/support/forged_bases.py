@@ -301,11 +301,13 @@ class Outcome(NamedTuple):
     Attributes:
         errors: by command, what ended it; of what is no error of rear's, the traceback.
         seconds: by command, how long it took.
+        told: what needs attention, in the words of all commands.
         memory_bytes: how much more memory than before the process had at most.
     """
 
     errors: dict[str, str]
     seconds: dict[str, float]
+    told: list[str]
     memory_bytes: int
 
 
@@ -321,25 +323,29 @@ def outcome_of(base: Path, commands: tuple[str, ...] = tuple(COMMANDS), *, limit
         with open(writing, "w") as out:
             for name in commands:
                 print(json.dumps(["begun", name]), file=out, flush=True)
-                begin, error = time.monotonic(), ""
+                begin, error, told = time.monotonic(), "", []
                 try:
-                    COMMANDS[name](base)
+                    result = COMMANDS[name](base)
+                    told = [str(event) for event in result if event.severity != "info"] if type(result) is list else []
                 except RearError as failure:
                     error = f"{type(failure).__name__}: {failure}"
                 except BaseException:
                     error = traceback.format_exc()
-                print(json.dumps(["done", name, error, time.monotonic() - begin]), file=out, flush=True)
+                seconds_taken = time.monotonic() - begin
+                print(json.dumps(["done", name, error, seconds_taken, told]), file=out, flush=True)
             print(json.dumps(["memory", _most_memory_bytes() - before]), file=out)
         os._exit(0)
     os.close(writing)
     with open(reading) as file:
         said = [json.loads(line) for line in file]
     _, status = os.waitpid(child, 0)
-    errors = {name: error for what, name, error, _ in (one for one in said if one[0] == "done") if error}
+    done = [one[1:] for one in said if one[0] == "done"]
+    errors = {name: error for name, error, _, _ in done if error}
     if status:
         errors[said[-1][1]] = f"Traceback: none; its process ended by status {status}, after {limit_seconds} s at most"
-    seconds = {one[1]: one[3] for one in said if one[0] == "done"}
-    return Outcome(errors, seconds, next((one[1] for one in said if one[0] == "memory"), 0))
+    seconds = {name: seconds_taken for name, _, seconds_taken, _ in done}
+    told = [f"{name}: {text}" for name, _, _, texts in done for text in texts]
+    return Outcome(errors, seconds, told, next((one[1] for one in said if one[0] == "memory"), 0))
 
 
 def _most_memory_bytes() -> int:
@@ -506,6 +512,9 @@ def try_seed(folder: Path, template: Path, honest: dict[str, bytes], seed: int, 
         faults.append(f"it took {outcome.memory_bytes:,} bytes of memory")
     if disk_bytes(folder) > 64 << 20:
         faults.append(f"it took {disk_bytes(folder):,} bytes of disk")
+    if faults:
+        # What a seed alone does not bring back: processes, times, the order of folders.
+        faults += [f"told by {text}" for text in outcome.told]
     return Verdict(faults, made, sum(outcome.seconds.values()), outcome.memory_bytes)
 
 
