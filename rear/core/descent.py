@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -106,7 +108,7 @@ class in_folder:
         OSError: the folder cannot be entered, is missing, or (``ELOOP``) a link is in its place, or in one above it.
     """
 
-    __slots__ = ("_folder", "_name", "_path")
+    __slots__ = ("_folder", "_is_kept", "_name", "_path")
 
     def __init__(self, path: StrPath) -> None:
         self._path = os.fspath(path)
@@ -116,7 +118,9 @@ class in_folder:
         if place is None:
             self._name, self._folder = self._path, -1
             return self._path, None
-        self._name, self._folder = place.name, _descend(place, self._path)
+        kept = _kept.folders.get(place.folder)
+        self._is_kept = kept is not None
+        self._name, self._folder = place.name, _descend(place, self._path) if kept is None else kept
         return self._name, self._folder
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -124,9 +128,52 @@ class in_folder:
             return
         try:
             if isinstance(error, OSError):
+                if self._is_kept and error.errno == errno.ESTALE and not _can_be_reached(self._path):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
                 raise _told(error, self._name, self._folder, self._path, self._path) from None
         finally:
-            os.close(self._folder)
+            if not self._is_kept:
+                os.close(self._folder)
+
+
+class staying_in:
+    """For the length of a block this thread reaches what is right in some folders by one way down to each of them.
+
+    Of a folder that is not there, or goes meanwhile, nothing is there. Other errors are those of `in_folder`.
+    """
+
+    __slots__ = ("_before", "_folders", "_mine")
+
+    def __init__(self, *folders: StrPath) -> None:
+        self._folders = [os.fspath(folder) for folder in folders]
+
+    def __enter__(self) -> None:
+        self._before, self._mine = _kept.folders, dict[str, int]()
+        try:
+            for folder in self._folders:
+                found = _way_to(folder)
+                if found is not None and found[2] not in self._before:
+                    with suppress(FileNotFoundError):
+                        self._mine[found[2]] = _descend(Place(*found, ""), folder)
+        except BaseException:
+            self.__exit__()
+            raise
+        _kept.folders = self._before | self._mine
+
+    def __exit__(self, *_: object) -> None:
+        _kept.folders = self._before
+        for descriptor in self._mine.values():
+            os.close(descriptor)
+
+
+class _Kept(threading.local):
+    """Descriptors of folders, by their paths, to which this thread knows the way already."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, int] = {}
+
+
+_kept: Final = _Kept()
 
 
 def open_folder(path: StrPath, *, directory: int | None = None, follow: bool = False, to_pass: bool = False) -> int:
@@ -245,6 +292,17 @@ def _told(error: OSError, name: str, folder: int, way: str, path: str) -> OSErro
     if error.filename == name and error.filename2 is None:
         error.filename = path
     return error
+
+
+def _can_be_reached(path: str) -> bool:
+    """Whether the folder of a path is there: to NFS the descriptor of one that has gone is a stale one."""
+    place = place_of(path)
+    assert place is not None
+    try:
+        os.close(_descend(place, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _refused(path: str) -> OSError:

@@ -9,13 +9,15 @@ tell of members that nobody has seen.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from rear.core.descent import staying_in
 from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
 from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import is_safe_component
@@ -100,6 +102,11 @@ class Orphan(NamedTuple):
         return _FAULTS[self.code]
 
 
+#: A folder is not there, or is something that rear has not made.
+_ELSEWHERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_SHUT: Final = (errno.EACCES, errno.EPERM)
+
+
 class Claims:
     """The claim folder of one leader."""
 
@@ -173,11 +180,18 @@ class Claims:
         inbox, graveyard = self._layout.inbox_folder(pair), self._layout.graveyard_folder(pair)
         others = [self._layout.claims / leader / pair.host for leader in self._leaders_before]
         for suffix in ("zip", "merged"):
-            name = f"{pair.stem}.{suffix}"
+            name, shut = f"{pair.stem}.{suffix}", None
             for source in () if name in present else (inbox, graveyard, *others, inbox, graveyard):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                try:
                     self._storage.rename(source / name, folder / name)
                     break
+                except OSError as error:
+                    if error.errno not in _ELSEWHERE:
+                        shut = error
+            else:
+                # Without its notes a pair that is taken over is looked up in its archives.
+                if shut is not None and (suffix == "zip" or shut.errno not in _SHUT):
+                    raise shut
 
     def _without_journal(self, pair: Pair, folder: Path, present: set[str]) -> Iterator[Orphan | Event]:
         if f"{pair.stem}.zip" in present:
@@ -191,7 +205,6 @@ class Claims:
         """Take a pair from the inbox, or say why that is not possible."""
         pair = waiting.pair if isinstance(waiting, Orphan) else waiting
         folder = self._layout.claim_folder(self._leader, pair)
-        make_in_base(self._layout.base, folder, storage=self._storage)
         inbox, needs_journal = self._layout.inbox_folder(pair), isinstance(waiting, Pair)
         move = partial(self._move, pair, inbox, folder, needs_journal=needs_journal)
         refused = next(tried(pair, "claimed", move, prove=self._prove), None)
@@ -224,7 +237,8 @@ class Claims:
         path = claimed.folder / f"{claimed.pair.stem}.merged"
         records = notes_of(sequences, target, intent, claimed.name)
         try:
-            write_notes(path, claimed.journal, claimed.unproven, records, storage=self._storage)
+            with staying_in(claimed.folder):
+                write_notes(path, claimed.journal, claimed.unproven, records, storage=self._storage)
             self._storage.sync_directory(claimed.folder)
         except FileNotFoundError:
             self.check_kept(claimed)
@@ -284,7 +298,6 @@ class Claims:
         yield from saved(self._buried)
         for pair, is_over in ready.items():
             folder = self._layout.claim_folder(self._leader, pair)
-            make_in_base(self._layout.base, folder, storage=self._storage)
             move = partial(self._move, pair, self._layout.graveyard_folder(pair), folder, needs_journal=True)
             if refused := next(tried(pair, "exhumed", move, prove=self._prove), None):
                 yield refused
@@ -331,23 +344,24 @@ class Claims:
     ) -> None:
         make_in_base(self._layout.base, target, storage=self._storage)
         moved: list[str] = []
-        try:
-            for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
-                name = f"{pair.stem}.{suffix}"
-                try:
-                    self._storage.rename(source / name, target / name)
-                    moved.append(name)
-                except FileNotFoundError:
-                    # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing
-                    # tells.
-                    if needs_journal and suffix == "journal" and name not in self._storage.names(target):
-                        return
-        except OSError:
-            # One file of it is shut: all of the pair stays where it was.
-            for name in reversed(moved):
-                with contextlib.suppress(OSError):
-                    self._storage.rename(target / name, source / name)
-            raise
+        with staying_in(source, target):
+            try:
+                for suffix in sorted(PAIR_SUFFIXES, key=lambda suffix: (suffix == "journal") is journal_last):
+                    name = f"{pair.stem}.{suffix}"
+                    try:
+                        self._storage.rename(source / name, target / name)
+                        moved.append(name)
+                    except FileNotFoundError:
+                        # Whoever has the journal owns the pair. NFS may also deny a rename that it did: only a listing
+                        # tells.
+                        if needs_journal and suffix == "journal" and name not in self._storage.names(target):
+                            return
+            except OSError:
+                # One file of it is shut: all of the pair stays where it was.
+                for name in reversed(moved):
+                    with contextlib.suppress(OSError):
+                        self._storage.rename(target / name, source / name)
+                raise
 
     def _remove_unfinished(self, folder: Path) -> None:
         for host in filter(is_safe_component, names_unless_shut(folder, storage=self._storage)):
@@ -370,7 +384,8 @@ def load_journal(
     """Read a journal with what was noted about it; ``None`` when it has gone."""
     try:
         path = folder / f"{pair.stem}.journal"
-        journal = with_notes(read(path, storage=storage), path, storage=storage)
+        with staying_in(folder):
+            journal = with_notes(read(path, storage=storage), path, storage=storage)
     except FileNotFoundError:
         return None
     except (FutureVersionError, JournalError, OSError) as error:
@@ -403,9 +418,10 @@ def read_pair(pair: Pair, folder: Path, *, storage: Storage) -> ClaimedPair | Or
 
 def remove_pair(pair: Pair, folder: Path, *, storage: Storage) -> None:
     """Remove the files of a pair, its notes last."""
-    for suffix in ("zip", "journal", "merged"):
-        with contextlib.suppress(FileNotFoundError):
-            storage.unlink(folder / f"{pair.stem}.{suffix}")
+    with staying_in(folder):
+        for suffix in ("zip", "journal", "merged"):
+            with contextlib.suppress(FileNotFoundError):
+                storage.unlink(folder / f"{pair.stem}.{suffix}")
 
 
 def without_first_record(pair: Pair, journal: Journal) -> Orphan:

@@ -6,7 +6,6 @@ to its open file, should it come back, ends in an orphan. So does one to which a
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -19,11 +18,20 @@ from rear.core.descent import status_of
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
-from rear.errors import FormatError, JournalError, PathError, RearError, UnfinishedIntentError, UnsupportedError
+from rear.errors import (
+    FormatError,
+    JournalError,
+    PathError,
+    RearError,
+    UnfinishedIntentError,
+    UnsupportedError,
+)
 from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
+from rear.index.index import Index
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, intents_of, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
+from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
@@ -43,6 +51,7 @@ class Recovery:
         self._claims = claims
         self._owners = owners
         self._storage = storage
+        self._unreadable: set[str] = set()
 
     def recover(self, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         """Undo or complete every merge that has an intent.
@@ -65,6 +74,8 @@ class Recovery:
                     else:
                         yield from self._recover_one(folder / name, claimed)
                 except (RearError, OSError) as error:
+                    if isinstance(error, JournalError):
+                        self._unreadable.add(name)
                     # Of the archive as well: as long as that is a link, say, the record of its merge stays.
                     yield Refused(f".rear/intents/{name}", f"this merge can be neither undone nor completed: {error}")
         for name in names:
@@ -74,9 +85,7 @@ class Recovery:
             if f".{suffix}" == UNFINISHED_SUFFIX or is_alone:
                 try:
                     if self._owners.takes(folder / name):
-                        self._storage.unlink(folder / name)
-                except FileNotFoundError:
-                    continue
+                        self._remove(folder / name)
                 except OSError as error:
                     yield Refused(f".rear/intents/{name}", f"this rest of a merge cannot be removed: {error}")
 
@@ -89,6 +98,36 @@ class Recovery:
         except OSError as error:
             return Refused(f".rear/intents/{name}", f"{reason}; it cannot be moved away: {error}")
         return Refused(f".rear/intents/{name}", f"{reason}; it was moved to {item}")
+
+    def put_unreadable_aside(self, archive: str) -> Iterator[Refused]:
+        """Put aside what cannot be read of merges into an archive that needs none of it: one that is as its index says,
+        or that has never been there. Any other one is left to `rear.fsck`.
+
+        Raises:
+            RearError, OSError: the archive cannot be used.
+        """
+        intents = intents_of(self._layout, archive, storage=self._storage) if self._unreadable else []
+        unreadable = [path for path in intents if path.name in self._unreadable]
+        if not unreadable:
+            return
+        index = Index.open(self._layout, archive, storage=self._storage)
+        with open_final_archive(self._layout, archive, storage=self._storage, write=False) as target:
+            if not (
+                target.is_mirrored_by(index, storage=self._storage)
+                if target.descriptor is not None
+                else not index.segments
+            ):
+                return
+        for path in unreadable:
+            self._leadership.prove()
+            if target.descriptor is not None:
+                # Whoever was merging may come back.
+                self._renew_inode(target.path, fresh_path(path), None, -1)
+            reason = "what a merge noted of it cannot be read; it is as its index says, so nothing has to be undone"
+            note = {"archive": archive, "reason": reason}
+            item = lost_and_found_of(self._layout, storage=self._storage).put_file(path.name, path, note)
+            self.clear(path)
+            yield Refused(archive, f"{reason}: that was moved to {item}, and new members are merged")
 
     def has_unfinished_merge(self, archive: str) -> bool:
         """Whether there is an intent that counts of a merge into an archive."""
@@ -141,9 +180,10 @@ class Recovery:
 
     def _may_install(self, intent: Intent, fresh: Path, source: int, claimed: Mapping[str, ClaimedPair]) -> bool:
         """Whether a new archive was made by who wrote its intent, or given to the writer of its members."""
-        owner = status_of(fresh).st_uid
+        status = status_of(fresh)
         writers = {owner_of(claimed[move.pair].journal) for move in intent.moves if move.pair in claimed}
-        return owner in {os.geteuid(), 0, os.fstat(source).st_uid, *writers}
+        owners = {os.geteuid(), 0, os.fstat(source).st_uid, *writers}
+        return stat.S_ISREG(status.st_mode) and status.st_uid in owners
 
     def _holds(self, intent: Intent, target: Path) -> bool:
         """Whether an archive has a sound directory that names all members of a merge where they were copied to."""
@@ -258,7 +298,7 @@ class Recovery:
     def _renew_inode(self, target: Path, fresh: Path, undo: Intent | None, intent: int) -> None:
         """Give an archive a new inode: what a leader that comes back writes to its open file ends in an orphan."""
         if fresh.name in self._storage.names(fresh.parent):
-            self._storage.unlink(fresh)
+            self._remove(fresh)
         look_anew(target, storage=self._storage)
         with opened(target, self._storage) as source, created(fresh, self._storage, mode=0o600) as descriptor:
             self._storage.copy_owner_and_mode(source, descriptor)
@@ -274,9 +314,20 @@ class Recovery:
         """Remove an intent whose merge is undone or complete, and what was built for it and not installed."""
         others = (path.with_name(name) for name in names_of(path, storage=self._storage))
         for name in (fresh_path(path), path, *others):
-            with contextlib.suppress(FileNotFoundError):
-                self._storage.unlink(name)
+            self._remove(name)
         self._storage.sync_directory(path.parent)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file, if it is there; move away what stands there and is none."""
+        try:
+            self._storage.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if not stat.S_ISDIR(status_of(path).st_mode):
+                raise
+            note = {"subject": path.name, "reason": "not a file, so it is no part of a merge"}
+            lost_and_found_of(self._layout, storage=self._storage).put_file(path.name, path, note)
 
 
 def fresh_path(intent_path: Path) -> Path:

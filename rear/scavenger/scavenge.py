@@ -417,6 +417,7 @@ class Scavenge:
         yield from salvage.second_copies.settle()
 
     def _merge(self, archive: str, candidates: list[Candidate]) -> Iterator[Event]:
+        yield from self._recovery.put_unreadable_aside(archive)
         while candidates:
             with open_final_archive(self._layout, archive, storage=self._storage) as target:
                 self._owners.check(target.descriptor, archive)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from bases import members, of_kind, renew, scavenge, scratch_folder
-from faults import Failing, after, at, dying_at, in_child, points_of, some
+from faults import Failing, Point, Tampered, after, at, dying_at, in_child, points_of, some
 from pairs import MTIME_NS, dead_worker, see_nobody, write_pair
 from users import ALICE, BOB, GROUP, base_of_mode, users
 
@@ -441,6 +441,97 @@ def test_an_intent_of_somebody_else_counts_for_nothing_and_holds_nothing_up(base
     assert not of_kind(scavenge(base), Refused)
 
 
+ANYTHING: dict[str, Callable[[Path], object]] = {
+    "link": lambda path: path.symlink_to("/"), "loop": lambda path: path.symlink_to(path.name),
+    "file": Path.touch, "fifo": os.mkfifo, "shut": lambda path: path.mkdir(mode=0),
+}  # fmt: skip
+UNREADABLE = {
+    "garbage": b"\xff\n" * 5_000,
+    "deep": b"[" * 200_000 + b"\n",
+    "of_another": None,
+    "no_intent": b"x\n" * 50,
+}
+
+
+def spoil_intent(base: Path, kind: str) -> Path:
+    """Put what is no record of a merge in the place of one."""
+    path = Layout(base).intent("ar.zip", "1-1-deadbeef")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "of_another":
+        begin = Begin("other.zip", "x", None, this_process())
+        write_intent(path, begin, [], archive_descriptor=None, storage=LOCAL).close()
+    else:
+        path.write_bytes(UNREADABLE[kind] or b"")
+    return path
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("is_new", [False, True])
+def test_an_intent_that_cannot_be_read_holds_nothing_up(base: Path, kind: str, is_new: bool) -> None:
+    there = {} if is_new else {"0.txt": b"x" * 600, "1.txt": b"x" * 600}
+    if there:
+        make_archive(base)
+    path = spoil_intent(base, kind)
+    write_pair(base, 0, MEMBERS, close="exit")
+    assert [one.subject for one in of_kind(scavenge(base), Refused)] == [f".rear/intents/{path.name}", "ar.zip"]
+    assert members(base) == EXPECTED | there
+    assert not path.exists()
+    assert [item for item in (base / ".rear/lost+found").rglob("*") if item.name.startswith(path.stem)]
+    assert not of_kind(scavenge(base), Refused)
+
+
+@pytest.mark.parametrize("kind", ["full_folder", *(kind for kind in ANYTHING if kind != "file")])
+@pytest.mark.parametrize("intent", ["planned", "first", "first_committed"])
+def test_what_stands_where_an_archive_is_built_holds_nothing_up(base: Path, kind: str, intent: str) -> None:
+    there = {"0.txt": b"x" * 600, "1.txt": b"x" * 600} if intent == "planned" else {}
+    layout = Layout(base)
+    if there:
+        make_archive(base)
+        with open(base / "ar.zip", "rb") as file:
+            begin = Begin("ar.zip", "x", directories.locate(file.fileno()), None)
+            write_intent(layout.intent("ar.zip", "x"), begin, [], archive_descriptor=file.fileno()).close()
+    else:
+        write_pair(base, 1, {3: ("c.txt", b"3")}, close="exit")
+        layout.intents.mkdir()
+        moves = [Move(name_of(1), 3, "c.txt", 0, 50)]
+        writer = write_intent(layout.intent("ar.zip", "x"), Begin("ar.zip", "x", None), moves, archive_descriptor=None)
+        if intent == "first_committed":
+            commit_intent(writer)
+        writer.close()
+        there = {"c.txt": b"3"}
+    fresh = layout.intent("ar.zip", "x").with_suffix(".archive")
+    if kind == "full_folder":
+        (fresh / "x").mkdir(parents=True)
+    else:
+        ANYTHING[kind](fresh)
+    write_pair(base, 0, MEMBERS, close="exit")
+    scavenge(base)
+    assert members(base) == EXPECTED | there
+    assert not list(layout.intents.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["torn", "torn_in_a_zip", "no_index", "gone"])
+def test_an_intent_that_cannot_be_read_stays_beside_an_archive_that_may_need_it(base: Path, damage: str) -> None:
+    make_archive(base)
+    path, archive = spoil_intent(base, "garbage"), base / "ar.zip"
+    data = archive.read_bytes()
+    write_pair(base, 0, MEMBERS, close="exit")
+    if damage == "torn":
+        archive.write_bytes(data[:-40])
+    elif damage == "torn_in_a_zip":
+        # As half a merge of a member that is a Zip itself: what is at the end is a directory, and not that of all.
+        archive.write_bytes(data[:700] + data)
+    elif damage == "no_index":
+        shutil.rmtree(base / ".rear/index/ar.zip")
+    else:
+        archive.unlink()
+    before = archive.read_bytes() if archive.exists() else None
+    assert of_kind(scavenge(base), Refused)
+    assert (archive.read_bytes() if archive.exists() else None) == before
+    assert path.exists()
+    assert list((base / ".rear").rglob("7-7-abcdef-0.zip"))
+
+
 def test_an_intent_of_a_group_counts_where_that_may_replace_the_archive(base: Path) -> None:
     old = make_archive(base)
     tail = write_old_state(base, old)
@@ -549,6 +640,29 @@ def test_folders_are_listed_a_fixed_number_of_times_however_many_pairs_there_are
     assert counts[1] <= counts[0] + 10
 
 
+@pytest.mark.parametrize("kind", ANYTHING)
+@pytest.mark.parametrize("place", ["a-1-ab", "~"])
+def test_what_stands_among_claims_holds_up_no_pairs_that_are_taken_over(base: Path, kind: str, place: str) -> None:
+    """Of a leader that died while it claimed one pair; of another one all files are there but the temp archive."""
+    claims, bad = base / ".rear/claims", base / ".rear/claims" / place
+    temp, journal = write_pair(base, 0, MEMBERS, close="exit")
+    bereft, _ = write_pair(base, 1, {7: ("lost.txt", b"lost")}, close="exit")
+    (claims / "dead" / journal.parent.name).mkdir(parents=True)
+    for path in (journal, bereft.with_suffix(".journal")):
+        path.rename(claims / "dead" / path.parent.name / path.name)
+    bereft.unlink()
+    ANYTHING[kind](bad)
+
+    def shut(point: Point, path: str) -> None:
+        if kind == "shut" and point.operation in ("rename", "names") and f"/claims/{place}" in path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    for _ in range(2):
+        scavenge(base, storage=Tampered(shut))
+        assert members(base) == EXPECTED
+    assert not temp.exists()
+
+
 # ---- crashes
 
 
@@ -566,7 +680,16 @@ def template(base: Path) -> Path:
         os.chown(notes, BOB, BOB)
     _, journal = write_pair(base, 0, {1: ("c.txt", b"the third")}, close="exit", worker="5-5-abcdef")
     forge_note(journal, [1])
+    (base / ".rear/claims").mkdir(exist_ok=True)
+    (base / ".rear/claims/a-1-ab").symlink_to(base.parent)
     return base.rename(base.parent / "template")
+
+
+@pytest.fixture
+def unreadable(template: Path) -> Path:
+    """The same with an intent that cannot be read."""
+    spoil_intent(template, "garbage")
+    return template
 
 
 def check_forged(base: Path) -> None:
@@ -576,7 +699,9 @@ def check_forged(base: Path) -> None:
 
 
 @pytest.mark.crash
-def test_a_scavenger_is_killed_among_forged_evidence(base: Path, template: Path) -> None:
+@pytest.mark.parametrize("intent", ["template", "unreadable"])
+def test_a_scavenger_is_killed_among_forged_evidence(base: Path, intent: str, request: pytest.FixtureRequest) -> None:
+    template = request.getfixturevalue(intent)
     renew(base, template)
     points = points_of(lambda storage: scavenge(base, storage=storage))
     check_forged(base)

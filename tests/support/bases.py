@@ -49,7 +49,7 @@ def write(base: Path, files: dict[str, bytes] | dict[str, str], **options: Any) 
 def renew(base: Path, template: Path) -> Path:
     """Make a folder a copy of another one, whatever it was."""
     shutil.rmtree(base, ignore_errors=True)
-    return shutil.copytree(template, base)
+    return shutil.copytree(template, base, symlinks=True)
 
 
 def scavenge(base: Path, **options: Any) -> list[Event]:
