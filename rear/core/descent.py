@@ -130,7 +130,7 @@ class in_folder:
             if isinstance(error, OSError):
                 if self._is_kept and error.errno == errno.ESTALE and not _can_be_reached(self._path):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
-                raise _told(error, self._name, self._folder, self._path, self._path) from None
+                _tell(error, self._name, self._folder, self._path, self._path)
         finally:
             if not self._is_kept:
                 os.close(self._folder)
@@ -273,7 +273,8 @@ def _descend(place: Place, path: str) -> int:
         try:
             below = os.open(part, _PASSING, dir_fd=folder)
         except OSError as error:
-            raise _told(error, part, folder, way, path) from None
+            _tell(error, part, folder, way, path)
+            raise
         finally:
             os.close(folder)
         folder = below
@@ -283,15 +284,16 @@ def _descend(place: Place, path: str) -> int:
     return folder
 
 
-def _told(error: OSError, name: str, folder: int, way: str, path: str) -> OSError:
-    """Return an error with the full path that was asked for; or that of a link on the way, which is ``ENOTDIR`` to
+def _tell(error: OSError, name: str, folder: int, way: str, path: str) -> None:
+    """Have an error tell the full path that was asked for; or raise that of a link on the way, which is ``ENOTDIR`` to
     Linux.
     """
+    # What has `error` among its own names must not raise it: such a cycle keeps all callers' objects until garbage is
+    # looked for, and that takes longer than the rest of a round.
     if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(name, folder):
-        return _refused(way)
+        raise _refused(way) from None
     if error.filename == name and error.filename2 is None:
         error.filename = path
-    return error
 
 
 def _can_be_reached(path: str) -> bool:

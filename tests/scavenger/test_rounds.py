@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import check_base, members, of_kind, scavenge
+from bases import check_base, members, of_kind, scavenge, write
 from pairs import GONE, MTIME_NS, open_record, see_nobody, write_pair
 from zips import flip
 
@@ -20,11 +21,12 @@ import rear.scavenger.scavenge
 from rear.core.layout import Layout
 from rear.core.liveness import this_process
 from rear.core.names import Target
-from rear.core.records import Pair
+from rear.core.records import Append, Pair
 from rear.core.storage import LOCAL, Storage
 from rear.events import Cleared, Damaged, Event, Lost, Merged, Recovered, Refused, Torn
 from rear.index.index import Index
 from rear.journal.reader import read_journal
+from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.pair_check import PairCheck
 from rear.worker.pair_writer import Item, PairWriter
 from rear.zip.payload import payload_of_bytes
@@ -378,3 +380,16 @@ def test_bytes_that_can_be_saved_are_not_given_up_for_a_copy_that_was_lost(
     assert alarms(events) == []
     assert "b" in [event.name for event in of_kind(events, Recovered)]
     assert members(tmp_path) == {name: content(name) for name in "ab"}
+
+
+def test_nothing_of_a_round_waits_for_the_garbage_collector(base: Path) -> None:
+    """Errors on the way (notes that are not there, say) must not keep the objects of those whom they pass."""
+    for number in range(3):
+        write(base, {f"ar.zip/{number}/{name}": b"x" for name in "abc"})
+    gc.collect()
+    gc.disable()
+    try:
+        scavenge(base)
+        assert [one for one in gc.get_objects() if isinstance(one, (Append, ClaimedPair, OSError))] == []
+    finally:
+        gc.enable()
