@@ -104,8 +104,8 @@ def write_intent(
         OSError: it could not be written; the archive is untouched.
     """
     archive, leader, old, process, permit = begin
-    unfinished = path.with_suffix(UNFINISHED_SUFFIX)
-    descriptor = storage.create(unfinished, PRIVATE_MODE)
+    written = path.with_suffix(UNFINISHED_SUFFIX)
+    descriptor = storage.create(written, PRIVATE_MODE)
     try:
         tail_length = old.archive_length - old.offset if old else 0
         tail_crc = (
@@ -135,14 +135,14 @@ def write_intent(
             writer.write(line)
         writer.write(encode_line({"kind": "planned"}))
         writer.sync()
-        storage.rename(unfinished, path)
+        storage.rename(written, path)
+        written = path
         storage.sync_directory(path.parent)
         return writer
     except BaseException:
         storage.close(descriptor)
-        for name in (unfinished, path):
-            with contextlib.suppress(OSError):
-                storage.unlink(name)
+        with contextlib.suppress(OSError):
+            storage.unlink(written)
         raise
 
 

@@ -316,6 +316,8 @@ class Merger:
         """Bring the intent to stable storage."""
         path = self._layout.intent(plan.archive, self._leadership.name)
         make_in_base(self._layout.base, path.parent, storage=self._storage)
+        # It may be this leader's own, of a merge that is committed and could not be noted: never written over.
+        self._check_alone(target, [])
         before = None
         if target.descriptor is not None and target.directory is not None:
             before = directories.fingerprint(target.descriptor, target.directory, storage=self._storage)
@@ -363,6 +365,10 @@ class Merger:
                 self._writer.verify(plan, descriptor, path, is_shared=merge.permit is not None)
             return after, directories.fingerprint(descriptor, after, storage=storage)
 
+    def _check_alone(self, target: FinalArchive, own: list[Path]) -> None:
+        if intents_of(self._layout, target.archive, storage=self._storage) != own:
+            raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(target.path))
+
     def _check_unchanged(self, merge: _Merge) -> None:
         """Make sure, with the intent in place and before the first byte is written, that the plan is still right.
 
@@ -370,8 +376,7 @@ class Merger:
         """
         self._leadership.prove()
         target = merge.target
-        if intents_of(self._layout, target.archive, storage=self._storage) != [merge.intent_path]:
-            raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(target.path))
+        self._check_alone(target, [merge.intent_path])
         if target.descriptor is None:
             return
         look_anew(target.path, storage=self._storage)

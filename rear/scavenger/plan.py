@@ -246,7 +246,9 @@ class _Resolver:
         self._begins_alike = begins_alike
         self._is_copy = is_copy
         self._on_conflict = on_conflict
+        #: By name: the number to go on with, and who has those before it, by CRC-32 and size.
         self._next_number: dict[str, int] = {}
+        self._numbered: dict[str, dict[tuple[int, int], list[str]]] = {}
         self._asked: set[str] = set()
         self._placed: dict[tuple[str, str, int], str] = {}
 
@@ -341,17 +343,26 @@ class _Resolver:
         self._accept(candidate, name)
 
     def _rename(self, candidate: Candidate, name: str) -> None:
+        append, numbered_before = candidate.append, self._numbered.setdefault(name, {})
+        for new_name in numbered_before.get((append.crc, append.size), ()):
+            existing = self._find(new_name)
+            if existing is not None and self._is_same(candidate, existing):
+                self.duplicates.append((candidate, new_name))
+                return
         for number in count(self._next_number.get(name, 1)):
             new_name = numbered(name, number)
             if new_name not in self._asked:
                 self.ask(numbered(name, further) for further in range(number, number + _NAMES_A_LOOKUP))
             existing = self._find(new_name)
+            self._next_number[name] = number + 1
+            seen = existing if existing is not None else append
+            numbered_before.setdefault((seen.crc, seen.size), []).append(new_name)
             if existing is None:
-                self._next_number[name] = number
-                return self._accept(candidate, new_name)
+                self._accept(candidate, new_name)
+                return
             if self._is_same(candidate, existing):
                 self.duplicates.append((candidate, new_name))
-                return None
+                return
         raise AssertionError("numbers do not end")
 
 

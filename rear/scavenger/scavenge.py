@@ -433,9 +433,9 @@ class Scavenge:
         """Remove a pair whose members are all accounted for; put one back that has members left."""
         pending = claimed.journal.pending()
         if pending or salvage.has_failed(claimed):
-            # What an unfinished merge holds stays here, so that the next leader can say of each member whether it
-            # counts.
-            if not any(map(self._recovery.has_unfinished_merge, {append.archive for append in pending})):
+            # The next leader looks up what an unfinished merge holds, or was taken over: it is not to come as new.
+            stays = any(map(self._recovery.has_unfinished_merge, {append.archive for append in pending}))
+            if not stays and not (claimed.is_taken_over and salvage.has_failed(claimed)):
                 self._claims.release(claimed)
             return
         damage = claimed.journal.damage

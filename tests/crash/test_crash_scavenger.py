@@ -5,17 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import signal
 import sys
 from pathlib import Path
 
 import fixtures
 import pytest
-from bases import check_base, contents, renew, scavenge
+from bases import check_base, contents, of_kind, renew, scavenge
 from crash_scavenger import EXPECTED, check, recover
-from faults import Point, RecordProperty, Tampered, after, dying_at, in_child, kill_at_system_calls, points_of, some
+from faults import (
+    SEED,
+    Point,
+    RecordProperty,
+    Tampered,
+    after,
+    dying_at,
+    in_child,
+    kill_at_system_calls,
+    points_of,
+    some,
+)
 
+import rear.scavenger.scavenge
 from rear.errors import RearError
+from rear.events import Refused
+from rear.journal.intent import read_intent
 
 SCAVENGE = [sys.executable, "-c", "import rear, sys\nfor event in rear.scavenge(sys.argv[1]): pass"]
 
@@ -132,6 +147,77 @@ def test_the_record_of_a_merge_stays_while_its_archive_is_a_link(base: Path, tem
         away.replace(base / "ar.zip")
         with after(f"killed at {point}"):
             recover(base)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1800)
+def test_the_disk_is_full_for_a_while(base: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge is committed and cannot be noted; the same leader's next round is into the same archive."""
+    monkeypatch.setattr(rear.scavenger.scavenge, "PAIRS_A_ROUND", 1)
+    renew(base, template)
+    points = points_of(lambda storage: scavenge(base, storage=storage, max_members=7))
+    chance = random.Random(SEED)
+    for point in some(points, 150):
+        renew(base, template)
+        length = chance.choice([1, 2, 5, 20])
+
+        def be_full(other: Point, path: str, first: int = point.number, length: int = length) -> None:
+            if first <= other.number < first + length and other.operation in ("create", "write", "mkdir", "copy_range"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+        with contextlib.suppress(OSError, RearError):
+            scavenge(base, storage=Tampered(be_full), max_members=7)
+        for _ in range(2):
+            scavenge(base, max_members=7)
+        with after(f"full at {point} for {length}"):
+            check_rolled_over(base)
+
+
+def test_a_record_of_a_merge_is_not_written_over_by_its_own_leader(
+    base: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge is committed, and cannot be noted; the next round has members for the same archive."""
+    monkeypatch.setattr(rear.scavenger.scavenge, "PAIRS_A_ROUND", 1)
+    renew(base, template)
+
+    def be_full(point: Point, path: str) -> None:
+        if point.operation in ("create", "write") and path.endswith(".merged"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    assert any("unfinished" in event.reason for event in of_kind(scavenge(base, storage=Tampered(be_full)), Refused))
+    intents = [read_intent(path) for path in (base / ".rear/intents").glob("*.intent")]
+    assert {intent.archive: intent.committed for intent in intents}["ar.zip"]
+    recover(base)
+
+
+@pytest.mark.crash
+def test_what_was_taken_over_and_cannot_be_noted_is_still_looked_up_by_the_next_leader(
+    base: Path, template: Path
+) -> None:
+    """A leader died after its commit, and the record of its merge is gone; for the next leader the disk is full."""
+    renew(base, template)
+    commits = [
+        point
+        for point in points_of(lambda storage: scavenge(base, storage=storage, max_members=7))
+        if point.operation in ("create", "write", "sync", "unlink")
+    ]
+
+    def be_full(point: Point, path: str) -> None:
+        if point.operation in ("create", "write") and path.endswith(".merged"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    for point in some(commits, 60):
+        renew(base, template)
+        in_child(lambda point=point: scavenge(base, storage=dying_at(point), max_members=7))
+        if list((base / ".rear/claims").rglob("*.journal")):
+            scavenge(base, storage=Tampered(be_full), max_members=7)
+            for path in (base / ".rear/intents").glob("*"):
+                if read_intent(path).committed:
+                    path.unlink()
+            scavenge(base, storage=Tampered(be_full), max_members=7)
+        scavenge(base, max_members=7)
+        with after(f"killed at {point}"):
+            check_rolled_over(base)
 
 
 NOTES = (".merged",)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from bases import members, scavenge, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,6 +182,17 @@ def test_a_file_that_was_renamed_and_written_again_is_the_same_file() -> None:
     plan = plan_of(written, Contents({}), "rename")
     assert [placed.name for placed in plan.placements] == ["a", "a~1", "a~2"]
     assert len(plan.duplicates) == 3
+
+
+def test_a_content_that_has_a_number_already_gets_no_other_one(tmp_path: Path) -> None:
+    """Not either when another member of that name, in the same merge, has gone past that number."""
+    for data in (b"first", b"second"):
+        write(tmp_path, {"ar.zip/a": data})
+        scavenge(tmp_path)
+    for data in (b"third", b"second", b"third", b"first"):
+        write(tmp_path, {"ar.zip/a": data})
+    scavenge(tmp_path)
+    assert members(tmp_path) == {"a": b"first", "a~1": b"second", "a~2": b"third"}
 
 
 @pytest.mark.parametrize(
