@@ -25,7 +25,7 @@ from rear.zip.headers import Member, encode_local_header, member_of
 
 Conflict = Literal["rename", "first", "last"]
 _NAMES_A_LOOKUP = 64
-_Original = tuple[str, str, int, int, str]
+_Key = tuple[str, str, int]
 
 
 class Candidate(NamedTuple):
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
     append: Append
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> _Key:
         """The identity of the member: the same in each pair in which its worker wrote it again."""
         return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
 
@@ -43,11 +43,6 @@ class Candidate(NamedTuple):
     def writer(self) -> int:
         """The user whose pair it is in: anybody may write one under the name of another's worker."""
         return owner_of(self.claimed.journal)
-
-    @property
-    def original(self) -> _Original:
-        """What its second copies in other pairs share with it: identity, writer, and name as it was written."""
-        return *self.key, self.writer, self.append.name
 
 
 _new_candidate: Final = partial(tuple.__new__, Candidate)
@@ -265,7 +260,8 @@ class _Resolver:
         self._next_number: dict[str, int] = {}
         self._numbered: dict[str, dict[tuple[int, int], list[str]]] = {}
         self._asked: set[str] = set()
-        self._placed: dict[_Original, str] = {}
+        #: By identity and name as it was written, which second copies share, as they do their writer: the name it got.
+        self._placed: dict[tuple[_Key, str], str] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """Find out which names the archive has."""
@@ -274,11 +270,12 @@ class _Resolver:
         self.known.update(self._names.find(new))
 
     def take(self, candidate: Candidate) -> None:
-        name, original = candidate.append.name, candidate.original
-        placed = self._find(self._placed[original]) if original in self._placed else None
-        if placed is not None and self._is_copy(candidate, placed):
+        name = candidate.append.name
+        placed = self._placed.get((candidate.key, name))
+        first = self._find(placed) if placed is not None else None
+        if placed is not None and first is not None and self._is_copy_of_one(candidate, first):
             # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
-            self.duplicates.append((candidate, self._placed[original]))
+            self.duplicates.append((candidate, placed))
             return
         existing = self._find(name)
         if existing is None:
@@ -332,11 +329,10 @@ class _Resolver:
 
     def _accept(self, candidate: Candidate, name: str) -> None:
         self.accepted[name] = self.known[name] = candidate
-        self._placed[candidate.original] = name
+        self._placed[candidate.key, candidate.append.name] = name
 
     def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
-        is_of_one = existing.key == candidate.key and _may_be_of(existing, candidate.writer)
-        if is_of_one and self._is_copy(candidate, existing):
+        if existing.key == candidate.key and self._is_copy_of_one(candidate, existing):
             return True
         append = candidate.append
         if (existing.crc, existing.size, existing.is_plain_file) != (
@@ -347,10 +343,13 @@ class _Resolver:
             return False
         return self._same_content(candidate, existing)
 
+    def _is_copy_of_one(self, candidate: Candidate, existing: Existing) -> bool:
+        return _may_be_of(existing, candidate.writer) and self._is_copy(candidate, existing)
+
     def _replace(self, candidate: Candidate, name: str, existing: Existing) -> None:
         if existing.candidate is not None:
             del self.accepted[name]
-            del self._placed[existing.candidate.original]
+            del self._placed[existing.candidate.key, existing.candidate.append.name]
             self._plan.aside.append(
                 Aside(existing.candidate, name, "a later member has that name, and the last one is kept")
             )

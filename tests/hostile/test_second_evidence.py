@@ -87,6 +87,19 @@ def test_a_damaged_member_is_no_copy_of_what_another_user_says_it_is(base: Path,
     assert any(MEMBERS[1][1].upper() in path.read_bytes() for path in kept)
 
 
+@pytest.mark.parametrize("on_conflict", ["rename", "first", "last"])
+def test_copies_under_two_names_that_give_way_stop_nothing(base: Path, on_conflict: str) -> None:
+    write_pair(base, 0, {1: MEMBERS[1]}, close="closed")
+    write_pair(base, 1, {1: ("zzz", b"of the same number")}, close="closed")
+    others = {1: ("a.txt", b"another"), 2: ("zzz", b"another, too"), 3: ("c.txt", b"the third")}
+    write_pair(base, 0, others, close="closed", worker="8-8-abcdef")
+    assert not of_kind(scavenge(base, on_conflict=on_conflict), Refused)
+    assert {name for name, _ in others.values()} <= set(members(base))
+    kept = b"".join(path.read_bytes() for path in (base / ".rear/lost+found").rglob("*.zip"))
+    for content in (MEMBERS[1][1], b"of the same number", b"another", b"another, too"):
+        assert content in kept or content in members(base).values()
+
+
 # ---- notes and items
 
 
