@@ -1,19 +1,22 @@
 """Members of pairs, found anew in their final archives: listed there, with a local header that says whose they are.
 
-An index says where to look, and proves nothing: the local header there does, and the directory that lists it.
+An index says where to look, and proves nothing: the local header there does, the directory that lists it, and the
+content. A header alone is soon forged, with size and CRC-32: other bytes are to be had in any pair.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from rear.core.layout import Layout
 from rear.core.names import is_named_for
-from rear.core.storage import Storage
-from rear.errors import IndexFormatError
+from rear.core.storage import Storage, opened
+from rear.errors import IndexFormatError, UnsupportedError
 from rear.index.index import Index, OriginKey
-from rear.scavenger.final_archive import FinalArchive, open_final_archive
+from rear.scavenger.final_archive import Comparison, FinalArchive, open_final_archive
 from rear.scavenger.merge_remains import header_at, is_member
 from rear.scavenger.plan import Candidate, Existing
 from rear.scavenger.rollover import MAY_BE_BEHIND, rolled_over_from
@@ -22,7 +25,9 @@ from rear.zip.origin import decode_origin
 
 MemberOfPair = tuple[str, int]
 """A member by its pair and sequence number."""
-IsSame = Callable[[FinalArchive, Candidate, Existing], bool]
+_Counts = Callable[[Candidate], bool]
+_COMPARED_WITH: Final = 8
+"""With so many that say to be the same member one is compared: nobody else may make that be work without end."""
 
 
 class Looked(NamedTuple):
@@ -45,7 +50,7 @@ def look_up(
     wanted: Iterable[Candidate],
     *,
     thoroughly: bool,
-    is_same: IsSame = lambda target, candidate, existing: True,
+    counts: _Counts = lambda candidate: False,
     storage: Storage,
 ) -> Looked:
     """Look members up in their archive.
@@ -55,7 +60,7 @@ def look_up(
         archive: path of the archive, relative to the base.
         wanted: members of any pairs.
         thoroughly: read all local headers when some are not where the index says; else only without an index.
-        is_same: has the last word about each that was found.
+        counts: for which of them a local header is enough; of all others the content has to be the same.
         storage: the file system.
 
     Raises:
@@ -79,10 +84,10 @@ def look_up(
             if index is not None and not is_settled and not target.is_mirrored_by(index, storage=storage):
                 starts = None
             before = len(looked.found)
-            search = _Search(target, missing, is_same, storage)
-            looked.found.update(search.by_index(starts or {}))
-            if starts is None or (thoroughly and search.missing(looked.found)):
-                looked.found.update(search.by_headers(looked.names))
+            search = _Search(target, missing, counts, looked.found, storage)
+            search.by_index(starts or {})
+            if starts is None or (thoroughly and search.is_unfinished()):
+                search.by_headers(looked.names)
             if len(looked.found) > before:
                 # Who wrote them may have died before he synced: what is removed on the strength of this must be kept.
                 storage.sync(target.descriptor)
@@ -110,31 +115,41 @@ def _starts_in(
 
 
 class _Search:
-    """Members looked for in one archive."""
+    """Members looked for in one archive; what is found there is added to ``found``."""
 
-    def __init__(self, target: FinalArchive, wanted: list[Candidate], is_same: IsSame, storage: Storage) -> None:
+    def __init__(
+        self,
+        target: FinalArchive,
+        wanted: list[Candidate],
+        counts: _Counts,
+        found: set[MemberOfPair],
+        storage: Storage,
+    ) -> None:
         self._target = target
         self._wanted: dict[OriginKey, list[Candidate]] = {}
         for one in wanted:
             self._wanted.setdefault(one.key, []).append(one)
-        self._is_same = is_same
+        self._counts = counts
+        self._found = found
+        self._compare = Comparison(target, storage)
+        self._compared: Counter[MemberOfPair] = Counter()
         self._storage = storage
 
-    def missing(self, found: set[MemberOfPair]) -> bool:
+    def is_unfinished(self) -> bool:
         """Whether some are not found."""
-        return any(member_of_pair(one) not in found for group in self._wanted.values() for one in group)
+        return any(member_of_pair(one) not in self._found for group in self._wanted.values() for one in group)
 
-    def by_index(self, starts: Mapping[OriginKey, int]) -> Iterator[MemberOfPair]:
-        """Yield those that are where the index says, and that the directory lists there."""
+    def by_index(self, starts: Mapping[OriginKey, int]) -> None:
+        """Find those that are where the index says, and that the directory lists there."""
         there: dict[int, list[Candidate]] = {}
         for key, start in starts.items():
             there.setdefault(start, []).extend(one for one in self._wanted[key] if self._is_at(start, one))
         if any(there.values()):
             for start, name in self._listed():
-                yield from self._named(there.get(start, ()), start, name)
+                self._take(there.get(start, ()), start, name)
 
-    def by_headers(self, names: set[str]) -> Iterator[MemberOfPair]:
-        """Yield those of which any listed local header says that it is theirs; add to ``names`` what is taken."""
+    def by_headers(self, names: set[str]) -> None:
+        """Find those of which any listed local header says that it is theirs; add to ``names`` what is taken."""
         assert self._target.descriptor is not None
         wanted = {one.append.name for group in self._wanted.values() for one in group}
         for start, name in self._listed():
@@ -144,7 +159,7 @@ class _Search:
             origin = decode_origin(data) if header is not None else None
             if origin is not None:
                 there = self._wanted.get((origin.host, origin.worker, origin.sequence), ())
-                yield from self._named([one for one in there if self._is_at(start, one)], start, name)
+                self._take([one for one in there if self._is_at(start, one)], start, name)
 
     def _listed(self) -> Iterator[tuple[int, str]]:
         assert self._target.descriptor is not None
@@ -157,9 +172,25 @@ class _Search:
         assert self._target.descriptor is not None
         return is_member(self._target.descriptor, start, one.claimed, one.append, storage=self._storage)
 
-    def _named(self, there: Iterable[Candidate], start: int, name: str) -> Iterator[MemberOfPair]:
+    def _take(self, there: Iterable[Candidate], start: int, name: str) -> None:
         for one in there:
-            append = one.append
-            existing = Existing(append.crc, append.size, True, start, start, one.key)
-            if is_named_for(name, append.name) and self._is_same(self._target, one, existing):
-                yield member_of_pair(one)
+            member = member_of_pair(one)
+            if member in self._found or not is_named_for(name, one.append.name):
+                continue
+            if self._counts(one) or self._is_copy(one, start):
+                self._found.add(member)
+
+    def _is_copy(self, one: Candidate, start: int) -> bool:
+        member, append = member_of_pair(one), one.append
+        self._compared[member] += 1
+        if self._compared[member] > _COMPARED_WITH:
+            return False
+        try:
+            with suppress(FileNotFoundError), opened(one.claimed.temp_archive, self._storage):
+                pass
+        except OSError:
+            # That pair alone is refused, and no other one that waits for this archive.
+            return False
+        with suppress(UnsupportedError):
+            return self._compare.is_copy(one, Existing(append.crc, append.size, True, start, start, one.key))
+        return False

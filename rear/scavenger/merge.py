@@ -30,7 +30,7 @@ from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Narrowed, Refused, Renamed, SetAside
 from rear.index.index import Index, IndexRow, rows_of
 from rear.index.scratch_index import scratch_index
-from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, write_intent
+from rear.journal.intent import Begin, commit_intent, counts, intents_of, read_begin, write_intent
 from rear.journal.writer import JournalWriter
 from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
@@ -254,6 +254,7 @@ class Merger:
             same_content=comparison,
             begins_alike=comparison.begins_alike,
             is_copy=comparison.is_copy,
+            may_replace=partial(_may_replace, target),
             on_conflict=self._options.on_conflict,
         )
 
@@ -414,6 +415,12 @@ class Merger:
         self._leadership.prove()
         for claimed, sequences in sequences_of(candidates):
             self._claims.note(claimed, sequences, target=archive, intent=intent)
+
+
+def _may_replace(target: FinalArchive, candidate: Candidate) -> bool:
+    """Whether all who could have written a pair could have replaced an archive with bare hands."""
+    claimed = candidate.claimed
+    return counts(status_of_pair(claimed), claimed.folder / claimed.pair.stem, target.path)
 
 
 def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:

@@ -20,7 +20,7 @@ from rear.journal.intent import Intent, Move
 from rear.scavenger.claims import ClaimedPair
 from rear.zip import directory as directories
 from rear.zip.directory import Directory
-from rear.zip.headers import LocalHeader, decode_local_header, local_header_length
+from rear.zip.headers import CentralEntry, LocalHeader, decode_local_header, local_header_length
 from rear.zip.member_data import has_content
 from rear.zip.origin import decode_origin
 from rear.zip.structures import CENTRAL, END, LOCAL, ZIP64_END, ZIP64_LOCATOR
@@ -102,9 +102,7 @@ class MergeRemains:
                 looked_at += 1
                 position = old.prefix + entry.offset
                 header = self._header_at(position) if position < old.offset else None
-                if header is not None and header.name != entry.name_bytes:
-                    return False
-                found += header is not None
+                found += header is not None and _may_be_of(header, entry)
         except ZipFormatError:
             return False
         # A member may have been damaged before.
@@ -158,6 +156,13 @@ class MergeRemains:
 
     def _header_at(self, position: int) -> LocalHeader | None:
         return header_at(self._descriptor, position, storage=self._storage)[0]
+
+
+def _may_be_of(header: LocalHeader, entry: CentralEntry) -> bool:
+    """Whether a local header may be that of a member of a directory: tools write names in two ways, and bits flip."""
+    if header.name == entry.name_bytes or (header.size, header.crc) == (entry.size, entry.crc):
+        return True
+    return header.has_descriptor and header.method == entry.method
 
 
 def copied(intent: Intent) -> list[Move]:

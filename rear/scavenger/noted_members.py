@@ -10,21 +10,18 @@ import json
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from rear.core.descent import status_of
 from rear.core.layout import Layout
-from rear.core.records import Append
+from rear.core.records import Append, MergedRecord
 from rear.core.storage import Storage, opened
 from rear.errors import PathError, RearError
 from rear.events import Recovered
 from rear.scavenger.archived_members import Looked, look_up, member_of_pair
 from rear.scavenger.claims import ClaimedPair
-from rear.scavenger.merge_remains import is_member
 from rear.scavenger.notes import counts_alone
 from rear.scavenger.plan import Candidate
-from rear.scavenger.refusals import names_unless_shut
 
 _NOTE_LIMIT_BYTES: Final = 1 << 20
 _IN_NO_ARCHIVE: Final = "it was noted as merged, and is in no archive: it is merged again"
@@ -42,7 +39,6 @@ class NotedMembers:
         self._layout = layout
         self._batch = [claimed for claimed in batch if claimed.unproven]
         self._storage = storage
-        self._replaced: dict[str, list[Path]] | None = None
 
     def prove(self) -> Iterator[Recovered]:
         """Look all of them up; what is not proven waits again. Yields what is merged again, although it was noted."""
@@ -65,7 +61,6 @@ class NotedMembers:
                 continue
             for one in candidates:
                 is_there = member_of_pair(one) in looked.found or self._counts_alone(one, looked)
-                is_there = is_there or self._is_replaced(one)
                 self._settle(one.claimed, one.append.sequence, is_there)
                 # Where the name is taken, the plan tells what becomes of it.
                 if not is_there and one.append.name not in looked.names:
@@ -73,7 +68,9 @@ class NotedMembers:
 
     def _look_up(self, archive: str, candidates: list[Candidate]) -> Looked:
         try:
-            return look_up(self._layout, archive, candidates, thoroughly=True, storage=self._storage)
+            return look_up(
+                self._layout, archive, candidates, thoroughly=True, counts=_is_believed, storage=self._storage
+            )
         except PathError:
             return Looked(set(), set(), True)
         except OSError as error:
@@ -88,18 +85,25 @@ class NotedMembers:
             del claimed.journal.merged[sequence]
 
     def _counts_alone(self, one: Candidate, looked: Looked) -> bool:
-        """Whether a note counts although its member is not found: its user has moved the archive away.
+        """Whether a note counts although its member is not found.
 
-        Or it is about a file that went on in another pair, under another number, or was given up by its writer.
+        Its user has moved the archive away, with or without another one in its place by now; or a later member took its
+        place. Or it is a file that went on in another pair, under another number, or was given up by its writer.
         """
-        claimed, sequence = one.claimed, one.append.sequence
-        target = claimed.journal.merged[sequence].target
-        is_elsewhere = target != one.append.archive
-        if is_elsewhere and target.casefold().endswith(".zip"):
+        noted = one.claimed.journal.merged[one.append.sequence]
+        is_elsewhere = noted.target != one.append.archive
+        if is_elsewhere and noted.target.casefold().endswith(".zip"):
             # No scavenger writes that.
             return False
-        is_file = is_elsewhere and claimed.journal.file is not None
-        return (is_file or not looked.is_there) and counts_alone(claimed.journal, sequence, claimed.name)
+        is_file = is_elsewhere and one.claimed.journal.file is not None
+        is_enough = is_file or not looked.is_there or (not is_elsewhere and self._tells_of_a_merge(noted))
+        return is_enough and _is_believed(one)
+
+    def _tells_of_a_merge(self, noted: MergedRecord) -> bool:
+        """Whether a note names the record of a merge into its archive: it was written after the commit of that."""
+        with suppress(PathError):
+            return noted.intent.startswith(f"{self._layout.intent(noted.target).stem}-")
+        return False
 
     # ---- in lost+found
 
@@ -122,21 +126,7 @@ class NotedMembers:
             return (told["sequence"], told["name"]) == (append.sequence, append.name)
         return False
 
-    def _is_replaced(self, one: Candidate) -> bool:
-        """Whether a later member took its place, and its bytes are in lost+found."""
-        pair, append = one.claimed.pair, one.append
-        for item in self._replaced_items().get(f"{pair.host}-{pair.worker}-{append.sequence}", ()):
-            with suppress(OSError), opened(item, self._storage) as descriptor:
-                if is_member(descriptor, 0, one.claimed, append, storage=self._storage):
-                    return True
-        return False
 
-    def _replaced_items(self) -> dict[str, list[Path]]:
-        if self._replaced is None:
-            self._replaced = {}
-            for day in names_unless_shut(self._layout.lost_and_found, storage=self._storage):
-                for name in names_unless_shut(self._layout.lost_and_found / day, storage=self._storage):
-                    whose, found, _ = name.partition("-replaced")
-                    if found and name.endswith(".part"):
-                        self._replaced.setdefault(whose, []).append(self._layout.lost_and_found / day / name)
-        return self._replaced
+def _is_believed(one: Candidate) -> bool:
+    """Whether what is noted of a member counts by itself."""
+    return counts_alone(one.claimed.journal, one.append.sequence, one.claimed.name)

@@ -19,12 +19,13 @@ from rear.core.names import numbered
 from rear.core.records import PARTIAL, Append, origin_of
 from rear.events import Planned
 from rear.journal.intent import Move
-from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.claims import ClaimedPair, owner_of
 from rear.zip.directory import Directory
 from rear.zip.headers import Member, encode_local_header, member_of
 
 Conflict = Literal["rename", "first", "last"]
 _NAMES_A_LOOKUP = 64
+_Key = tuple[str, str, int]
 
 
 class Candidate(NamedTuple):
@@ -34,9 +35,14 @@ class Candidate(NamedTuple):
     append: Append
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> _Key:
         """The identity of the member: the same in each pair in which its worker wrote it again."""
         return self.claimed.pair.host, self.claimed.pair.worker, self.append.sequence
+
+    @property
+    def writer(self) -> int:
+        """The user whose pair it is in: anybody may write one under the name of another's worker."""
+        return owner_of(self.claimed.journal)
 
 
 _new_candidate: Final = partial(tuple.__new__, Candidate)
@@ -178,6 +184,7 @@ def make_plan(
     on_conflict: Conflict,
     begins_alike: Callable[[Candidate, Existing], bool] = lambda candidate, existing: False,
     is_copy: Callable[[Candidate, Existing], bool] | None = None,
+    may_replace: Callable[[Candidate], bool] = lambda candidate: False,
 ) -> MergePlan:
     """Decide names and offsets of a merge.
 
@@ -190,9 +197,10 @@ def make_plan(
         on_conflict: policy for members of one name and different content.
         begins_alike: compares a candidate with a member as far as the shorter one goes, byte by byte.
         is_copy: compares it with a member of the same identity; ``same_content`` if it is not given.
+        may_replace: whether who wrote a candidate could replace the archive with bare hands.
     """
     plan = MergePlan(archive, old, [], [], [], [], [], [], old.offset if old else 0)
-    resolver = _Resolver(plan, names, same_content, begins_alike, is_copy or same_content, on_conflict)
+    resolver = _Resolver(plan, names, same_content, begins_alike, is_copy or same_content, may_replace, on_conflict)
     wanted = dict(zip([append.name for _, append in candidates], candidates, strict=True))
     resolver.ask(wanted)
     if len(wanted) == len(candidates) and not resolver.known and _are_distinct(candidates):
@@ -234,6 +242,7 @@ class _Resolver:
         same_content: Callable[[Candidate, Existing], bool],
         begins_alike: Callable[[Candidate, Existing], bool],
         is_copy: Callable[[Candidate, Existing], bool],
+        may_replace: Callable[[Candidate], bool],
         on_conflict: Conflict,
     ) -> None:
         #: A candidate stands for what it will be: most are never asked for.
@@ -245,12 +254,14 @@ class _Resolver:
         self._same_content = same_content
         self._begins_alike = begins_alike
         self._is_copy = is_copy
+        self._may_replace = may_replace
         self._on_conflict = on_conflict
         #: By name: the number to go on with, and who has those before it, by CRC-32 and size.
         self._next_number: dict[str, int] = {}
         self._numbered: dict[str, dict[tuple[int, int], list[str]]] = {}
         self._asked: set[str] = set()
-        self._placed: dict[tuple[str, str, int], str] = {}
+        #: By identity and name as it was written, which second copies share, as they do their writer: the name it got.
+        self._placed: dict[tuple[_Key, str], str] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """Find out which names the archive has."""
@@ -259,11 +270,12 @@ class _Resolver:
         self.known.update(self._names.find(new))
 
     def take(self, candidate: Candidate) -> None:
-        name, key = candidate.append.name, candidate.key
-        placed = self._find(self._placed[key]) if key in self._placed else None
-        if placed is not None and self._is_copy(candidate, placed):
+        name = candidate.append.name
+        placed = self._placed.get((candidate.key, name))
+        first = self._find(placed) if placed is not None else None
+        if placed is not None and first is not None and self._is_copy_of_one(candidate, first):
             # Its temp archive had failed, and it is in a later one too; the first copy may have got another name.
-            self.duplicates.append((candidate, self._placed[key]))
+            self.duplicates.append((candidate, placed))
             return
         existing = self._find(name)
         if existing is None:
@@ -292,11 +304,11 @@ class _Resolver:
         if is_partial and append.size <= existing.size:
             # The file went on in a later pair, which was merged before; or what came later was lost with the power.
             self.duplicates.append((candidate, name))
-        elif existing.is_partial and append.size >= existing.size:
+        elif existing.is_partial and append.size >= existing.size and self._may_replace(candidate):
             self._plan.replaced.append(Replaced(name, existing, is_contained=True))
             self._accept(candidate, name)
         else:
-            # It was cut, and closed.
+            # It was cut, and closed; or somebody else says that it is his file, and goes on with it as he likes.
             return False
         return True
 
@@ -317,10 +329,10 @@ class _Resolver:
 
     def _accept(self, candidate: Candidate, name: str) -> None:
         self.accepted[name] = self.known[name] = candidate
-        self._placed[candidate.key] = name
+        self._placed[candidate.key, candidate.append.name] = name
 
     def _is_same(self, candidate: Candidate, existing: Existing) -> bool:
-        if existing.key == candidate.key and self._is_copy(candidate, existing):
+        if existing.key == candidate.key and self._is_copy_of_one(candidate, existing):
             return True
         append = candidate.append
         if (existing.crc, existing.size, existing.is_plain_file) != (
@@ -331,10 +343,13 @@ class _Resolver:
             return False
         return self._same_content(candidate, existing)
 
+    def _is_copy_of_one(self, candidate: Candidate, existing: Existing) -> bool:
+        return _may_be_of(existing, candidate.writer) and self._is_copy(candidate, existing)
+
     def _replace(self, candidate: Candidate, name: str, existing: Existing) -> None:
         if existing.candidate is not None:
             del self.accepted[name]
-            del self._placed[existing.candidate.key]
+            del self._placed[existing.candidate.key, existing.candidate.append.name]
             self._plan.aside.append(
                 Aside(existing.candidate, name, "a later member has that name, and the last one is kept")
             )
@@ -373,9 +388,16 @@ def _is_of_one_file(existing: Existing, candidate: Candidate) -> bool:
     file, (host, worker, sequence) = candidate.claimed.journal.file, existing.key
     if file is None or file.sequence != candidate.append.sequence or sequence is None:
         return False
+    if not _may_be_of(existing, candidate.writer):
+        return False
     # A file gets a new number with each new pair.
     is_earlier = existing.is_partial and file.first_sequence <= sequence <= file.sequence
     return (host, worker) == candidate.key[:2] and (is_earlier or sequence > file.sequence)
+
+
+def _may_be_of(existing: Existing, writer: int) -> bool:
+    """Whether a user may have written what has the name: of what is in the archive, nobody can tell any more."""
+    return existing.candidate is None or existing.candidate.writer == writer
 
 
 def _is_later(existing: Existing, candidate: Candidate) -> bool:

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from rear.core.layout import Layout
 from rear.core.names import STATE
 from rear.core.records import Append
-from rear.core.storage import Storage, opened
-from rear.errors import RearError, UnsupportedError
+from rear.core.storage import Storage
+from rear.errors import RearError
 from rear.events import Refused
 from rear.journal.reader import Journal
 from rear.scavenger.archived_members import MemberOfPair, look_up, member_of_pair
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
-from rear.scavenger.final_archive import Comparison, FinalArchive
+from rear.scavenger.final_archive import Comparison
 from rear.scavenger.plan import Candidate, Existing
 from rear.scavenger.worker_pairs import WorkerPairs
 
@@ -153,9 +152,7 @@ class SecondCopies:
         asked, self._to_ask = self._to_ask, {}
         for archive, candidates in asked.items():
             try:
-                looked = look_up(
-                    self._layout, archive, candidates, thoroughly=False, is_same=self._is_copy, storage=self._storage
-                )
+                looked = look_up(self._layout, archive, candidates, thoroughly=False, storage=self._storage)
             except RearError:
                 # A forged path, or no Zip.
                 continue
@@ -164,17 +161,6 @@ class SecondCopies:
                     self._unknown[archive] = error
             else:
                 self._merged |= looked.found
-
-    def _is_copy(self, target: FinalArchive, candidate: Candidate, existing: Existing) -> bool:
-        try:
-            with suppress(FileNotFoundError), opened(candidate.claimed.temp_archive, self._storage):
-                pass
-        except OSError:
-            # That pair alone is refused, and no other one that waits for this archive.
-            return False
-        with suppress(UnsupportedError):
-            return Comparison(target, self._storage).is_copy(candidate, existing)
-        return False
 
 
 def _worker(claimed: ClaimedPair) -> _Worker:

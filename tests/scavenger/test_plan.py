@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +54,9 @@ class Contents:
 def claimed(worker: int, rotation: int) -> ClaimedPair:
     pair = Pair("host", f"1-{worker}", rotation)
     opened = Open(1, "host", pair.worker, rotation, 7, 1, 1, "boot", "ns", 0, 60.0, 0)
-    return ClaimedPair(pair, Path("claims/host"), Journal(opened=opened), "closed")
+    journal = Journal(opened=opened)
+    journal.status = os.stat(os.curdir)
+    return ClaimedPair(pair, Path("claims/host"), journal, "closed")
 
 
 def candidates_of(files: list[File]) -> list[Candidate]:
