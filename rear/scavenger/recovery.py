@@ -18,6 +18,7 @@ from rear.core.descent import status_of
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
 from rear.core.storage import Storage, created, opened
+from rear.core.trust import counts_for_archive
 from rear.errors import (
     FormatError,
     JournalError,
@@ -28,7 +29,7 @@ from rear.errors import (
 )
 from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
 from rear.index.index import Index
-from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, intents_of, read_open_intent
+from rear.journal.intent import UNFINISHED_SUFFIX, Intent, intents_of, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.final_archive import open_final_archive
@@ -154,7 +155,7 @@ class Recovery:
         if not path.name.startswith(self._layout.intent(intent.archive).stem):
             raise JournalError("it names another archive")
         status = os.fstat(source)
-        if not counts(status, path, self._layout.archive(intent.archive)):
+        if not counts_for_archive(status, path, self._layout.archive(intent.archive)):
             raise JournalError(
                 f"user {status.st_uid}, who wrote it, or the group that may write to it, may not replace "
                 f"{intent.archive}: it counts for nothing and is left as it is; rear fsck puts it aside"

@@ -89,5 +89,6 @@ def rolled_over_from(layout: Layout, archive: str, *, storage: Storage) -> list[
 
 
 def _numbers(path: Path, storage: Storage) -> dict[str, int]:
-    pattern = re.compile(re.escape(path.stem) + r"-([0-9]+)\.zip\Z", re.IGNORECASE)
+    # With one more digit the next name would be too long one day, and the archive never full: nobody comes that far.
+    pattern = re.compile(re.escape(path.stem) + r"-([0-9]{1,18})\.zip\Z", re.IGNORECASE)
     return {name: int(found[1]) for name in storage.names(path.parent) if (found := pattern.match(name))}
