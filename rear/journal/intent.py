@@ -139,10 +139,20 @@ def write_intent(
         storage.sync_directory(path.parent)
         return writer
     except BaseException:
+        void_intent(descriptor, storage=storage)
         storage.close(descriptor)
         with contextlib.suppress(OSError):
             storage.unlink(written)
         raise
+
+
+def void_intent(descriptor: int, *, storage: Storage = LOCAL) -> None:
+    """Have an open intent say nothing any more; call it before its name is removed.
+
+    Somebody may have renamed it meanwhile, and would bring it back: readers were shown the old directory again.
+    """
+    with contextlib.suppress(OSError):
+        storage.truncate(descriptor, 0)
 
 
 def commit_intent(writer: JournalWriter) -> None:

@@ -29,7 +29,7 @@ from rear.core.storage import Storage, opened
 from rear.errors import IndexFormatError, RearError, ZipFormatError
 from rear.events import Advanced, Event, Merged, Narrowed, Refused, Renamed, SetAside
 from rear.index.index import Index, IndexRow
-from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, write_intent
+from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, void_intent, write_intent
 from rear.journal.writer import JournalWriter
 from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
@@ -368,6 +368,7 @@ class Merger:
         if merge.has_begun and descriptor is not None and merge.plan.old is not None:
             begin = read_begin(intent, storage=self._storage)
             self._recovery.undo_own(begin, merge.intent_path, descriptor, intent)
+        void_intent(intent, storage=self._storage)
         self._recovery.clear(merge.intent_path)
 
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
