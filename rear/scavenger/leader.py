@@ -101,6 +101,7 @@ class Leadership:
         elif not got_lock or decode_process(owner) != self.process:
             self._look_at_owner(owner, got_lock)
         self._begin_term()
+        _unsaved.pop(self._key, None)
         self._confirmed = self._storage.uptime()
         self._write()
 
