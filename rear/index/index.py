@@ -16,6 +16,7 @@ the archive.
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import tempfile
 import time
@@ -26,6 +27,7 @@ from typing import Final, TypeVar
 
 from rear.core.layout import Layout, make_in_base
 from rear.core.storage import LOCAL, PRIVATE_MODE, Storage, created, opened
+from rear.core.trust import counts_for_archive
 from rear.errors import FutureVersionError, IndexFormatError
 from rear.index.belief import why_not_believed
 from rear.index.rows import rows_of
@@ -340,10 +342,12 @@ class Index:
             with ExitStack() as stack:
                 source_descriptor = stack.enter_context(opened(source, storage))
                 target_descriptor = stack.enter_context(created(part, storage, mode=0o600))  # then as the archive
-                with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
+                path = self._layout.archive(self.archive)
+                with suppress(OSError), opened(path, storage) as archive:
                     storage.copy_owner_and_mode(archive, target_descriptor)
-                    # What others may write says nothing; what its owner may not does not, either.
-                    storage.set_mode(target_descriptor, storage.mode(target_descriptor) & PRIVATE_MODE | 0o200)
+                    if not counts_for_archive(os.fstat(target_descriptor), part, path):
+                        # What others may write says nothing; what its owner may not does not, either.
+                        storage.set_mode(target_descriptor, storage.mode(target_descriptor) & PRIVATE_MODE | 0o200)
                 size = storage.size(source_descriptor)
                 storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=size)
                 storage.sync(target_descriptor)

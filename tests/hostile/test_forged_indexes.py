@@ -154,7 +154,16 @@ def test_the_group_that_may_write_an_archive_keeps_its_index(people: Users) -> N
             done = people.rear(user, "scavenge", "--json", base)
             assert done.status == 0, done.errors
             assert "index_rebuilt" not in done.output
-        for segment in segments_of(base, "ar.zip"):
+
+
+def test_of_others_nobody_but_the_owner_may_write_one(people: Users, base: Path) -> None:
+    (base / "bob/ar.zip").chmod(0o664)
+    for user in (0, BOB):
+        people.write(ALICE, base, f"bob/ar.zip/{user}-", 1)
+        done = people.rear(user, "scavenge", "--json", base)
+        assert done.status == 0, done.errors
+        assert "index_rebuilt" not in done.output
+        for segment in segments_of(base):
             assert segment.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == 0
 
 
