@@ -34,8 +34,6 @@ from rear.scavenger import leader
 from rear.zip.extraction import Extraction
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
-PARTED = 47_009
-"""A user who is not of the group."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +101,8 @@ def test_a_forged_index_decides_nothing(people: Users, base: Path, statements: l
 
 
 def rear_clean(people: Users, base: Path) -> bool:
-    return people.rear(0, "fsck", base).status == 0
+    status: int = people.rear(0, "fsck", base).status
+    return status == 0
 
 
 @only_root
