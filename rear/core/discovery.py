@@ -13,7 +13,7 @@ from typing import Final
 
 from rear.core.log import warn
 from rear.core.names import STATE
-from rear.core.trust import is_trusted
+from rear.core.trust import is_private, is_trusted
 
 VARIABLE: Final = "REAR_TRUSTED_BASES"
 _FOR_GROUP: Final = stat.S_IWGRP | stat.S_ISVTX
@@ -41,18 +41,26 @@ def counts_as_base(folder: str | os.PathLike[str], place: str | os.PathLike[str]
     base = os.fspath(folder)
     # Of the link itself, if it is one: who made that decides where it leads.
     made = os.lstat(os.path.join(base, STATE))
-    if is_trusted(made) or base in _named or base in _allowed():
+    if base in _named or base in _allowed():
         return True
     around = os.stat(base)
+    is_unmoved = _is_unmoved(made, around)
+    if is_unmoved and is_trusted(made):
+        return True
     target, target_folder = _status_of(os.fspath(place), around)
-    if is_trusted(made, around, target, target_folder) or _can_replace(around, target_folder):
+    if (is_unmoved and is_trusted(made, around, target, target_folder)) or _can_replace(around, target_folder):
         return True
     if base not in _told:
         _told.add(base)
+        why = (
+            "is neither you nor owns what lies there"
+            if is_unmoved
+            else "need not have put it there: others may move it"
+        )
         warn(
-            "%s belongs to user %d, who is neither you nor owns what lies there: it is not taken for a base. If you "
-            "trust it, name it in %s, or where a command asks for a base",
-            os.path.join(base, STATE), made.st_uid, VARIABLE,
+            "%s belongs to user %d, who %s: it is not taken for a base. If you trust it, name it in %s, or where a "
+            "command asks for a base",
+            os.path.join(base, STATE), made.st_uid, why, VARIABLE,
         )  # fmt: skip
     return False
 
@@ -77,6 +85,16 @@ def _status_of(place: str, around: os.stat_result) -> tuple[os.stat_result | Non
             return None, around
         place = parent
     return (found[0] if len(found) > 1 else None), found[-1]
+
+
+def _is_unmoved(made: os.stat_result, around: os.stat_result) -> bool:
+    """Whether the owner of a ``.rear`` has it in that folder: who may write to a folder may also move it elsewhere.
+
+    It stays where it is if nobody else may write to it, or to the folder that it is in; and in a base that a group
+    shares, it is the group's.
+    """
+    is_of_group = made.st_gid == around.st_gid and not (made.st_mode | around.st_mode) & stat.S_IWOTH
+    return is_private(made) or is_private(around) or is_of_group
 
 
 def _can_replace(around: os.stat_result, target_folder: os.stat_result) -> bool:

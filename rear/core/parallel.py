@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rear.core.descent import know_base, known_bases
 from rear.core.log import warn
-from rear.core.storage import LOCAL, Storage
+from rear.core.storage import LOCAL, Storage, StrPath
 from rear.core.version import __version__
 
 if TYPE_CHECKING:
@@ -270,6 +270,33 @@ def open_same(path: str, inode: int, storage: Storage) -> int:
     if os.fstat(descriptor).st_ino != inode:
         storage.close(descriptor)
         raise OSError(errno.ECANCELED, "another file than the one that is to be read", path)
+    return descriptor
+
+
+class Identity(NamedTuple):
+    """Which file it is, whatever has its name: the number of its inode, which is used again, and its owner."""
+
+    inode: int
+    user: int
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return which file a status is of."""
+    return Identity(status.st_ino, status.st_uid)
+
+
+def open_checked(path: StrPath, identity: Identity | None, storage: Storage) -> int:
+    """Open a file by its name, if it is still the one that was checked; ``None``: it was not.
+
+    Who may rename what is in its folder could have put a file there that she may not read, to read the copy of it.
+
+    Raises:
+        OSError: it cannot be opened, or (``ECANCELED``) is another file.
+    """
+    descriptor = storage.open(path)
+    if identity is not None and identity_of(os.fstat(descriptor)) != identity:
+        storage.close(descriptor)
+        raise OSError(errno.ECANCELED, "another file than the one that was checked", os.fspath(path))
     return descriptor
 
 

@@ -9,9 +9,12 @@ from typing import Final
 
 from rear.core.descent import StrPath, open_folder, status_of
 from rear.core.names import STATE
+from rear.core.trust import is_private
 
 _ACL: Final = "system.posix_acl_access"
 _STATE_PART: Final = f"/{STATE}/"
+_JUST_MADE: Final = stat.S_ISVTX | 0o755
+"""Of a folder that is to be shared: there is no other one that is sticky, and that nobody else may write to."""
 _FOR_ALL: Final = stat.S_ISVTX | stat.S_IWOTH
 
 
@@ -77,14 +80,26 @@ def _copy_attributes(source: int, target: int) -> bool:
     return has_acl
 
 
+def mode_to_make(folder: StrPath) -> int:
+    """Return the mode with which to make a folder, before `share_directory`."""
+    return _JUST_MADE if is_shared(folder) else 0o777
+
+
 def share_directory(folder: StrPath) -> None:
     """Open a folder that this user has just made to the group that shares the base."""
     with _where_refused():
         # Not by its name: whoever may write there may have put a link in its place, or a folder of her own.
         descriptor = open_folder(folder)
         try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                share(folder, descriptor, stat.S_IRWXG)
+            status = os.fstat(descriptor)
+            is_just_made = bool(status.st_mode & stat.S_ISVTX) and is_private(status)
+            # Or another folder of this user, who keeps it for himself: she may rename it, and not look into it. Where
+            # no folder is made sticky, an empty one has nothing to be looked at.
+            if status.st_uid != os.geteuid() or not (is_just_made or not os.listdir(descriptor)):
+                return
+            if is_just_made:
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~stat.S_ISVTX)
+            share(folder, descriptor, stat.S_IRWXG)
         finally:
             os.close(descriptor)
 

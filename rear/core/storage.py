@@ -260,7 +260,12 @@ class Storage:
         with created(fresh, self, mode=mode) as descriptor:
             self.write(descriptor, [data], 0)
             self.sync(descriptor)
-        self.rename(fresh, path)
+        try:
+            self.rename(fresh, path)
+        except OSError:
+            with suppress(OSError):
+                self.unlink(fresh)
+            raise
         self.sync_directory(os.path.dirname(fresh))
 
     def unlink(self, path: StrPath) -> None:
@@ -290,8 +295,9 @@ class Storage:
             folder = folder.parent
         for folder in reversed(missing):
             try:
+                mode = permissions.mode_to_make(folder)
                 with in_folder(folder) as (name, parent):
-                    os.mkdir(name, dir_fd=parent)
+                    os.mkdir(name, mode, dir_fd=parent)
             except FileExistsError:
                 # Another process made it first; or it is a file, and then the same error as for what is below it.
                 if not is_folder(folder):

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from pathlib import Path
+
+from rear.core.descent import status_of
 
 
 def is_private(status: os.stat_result) -> bool:
@@ -49,6 +53,28 @@ def counts_for(
         return False
     # Nobody gives a file to a group that he is not in, except by making it in a folder of that group.
     return is_trusted(evidence, target, target_folder) or (is_of_group and not around.st_mode & stat.S_IWOTH)
+
+
+def counts_for_archive(evidence: os.stat_result, path: Path, archive: Path) -> bool:
+    """Whether everybody who could have written a file could have replaced a final archive: see `counts_for`.
+
+    Args:
+        evidence: status of the open file.
+        path: of the file.
+        archive: path of the archive, which need not be there.
+
+    Raises:
+        OSError: one of them cannot be looked at.
+    """
+    target = folder = None
+    with suppress(FileNotFoundError):
+        target = status_of(archive)
+    # The folder of a new archive may still have to be made.
+    for above in archive.parents:
+        with suppress(FileNotFoundError):
+            folder = status_of(above, follow=True)
+            break
+    return folder is not None and counts_for(evidence, status_of(path.parent), target, folder)
 
 
 def _is_open_to(folder: os.stat_result, bit: int) -> bool:

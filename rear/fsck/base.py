@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rear.core.layout import Layout, check_owner, has_state, layout_of, look_anew
@@ -18,14 +19,15 @@ from rear.core.names import STATE, check_archive
 from rear.core.parallel import Parallel
 from rear.core.problems import Outcome, Problem
 from rear.core.storage import LOCAL, Storage, StrPath, opened
-from rear.errors import FormatError, IndexFormatError, PathError, UnsupportedError
+from rear.errors import FormatError, IndexFormatError, PathError, UnsupportedError, ZipFormatError
 from rear.events import Advanced, Checked, Event, NothingYet, Phase
 from rear.fsck.event_problems import guarded, problem_of
 from rear.fsck.inspection import inspect_steps
 from rear.fsck.restore import Restoration
 from rear.fsck.strays import find_strays
 from rear.fsck.unfinished_work import UnfinishedWork
-from rear.index.index import Index, rows_of
+from rear.index.index import Index, IndexRow, rows_of
+from rear.index.segment import INTEGER_LIMIT
 from rear.read.archive_tree import ArchiveTree
 from rear.read.view import open_committed
 from rear.salvage.scan import scan
@@ -39,6 +41,10 @@ from rear.scavenger.scavenge import Scavenge
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from rear.zip.archive import Archive
+    from rear.zip.directory import Directory
+    from rear.zip.headers import CentralEntry
 
 
 def fsck(
@@ -214,8 +220,9 @@ class _Check:
             index = Index.open(self.layout, archive, storage=self.storage)
             entries = found.directory.entries
             self.members += entries
-            damage = index.problems[0] if index.problems else _damage_of(index)
-            if damage is None and index.matches(found.fingerprint, entries):
+            is_current = index.matches(found.fingerprint, entries)
+            damage = index.problems[0] if index.problems else _damage_of(index, found if is_current else None)
+            if damage is None and is_current:
                 return
             if damage is None and not index.segments and not self._is_ours(archive):
                 return
@@ -238,11 +245,24 @@ class _Check:
             )
 
 
-def _damage_of(index: Index) -> str | None:
-    """Read all rows of an index; tell what is wrong with them."""
+def _damage_of(index: Index, archive: Archive | None) -> str | None:
+    """Read all rows of an index; tell what is wrong with them, or how the archive that it mirrors differs from them."""
     try:
-        for _ in index.rows():
-            pass
+        for row, entry in zip_longest(index.rows(), () if archive is None else archive.entries()):
+            if archive is not None and not (row and entry and _is_of(row, entry, archive.directory)):
+                name = (row or entry).name
+                return f"what it says of {name!r:.300} is not what the directory of the archive says"
     except IndexFormatError as error:
         return str(error)
+    except ZipFormatError:
+        # That was said when the archive itself was checked.
+        pass
     return None
+
+
+def _is_of(row: IndexRow, entry: CentralEntry, directory: Directory) -> bool:
+    start = directory.prefix + entry.offset
+    said = row.name, row.target_start, row.size, row.compressed_size, row.method, row.crc
+    numbers = (min(number, INTEGER_LIMIT) for number in (start, entry.size, entry.compressed_size))
+    ends_right = row.target_end is None or row.target_end <= max(directory.offset, row.target_start)
+    return said == (entry.name, *numbers, entry.method, entry.crc) and ends_right

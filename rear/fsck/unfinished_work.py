@@ -16,10 +16,11 @@ from rear.core.names import STATE
 from rear.core.problems import Outcome, Problem
 from rear.core.records import Pair
 from rear.core.storage import Storage, opened
+from rear.core.trust import counts_for_archive
 from rear.errors import FutureVersionError, JournalError, UnfinishedIntentError
 from rear.events import Claimed, Event, Refused
 from rear.fsck.event_problems import guarded, problem_of
-from rear.journal.intent import UNFINISHED_SUFFIX, counts, read_open_intent
+from rear.journal.intent import UNFINISHED_SUFFIX, read_open_intent
 from rear.scavenger.claims import ClaimedPair, Orphan
 from rear.scavenger.inbox import Inbox
 from rear.scavenger.leader import Leadership
@@ -141,7 +142,7 @@ class UnfinishedWork:
                 return str(error)
             status = os.fstat(descriptor)
         target = self._layout.archive(intent.archive)
-        if not counts(status, path, target):
+        if not counts_for_archive(status, path, target):
             return f"it belongs to user {status.st_uid}, who may not replace its archive {intent.archive}"
         if intent.old is None or intent.committed:
             return None

@@ -16,19 +16,22 @@ the archive.
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from rear.core.layout import Layout, make_in_base
-from rear.core.storage import LOCAL, Storage, created, opened
-from rear.errors import FutureVersionError, IndexFormatError, ZipFormatError
+from rear.core.storage import LOCAL, PRIVATE_MODE, Storage, created, opened
+from rear.core.trust import counts_for_archive
+from rear.errors import FutureVersionError, IndexFormatError
+from rear.index.belief import why_not_believed
+from rear.index.rows import rows_of
 from rear.index.segment import (
-    INTEGER_LIMIT,
     PART_SUFFIX,
     Below,
     IndexRow,
@@ -43,14 +46,12 @@ from rear.index.segment import (
 from rear.index.segment_reader import SegmentReader, read_segment
 from rear.index.segment_writer import SegmentWriter
 
-if TYPE_CHECKING:
-    from rear.zip.archive import Archive
-    from rear.zip.headers import CentralEntry
-
 __all__ = ["Index", "IndexRow", "MemberKey", "OriginKey", "SourceKey", "rows_of"]
 
 SMALL_MEMBERS: Final = 4_096
 """Segments up to this size are always taken into the next one: writing them again costs some milliseconds."""
+_LARGEST_NUMBER: Final = 10**14
+"""Who adds one at a time comes to none above: such a segment is forged, and would leave no next number."""
 _ATTEMPTS: Final = 5
 
 _K = TypeVar("_K")
@@ -74,6 +75,7 @@ class Index:
         self.problems: list[str] = []
         self._layout, self._storage = layout, storage
         self._folder = layout.index(archive)
+        self._earlier_name = archive
         self._base = layout.base if layout.base.is_dir() else None
 
     @classmethod
@@ -236,6 +238,10 @@ class Index:
         except (FutureVersionError, IndexFormatError, OSError) as error:
             self.problems.append(str(error))
             return None
+        reason = why_not_believed(segment, self._layout.archive(self.archive), (self.archive, self._earlier_name))
+        if reason is not None:
+            self.problems.append(f"{path}: {reason}; it does not count")
+            return None
         if key is not None and segment.key != key:
             self.problems.append(f"{path}: another segment than the one that was built upon")
             return None
@@ -301,6 +307,7 @@ class Index:
                 merged = stack.enter_context(SegmentWriter(Path(scratch, "merged.sqlite")))
                 for segment in absorbed:
                     merged.absorb(segment.path, members=segment.members)
+                    segment.check_place()
                 merged.absorb(writer.path, members=added)
                 writer = merged
             number, identity = self._next_number(), secrets.token_hex(8)
@@ -318,7 +325,14 @@ class Index:
 
     def _next_number(self) -> int:
         # Of damaged segments and of temporary names too: a name is never used twice, caches of other hosts may know it.
-        return max((parse_number(name) or 0 for name in self._storage.names(self._folder)), default=0) + 1
+        names = self._storage.names(self._folder)
+        numbers = {name: number for name in names if (number := parse_number(name)) is not None}
+        forged = [name for name, number in numbers.items() if number > _LARGEST_NUMBER]
+        for name in forged:
+            self._unlink(name)
+        taken = max((number for number in numbers.values() if number <= _LARGEST_NUMBER), default=0)
+        # Which numbers there were before is not known then.
+        return taken + 1 + (secrets.randbelow(1 << 32) if forged else 0)
 
     def _install(self, source: Path, target: Path, identity: str) -> None:
         storage = self._storage
@@ -328,8 +342,12 @@ class Index:
             with ExitStack() as stack:
                 source_descriptor = stack.enter_context(opened(source, storage))
                 target_descriptor = stack.enter_context(created(part, storage, mode=0o600))  # then as the archive
-                with suppress(OSError), opened(self._layout.archive(self.archive), storage) as archive:
+                path = self._layout.archive(self.archive)
+                with suppress(OSError), opened(path, storage) as archive:
                     storage.copy_owner_and_mode(archive, target_descriptor)
+                    if not counts_for_archive(os.fstat(target_descriptor), part, path):
+                        # What others may write says nothing; what its owner may not does not, either.
+                        storage.set_mode(target_descriptor, storage.mode(target_descriptor) & PRIVATE_MODE | 0o200)
                 size = storage.size(source_descriptor)
                 storage.copy_range(source_descriptor, target_descriptor, source_start=0, target_start=0, length=size)
                 storage.sync(target_descriptor)
@@ -385,6 +403,7 @@ class Index:
             if self._folder.parent != target._folder.parent:
                 self._storage.sync_directory(self._folder.parent)
         self._load()
+        target._earlier_name = self._earlier_name
         target._load()
         return target
 
@@ -401,35 +420,6 @@ class Index:
         if not self._storage.names(self._folder):
             with suppress(FileNotFoundError):
                 self._storage.remove_directory(self._folder)
-
-
-def rows_of(archive: Archive, entries: Iterable[CentralEntry] | None = None) -> Iterator[IndexRow]:
-    """Yield the rows of a whole archive, whoever made it, for `Index.rebuild`; or those of some of its entries.
-
-    Raises:
-        ZipFormatError: its central directory is damaged.
-    """
-    for entry in archive.entries() if entries is None else entries:
-        origin, end = None, None
-        start = min(archive.directory.prefix + entry.offset, INTEGER_LIMIT)
-        try:
-            origin = archive.origin(entry)
-            end = min(start + archive.local_header(entry).length + entry.compressed_size, INTEGER_LIMIT)
-        except ZipFormatError:
-            # The name is taken all the same.
-            pass
-        size, compressed_size = min(entry.size, INTEGER_LIMIT), min(entry.compressed_size, INTEGER_LIMIT)
-        where = (start, end, None, size, compressed_size, entry.method, entry.crc)
-        if origin is None:
-            source: tuple[str | int | None, ...] = (None, None, None)
-            rest: tuple[Any, ...] = (entry.mtime_ns, entry.mode or None, None, None, None, None)
-        else:
-            source_start = min(origin.source_start, INTEGER_LIMIT - size)
-            source = (origin.source, source_start, source_start + size)
-            sequence, metadata = min(origin.sequence, INTEGER_LIMIT), origin.metadata
-            rest = (origin.mtime_ns, origin.mode, origin.host, origin.worker, sequence)
-            rest = (*rest, metadata if isinstance(metadata, dict) else None)
-        yield IndexRow._make((entry.name, *source, *where, *rest))
 
 
 def _with_newer(segments: list[Segment]) -> list[tuple[Segment, list[Segment]]]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
+from rear.core.descent import status_of
 from rear.core.records import Metadata
 from rear.core.storage import LOCAL, created, opened
 from rear.errors import IndexFormatError
@@ -104,6 +105,7 @@ class Segment:
 
     ``archive`` is the name that the archive had then: it may have been renamed since. ``fingerprint`` is that of the
     archive's central directory after the merge. ``below`` lists all older segments that still count, oldest first.
+    ``status`` is that of the file.
     """
 
     path: Path
@@ -115,6 +117,20 @@ class Segment:
     removed: int
     created_ns: int
     below: tuple[Below, ...]
+    status: os.stat_result
+
+    def check_place(self) -> None:
+        """Make sure that the file still has its name, and had it all the time: to be renamed changes its ctime.
+
+        SQLite opens files by their names: between a look at one and that, another one could stand there.
+
+        Raises:
+            IndexFormatError: another one is, or was, in its place.
+            OSError: it has gone.
+        """
+        now = status_of(self.path)
+        if (now.st_ino, now.st_ctime_ns) != (self.status.st_ino, self.status.st_ctime_ns):
+            raise IndexFormatError(f"{self.path}: another file took its place")
 
     @property
     def key(self) -> Below:

@@ -6,6 +6,7 @@ A segment may be forged: SQLite is kept from running anything that stands in it,
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import stat
 import struct
@@ -88,14 +89,14 @@ def _row(values: Sequence[Any]) -> IndexRow:
 _PLAIN: Final[set[tuple[type, ...]]] = set()
 
 
-def _check_file(path: Path, storage: Storage) -> None:
-    """Check the SQLite header (sqlite.org/fileformat2.html, 1.3) before SQLite reads the file."""
+def _check_file(path: Path, storage: Storage) -> os.stat_result:
+    """Check the SQLite header (sqlite.org/fileformat2.html, 1.3) before SQLite reads the file; return its status."""
     # Opening a FIFO would wait for its writer.
     if not stat.S_ISREG(storage.status(path).st_mode):
         raise IndexFormatError(f"{path}: not a regular file")
     descriptor = storage.open(path)
     try:
-        size = storage.size(descriptor)
+        status = os.fstat(descriptor)
         header = storage.read(descriptor, _HEADER_BYTES, 0)
     finally:
         close_read(descriptor, storage)
@@ -109,8 +110,9 @@ def _check_file(path: Path, storage: Storage) -> None:
     if version > SCHEMA_VERSION:
         raise FutureVersionError(f"{path}: schema version {version}, this rear knows up to {SCHEMA_VERSION}")
     expected = pages * (65_536 if page_size == 1 else page_size)
-    if size != expected:
-        raise IndexFormatError(f"{path}: {size:,} bytes instead of {expected:,}")
+    if status.st_size != expected:
+        raise IndexFormatError(f"{path}: {status.st_size:,} bytes instead of {expected:,}")
+    return status
 
 
 def read_segment(path: Path, *, storage: Storage = LOCAL) -> Segment:
@@ -121,19 +123,19 @@ def read_segment(path: Path, *, storage: Storage = LOCAL) -> Segment:
         FutureVersionError: a newer rear wrote it.
         OSError: it cannot be read, or is no longer there.
     """
-    _check_file(path, storage)
+    status = _check_file(path, storage)
     try:
         with uri_of(path) as uri:
             connection = connect(uri)
         try:
-            return _read_segment(connection, path)
+            return _read_segment(connection, path, status)
         finally:
             connection.close()
     except READ_ERRORS as error:
         raise translated(error, path) from error
 
 
-def _read_segment(connection: sqlite3.Connection, path: Path) -> Segment:
+def _read_segment(connection: sqlite3.Connection, path: Path, status: os.stat_result) -> Segment:
     schema = connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 32").fetchall()
     tables = sorted(name for kind, name, _ in schema if kind == "table")
     # A view or a virtual table could make a plain SELECT run code of the forger's choice.
@@ -158,7 +160,9 @@ def _read_segment(connection: sqlite3.Connection, path: Path) -> Segment:
     contradicts = min(members, removed) < 0 or any(key.number >= number for key in older)
     if contradicts or number != parse_segment_name(path.name):
         raise IndexFormatError(f"{path}: the description contradicts itself or the file's name")
-    return Segment(path, number, identity, archive, fingerprint, members, removed, created_ns, older)
+    segment = Segment(path, number, identity, archive, fingerprint, members, removed, created_ns, older, status)
+    segment.check_place()
+    return segment
 
 
 class SegmentReader(Connected):
@@ -184,6 +188,7 @@ class SegmentReader(Connected):
         try:
             # Opens the file now, and the pages that all questions begin with: later it may have another name or none.
             self._connection.execute("SELECT 1 FROM segment").fetchone()
+            segment.check_place()
             for other in newer:
                 if other.removed:
                     self._hide(other)

@@ -10,7 +10,6 @@ untouched. See ``docs/reference/format.md``.
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from rear.core.layout import Layout
 from rear.core.liveness import Process, decode_process
 from rear.core.names import check_archive
 from rear.core.storage import COPY_CHUNK_BYTES, LOCAL, PRIVATE_MODE, Storage, StrPath, opened
-from rear.core.trust import counts_for
+from rear.core.trust import counts_for_archive
 from rear.errors import FutureVersionError, JournalError, PathError, UnfinishedIntentError
 from rear.journal.codec import decode_line, encode_line
 from rear.journal.reader import read_lines
@@ -140,10 +139,20 @@ def write_intent(
         storage.sync_directory(path.parent)
         return writer
     except BaseException:
+        void_intent(descriptor, storage=storage)
         storage.close(descriptor)
         with contextlib.suppress(OSError):
             storage.unlink(written)
         raise
+
+
+def void_intent(descriptor: int, *, storage: Storage = LOCAL) -> None:
+    """Have an open intent say nothing any more; call it before its name is removed.
+
+    Somebody may have renamed it meanwhile, and would bring it back: readers were shown the old directory again.
+    """
+    with contextlib.suppress(OSError):
+        storage.truncate(descriptor, 0)
 
 
 def commit_intent(writer: JournalWriter) -> None:
@@ -198,32 +207,10 @@ def intents_of(layout: Layout, archive: str, *, storage: Storage = LOCAL) -> lis
     return [path for path in found if _counts_by_name(path, layout.archive(archive))]
 
 
-def counts(status: os.stat_result, path: Path, archive: Path) -> bool:
-    """Whether all who could have written an intent could have replaced its archive: any other one is just a file.
-
-    Args:
-        status: of the open intent.
-        path: of the intent.
-        archive: path of the archive.
-
-    Raises:
-        OSError: one of them cannot be looked at.
-    """
-    target = folder = None
-    with contextlib.suppress(FileNotFoundError):
-        target = status_of(archive)
-    # The folder of a new archive may still have to be made.
-    for above in archive.parents:
-        with contextlib.suppress(FileNotFoundError):
-            folder = status_of(above, follow=True)
-            break
-    return folder is not None and counts_for(status, status_of(path.parent), target, folder)
-
-
 def _counts_by_name(path: Path, archive: Path) -> bool:
     try:
         status = status_of(path)
-        return stat.S_ISREG(status.st_mode) and counts(status, path, archive)
+        return stat.S_ISREG(status.st_mode) and counts_for_archive(status, path, archive)
     except OSError:
         # What cannot be looked at may be a merge under way.
         return True

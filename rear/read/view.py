@@ -18,8 +18,9 @@ from typing import IO, Final, NamedTuple
 
 from rear.core.layout import find_base
 from rear.core.storage import LOCAL, Storage, StrPath, close_read
+from rear.core.trust import counts_for_archive
 from rear.errors import FutureVersionError, JournalError, NotAZipError, UnsupportedError, ZipFormatError
-from rear.journal.intent import Intent, counts, read_open_intent
+from rear.journal.intent import Intent, read_open_intent
 from rear.zip.archive import Archive
 from rear.zip.directory import Directory, fingerprint, locate
 
@@ -224,7 +225,7 @@ def _open_merge(path: Path, archive: str, storage: Storage) -> _Merge | None:
 def _read_merge(path: Path, archive: str, descriptor: int, storage: Storage) -> _Merge | None:
     try:
         status = os.fstat(descriptor)
-        if not counts(status, path, Path(archive)):
+        if not counts_for_archive(status, path, Path(archive)):
             # Whoever could not have changed the archive does not change what is seen of it.
             return None
         intent, inode = read_open_intent(descriptor, storage=storage), status.st_ino

@@ -21,6 +21,7 @@ from rear.core.descent import staying_in
 from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
 from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import is_safe_component
+from rear.core.parallel import Identity
 from rear.core.records import Open, Pair
 from rear.core.storage import FRESH_SUFFIX, Storage
 from rear.errors import FutureVersionError, JournalError, NotLeaderError
@@ -63,6 +64,10 @@ class ClaimedPair:
     is_final: bool = False
     #: A leader before had claimed it: what that one has merged of it may not be noted.
     is_taken_over: bool = False
+    #: Of its temp archive, open for the check.
+    status: os.stat_result | None = None
+    #: Of `temp_archive`, then: nothing else is read under its name afterwards.
+    identity: Identity | None = None
     #: The pair's, as events and intents give it.
     name: str = field(init=False)
     #: Members of which only notes that were read say that they are done with.

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rear.core.liveness import Process, decode_process, is_running, this_process
-from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Parallel
+from rear.core.parallel import TASK_BYTES, TASK_MEMBERS, Identity, Parallel, open_checked
 from rear.core.storage import Storage, created, opened
 from rear.errors import JournalError
 from rear.journal.codec import decode_line, encode_line
@@ -47,12 +47,16 @@ _INLINE_BYTES: Final = 1 << 20
 
 
 class Piece(NamedTuple):
-    """Bytes on their way: ``length`` of them from ``source_start`` of a file, or of ``data`` itself."""
+    """Bytes on their way: ``length`` of them from ``source_start`` of a file, or of ``data`` itself.
+
+    ``identity`` is that of the file when it was checked.
+    """
 
     source: str | bytes
     source_start: int
     target_start: int
     length: int
+    identity: Identity | None = None
 
     @property
     def target_end(self) -> int:
@@ -150,7 +154,7 @@ def _cut_at_blocks(pieces: Iterable[Piece]) -> Iterator[Piece]:
         while done < piece.length:
             source_start, target_start = piece.source_start + done, piece.target_start + done
             length = min(piece.length - done, BLOCK_BYTES - target_start % BLOCK_BYTES)
-            yield Piece(piece.source, source_start, target_start, length)
+            yield Piece(piece.source, source_start, target_start, length, piece.identity)
             done += length
 
 
@@ -295,7 +299,7 @@ def copying(pieces: Iterable[Piece], target: int, *, storage: Storage) -> Iterat
                     if path is not None:
                         storage.close(source)
                         path = None
-                    source = storage.open(piece.source)
+                    source = open_checked(piece.source, piece.identity, storage)
                     path = piece.source
                 storage.copy_range(
                     source,

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from rear.core.descent import status_of
 from rear.core.layout import Layout, check_owner, look_anew
+from rear.core.parallel import identity_of, open_checked
 from rear.core.permissions import is_shared
 from rear.core.records import PARTIAL
-from rear.core.storage import COPY_CHUNK_BYTES, Storage, opened
+from rear.core.storage import COPY_CHUNK_BYTES, Storage, close_read, opened
 from rear.errors import FormatError, UnsupportedError, ZipFormatError
 from rear.index.index import Index, IndexRow
 from rear.scavenger.claims import ClaimedPair
@@ -143,12 +144,32 @@ def too_open(archive: os.stat_result, pair: os.stat_result, *, sharing: int | No
 
 
 def status_of_pair(pair: ClaimedPair) -> os.stat_result:
-    """Return owner and mode of a pair: of its temp archive, or of its journal where that is gone."""
+    """Return owner and mode of a pair: of its temp archive, as checked, or of its journal where that is gone."""
+    if pair.status is not None:
+        return pair.status
     path = pair.folder / f"{pair.pair.stem}.zip"
     try:
         return status_of(path)
     except FileNotFoundError:
         return status_of(path.with_suffix(".journal"))
+
+
+def is_as_checked(pair: ClaimedPair) -> bool:
+    """Whether the file that holds a pair's members still is the one that was checked."""
+    try:
+        return pair.identity in (None, identity_of(status_of(pair.temp_archive)))
+    except OSError:
+        return False
+
+
+@contextmanager
+def opened_as_checked(pair: ClaimedPair, storage: Storage) -> Iterator[int]:
+    """Open the file that holds a pair's members, in a block; errors are those of `open_checked`."""
+    descriptor = open_checked(pair.temp_archive, pair.identity, storage)
+    try:
+        yield descriptor
+    finally:
+        close_read(descriptor, storage)
 
 
 class IndexedNames:
@@ -263,7 +284,7 @@ class Comparison:
 
     def _candidate(self, candidate: Candidate, stack: ExitStack) -> _Data:
         append = candidate.append
-        descriptor = stack.enter_context(opened(candidate.claimed.temp_archive, self._storage))
+        descriptor = stack.enter_context(opened_as_checked(candidate.claimed, self._storage))
         return _Data(descriptor, append.data_offset, append.compressed_size, append.method)
 
     def _member(self, existing: Existing) -> _Data:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import stat
 import threading
 from typing import Any, Final, NamedTuple
 
 from rear.core.layout import Layout, make_in_base
 from rear.core.liveness import Liveness, Observations, Process, decode_process, is_running, this_process
+from rear.core.log import warn
 from rear.core.storage import LOCAL, Storage, opened
 from rear.core.threads import Bell, HelperThread
 from rear.errors import JournalError, NotLeaderError
@@ -34,6 +36,8 @@ _NOTHING_TO_DO: Final = "nothing to do here"
 # POSIX locks do not exclude threads of one process from each other.
 _led_here: set[str] = set()
 _led_here_lock = threading.Lock()
+#: By path of the lock: what this process has seen of a leader before and could not write down.
+_unsaved: dict[str, Observations] = {}
 
 
 class Leadership:
@@ -97,6 +101,7 @@ class Leadership:
         elif not got_lock or decode_process(owner) != self.process:
             self._look_at_owner(owner, got_lock)
         self._begin_term()
+        _unsaved.pop(self._key, None)
         self._confirmed = self._storage.uptime()
         self._write()
 
@@ -122,10 +127,28 @@ class Leadership:
         )
 
     def _unchanged_seconds(self, leader: str, beat: str) -> float:
-        observations = Observations(self.layout, storage=self._storage, topic="leader")
+        observations = _unsaved.pop(self._key, None) or Observations(self.layout, storage=self._storage, topic="leader")
         unchanged = observations.unchanged_seconds(leader, beat)
-        observations.save()
+        try:
+            self._save(observations)
+        except OSError as error:
+            # Who lays something in the way must not keep all others from scavenging: who waits goes by his own memory.
+            _unsaved[self._key] = observations
+            warn("%s: that nobody leads cannot be noted, only waited for: %s", self.layout.observations, error)
         return unchanged
+
+    def _save(self, observations: Observations) -> None:
+        try:
+            observations.save()
+        except (IsADirectoryError, NotADirectoryError):
+            path = self.layout.observation("leader")
+            for thing, is_right in ((path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
+                with contextlib.suppress(FileNotFoundError):
+                    if not is_right(self._storage.status(thing).st_mode):
+                        aside = thing.with_name(f"{thing.name}-{secrets.token_hex(6)}")
+                        self._storage.rename(thing, aside)
+                        warn("%s stood in the way of what scavengers note: it is %s now", thing, aside)
+            observations.save()
 
     def _not_leader(self, owner: dict[str, Any] | None) -> NotLeaderError:
         return NotLeaderError(f"{self.layout.base} is being scavenged by {_describe(owner)}", _NOTHING_TO_DO)

@@ -26,13 +26,12 @@ from rear.core.log import warn
 from rear.core.parallel import Parallel
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
+from rear.core.trust import counts_for_archive
 from rear.errors import IndexFormatError, RearError, ZipFormatError
-from rear.events import Advanced, Event, IndexFault, IndexRebuilt, Merged, Narrowed, Refused, Renamed, SetAside
-from rear.index.index import Index, IndexRow, rows_of
-from rear.index.scratch_index import scratch_index
-from rear.journal.intent import Begin, commit_intent, counts, intents_of, read_begin, write_intent
+from rear.events import Advanced, Event, Merged, Narrowed, Refused, Renamed, SetAside
+from rear.index.index import Index, IndexRow
+from rear.journal.intent import Begin, commit_intent, intents_of, read_begin, void_intent, write_intent
 from rear.journal.writer import JournalWriter
-from rear.read.view import open_committed
 from rear.scavenger.claims import Claims
 from rear.scavenger.copy_tasks import new_permit
 from rear.scavenger.final_archive import (
@@ -42,12 +41,15 @@ from rear.scavenger.final_archive import (
     NoNames,
     create_for,
     group_sharing,
+    is_as_checked,
     open_final_archive,
+    opened_as_checked,
     status_of_pair,
     too_open,
 )
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import LostAndFound, item_name
+from rear.scavenger.merge_index import bring_up_to_date, is_older, open_index, rebuild
 from rear.scavenger.merge_writer import AT_ONCE, MergeWriter
 from rear.scavenger.options import ScavengeOptions
 from rear.scavenger.plan import Candidate, MergePlan, Names, make_plan, planned, sequences_of
@@ -59,8 +61,6 @@ from rear.zip.headers import member_of
 
 SHARED_COPY_BYTES = 256 << 20
 """From so many bytes on, one merge is copied, and read back, on the executor; for less, that would not be worth it."""
-#: What an index says whose folder is shut, or no folder.
-_SHUT: Final = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EROFS)
 _STALE_SECONDS = 5.0
 _STALE_PAUSE_SECONDS = 0.25
 
@@ -121,16 +121,16 @@ class Merger:
         """
         yield Advanced("planning", archive, 0, len(candidates))
         with self._current_target(archive) as (target, index), ExitStack() as stack:
-            candidates = yield from self._admitted(target, candidates)
+            candidates = yield from self._admitted(target, (yield from self._as_checked(candidates)))
             if not candidates:
                 return
             names: Names = NoNames()
             if target.descriptor is not None:
-                names = IndexedNames((yield from self._bring_up_to_date(index, target, stack)))
+                names = IndexedNames((yield from bring_up_to_date(index, target, stack, storage=self._storage)))
             try:
                 plan = self._make_plan(target, candidates, names)
             except IndexFormatError as error:
-                current = yield from self._rebuild(index, target, str(error), "unreadable", stack)
+                current = yield from rebuild(index, target, str(error), "unreadable", stack, storage=self._storage)
                 plan = self._make_plan(target, candidates, IndexedNames(current))
             yield planned(plan)
             yield from self._put_aside(plan, target)
@@ -149,8 +149,8 @@ class Merger:
         deadline = self._storage.uptime() + _STALE_SECONDS
         while True:
             with open_final_archive(self._layout, archive, storage=self._storage) as target:
-                index = self._open_index(archive)
-                if not self._is_older(target, index):
+                index = open_index(self._layout, archive, storage=self._storage)
+                if not is_older(target, index, storage=self._storage):
                     yield target, index
                     return
             if self._storage.uptime() > deadline:
@@ -159,6 +159,15 @@ class Merger:
                     "older copy in its place; nothing was merged. If it is as it should be, rear fsck accepts it"
                 )
             time.sleep(_STALE_PAUSE_SECONDS)
+
+    def _as_checked(self, candidates: list[Candidate]) -> Generator[Event, None, list[Candidate]]:
+        """Return those of pairs whose file still is what was checked: who swaps hers holds up nobody else."""
+        swapped = set()
+        for claimed in {id(claimed): claimed for claimed, _ in candidates}.values():
+            if not is_as_checked(claimed):
+                swapped.add(claimed.name)
+                yield Refused(claimed.name, "its temp archive has gone, or is another file than was checked")
+        return [one for one in candidates if one.claimed.name not in swapped] if swapped else candidates
 
     def _admitted(self, target: FinalArchive, candidates: list[Candidate]) -> Generator[Event, None, list[Candidate]]:
         """Return those that may go into an archive: it is open to nobody who may not read their temp archive.
@@ -206,44 +215,6 @@ class Merger:
                 return status_of(self._layout.archive(name))
         return None
 
-    def _open_index(self, archive: str) -> Index:
-        try:
-            return Index.open(self._layout, archive, storage=self._storage)
-        except OSError as error:
-            if error.errno not in _SHUT:
-                raise
-            return Index(self._layout, archive, storage=self._storage)
-
-    def _is_older(self, target: FinalArchive, index: Index) -> bool:
-        try:
-            return not target.is_mirrored_by(index, storage=self._storage) and target.is_older_than(index)
-        except IndexFormatError:
-            # It is made again, and knows no better then.
-            return False
-
-    def _bring_up_to_date(self, index: Index, target: FinalArchive, stack: ExitStack) -> Generator[Event, None, Index]:
-        if target.is_mirrored_by(index, storage=self._storage):
-            return index
-        if index.segments:
-            return (yield from self._rebuild(index, target, "it did not match the archive", "outdated", stack))
-        return (yield from self._rebuild(index, target, "there was none", "missing", stack))
-
-    def _rebuild(
-        self, index: Index, target: FinalArchive, reason: str, code: IndexFault, stack: ExitStack
-    ) -> Generator[Event, None, Index]:
-        """Return the index, made anew; or, where its folder is shut, another one for as long as ``stack``."""
-        with open_committed(target.path, storage=self._storage) as archive:
-            try:
-                index.rebuild(rows_of(archive), archive.fingerprint)
-            except OSError as error:
-                if error.errno not in _SHUT:
-                    raise
-                warn("the index of %s could not be made: %s", target.archive, error)
-                return stack.enter_context(scratch_index(target.archive, archive))
-            entries = archive.directory.entries
-        yield IndexRebuilt(target.archive, entries, reason, code)
-        return index
-
     def _make_plan(self, target: FinalArchive, candidates: list[Candidate], names: Names) -> MergePlan:
         comparison = Comparison(target, self._storage)
         return make_plan(
@@ -264,7 +235,7 @@ class Merger:
             append, pair = candidate.append, candidate.claimed.pair
             note = {"archive": plan.archive, "name": name, "reason": reason, **append._asdict()}
             member = member_of(append, name)
-            with opened(candidate.claimed.temp_archive, self._storage) as descriptor:
+            with opened_as_checked(candidate.claimed, self._storage) as descriptor:
                 item = self._lost_and_found.put_member(
                     item_name(pair, append.sequence), descriptor, append.offset, append.length, member, note
                 )
@@ -399,6 +370,7 @@ class Merger:
         if merge.has_begun and descriptor is not None and merge.plan.old is not None:
             begin = read_begin(intent, storage=self._storage)
             self._recovery.undo_own(begin, merge.intent_path, descriptor, intent)
+        void_intent(intent, storage=self._storage)
         self._recovery.clear(merge.intent_path)
 
     def _publish(self, plan: MergePlan, index: Index, before: str | None, fingerprint: str) -> None:
@@ -420,7 +392,7 @@ class Merger:
 def _may_replace(target: FinalArchive, candidate: Candidate) -> bool:
     """Whether all who could have written a pair could have replaced an archive with bare hands."""
     claimed = candidate.claimed
-    return counts(status_of_pair(claimed), claimed.folder / claimed.pair.stem, target.path)
+    return counts_for_archive(status_of_pair(claimed), claimed.folder / claimed.pair.stem, target.path)
 
 
 def _describe_stuck(archive: str, error: Exception, failure: OSError) -> str:

@@ -142,7 +142,7 @@ def _ranges(plan: MergePlan) -> Iterator[Piece]:
         path = None
         for claimed, source_start, target_start, length in ranges:
             path = path or os.fspath(claimed.temp_archive)
-            yield Piece(path, source_start, target_start, length)
+            yield Piece(path, source_start, target_start, length, claimed.identity)
 
 
 def _entries(plan: MergePlan) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from rear.core.layout import Layout
 from rear.core.liveness import is_running, process_of
 from rear.core.log import Pace
 from rear.core.names import check_archive, check_name
-from rear.core.parallel import Parallel
+from rear.core.parallel import Parallel, identity_of
 from rear.core.records import Append
 from rear.core.storage import Storage, opened
 from rear.errors import NotLeaderError, PathError, RearError
@@ -99,7 +99,9 @@ class PairCheck:
             with ExitStack() as stack:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
-                    self._check_owner(claimed, descriptor)
+                    claimed.status = os.fstat(descriptor)
+                    claimed.identity = identity_of(claimed.status)
+                    self._check_owner(claimed, claimed.status)
                     check_holes(descriptor, storage=self._storage)
                     yield from self._add_unjournaled(claimed, descriptor)
                 yield from self._check(claimed, descriptor)
@@ -253,13 +255,13 @@ class PairCheck:
     def _reads_data(self, claimed: ClaimedPair) -> bool:
         return self._read_all or not claimed.is_trusted
 
-    def _check_owner(self, claimed: ClaimedPair, descriptor: int) -> None:
+    def _check_owner(self, claimed: ClaimedPair, status: os.stat_result) -> None:
         """Refuse a temp archive that is a link to another user's file: what is in it is not this journal's to tell.
 
         Raises:
             RearError: so it is.
         """
-        if os.fstat(descriptor).st_uid != owner_of(claimed.journal):
+        if status.st_uid != owner_of(claimed.journal):
             raise RearError("it belongs to another user than its journal")
 
     def _put_away(self, claimed: ClaimedPair, append: Append, reason: str, descriptor: int | None) -> Event:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +18,8 @@ from pathlib import Path
 from rear.core.descent import status_of
 from rear.core.layout import check_inside, look_anew, make_in_base
 from rear.core.liveness import is_running
-from rear.core.storage import Storage, created, opened
+from rear.core.storage import Storage, close_read, created, opened
+from rear.core.trust import counts_for_archive
 from rear.errors import (
     FormatError,
     JournalError,
@@ -28,7 +30,7 @@ from rear.errors import (
 )
 from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
 from rear.index.index import Index
-from rear.journal.intent import UNFINISHED_SUFFIX, Intent, counts, intents_of, read_open_intent
+from rear.journal.intent import UNFINISHED_SUFFIX, Intent, intents_of, read_open_intent, void_intent
 from rear.scavenger.claims import ClaimedPair, Claims, owner_of
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.final_archive import open_final_archive
@@ -138,7 +140,7 @@ class Recovery:
 
     def _recover_one(self, path: Path, claimed: Mapping[str, ClaimedPair]) -> Iterator[Event]:
         # One descriptor for all: who may write to the folder may put another file in its place.
-        with opened(path, self._storage) as source:
+        with _opened_to_void(path, self._storage) as source:
             intent = _read_or_none(source, self._storage)
             if intent is not None:
                 self._check_counts(intent, path, source)
@@ -154,7 +156,7 @@ class Recovery:
         if not path.name.startswith(self._layout.intent(intent.archive).stem):
             raise JournalError("it names another archive")
         status = os.fstat(source)
-        if not counts(status, path, self._layout.archive(intent.archive)):
+        if not counts_for_archive(status, path, self._layout.archive(intent.archive)):
             raise JournalError(
                 f"user {status.st_uid}, who wrote it, or the group that may write to it, may not replace "
                 f"{intent.archive}: it counts for nothing and is left as it is; rear fsck puts it aside"
@@ -249,6 +251,7 @@ class Recovery:
             else:
                 with opened(target, self._storage, write=True) as descriptor:
                     self.restore_tail(descriptor, source, intent)
+        void_intent(source, storage=self._storage)
         self.clear(path)
         if intent is not None:
             yield RolledBack(intent.archive)
@@ -333,6 +336,19 @@ class Recovery:
 def fresh_path(intent_path: Path) -> Path:
     """Where a final archive is built that does not exist yet, or gets a new inode."""
     return intent_path.with_suffix(".archive")
+
+
+@contextmanager
+def _opened_to_void(path: Path, storage: Storage) -> Iterator[int]:
+    """Open an intent; to be written to, where that may be."""
+    try:
+        descriptor = storage.open(path, write=True)
+    except OSError:
+        descriptor = storage.open(path)
+    try:
+        yield descriptor
+    finally:
+        close_read(descriptor, storage)
 
 
 def _read_or_none(source: int, storage: Storage) -> Intent | None:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from rear.core.parallel import identity_of
 from rear.core.records import Append, origin_of, recorded_time_ns
 from rear.core.source_file import open_source
 from rear.core.storage import Storage
@@ -155,6 +156,7 @@ class Rescue:
                 self._storage.unlink(self._path)
             # As long as it is there: what may be private stays so.
             self._descriptor = self._storage.create(self._path, 0o600)
+            self._rescued.identity = identity_of(os.fstat(self._descriptor))
         return self._descriptor
 
     def close(self) -> None:

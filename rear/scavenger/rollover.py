@@ -20,6 +20,8 @@ from rear.zip.structures import CENTRAL, END, ZIP64_END, ZIP64_LOCATOR
 
 MAY_BE_BEHIND: Final = 2
 """The index of an archive, or of what was renamed last, lacks what one merged that died before it wrote that."""
+_FORGED: Final = 10**18
+"""Who adds one at a time never comes here: after a number of 248 digits no name would be short enough."""
 _ENTRY_EXTRA_BYTES = 9 + 28
 _END_BYTES = END.size + ZIP64_END.size + ZIP64_LOCATOR.size
 
@@ -71,8 +73,10 @@ def roll_over(layout: Layout, archive: str, *, storage: Storage) -> RolledOver:
     if intents_of(layout, archive, storage=storage):
         # By another name it would not be found by who brings that merge to an end, and all would be merged again.
         raise FileExistsError(errno.EEXIST, "another merge into this archive is unfinished", str(path))
-    number = max(_numbers(path, storage).values(), default=-1) + 1
-    renamed = f"{path.stem}-{number}{path.suffix}"
+    numbers = _numbers(path, storage)
+    number = max((number for number in numbers.values() if number < _FORGED), default=-1) + 1
+    while (renamed := f"{path.stem}-{number}{path.suffix}") in numbers:
+        number += 1
     target = (Path(archive).parent / renamed).as_posix()
     storage.rename(path, path.parent / renamed)
     storage.sync_directory(path.parent)

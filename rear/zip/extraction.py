@@ -70,7 +70,8 @@ class Extraction:
         self._unescape_names = unescape_names
         self._on_written = on_written
         self._parent: tuple[list[str], int] = ([], self._root)
-        self._made: set[tuple[str, ...]] = set()
+        #: Device and inode of the folders that were made here.
+        self._made: dict[tuple[str, ...], tuple[int, int]] = {}
         self._directories: dict[tuple[str, ...], CentralEntry] = {}
         self._mask = os.umask(0o077)
         os.umask(self._mask)
@@ -157,8 +158,9 @@ class Extraction:
         try:
             for depth, part in enumerate(parts, 1):
                 below, made = _enter_part(descriptor, part)
-                if made:
-                    self._made.add(tuple(parts[:depth]))
+                if made and not os.listdir(below):
+                    # Another one may be in its place already, of somebody who keeps it for himself.
+                    self._made[tuple(parts[:depth])] = _identity(below)
                 if descriptor != self._root:
                     os.close(descriptor)
                 descriptor = below
@@ -234,6 +236,8 @@ class Extraction:
         # The directory is there and so are its files; its mode and time are worth no failure, each by itself.
         with suppress(OSError, ExtractionError):
             self._enter(parts)
+            if _identity(self._parent[1]) != self._made[tuple(parts)]:
+                return
             with suppress(OSError):
                 os.fchmod(self._parent[1], self._mode(entry, 0o777))
             os.utime(self._parent[1], ns=(entry.mtime_ns, entry.mtime_ns))
@@ -247,6 +251,11 @@ def _where_refused() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _enter_part(descriptor: int, part: str) -> tuple[int, bool]:
