@@ -20,7 +20,7 @@ from rear.core.liveness import is_running, process_of
 from rear.core.log import Pace
 from rear.core.names import check_archive, check_name
 from rear.core.parallel import Parallel
-from rear.core.records import Append
+from rear.core.records import Append, unpacked
 from rear.core.storage import Storage, opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
@@ -133,13 +133,11 @@ class PairCheck:
         pending = claimed.journal.pending()
         yield Claimed(claimed.name, claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
-        repeats = claimed.opened.repeats_from is not None
-        given_up = self.second_copies.others.given_up(claimed.pair) if repeats else set()
         good, bad = yield from self._divide(claimed, self.second_copies.without(claimed, pending), descriptor)
         self.second_copies.take(claimed, good)
         yield candidates_of(claimed, good)
-        for append in good:
-            if append.sequence in given_up:
+        for append in good if claimed.opened.repeats_from is not None else ():
+            if self.second_copies.others.was_given_up(claimed, append.sequence):
                 reason = "it was told of as lost; its worker came back and wrote it again"
                 yield Recovered(append.archive, append.name, claimed.name, reason)
         if not bad:
@@ -267,7 +265,7 @@ class PairCheck:
         # Of a process that died on a host that lives, only the last member can be unfinished, and it was not
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
-        note = {"reason": reason, "pair": claimed.name, **append._asdict()}
+        note = {"reason": reason, "pair": claimed.name, **append._asdict(), "metadata": unpacked(append.metadata)}
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
             reason += self._put_partial(item_name(claimed.pair, append.sequence, found.name), descriptor, found, note)
