@@ -40,6 +40,7 @@ SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
 _READ_BYTES: Final = 128 << 10
 _NUMBER_BYTES: Final = 32
+_MEMBER_BYTES: Final = 1_000
 _texts_of: Final = itemgetter(*map(Append._fields.index, ("source", "archive", "name")))
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
@@ -144,6 +145,11 @@ class Journal:
         self.status: os.stat_result | None = None
         #: Of the file with notes beside it, when there was one.
         self.notes_status: os.stat_result | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many usual members take about as much memory."""
+        return max(len(self.appends), self.held_bytes // _MEMBER_BYTES)
 
     def pending(self) -> list[Append]:
         """Members that are neither aborted nor merged, in the order in which they were written."""

@@ -381,11 +381,13 @@ class Claims:
 def load_journal(
     pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal, *, storage: Storage
 ) -> Journal | Event | None:
-    """Read a journal with what was noted about it; ``None`` when it has gone."""
+    """Read a journal, and with all of it what was noted about it; ``None`` when it has gone."""
     try:
         path = folder / f"{pair.stem}.journal"
         with staying_in(folder):
-            journal = with_notes(read(path, storage=storage), path, storage=storage)
+            journal = read(path, storage=storage)
+            if read is read_journal:
+                journal = with_notes(journal, path, storage=storage)
     except FileNotFoundError:
         return None
     except (FutureVersionError, JournalError, OSError) as error:

@@ -62,6 +62,8 @@ PAIRS_A_ROUND = 1_000
 """Or so many pairs: a folder of claims is listed for many of them, which has them all."""
 MEMBERS_IN_MEMORY = 2 * MEMBERS_A_ROUND
 """A pair that would bring a round above this many waits for the next one."""
+MEMBERS_A_FILE = 10
+"""A pair of a flushed file takes as much memory as so many members of others."""
 BYTES_A_ROUND = 1 << 30
 """About so much is checked before it is merged: what a scavenge that is ended half-way has done stays done."""
 ZIP_TRIES, ZIP_SECONDS = 32, 600.0
@@ -293,9 +295,9 @@ class Scavenge:
     ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
-        # Pairs of one flushed file have to be seen together, and hold one member each.
+        # Pairs of one flushed file are seen together, as far as memory allows, and hold one member each.
         files: list[ClaimedPair] = []
-        members, size_bytes, pace, is_in_doubt = 0, 0, Pace(), False
+        members, in_files, size_bytes, pace, is_in_doubt = 0, 0, 0, Pace(), False
         yield Advanced("claiming", None, 0, waiting)
         for number, item in enumerate(items):
             if pace.is_due():
@@ -312,17 +314,24 @@ class Scavenge:
                 if isinstance(claimed, Event):
                     yield claimed
                     continue
-                if batch and members + len(claimed.journal.appends) > MEMBERS_IN_MEMORY:
+                if claimed.journal.file is not None:
+                    files.append(claimed)
+                    in_files += claimed.journal.weight + MEMBERS_A_FILE
+                    continue
+                if batch and members + claimed.journal.weight > MEMBERS_IN_MEMORY:
                     yield from self._round(batch)
                     batch, members, size_bytes = [], 0, 0
-                (batch if claimed.journal.file is None else files).append(claimed)
-                members += len(claimed.journal.appends)
+                batch.append(claimed)
+                members += claimed.journal.weight
                 last = next(reversed(claimed.journal.appends.values()), None)
                 size_bytes += last.offset + last.length if last is not None else 0
             is_full = members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND or len(batch) >= PAIRS_A_ROUND
             if batch and is_full:
                 yield from self._round(batch)
                 batch, members, size_bytes = [], 0, 0
+            if in_files >= MEMBERS_A_ROUND:
+                yield from self._round(files)
+                files, in_files = [], 0
         if batch or files:
             yield from self._round([*batch, *files])
 

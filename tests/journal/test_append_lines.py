@@ -178,8 +178,8 @@ def assert_as_reference(line: bytes) -> None:
         wanted = record
     for lines, found in parse_appends([line] * 5):
         if found is not None:
-            assert lines == [line] * 5
-            assert found == [wanted] * 5
+            assert lines in ([line], [line] * 5)
+            assert found == [wanted] * len(lines)
             assert type(found[0]) is Append
             assert list(map(type, found[0])) == list(map(type, wanted or ()))
 
