@@ -19,9 +19,10 @@ from rear.core.storage import Storage, opened
 from rear.errors import FormatError
 from rear.events import Event, Lost, Partial, SetAside, Torn
 from rear.journal.flushed_parts import Joined, join_parts
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.final_archive import begin_alike
 from rear.scavenger.lost_and_found import LostAndFound, item_name
+from rear.scavenger.owners import owner_of
 from rear.scavenger.plan import Candidate
 from rear.scavenger.rescue import Rescue
 from rear.zip.codecs import STREAM_ENDS, decode
@@ -99,7 +100,7 @@ class FlushedFiles:
     def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, reason: str) -> str:
         """Keep what is whole of a file as it is, and note that; return the item."""
         note = {"reason": reason, "pair": claimed.name, **joined._asdict()}
-        if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size):
+        if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size, owner_of(claimed.journal)):
             content = _content_of(joined, descriptor, self._storage)
             name = item_name(claimed.pair, joined.sequence, joined.name)
             item = self._lost_and_found.put_content(name, content, note, source=descriptor)

@@ -29,11 +29,12 @@ from rear.journal.reader import Journal
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found, recovered_content
 from rear.scavenger.check_tasks import CheckedAhead
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.noted_members import NotedMembers
 from rear.scavenger.options import ScavengeOptions
+from rear.scavenger.owners import owner_of
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, check_holes, find_unjournaled
 from rear.scavenger.rescue import Rescue
@@ -309,7 +310,8 @@ class PairCheck:
 
     def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
         """Keep what decodes of a member that is not whole; return what there is to say about it."""
-        if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset):
+        owner = os.fstat(descriptor).st_uid
+        if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset, owner):
             return f"; {found.recoverable_bytes:,} bytes of it decode, which are kept compressed only: they are so many"
         content = recovered_content(descriptor, found, storage=self._storage)
         item = self._lost_and_found.put_content(name, content, note, source=descriptor)

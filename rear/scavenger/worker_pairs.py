@@ -15,7 +15,8 @@ from rear.core.records import Append, Pair
 from rear.core.storage import Storage
 from rear.errors import JournalError
 from rear.journal.reader import Journal, read_notes
-from rear.scavenger.claims import ClaimedPair, Claims, load_journal, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims, load_journal
+from rear.scavenger.owners import owner_of
 from rear.scavenger.refusals import names_unless_shut
 
 _Worker = tuple[str, str, int]
