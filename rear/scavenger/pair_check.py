@@ -34,7 +34,7 @@ from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.noted_members import NotedMembers
 from rear.scavenger.options import ScavengeOptions
-from rear.scavenger.owners import owner_of
+from rear.scavenger.owners import OwnerBudget, owner_of
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, check_holes, find_unjournaled
 from rear.scavenger.rescue import Rescue
@@ -44,6 +44,11 @@ from rear.zip.window import Window
 _NOTED_REMAINS: Final = 1000
 _ITEMS_A_PAIR: Final = 1000
 """So many bad members of a pair are kept one by one, and no more bytes than it has; else all of its temp archive is."""
+DECODED_BYTES: Final = 8 << 30
+"""So much is decoded of each user in a scavenge, of pairs that decode to more than a usual multiple of what they take:
+some 20 seconds. Of a pair that was closed in good order nothing is decoded."""
+_DECODED_FACTOR: Final = 64
+_SURELY_READ_BYTES: Final = 1 << 20
 _OVERLAPS: Final = "its bytes belong to another member, too"
 _NOT_CLOSED: Final = "its writer ended without closing it"
 
@@ -65,16 +70,20 @@ class PairCheck:
         batch: list[ClaimedPair],
         *,
         options: ScavengeOptions,
+        decoded: OwnerBudget,
         parallel: Parallel,
         storage: Storage,
     ) -> None:
+        self._read_all = options.verify
+        #: Pairs that decode to more than is read of their users unasked.
+        self._unread = {claimed.name for claimed in batch if not self._may_decode(claimed, decoded, storage)}
+        readable = [claimed for claimed in batch if claimed.name not in self._unread]
         self.second_copies = SecondCopies(layout, claims, batch, storage=storage)
         self._noted = NotedMembers(layout, batch, storage=storage)
         self._claims = claims
         self._lost_and_found = lost_and_found
-        self._read_all = options.verify
-        self._joining = FlushedFiles(batch, claims, lost_and_found, partial=options.partial, storage=storage)
-        self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
+        self._joining = FlushedFiles(readable, claims, lost_and_found, partial=options.partial, storage=storage)
+        self._ahead = CheckedAhead((claimed for claimed in readable if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
         self._rescues: list[Rescue] = []
@@ -97,6 +106,11 @@ class PairCheck:
         try:
             if claimed.name in self._noted.unknown:
                 raise self._noted.unknown[claimed.name]
+            if claimed.name in self._unread:
+                raise RearError(
+                    "it decodes to so much more than it takes that it is read only by a scavenge after this one, or by "
+                    "`rear scavenge --verify`"
+                )
             with ExitStack() as stack:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
@@ -251,6 +265,19 @@ class PairCheck:
 
     def _reads_data(self, claimed: ClaimedPair) -> bool:
         return self._read_all or not claimed.is_trusted
+
+    def _may_decode(self, claimed: ClaimedPair, decoded: OwnerBudget, storage: Storage) -> bool:
+        """Whether members that have to be read decode to what is usual, or to what their user may have read besides."""
+        if self._read_all or claimed.is_trusted:
+            return True
+        pending = claimed.journal.pending()
+        size = sum(append.size for append in pending)
+        if size <= _SURELY_READ_BYTES:
+            return True
+        length = sum(append.compressed_size for append in pending)
+        with suppress(OSError):
+            length = min(length, storage.size_of(claimed.temp_archive))
+        return size <= _DECODED_FACTOR * length or decoded.takes(owner_of(claimed.journal), size)
 
     def _check_owner(self, claimed: ClaimedPair, descriptor: int) -> None:
         """Refuse a temp archive that is a link to another user's file: what is in it is not this journal's to tell.

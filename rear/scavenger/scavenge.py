@@ -43,8 +43,8 @@ from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
 from rear.scavenger.options import ScavengeOptions, options_for
-from rear.scavenger.owners import Owners
-from rear.scavenger.pair_check import PairCheck
+from rear.scavenger.owners import OwnerBudget, Owners
+from rear.scavenger.pair_check import DECODED_BYTES, PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
 from rear.scavenger.rebuilt_journal import JournalMaker
 from rear.scavenger.recovery import Recovery
@@ -218,6 +218,7 @@ class Scavenge:
         self._recovery = Recovery(leadership, self._claims, owners=self._owners, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
+        self._decoded = OwnerBudget(DECODED_BYTES)
         self._journals = JournalMaker(self._lost_and_found, storage=storage)
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
@@ -369,6 +370,7 @@ class Scavenge:
             self._lost_and_found,
             batch,
             options=self._options,
+            decoded=self._decoded,
             parallel=self._parallel,
             storage=self._storage,
         )
