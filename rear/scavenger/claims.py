@@ -304,9 +304,8 @@ class Claims:
                 yield refused
                 continue
             claimed = read_pair(pair, folder, storage=self._storage)
-            if isinstance(claimed, ClaimedPair):
-                if is_over:
-                    claimed.state, claimed.is_final = "crashed", True
+            if isinstance(claimed, ClaimedPair) and is_over:
+                claimed.state, claimed.is_final = "crashed", True
             if not isinstance(claimed, Event):
                 yield claimed
 
