@@ -15,8 +15,8 @@ from typing import NamedTuple
 from rear.index.index import SMALL_MEMBERS
 from rear.journal.check import _NEAR_BYTES
 from rear.scavenger.scavenge import MEMBERS_A_ROUND
+from rear.worker.pair_writer import DIRECTORY_LIMIT_BYTES
 from rear.worker.pairs import JITTER
-from rear.worker.worker import DIRECTORY_LIMIT_BYTES
 from rear.worker.worker_options import WorkerOptions
 
 

@@ -17,7 +17,7 @@ Phase = Literal[
 ]  # fmt: skip
 
 WhyLeft = Literal["worker-lives", "file-open", "worker-unseen", "taken"]
-JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged"]
+JournalFault = Literal["missing", "no-first-record", "first-record-damaged", "file-record-damaged", "made-by-another"]
 IndexFault = Literal["missing", "outdated", "unreadable"]
 
 SCHEMA_VERSION: Final = 1

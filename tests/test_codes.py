@@ -221,7 +221,7 @@ def states_of_pairs(reason: str) -> list[str]:
 @pytest.mark.parametrize("reason", SENTENCES_OF_OLD)
 def test_a_check_and_the_screen_say_the_same_whatever_the_reasons_are_called(reason: str) -> None:
     assert codes_of_problems(reason) == [
-        *[None] * 4, "journal-missing", *["journal-damaged"] * 3, "index-missing", "index-outdated", "index-outdated",
+        *[None] * 4, "journal-missing", *["journal-damaged"] * 4, "index-missing", "index-outdated", "index-outdated",
     ]  # fmt: skip
     assert states_of_pairs(reason) == ["live", "live", "waits", "waits"]
 

@@ -62,7 +62,7 @@ class FolderTree:
         self.folders = dict(folders or {})
         self._storage = storage
         self._open: list[tuple[str, int]] = []
-        self._descriptor = storage.open_directory(f"{self.path}/.", to_pass=True)
+        self._descriptor = storage.open_directory(os.path.realpath(self.path), to_pass=True)
         try:
             self._check_folder("", self._descriptor)
             self.folders[""] = identity_of(os.fstat(self._descriptor))

@@ -7,9 +7,12 @@ times in nanoseconds since the Unix epoch.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, NamedTuple
 
 Metadata = dict[str, Any]
+PackedMetadata = bytes
+"""Metadata as JSON: so a record that was read holds them, because as objects they take up to 25 times as much."""
 METADATA_DEPTH_LIMIT: Final = 64
 """Metadata nests this deep at most, in what is written and in what is read: who compares or copies it recurses."""
 
@@ -25,6 +28,14 @@ def is_metadata(value: object) -> bool:
             return True
         level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
     return False
+
+
+def unpacked(metadata: Metadata | PackedMetadata | None) -> Metadata | None:
+    """Return metadata as objects."""
+    if not isinstance(metadata, bytes):
+        return metadata
+    objects: Metadata = json.loads(metadata)
+    return objects
 
 
 LARGEST: Final = 0x7FFFFFFFFFFFFFFF
@@ -87,7 +98,7 @@ class Append(NamedTuple):
     size: int
     mtime_ns: int
     mode: int
-    metadata: Metadata | None = None
+    metadata: Metadata | PackedMetadata | None = None
 
     @property
     def data_offset(self) -> int:
@@ -196,7 +207,7 @@ class Origin(NamedTuple):
     mode: int
     source: str | None = None
     source_start: int = 0
-    metadata: Metadata | None = None
+    metadata: Metadata | PackedMetadata | None = None
 
 
 def origin_of(opened: Open, append: Append) -> Origin:

@@ -18,6 +18,7 @@ from typing import Final
 from rear.core.escaped_names import member_folder
 from rear.core.layout import Layout
 from rear.core.problems import CATALOG
+from rear.core.records import unpacked
 from rear.core.storage import LOCAL, Storage, StrPath, created, opened
 from rear.errors import NotAZipError, RearError, SourceError
 from rear.events import Collected, Event, Refused
@@ -317,7 +318,7 @@ class _Copies:
             mtime_ns=entry.mtime_ns if origin is None else origin.mtime_ns,
             mode=member.mode,
             source=label if len(label.encode(errors="replace")) <= _SOURCE_LIMIT_BYTES else None,
-            metadata=None if origin is None else origin.metadata,
+            metadata=None if origin is None else unpacked(origin.metadata),
         )
 
     def close(self) -> None:

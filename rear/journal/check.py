@@ -12,7 +12,7 @@ from operator import add, sub
 from typing import Any
 
 from rear.core.names import are_plain_names, check_archive, check_name
-from rear.core.records import Append, Open
+from rear.core.records import Append, Open, unpacked
 from rear.core.storage import Storage
 from rear.errors import FormatError, PathError, ZipFormatError
 from rear.journal.encoder import Encoder
@@ -140,7 +140,7 @@ def _header_differs(data: bytes, append: Append, opened: Open) -> str | None:
     if (origin.cookie, origin.sequence, origin.archive) != (opened.cookie, append.sequence, append.archive):
         return "the local header belongs to another member"
     # A member that gets another name gets a new header, made of these.
-    if (origin.mtime_ns, origin.mode, origin.metadata) != (append.mtime_ns, append.mode, append.metadata):
+    if (origin.mtime_ns, origin.mode, origin.metadata) != (append.mtime_ns, append.mode, unpacked(append.metadata)):
         return "time, mode or metadata in the local header are not those in the journal"
     return "no header can hold what the journal says" if expected_header is None else None
 

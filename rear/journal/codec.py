@@ -24,11 +24,14 @@ from rear.core.records import (
     Close,
     File,
     MergedRecord,
+    Metadata,
     Open,
+    PackedMetadata,
     Part,
     Record,
     bounds_of,
     is_metadata,
+    unpacked,
 )
 from rear.errors import FutureVersionError, JournalError
 from rear.zip.codecs import crc32
@@ -46,6 +49,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
     "close": Close,
     "merged": MergedRecord,
 }
+METADATA_BYTES: Final = 0xFFFF
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -57,9 +61,11 @@ def _finite(number: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
-_decode_json = _decoder.decode
+decode_json = _decoder.decode
 _scan_json: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]
-_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+_encode_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=unpacked
+).encode
 
 
 def encode_line(payload: dict[str, Any]) -> bytes:
@@ -92,7 +98,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
         except StopIteration:
             payload, end = None, -1
         if end != len(text):
-            payload = _decode_json(text)
+            payload = decode_json(text)
         if b"\\u" in data:
             # A forged escape of half a character could not be written anywhere again.
             _encode_json(payload).encode("utf-8", "surrogateescape")
@@ -139,7 +145,8 @@ _ACCEPTS: Final[dict[str, Callable[[Any], bool]]] = {
     "str": _is_text,
     "float": _is_number,
     "tuple[int, ...]": _are_naturals,
-    "Metadata": is_metadata,
+    # How deep it is, `pack` finds out, when it is known not to be too large for that.
+    "Metadata": lambda value: isinstance(value, dict),
 }
 
 
@@ -182,7 +189,28 @@ def decode_record(payload: dict[str, Any]) -> Record | None:
         if not accepts(value) and (required or value is not None):
             raise JournalError(f"{name} record: {key} is {_shown(value)}")
         values.append(value)
+    if kind in (Append, File) and values[-1] is not None:
+        packed = pack(values[-1])
+        if kind is Append:
+            values[-1] = packed
     record: Record = kind._make(values)
     if isinstance(record, MergedRecord):
         return record._replace(sequences=tuple(record.sequences))
     return record
+
+
+def pack(metadata: Metadata) -> PackedMetadata:
+    """Return metadata as JSON.
+
+    Raises:
+        JournalError: no header could hold them.
+    """
+    try:
+        packed = _encode_json(metadata).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise JournalError(f"its metadata cannot be written: {error}") from None
+    if len(packed) > METADATA_BYTES:
+        raise JournalError(f"metadata of {len(packed):,} bytes, which no header can hold")
+    if not is_metadata(metadata):
+        raise JournalError(f"its metadata are {_shown(metadata)}")
+    return packed

@@ -15,7 +15,7 @@ from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple, Protocol
 
 from rear.core.names import Target
-from rear.core.records import Append, Metadata, Open, origin_of
+from rear.core.records import Append, Metadata, Open, PackedMetadata, origin_of
 from rear.journal.codec import encode_record
 from rear.zip.codecs import crc32
 from rear.zip.extra_fields import times_of_second
@@ -58,7 +58,7 @@ class Unwritten(Protocol):
     mtime_ns: int
     mode: int
     source: str | None
-    metadata: Metadata | None
+    metadata: Metadata | PackedMetadata | None
 
 
 class _Kind(NamedTuple):

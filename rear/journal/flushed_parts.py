@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from rear.core.records import Append, File, Origin, Pair, Part, partial_of
+from rear.core.records import Append, File, Origin, Pair, Part, partial_of, unpacked
 from rear.core.storage import Storage, StrPath, close_read
 from rear.errors import FormatError, JournalError, UnsupportedError, ZipFormatError
 from rear.journal.codec import decode_line, decode_record, encode_record
@@ -140,7 +140,7 @@ def _file_of_header(pair: Pair, descriptor: int, storage: Storage) -> tuple[Orig
             method=header.method,
             offset=header.length,
             mode=origin.mode,
-            metadata=origin.metadata,
+            metadata=unpacked(origin.metadata),
         )
         # What no journal could say is no file of ours.
         decode_record(decode_line(encode_record(file).removesuffix(b"\n")))

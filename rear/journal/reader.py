@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
+from sys import getsizeof
 from typing import Final, NamedTuple
 
 from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record, partial_of
@@ -21,6 +22,12 @@ from rear.journal.codec import SHORTEST_LINE, decode_line, decode_record
 MEMBERS_LIMIT: Final = 120_000
 """No pair has as many: a worker ends one at 4 MiB of central directory (see `rear.worker.worker`), of which each member
 takes 47 bytes at least. What has more is forged, and would take memory without bound."""
+HELD_LIMIT_BYTES: Final = 128 << 20
+"""So much memory the texts of one file of records may take. A worker ends its pair long before: see
+`rear.worker.pair_writer`."""
+_NOTES_HELD_BYTES: Final = 64 << 20
+_NOTED_LIMIT: Final = 4 * MEMBERS_LIMIT
+"""Each member is noted once, or again after a crash."""
 NOTES_LIMIT_BYTES: Final = 2 << 30
 """Longer notes are forged: each member is noted once, with the path of an archive or of an item in lost+found."""
 BAD_LINES_LIMIT: Final = 10_000
@@ -32,6 +39,9 @@ LINE_LIMIT_BYTES: Final = 2 << 20
 SKIM_BYTES: Final = 16 << 10
 """So much is read of each end of a journal to see whose it is and how far it is."""
 _READ_BYTES: Final = 128 << 10
+_NUMBER_BYTES: Final = 32
+_MEMBER_BYTES: Final = 1_000
+_texts_of: Final = itemgetter(*map(Append._fields.index, ("source", "archive", "name")))
 _sequence_of: Final = itemgetter(Append._fields.index("sequence"))
 
 
@@ -49,7 +59,7 @@ def read_lines(descriptor: int, *, storage: Storage = LOCAL, start: int = 0) -> 
 
     A line over `LINE_LIMIT_BYTES` comes in pieces, each incomplete or no record.
     """
-    for offset, lines, complete, _ in _read_many_lines(descriptor, storage, start):
+    for offset, lines, complete, _, _ in _read_many_lines(descriptor, storage, start):
         for line in lines:
             yield offset, line, complete
             offset += len(line) + 1
@@ -61,6 +71,8 @@ class _Lines(NamedTuple):
     offset: int
     lines: list[bytes]
     complete: bool
+    #: A character may take more than one byte of memory.
+    is_wide: bool = False
     hole_bytes: int = 0
 
 
@@ -73,13 +85,13 @@ def _read_many_lines(descriptor: int, storage: Storage, start: int) -> Iterator[
             beyond = storage.next_data(descriptor, position)
             if beyond > position:
                 yield _Lines(offset, [pending + data], False)
-                yield _Lines(position, [], False, beyond - position)
+                yield _Lines(position, [], False, hole_bytes=beyond - position)
                 pending, offset, position = b"", beyond, beyond
                 continue
         end = data.rfind(b"\n") + 1
         if end:
             block, pending = pending + data[:end], data[end:]
-            yield _Lines(offset, block[:-1].split(b"\n"), True)
+            yield _Lines(offset, block[:-1].split(b"\n"), True, not block.isascii() or b"\\" in block)
             offset += len(block)
         else:
             pending += data
@@ -102,6 +114,7 @@ class Journal:
         "damage",
         "file",
         "flushed",
+        "held_bytes",
         "lacks_file",
         "length",
         "merged",
@@ -123,6 +136,8 @@ class Journal:
         self.aborted: set[int] = set()
         self.merged: dict[int, MergedRecord] = {}
         self.beats = 0
+        #: About so much memory its texts take, with the metadata of its members.
+        self.held_bytes = 0
         self.damage: list[Damage] = []
         self.torn: Damage | None = None
         self.length = 0
@@ -130,6 +145,11 @@ class Journal:
         self.status: os.stat_result | None = None
         #: Of the file with notes beside it, when there was one.
         self.notes_status: os.stat_result | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many usual members take about as much memory."""
+        return max(len(self.appends), self.held_bytes // _MEMBER_BYTES)
 
     def pending(self) -> list[Append]:
         """Members that are neither aborted nor merged, in the order in which they were written."""
@@ -201,12 +221,17 @@ class Journal:
         self.length, self.torn = length, None
 
 
-def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
+def read_journal(path: StrPath, *, held_bytes: int = HELD_LIMIT_BYTES, storage: Storage = LOCAL) -> Journal:
     """Read a journal to its end; damage is noted, not raised.
+
+    Args:
+        path: the journal.
+        held_bytes: how much memory its texts may take.
+        storage: the file system.
 
     Raises:
         FutureVersionError: a newer rear wrote it.
-        JournalError: it tells of more members than a pair can have.
+        JournalError: it tells of more members than a pair can have, or of more than a worker writes of them.
         OSError: it cannot be read.
     """
     descriptor = storage.open(path)
@@ -216,7 +241,7 @@ def read_journal(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         for block in _read_many_lines(descriptor, storage, 0):
             if not parser.take(block):
                 break
-            parser.check_members()
+            parser.check_bounds(held_bytes)
         journal = parser.finished()
         journal.status = status
         return journal
@@ -232,7 +257,7 @@ def read_notes(path: StrPath, *, storage: Storage = LOCAL) -> Journal:
         OSError: the file is there and cannot be read.
     """
     try:
-        notes = read_journal(path, storage=storage)
+        notes = read_journal(path, held_bytes=_NOTES_HELD_BYTES, storage=storage)
     except FileNotFoundError:
         return Journal()
     if notes.length > NOTES_LIMIT_BYTES:
@@ -266,7 +291,7 @@ def skim_journal(path: StrPath, *, tail_bytes: int = SKIM_BYTES, storage: Storag
                 parser.take_line(*line)
                 last = max(last, line[0])
         for block in _read_many_lines(descriptor, storage, start):
-            offset, lines, complete, _ = block
+            offset, lines, complete, _, _ = block
             if not complete:
                 # Also where it began before the tail: that it is there, and grows, is a sign of life.
                 parser.take(block)
@@ -317,19 +342,21 @@ class _Parser:
     def __init__(self, length: int | None) -> None:
         self._journal = Journal()
         self._length = length
-        self._bad_lines = 0
+        self._bad_lines = self._noted = 0
+        self._is_wide = False
 
     def take(self, block: _Lines) -> bool:
         """Take what was read at once; false ends the reading."""
         if block.complete:
+            self._is_wide = block.is_wide
             return self.take_lines(block.offset, block.lines)
         if block.lines:
             return self.take_line(block.offset, block.lines[0], False)
         self._journal.take_hole(block.offset, block.hole_bytes)
         return True
 
-    def check_members(self) -> None:
-        """Refuse a journal, or notes, of more members than a pair can have.
+    def check_bounds(self, held_bytes: int) -> None:
+        """Refuse a journal, or notes, of more members than a pair can have, or of texts that take more memory.
 
         Raises:
             JournalError: so it is.
@@ -337,6 +364,8 @@ class _Parser:
         journal = self._journal
         if max(len(journal.appends), len(journal.merged), len(journal.aborted)) > MEMBERS_LIMIT:
             raise JournalError(f"more than {MEMBERS_LIMIT:,} members, which no temp archive has")
+        if journal.held_bytes > held_bytes or self._noted > _NOTED_LIMIT:
+            raise JournalError("more names, paths and metadata than a worker writes into one journal")
 
     def take_line(self, offset: int, line: bytes, complete: bool) -> bool:
         """Take one line, as `read_lines` yields it; false ends the reading."""
@@ -359,6 +388,7 @@ class _Parser:
                 raise JournalError("an open record that is not the first one")
             if record is not None:
                 journal.take(record)
+                self._count(record, len(line))
             self._bad_lines = 0
         except FutureVersionError:
             raise
@@ -385,13 +415,26 @@ class _Parser:
         return True
 
     def _may_go_on(self) -> bool:
-        return self._length is None or self._bad_lines < BAD_LINES_LIMIT
+        return self._length is None or max(self._bad_lines, len(self._journal.damage)) < BAD_LINES_LIMIT
+
+    def _count(self, record: Record, length: int) -> None:
+        """Count what a record of a line of that length takes of the memory."""
+        if isinstance(record, MergedRecord):
+            self._noted += len(record.sequences)
+            length = _NUMBER_BYTES * len(record.sequences) + sum(map(getsizeof, record))
+        elif self._is_wide:
+            length = sum(map(getsizeof, record))
+        self._journal.held_bytes += length
 
     def _take_lines(self, offset: int, lines: list[bytes]) -> bool:
         for run, appends in parse_appends(lines):
-            if appends is not None and self._bad_lines < BAD_LINES_LIMIT:
-                offset += sum(map(len, run)) + len(run)
+            if appends is not None and self._may_go_on():
+                length = sum(map(len, run)) + len(run)
+                offset += length
                 self._journal.take_appends(appends)
+                if self._is_wide:
+                    length = sum(map(getsizeof, chain.from_iterable(map(_texts_of, appends))))
+                self._journal.held_bytes += length
                 self._journal.length, self._bad_lines = offset, 0
                 continue
             for line in run:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rear.core.descent import staying_in
+from rear.core.descent import status_of, staying_in
 from rear.core.layout import PAIR_SUFFIXES, make_in_base, parse_pair
 from rear.core.liveness import BIRTH_SECONDS, Observations, is_running, process_of
 from rear.core.names import is_safe_component
@@ -30,17 +30,17 @@ from rear.journal.pending import with_notes
 from rear.journal.reader import Journal, read_journal
 from rear.scavenger.leader import Leadership
 from rear.scavenger.notes import notes_of, write_notes
-from rear.scavenger.owners import ALL, Owners
+from rear.scavenger.owners import ALL, Owners, owner_of
 from rear.scavenger.refusals import hosts_in, names_unless_shut, saved, tried
 
 RESCUE_SUFFIX = ".rescue"
-_GRAVEYARD_LEASES = 10
-_LISTING_SECONDS = 1.0
+_GRAVEYARD_LEASES, _LISTING_SECONDS = 10, 1.0
 GRAVEYARD_SECONDS = BIRTH_SECONDS
 _FAULTS: dict[JournalFault, str] = {
     "missing": "its journal is missing",
     "no-first-record": "its journal has no first record",
     "first-record-damaged": "the first record of its journal is damaged",
+    "made-by-another": "another user's scavenger had to make its journal anew",
     "file-record-damaged": "its journal does not say of which file its parts are",
 }
 
@@ -280,7 +280,7 @@ class Claims:
         else:
             remove_pair(claimed.pair, claimed.folder, storage=self._storage)
 
-    def exhumed(self) -> Iterator[ClaimedPair | Event]:
+    def exhumed(self) -> Iterator[ClaimedPair | Orphan | Event]:
         """Claim buried pairs in which late members were found, and those to which no worker can write any more.
 
         They wait out a retention longer than any lease; where a worker is seen to be gone, one lease.
@@ -308,9 +308,9 @@ class Claims:
                 yield refused
                 continue
             claimed = read_pair(pair, folder, storage=self._storage)
-            if isinstance(claimed, ClaimedPair):
-                if is_over:
-                    claimed.state, claimed.is_final = "crashed", True
+            if isinstance(claimed, ClaimedPair) and is_over:
+                claimed.state, claimed.is_final = "crashed", True
+            if not isinstance(claimed, Event):
                 yield claimed
 
     def _is_over(self, pair: Pair, journal: Journal) -> bool:
@@ -386,11 +386,13 @@ class Claims:
 def load_journal(
     pair: Pair, folder: Path, read: Callable[..., Journal] = read_journal, *, storage: Storage
 ) -> Journal | Event | None:
-    """Read a journal with what was noted about it; ``None`` when it has gone."""
+    """Read a journal, and with all of it what was noted about it; ``None`` when it has gone."""
     try:
         path = folder / f"{pair.stem}.journal"
         with staying_in(folder):
-            journal = with_notes(read(path, storage=storage), path, storage=storage)
+            journal = read(path, storage=storage)
+            if read is read_journal:
+                journal = with_notes(journal, path, storage=storage)
     except FileNotFoundError:
         return None
     except (FutureVersionError, JournalError, OSError) as error:
@@ -414,11 +416,20 @@ def read_pair(pair: Pair, folder: Path, *, storage: Storage) -> ClaimedPair | Or
         return without_first_record(pair, journal)
     if journal.lacks_file:
         return Orphan(pair, "file-record-damaged")
+    if journal.opened.created_ns == 0 and _is_of_other(pair, folder, journal):
+        return Orphan(pair, "made-by-another")
     if journal.closed is not None:
         state = "closed"
     else:
         state = "crashed" if is_running(process_of(journal.opened)) is False else "stale"
     return ClaimedPair(pair, folder, journal, state, is_final=state == "closed")
+
+
+def _is_of_other(pair: Pair, folder: Path, journal: Journal) -> bool:
+    """Whether another scavenger's user made a journal anew: it counts for that one alone."""
+    with contextlib.suppress(FileNotFoundError):
+        return status_of(folder / f"{pair.stem}.zip").st_uid != owner_of(journal)
+    return False
 
 
 def remove_pair(pair: Pair, folder: Path, *, storage: Storage) -> None:
@@ -437,14 +448,3 @@ def without_first_record(pair: Pair, journal: Journal) -> Orphan:
 def taken(pair: Pair) -> LeftAlone:
     """Return the event that tells of a pair that has gone."""
     return LeftAlone(str(pair), "taken by somebody else", "taken")
-
-
-def owner_of(journal: Journal) -> int:
-    """Return the user whose pair it is: the owner of the journal, or, of one that a scavenger of this user had to write
-    anew, the owner of what it was made from.
-    """
-    assert journal.status is not None
-    assert journal.opened is not None
-    owner = journal.status.st_uid
-    is_rebuilt = journal.opened.created_ns == 0 and owner == os.geteuid()
-    return journal.opened.uid if is_rebuilt else owner

@@ -19,9 +19,10 @@ from rear.core.storage import Storage, opened
 from rear.errors import FormatError
 from rear.events import Event, Lost, Partial, SetAside, Torn
 from rear.journal.flushed_parts import Joined, join_parts
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.final_archive import begin_alike
 from rear.scavenger.lost_and_found import LostAndFound, item_name
+from rear.scavenger.owners import owner_of
 from rear.scavenger.plan import Candidate
 from rear.scavenger.rescue import Rescue
 from rear.zip.codecs import STREAM_ENDS, decode
@@ -53,6 +54,8 @@ class FlushedFiles:
         self._joined: dict[Pair, Joined] = {}
         #: A file whose pair had failed has several.
         self._pairs: dict[_File, list[ClaimedPair]] = {}
+        #: To which pair each of them is compared: a later one, or an earlier one.
+        self._others: dict[Pair, tuple[ClaimedPair | None, ClaimedPair | None]] = {}
         self._listed: dict[Path, set[str]] = {}
         for claimed in batch:
             if claimed.journal.file is not None:
@@ -97,7 +100,7 @@ class FlushedFiles:
     def _put_content(self, claimed: ClaimedPair, joined: Append, descriptor: int, reason: str) -> str:
         """Keep what is whole of a file as it is, and note that; return the item."""
         note = {"reason": reason, "pair": claimed.name, **joined._asdict()}
-        if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size):
+        if self._lost_and_found.takes_decoded(joined.size, joined.compressed_size, owner_of(claimed.journal)):
             content = _content_of(joined, descriptor, self._storage)
             name = item_name(claimed.pair, joined.sequence, joined.name)
             item = self._lost_and_found.put_content(name, content, note, source=descriptor)
@@ -139,18 +142,35 @@ class FlushedFiles:
     def _counts_elsewhere(self, claimed: ClaimedPair) -> tuple[str, bool] | None:
         """Tell where a file counts instead, and whether all that is here is there, too.
 
-        A pair has all that an earlier one had, or nothing. But anybody may write one that says so.
+        A pair has all that an earlier one had, or nothing. But anybody may write one that says so. Each is compared to
+        one other pair: of later ones the next that has all, to which that one's own bytes are compared then.
         """
-        file, rotation = claimed.journal.file, claimed.pair.rotation
+        file = claimed.journal.file
         assert file is not None
-        others = self._pairs.get(_key(claimed, file), [])
-        later = [other for other in others if other.pair.rotation > rotation and self._takes_over(other)]
-        if later:
-            return "a later temp archive", any(self._goes_on_in(claimed, other) for other in later)
-        earlier = [other for other in others if other.pair.rotation < rotation and not _is_given_up(other)]
-        if earlier and not self._takes_over(claimed):
-            return "an earlier temp archive", any(self._goes_on_in(claimed, other) for other in earlier)
+        if claimed.pair not in self._others:
+            self._find_others(self._pairs[_key(claimed, file)])
+        later, earlier = self._others[claimed.pair]
+        if later is not None:
+            return "a later temp archive", self._goes_on_in(claimed, later)
+        if earlier is not None and not self._takes_over(claimed):
+            return "an earlier temp archive", self._goes_on_in(claimed, earlier)
         return None
+
+    def _find_others(self, pairs: list[ClaimedPair]) -> None:
+        """Find for each pair of a file the next one that takes over, and the longest one before."""
+        pairs = sorted(pairs, key=lambda claimed: claimed.pair.rotation)
+        later: ClaimedPair | None = None
+        next_ones = []
+        for claimed in reversed(pairs):
+            next_ones.append(later)
+            later = claimed if self._takes_over(claimed) else later
+        longest, earlier = -1, None
+        for claimed, following in zip(pairs, reversed(next_ones), strict=True):
+            self._others[claimed.pair] = following, earlier
+            with ExitStack() as stack:
+                size = self._join(claimed, self._open(claimed, stack)).size
+            if size > longest and not _is_given_up(claimed):
+                longest, earlier = size, claimed
 
     def _goes_on_in(self, claimed: ClaimedPair, other: ClaimedPair) -> bool:
         """Whether another pair begins with all bytes of the file that this one has."""

@@ -37,6 +37,8 @@ _FLUSH_POLL_SECONDS = 0.25
 _USUAL_JOURNAL_BYTES = 256 << 20
 """Longer journals are of few pairs, and of forged ones: they are read when all others have been merged."""
 
+_USUAL_NOTES_BYTES = 4 << 20
+
 
 class Inbox:
     """The inbox of one base.
@@ -172,7 +174,9 @@ class Inbox:
         journal = load_journal(pair, self._layout.inbox_folder(pair), skim_journal, storage=self._storage)
         if journal is None or isinstance(journal, Event):
             return journal or taken(pair), False
-        in_order = not journal.damage and journal.length <= _USUAL_JOURNAL_BYTES
+        in_order = (
+            not journal.damage and journal.length <= _USUAL_JOURNAL_BYTES and self._has_usual_notes(pair, present)
+        )
         opened = journal.opened
         if opened is None:
             return self._orphan(without_first_record(pair, journal), present), False
@@ -186,6 +190,14 @@ class Inbox:
             return None, in_order
         left = opened.lease_seconds - unchanged
         return _left("", pair, running, left, has_file=journal.file is not None), False
+
+    def _has_usual_notes(self, pair: Pair, present: set[str]) -> bool:
+        name = f"{pair.stem}.merged"
+        if name not in present:
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            return self._storage.size_of(self._layout.inbox_folder(pair) / name) <= _USUAL_NOTES_BYTES
+        return True
 
     def _is_unborn(self, pair: Pair, present: set[str]) -> bool:
         """Whether a worker that is gone died before its first record: then it wrote no member at all."""

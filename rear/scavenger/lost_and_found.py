@@ -31,6 +31,7 @@ from rear.core.names import host_folder
 from rear.core.records import Pair
 from rear.core.storage import FRESH_SUFFIX, Storage, created, opened
 from rear.core.trust import is_private
+from rear.scavenger.owners import OwnerBudget
 from rear.zip.codecs import crc32
 from rear.zip.headers import Member, encode_central_entry, encode_end
 from rear.zip.member_data import raw_bytes
@@ -40,7 +41,7 @@ _READ_ONLY: Final = 0o444
 DECODED_FACTOR: Final = 16
 """What decodes to more than so many times its length is a bomb, or might be one."""
 DECODED_BYTES: Final = 256 << 20
-"""So much of it is kept decoded all the same, in all; of what comes then its bytes as they are have to do."""
+"""So much of it is kept decoded all the same, of each user; of what comes then its bytes as they are have to do."""
 
 
 class LostAndFound:
@@ -56,16 +57,14 @@ class LostAndFound:
         self._storage = storage
         self._is_made = False
         self._names: set[str] | None = None
-        self._decoded_bytes = DECODED_BYTES
+        self._decoded = OwnerBudget(DECODED_BYTES)
 
-    def takes_decoded(self, size: int, compressed_size: int) -> bool:
-        """Whether plain bytes may be kept beside what they were decoded from, by what each takes; see `put_content`."""
-        if size <= DECODED_FACTOR * compressed_size:
-            return True
-        if size > self._decoded_bytes:
-            return False
-        self._decoded_bytes -= size
-        return True
+    def takes_decoded(self, size: int, compressed_size: int, owner: int = 0) -> bool:
+        """Whether plain bytes may be kept beside what they were decoded from, by what each takes; see `put_content`.
+
+        ``owner`` is the user whose bytes they are.
+        """
+        return size <= DECODED_FACTOR * compressed_size or self._decoded.takes(owner, size)
 
     def put_bytes(self, name: str, descriptor: int | None, start: int, length: int, note: dict[str, Any]) -> str:
         """Keep a range of an open file, as far as it is there, as ``<name>.part`` with a note."""

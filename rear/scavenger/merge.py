@@ -24,7 +24,7 @@ from rear.core.descent import status_of
 from rear.core.layout import look_anew, make_in_base
 from rear.core.log import warn
 from rear.core.parallel import Parallel
-from rear.core.records import Append
+from rear.core.records import Append, unpacked
 from rear.core.storage import Storage, opened
 from rear.core.trust import counts_for_archive
 from rear.errors import IndexFormatError, RearError, ZipFormatError
@@ -234,6 +234,7 @@ class Merger:
         for candidate, name, reason in plan.aside:
             append, pair = candidate.append, candidate.claimed.pair
             note = {"archive": plan.archive, "name": name, "reason": reason, **append._asdict()}
+            note["metadata"] = unpacked(append.metadata)
             member = member_of(append, name)
             with opened_as_checked(candidate.claimed, self._storage) as descriptor:
                 item = self._lost_and_found.put_member(
@@ -414,7 +415,7 @@ def _index_rows(plan: MergePlan, archived_ns: int) -> Iterator[tuple[Any, ...]]:
         yield from zip(
             names, fields.source, fields.source_start, fields.source_end, starts, ends, [archived_ns] * len(names),
             fields.size, fields.compressed_size, fields.method, fields.crc, fields.mtime_ns, fields.mode, hosts,
-            workers, fields.sequence, fields.metadata, strict=True,
+            workers, fields.sequence, map(unpacked, fields.metadata), strict=True,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from rear.core.layout import PAIR_SUFFIXES
 from rear.core.records import Pair
 from rear.errors import RearError
 from rear.events import LeftAlone
+from rear.journal.reader import Journal
 
 
 class Owners:
@@ -53,6 +54,37 @@ class Owners:
         """
         if descriptor is not None and self._owner_only and (owner := os.fstat(descriptor).st_uid) != os.geteuid():
             raise RearError(f"{archive} belongs to user {owner}, and only archives of this one are merged into")
+
+
+class OwnerBudget:
+    """What the pairs of each user may take of something in one scavenge: nobody uses up what is another one's."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._taken: dict[int, float] = {}
+
+    def takes(self, owner: int, amount: float) -> bool:
+        """Take so much for a user; false, and nothing is taken, where that is more than is left."""
+        taken = self._taken.get(owner, 0.0) + amount
+        if taken > self._limit:
+            return False
+        self._taken[owner] = taken
+        return True
+
+    def spend(self, owner: int, amount: float) -> None:
+        """Take so much, which has been used already."""
+        self._taken[owner] = self._taken.get(owner, 0.0) + amount
+
+
+def owner_of(journal: Journal) -> int:
+    """Return the user whose pair it is: the owner of the journal, or, of one that a scavenger of this user had to write
+    anew, the owner of what it was made from.
+    """
+    assert journal.status is not None
+    assert journal.opened is not None
+    owner = journal.status.st_uid
+    is_rebuilt = journal.opened.created_ns == 0 and owner == os.geteuid()
+    return journal.opened.uid if is_rebuilt else owner
 
 
 ALL = Owners()

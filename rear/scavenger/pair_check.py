@@ -20,7 +20,7 @@ from rear.core.liveness import is_running, process_of
 from rear.core.log import Pace
 from rear.core.names import check_archive, check_name
 from rear.core.parallel import Parallel, identity_of
-from rear.core.records import Append
+from rear.core.records import Append, unpacked
 from rear.core.storage import Storage, opened
 from rear.errors import NotLeaderError, PathError, RearError
 from rear.events import Advanced, Claimed, Damaged, Event, Lost, Recovered, Refused, Torn
@@ -29,11 +29,12 @@ from rear.journal.reader import Journal
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found, recovered_content
 from rear.scavenger.check_tasks import CheckedAhead
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.flushed_files import MAY_COME_BACK, FlushedFiles
 from rear.scavenger.lost_and_found import LostAndFound, item_name
 from rear.scavenger.noted_members import NotedMembers
 from rear.scavenger.options import ScavengeOptions
+from rear.scavenger.owners import OwnerBudget, owner_of
 from rear.scavenger.plan import Candidate, candidates_of
 from rear.scavenger.rebuilt_journal import Unplaced, check_holes, find_unjournaled
 from rear.scavenger.rescue import Rescue
@@ -43,6 +44,11 @@ from rear.zip.window import Window
 _NOTED_REMAINS: Final = 1000
 _ITEMS_A_PAIR: Final = 1000
 """So many bad members of a pair are kept one by one, and no more bytes than it has; else all of its temp archive is."""
+DECODED_BYTES: Final = 8 << 30
+"""So much is decoded of each user in a scavenge, of pairs that decode to more than a usual multiple of what they take:
+some 20 seconds. Of a pair that was closed in good order nothing is decoded."""
+_DECODED_FACTOR: Final = 64
+_SURELY_READ_BYTES: Final = 1 << 20
 _OVERLAPS: Final = "its bytes belong to another member, too"
 _NOT_CLOSED: Final = "its writer ended without closing it"
 
@@ -64,16 +70,20 @@ class PairCheck:
         batch: list[ClaimedPair],
         *,
         options: ScavengeOptions,
+        decoded: OwnerBudget,
         parallel: Parallel,
         storage: Storage,
     ) -> None:
+        self._read_all = options.verify
+        #: Pairs that decode to more than is read of their users unasked.
+        self._unread = {claimed.name for claimed in batch if not self._may_decode(claimed, decoded, storage)}
+        readable = [claimed for claimed in batch if claimed.name not in self._unread]
         self.second_copies = SecondCopies(layout, claims, batch, storage=storage)
         self._noted = NotedMembers(layout, batch, storage=storage)
         self._claims = claims
         self._lost_and_found = lost_and_found
-        self._read_all = options.verify
-        self._joining = FlushedFiles(batch, claims, lost_and_found, partial=options.partial, storage=storage)
-        self._ahead = CheckedAhead((claimed for claimed in batch if self._reads_data(claimed)), parallel)
+        self._joining = FlushedFiles(readable, claims, lost_and_found, partial=options.partial, storage=storage)
+        self._ahead = CheckedAhead((claimed for claimed in readable if self._reads_data(claimed)), parallel)
         self._whole: dict[int, Append] = {}
         self._storage = storage
         self._rescues: list[Rescue] = []
@@ -96,6 +106,11 @@ class PairCheck:
         try:
             if claimed.name in self._noted.unknown:
                 raise self._noted.unknown[claimed.name]
+            if claimed.name in self._unread:
+                raise RearError(
+                    "it decodes to so much more than it takes that it is read only by a scavenge after this one, or by "
+                    "`rear scavenge --verify`"
+                )
             with ExitStack() as stack:
                 descriptor = self._open(claimed, stack)
                 if descriptor is not None:
@@ -135,13 +150,11 @@ class PairCheck:
         pending = claimed.journal.pending()
         yield Claimed(claimed.name, claimed.state, len(pending), sum(append.length for append in pending))
         self._whole = self._ahead.take(claimed)
-        repeats = claimed.opened.repeats_from is not None
-        given_up = self.second_copies.others.given_up(claimed.pair) if repeats else set()
         good, bad = yield from self._divide(claimed, self.second_copies.without(claimed, pending), descriptor)
         self.second_copies.take(claimed, good)
         yield candidates_of(claimed, good)
-        for append in good:
-            if append.sequence in given_up:
+        for append in good if claimed.opened.repeats_from is not None else ():
+            if self.second_copies.others.was_given_up(claimed, append.sequence):
                 reason = "it was told of as lost; its worker came back and wrote it again"
                 yield Recovered(append.archive, append.name, claimed.name, reason)
         if not bad:
@@ -255,6 +268,19 @@ class PairCheck:
     def _reads_data(self, claimed: ClaimedPair) -> bool:
         return self._read_all or not claimed.is_trusted
 
+    def _may_decode(self, claimed: ClaimedPair, decoded: OwnerBudget, storage: Storage) -> bool:
+        """Whether members that have to be read decode to what is usual, or to what their user may have read besides."""
+        if self._read_all or claimed.is_trusted:
+            return True
+        pending = claimed.journal.pending()
+        size = sum(append.size for append in pending)
+        if size <= _SURELY_READ_BYTES:
+            return True
+        length = sum(append.compressed_size for append in pending)
+        with suppress(OSError):
+            length = min(length, storage.size_of(claimed.temp_archive))
+        return size <= _DECODED_FACTOR * length or decoded.takes(owner_of(claimed.journal), size)
+
     def _check_owner(self, claimed: ClaimedPair, status: os.stat_result) -> None:
         """Refuse a temp archive that is a link to another user's file: what is in it is not this journal's to tell.
 
@@ -269,7 +295,7 @@ class PairCheck:
         # Of a process that died on a host that lives, only the last member can be unfinished, and it was not
         # acknowledged. Where the host itself may have lost power, it may have been.
         kind = Torn if is_last and is_running(process_of(claimed.opened)) is False else Lost
-        note = {"reason": reason, "pair": claimed.name, **append._asdict()}
+        note = {"reason": reason, "pair": claimed.name, **append._asdict(), "metadata": unpacked(append.metadata)}
         found = self._partly_decodable(claimed, append, descriptor)
         if found is not None and descriptor is not None:
             reason += self._put_partial(item_name(claimed.pair, append.sequence, found.name), descriptor, found, note)
@@ -313,7 +339,8 @@ class PairCheck:
 
     def _put_partial(self, name: str, descriptor: int, found: Found, note: dict[str, Any]) -> str:
         """Keep what decodes of a member that is not whole; return what there is to say about it."""
-        if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset):
+        owner = os.fstat(descriptor).st_uid
+        if not self._lost_and_found.takes_decoded(found.recoverable_bytes, found.end - found.offset, owner):
             return f"; {found.recoverable_bytes:,} bytes of it decode, which are kept compressed only: they are so many"
         content = recovered_content(descriptor, found, storage=self._storage)
         item = self._lost_and_found.put_content(name, content, note, source=descriptor)

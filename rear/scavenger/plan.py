@@ -16,10 +16,11 @@ from operator import add, is_not, itemgetter, ne, or_
 from typing import Final, Literal, NamedTuple, Protocol
 
 from rear.core.names import numbered
-from rear.core.records import PARTIAL, Append, origin_of
+from rear.core.records import PARTIAL, Append, origin_of, unpacked
 from rear.events import Planned
 from rear.journal.intent import Move
-from rear.scavenger.claims import ClaimedPair, owner_of
+from rear.scavenger.claims import ClaimedPair
+from rear.scavenger.owners import owner_of
 from rear.zip.directory import Directory
 from rear.zip.headers import Member, encode_local_header, member_of
 
@@ -300,7 +301,7 @@ class _Resolver:
         if not _is_of_one_file(existing, candidate) or not self._begins_alike(candidate, existing):
             return False
         append = candidate.append
-        is_partial = append.metadata is not None and append.metadata.get(PARTIAL) is True
+        is_partial = (unpacked(append.metadata) or {}).get(PARTIAL) is True
         if is_partial and append.size <= existing.size:
             # The file went on in a later pair, which was merged before; or what came later was lost with the power.
             self.duplicates.append((candidate, name))

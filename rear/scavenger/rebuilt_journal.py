@@ -16,17 +16,19 @@ from typing import Final, NamedTuple
 from rear.core.descent import status_of
 from rear.core.liveness import process_of_worker
 from rear.core.names import check_archive, check_name
-from rear.core.records import Append, Open, Origin, Pair, Record
+from rear.core.records import Append, Metadata, Open, Origin, PackedMetadata, Pair, Record
 from rear.core.storage import FRESH_SUFFIX, PRIVATE_MODE, Storage, created, opened
 from rear.errors import PathError, RearError, UnsupportedError
 from rear.journal.codec import FORMAT_VERSION, decode_line, decode_record, encode_record
 from rear.journal.flushed_parts import records_without_journal
-from rear.journal.reader import Journal, read_journal
+from rear.journal.reader import HELD_LIMIT_BYTES, Journal, read_journal
 from rear.salvage.info_zip import fix, scratch_folder
 from rear.salvage.scan import scan
 from rear.salvage.scan_result import Found, Gap, Nested
 from rear.scavenger.claims import ClaimedPair
 from rear.scavenger.lost_and_found import LostAndFound, item_name
+from rear.scavenger.owners import OwnerBudget
+from rear.zip.origin import encode_metadata
 from rear.zip.structures import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -39,6 +41,9 @@ _LEASE_SECONDS: Final = 60.0
 _DIRECTORY_SIGNATURES: Final = (CENTRAL_SIGNATURE, END_SIGNATURE, ZIP64_END_SIGNATURE, ZIP64_LOCATOR_SIGNATURE)
 
 
+ZIP_TRIES: Final = 32
+ZIP_SECONDS: Final = 600.0
+"""So often, and for about so long, `zip -FF` is tried for one user in a scavenge: it may never end."""
 HOLES_BYTES: Final = 1 << 30
 """Holes of so many bytes in all are read as zeros: some file systems make them of zeros that were written."""
 FINDINGS_LIMIT: Final = 120_000
@@ -64,12 +69,17 @@ def check_holes(descriptor: int, *, storage: Storage) -> None:
         raise RearError("its temp archive is a sparse file that is nearly nothing but holes: no worker writes such")
 
 
+def packed(metadata: Metadata | PackedMetadata | None) -> PackedMetadata | None:
+    """Return metadata as they are held in memory."""
+    return None if metadata is None else encode_metadata(metadata)
+
+
 def append_of(found: Found, origin: Origin) -> Append:
     """Return the record that a journal would have of a member."""
     return Append(
         origin.sequence, origin.source, origin.source_start, origin.source_start + found.size, found.offset,
         found.end - found.offset, origin.archive, found.name, found.header.method, found.crc, found.compressed_size,
-        found.size, origin.mtime_ns, origin.mode, origin.metadata,
+        found.size, origin.mtime_ns, origin.mode, packed(origin.metadata),
     )  # fmt: skip
 
 
@@ -112,9 +122,9 @@ def rebuild_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, s
     Raises:
         OSError: the temp archive cannot be read, or the journal not written.
     """
-    owner = _owner(pair, folder, storage)
+    owner = owner_of_files(pair, folder, storage=storage)
     named = list(_placeable(folder / f"{pair.stem}.zip", pair, storage))
-    rest = _rest_of_journal(pair, folder, lost_and_found, storage)
+    rest = _rest_of_journal(pair, folder, lost_and_found, owner, storage)
     appends = {
         sequence: one
         for sequence, one in rest.appends.items()
@@ -158,7 +168,7 @@ def _records_of_parts(pair: Pair, folder: Path, rest: Journal, storage: Storage)
         return 0, []
     with opened(path, storage) as descriptor:
         cookie, records = records_without_journal(
-            pair, rest.file, journal_path if journal_path.name in present else None, descriptor, storage=storage
+            pair, rest.file, None if rest.status is None else journal_path, descriptor, storage=storage
         )
     return cookie, list(records)
 
@@ -170,14 +180,16 @@ def _mode(pair: Pair, folder: Path) -> int:
     return 0o600
 
 
-def _owner(pair: Pair, folder: Path, storage: Storage) -> int:
-    """Return whose files they are, so that a journal made of them gives no right to files of whoever makes it."""
-    present = storage.names(folder)
-    names = (f"{pair.stem}.{suffix}" for suffix in ("journal", "zip"))
-    owners = {storage.status(folder / name).st_uid for name in names if name in present}
-    if len(owners) != 1:
-        raise RearError("its temp archive belongs to another user than its journal")
-    return owners.pop()
+def owner_of_files(pair: Pair, folder: Path, *, storage: Storage) -> int:
+    """Return whose a pair without usable journal is: the owner of its temp archive, from which a journal is made.
+
+    So a journal gives no right to files of whoever makes it.
+
+    Raises:
+        OSError: neither temp archive nor journal can be looked at.
+    """
+    name = f"{pair.stem}.zip"
+    return storage.status(folder / (name if name in storage.names(folder) else f"{pair.stem}.journal")).st_uid
 
 
 def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, storage: Storage) -> int:
@@ -213,17 +225,48 @@ def rebuild_by_zip(pair: Pair, folder: Path, lost_and_found: LostAndFound, *, st
     return rebuild_journal(pair, folder, lost_and_found, storage=storage)
 
 
-def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, storage: Storage) -> Journal:
-    """Return what can still be read of a journal without its first record, after a copy of it was kept."""
+def _rest_of_journal(pair: Pair, folder: Path, lost_and_found: LostAndFound, owner: int, storage: Storage) -> Journal:
+    """Return what can still be read of a journal of the owner without its first record, after a copy of it was kept."""
     path = folder / f"{pair.stem}.journal"
     if path.name not in storage.names(folder):
         return Journal()
     journal = read_journal(path, storage=storage)
-    if journal.opened is None or journal.lacks_file:
+    # Of another user's, made anew by him or for a temp archive that is not here any more, nothing counts.
+    is_owners = journal.status is not None and journal.status.st_uid == owner
+    if journal.opened is None or journal.lacks_file or not is_owners:
         with opened(path, storage) as descriptor:
             note = {"pair": str(pair), "reason": "its first records cannot be read; the journal was written anew"}
             lost_and_found.put_bytes(item_name(pair, "journal"), descriptor, 0, storage.size(descriptor), note)
-    return journal
+    return journal if is_owners else Journal()
+
+
+class JournalMaker:
+    """Makes journals in one scavenge; of each user, `zip -FF` is tried on so many temp archives, for so long."""
+
+    def __init__(self, lost_and_found: LostAndFound, *, storage: Storage) -> None:
+        self._lost_and_found = lost_and_found
+        self._storage = storage
+        self._tries, self._seconds = OwnerBudget(ZIP_TRIES), OwnerBudget(ZIP_SECONDS)
+
+    def make(self, pair: Pair, folder: Path) -> tuple[int, str]:
+        """Write a journal from what a temp archive says; return how many members it names, and what else to say.
+
+        Raises:
+            RearError, OSError: that failed.
+        """
+        members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
+        if members:
+            return members, ""
+        owner = owner_of_files(pair, folder, storage=self._storage)
+        if not self._seconds.takes(owner, 0) or not self._tries.takes(owner, 1):
+            return 0, "; zip -FF was not tried on so many"
+        begun = self._storage.uptime()
+        try:
+            return rebuild_by_zip(pair, folder, self._lost_and_found, storage=self._storage), ", by zip -FF neither"
+        except UnsupportedError as error:
+            return 0, f"; {error}"
+        finally:
+            self._seconds.spend(owner, self._storage.uptime() - begun)
 
 
 def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found, Origin]]:
@@ -239,9 +282,13 @@ def _placeable(path: Path, pair: Pair, storage: Storage) -> Iterator[tuple[Found
 def _findings(descriptor: int, start: int, end: int, cookie: int | None, storage: Storage) -> Iterator[Found | Gap]:
     """Yield what a scan finds, without the members of Zips inside; one gap for more than a worker writes."""
     items: list[Found | Gap] = []
+    held_bytes = 0
     try:
         for item in scan(descriptor, start=start, end=end, cookie=cookie, storage=storage):
-            if len(items) > FINDINGS_LIMIT:
+            if isinstance(item, Found) and item.origin is not None and item.origin.metadata is not None:
+                item = item._replace(origin=item.origin._replace(metadata=packed(item.origin.metadata)))
+                held_bytes += item.header.length
+            if len(items) > FINDINGS_LIMIT or held_bytes > HELD_LIMIT_BYTES:
                 items = [Gap(start, end - start, "unknown")]
                 break
             if isinstance(item, Nested):

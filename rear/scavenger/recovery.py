@@ -31,13 +31,13 @@ from rear.errors import (
 from rear.events import Event, LeftAlone, Refused, RolledBack, RolledForward
 from rear.index.index import Index
 from rear.journal.intent import UNFINISHED_SUFFIX, Intent, intents_of, read_open_intent, void_intent
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.copy_tasks import intent_stem_of, names_of, withdraw
 from rear.scavenger.final_archive import open_final_archive
 from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge_remains import MergeRemains, copied, is_member, members_from, names_by_place
-from rear.scavenger.owners import ALL, Owners
+from rear.scavenger.owners import ALL, Owners, owner_of
 from rear.zip import directory as directories
 
 

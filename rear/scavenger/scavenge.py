@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rear.core.layout import Layout, has_state, layout_of
@@ -19,7 +18,7 @@ from rear.core.names import STATE
 from rear.core.parallel import Parallel
 from rear.core.records import Pair
 from rear.core.storage import LOCAL, Storage, StrPath
-from rear.errors import NotLeaderError, RearError, UnsupportedError
+from rear.errors import NotLeaderError, RearError
 from rear.events import (
     Advanced,
     Cleared,
@@ -44,10 +43,10 @@ from rear.scavenger.leader import Leadership
 from rear.scavenger.lost_and_found import lost_and_found_of
 from rear.scavenger.merge import Merger
 from rear.scavenger.options import ScavengeOptions, options_for
-from rear.scavenger.owners import Owners
-from rear.scavenger.pair_check import PairCheck
+from rear.scavenger.owners import OwnerBudget, Owners
+from rear.scavenger.pair_check import DECODED_BYTES, PairCheck
 from rear.scavenger.plan import Candidate, Conflict, by_archive
-from rear.scavenger.rebuilt_journal import rebuild_by_zip, rebuild_journal
+from rear.scavenger.rebuilt_journal import JournalMaker
 from rear.scavenger.recovery import Recovery
 from rear.scavenger.refusals import unusable_parts
 from rear.scavenger.report import Report, Totals, report_refused
@@ -62,10 +61,10 @@ PAIRS_A_ROUND = 1_000
 """Or so many pairs: a folder of claims is listed for many of them, which has them all."""
 MEMBERS_IN_MEMORY = 2 * MEMBERS_A_ROUND
 """A pair that would bring a round above this many waits for the next one."""
+MEMBERS_A_FILE = 10
+"""A pair of a flushed file takes as much memory as so many members of others."""
 BYTES_A_ROUND = 1 << 30
 """About so much is checked before it is merged: what a scavenge that is ended half-way has done stays done."""
-ZIP_TRIES, ZIP_SECONDS = 32, 600.0
-"""So often, and for about so long, `zip -FF` is tried in one scavenge: it may never end, and the forged are many."""
 _WAIT_POLL_SECONDS = 5.0
 
 
@@ -219,7 +218,8 @@ class Scavenge:
         self._recovery = Recovery(leadership, self._claims, owners=self._owners, storage=storage)
         self._lost_and_found = lost_and_found_of(layout, storage=storage)
         self._adopted: list[ClaimedPair] = []
-        self._zip_tries, self._zip_seconds = ZIP_TRIES, ZIP_SECONDS
+        self._decoded = OwnerBudget(DECODED_BYTES)
+        self._journals = JournalMaker(self._lost_and_found, storage=storage)
         self._cap = Cap(options.max_size, options.max_members)
         self._parallel = Parallel(options.executor, storage=storage)
         self._merger = Merger(
@@ -293,9 +293,9 @@ class Scavenge:
     ) -> Generator[Event, None, None]:
         """Claim and merge in rounds, so that memory stays bounded however much is waiting."""
         batch: list[ClaimedPair] = []
-        # Pairs of one flushed file have to be seen together, and hold one member each.
+        # Pairs of one flushed file are seen together, as far as memory allows, and hold one member each.
         files: list[ClaimedPair] = []
-        members, size_bytes, pace, is_in_doubt = 0, 0, Pace(), False
+        members, in_files, size_bytes, pace, is_in_doubt = 0, 0, 0, Pace(), False
         yield Advanced("claiming", None, 0, waiting)
         for number, item in enumerate(items):
             if pace.is_due():
@@ -312,17 +312,24 @@ class Scavenge:
                 if isinstance(claimed, Event):
                     yield claimed
                     continue
-                if batch and members + len(claimed.journal.appends) > MEMBERS_IN_MEMORY:
+                if claimed.journal.file is not None:
+                    files.append(claimed)
+                    in_files += claimed.journal.weight + MEMBERS_A_FILE
+                    continue
+                if batch and members + claimed.journal.weight > MEMBERS_IN_MEMORY:
                     yield from self._round(batch)
                     batch, members, size_bytes = [], 0, 0
-                (batch if claimed.journal.file is None else files).append(claimed)
-                members += len(claimed.journal.appends)
+                batch.append(claimed)
+                members += claimed.journal.weight
                 last = next(reversed(claimed.journal.appends.values()), None)
                 size_bytes += last.offset + last.length if last is not None else 0
             is_full = members >= MEMBERS_A_ROUND or size_bytes >= BYTES_A_ROUND or len(batch) >= PAIRS_A_ROUND
             if batch and is_full:
                 yield from self._round(batch)
                 batch, members, size_bytes = [], 0, 0
+            if in_files >= MEMBERS_A_ROUND:
+                yield from self._round(files)
+                files, in_files = [], 0
         if batch or files:
             yield from self._round([*batch, *files])
 
@@ -335,7 +342,7 @@ class Scavenge:
         # To be taken over makes the journal go missing as well.
         self._leadership.prove()
         try:
-            members, remark = self._name_members(pair, folder)
+            members, remark = self._journals.make(pair, folder)
             if not members:
                 reason = f"{item.reason}, and no member in the temp archive can be placed{remark}"
                 kept = self._lost_and_found.put_pair(pair, folder, {"pair": str(pair), "reason": reason})
@@ -348,24 +355,10 @@ class Scavenge:
             return
         yield JournalRebuilt(str(pair), members, item.reason, item.code)
         again = self._claims.read(pair)
-        if not isinstance(again, Orphan):
-            yield again
-
-    def _name_members(self, pair: Pair, folder: Path) -> tuple[int, str]:
-        """Write a journal from what the temp archive says; return how many members it names, and what else to say."""
-        members = rebuild_journal(pair, folder, self._lost_and_found, storage=self._storage)
-        if members:
-            return members, ""
-        if not self._zip_tries or self._zip_seconds <= 0:
-            return 0, "; zip -FF was not tried on so many"
-        self._zip_tries -= 1
-        begun = self._storage.uptime()
-        try:
-            return rebuild_by_zip(pair, folder, self._lost_and_found, storage=self._storage), ", by zip -FF neither"
-        except UnsupportedError as error:
-            return 0, f"; {error}"
-        finally:
-            self._zip_seconds -= self._storage.uptime() - begun
+        if isinstance(again, Orphan):
+            # A server that gives files of root to another user (root_squash) does not even tell whose this one is.
+            again = Refused(str(pair), f"{again.reason}, and made anew it belongs to another user than this one")
+        yield again
 
     def _round(self, batch: list[ClaimedPair]) -> Iterator[Event]:
         batch.sort(key=lambda claimed: (claimed.pair.host, claimed.pair.worker, claimed.pair.rotation))
@@ -377,6 +370,7 @@ class Scavenge:
             self._lost_and_found,
             batch,
             options=self._options,
+            decoded=self._decoded,
             parallel=self._parallel,
             storage=self._storage,
         )

@@ -15,17 +15,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from rear.core.layout import Layout
-from rear.core.names import STATE
 from rear.core.records import Append
 from rear.core.storage import Storage
 from rear.errors import RearError
 from rear.events import Refused
-from rear.journal.reader import Journal
 from rear.scavenger.archived_members import MemberOfPair, look_up, member_of_pair
-from rear.scavenger.claims import ClaimedPair, Claims, owner_of
+from rear.scavenger.claims import ClaimedPair, Claims
 from rear.scavenger.final_archive import Comparison
 from rear.scavenger.plan import Candidate, Existing
-from rear.scavenger.worker_pairs import WorkerPairs
+from rear.scavenger.worker_pairs import WorkerPairs, worker_of
 
 #: Where the archive should be there is none that rear has made: nothing, or a folder, link, or FIFO.
 _NO_ARCHIVE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
@@ -40,15 +38,12 @@ class SecondCopies:
     """
 
     def __init__(self, layout: Layout, claims: Claims, batch: list[ClaimedPair], *, storage: Storage) -> None:
-        self.others = WorkerPairs(layout, claims, storage=storage)
+        self.others = WorkerPairs(layout, claims, batch, storage=storage)
         self._layout = layout
         self._claims = claims
         self._batch = batch
         self._storage = storage
         self._compare = Comparison(None, storage)
-        self._by_worker: dict[_Worker, list[ClaimedPair]] = {}
-        for claimed in batch:
-            self._by_worker.setdefault(_worker(claimed), []).append(claimed)
         #: By worker and sequence number: the pair from which a member is to be merged.
         self._first_copies: dict[_Worker, dict[int, ClaimedPair]] = {}
         self._rescued: dict[MemberOfPair, Candidate] = {}
@@ -65,7 +60,7 @@ class SecondCopies:
 
         ``rescued`` is where the only one of them is by now, if not in the temp archive.
         """
-        known = self._first_copies.setdefault(_worker(claimed), {})
+        known = self._first_copies.setdefault(worker_of(claimed), {})
         known.update(dict.fromkeys([append.sequence for append in appends], claimed))
         if rescued is not None:
             self._rescued[member_of_pair(rescued)] = rescued
@@ -106,20 +101,14 @@ class SecondCopies:
 
     def written_later(self, claimed: ClaimedPair, appends: list[Append]) -> set[int]:
         """Return those members that the worker wrote again, and that wait in a later pair."""
-        if not appends:
-            return set()
-        pair = claimed.pair
-        others = {other.pair: other.journal for other in self._by_worker[_worker(claimed)]}
-        later = [journal for other, journal in others.items() if other.rotation > pair.rotation]
-        later += self.others.later_journals(claimed, besides=others)
-        return {append.sequence for append in appends if any(_counts_in(journal, append) for journal in later)}
+        return {append.sequence for append in appends if self.others.written_later(claimed, append)}
 
     def _note(self, claimed: ClaimedPair, sequences: list[int]) -> None:
         self._claims.note(claimed, sequences, target="by way of another temp archive", intent="")
 
     def _first_copy(self, claimed: ClaimedPair, sequence: int) -> ClaimedPair | None:
         """Return the pair from which a member of the same worker is to be merged."""
-        return self._first_copies.get(_worker(claimed), {}).get(sequence)
+        return self._first_copies.get(worker_of(claimed), {}).get(sequence)
 
     def _is_second(self, claimed: ClaimedPair, append: Append) -> bool:
         first = self._first_copy(claimed, append.sequence)
@@ -163,10 +152,6 @@ class SecondCopies:
                 self._merged |= looked.found
 
 
-def _worker(claimed: ClaimedPair) -> _Worker:
-    return claimed.pair.host, claimed.pair.worker, owner_of(claimed.journal)
-
-
 def _place(append: Append) -> tuple[str, str]:
     return append.archive, append.name
 
@@ -182,14 +167,3 @@ def _suspects(claimed: ClaimedPair, appends: list[Append]) -> list[Append]:
     if claimed.is_taken_over or not claimed.is_trusted:
         return appends
     return [] if first is None else [append for append in appends if append.sequence >= first]
-
-
-def _counts_in(journal: Journal, append: Append) -> bool:
-    """Whether a pair holds a member, or held it, and it did not go from there to lost+found."""
-    other = journal.appends.get(append.sequence)
-    if other is None or append.sequence in journal.aborted:
-        return False
-    if (_place(other), other.size, other.crc) != (_place(append), append.size, append.crc):
-        return False
-    noted = journal.merged.get(append.sequence)
-    return noted is None or not noted.target.startswith(f"{STATE}/")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from rear.core.layout import Layout
 from rear.core.liveness import BIRTH_SECONDS
 from rear.core.names import Target
-from rear.core.records import Abort, Beat, Close, Metadata, Open, Pair
+from rear.core.records import Abort, Beat, Close, Metadata, Open, PackedMetadata, Pair
 from rear.core.storage import PRIVATE_MODE, Storage, is_failure
 from rear.errors import FormatError
 from rear.journal.encoder import Encoder
@@ -25,6 +25,12 @@ from rear.zip.headers import encode_end, local_header_length
 from rear.zip.member_data import has_content
 from rear.zip.payload import Payload, RangePayload, SharedFile
 from rear.zip.structures import LOCAL
+
+DIRECTORY_LIMIT_BYTES = 4 << 20
+"""A temp archive of many tiny members ends here: its directory is held in memory until then."""
+JOURNAL_LIMIT_BYTES = 32 << 20
+"""And here, by its journal: who reads that may need four bytes of memory for each, and has a limit (see
+`rear.journal.reader`)."""
 
 
 class Item:
@@ -43,7 +49,7 @@ class Item:
         mtime_ns: int,
         mode: int,
         source: str | None,
-        metadata: Metadata | None,
+        metadata: Metadata | PackedMetadata | None,
         on_stable: Callable[[], None] | None,
     ) -> None:
         self.sequence = sequence
@@ -283,6 +289,14 @@ class PairWriter:
             )
             for append in journal.pending()
         ]
+
+    def is_full(self, rotation_size: int) -> bool:
+        """Whether a new pair has to begin: it has so many bytes, or what is held of it in memory gets too much."""
+        return (
+            self.length >= rotation_size
+            or len(self.directory) >= DIRECTORY_LIMIT_BYTES
+            or self._journal.length >= JOURNAL_LIMIT_BYTES
+        )
 
     def is_owned(self) -> bool:
         """Whether both files are still where this process made them; a scavenger that took them has renamed them.

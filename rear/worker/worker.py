@@ -37,8 +37,6 @@ from rear.worker.spool_file import MemberBytes
 from rear.worker.worker_options import WorkerOptions
 from rear.zip.payload import Payload
 
-DIRECTORY_LIMIT_BYTES = 4 << 20
-"""A temp archive of many tiny members ends here: its directory is held in memory until then."""
 _OWN_ARCHIVES_LIMIT = 10_000
 
 
@@ -147,9 +145,7 @@ class Worker:
                     if not must_wait and pair.is_doubtful() and not pair.confirm():
                         self._pairs.lose(pair)
                         self._pairs.renew()
-                    if pair is self._pairs.current and (
-                        pair.length >= self.options.rotation_size or len(pair.directory) >= DIRECTORY_LIMIT_BYTES
-                    ):
+                    if pair is self._pairs.current and pair.is_full(self.options.rotation_size):
                         self._pairs.roll_over("rotation")
                 if must_wait:
                     self._prover.sync_until(item)

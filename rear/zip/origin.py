@@ -10,7 +10,7 @@ import json
 import struct
 from typing import Final
 
-from rear.core.records import Origin, is_metadata
+from rear.core.records import Metadata, Origin, PackedMetadata, is_metadata
 from rear.errors import ZipFormatError
 from rear.zip.codecs import crc32
 from rear.zip.structures import EXTRA_HEADER, LOCAL, ORIGIN, ORIGIN_NUMBERS
@@ -20,7 +20,7 @@ ORIGIN_HEAD: Final = struct.Struct("<BI")  # version, check
 _ORIGIN_FIXED: Final = struct.Struct(f"{ORIGIN_NUMBERS.format}Q4H")
 
 
-def encode_metadata(metadata: dict[str, object] | None) -> bytes:
+def encode_metadata(metadata: Metadata | PackedMetadata | None) -> bytes:
     """Return metadata as it stands in the extra field: compact JSON in UTF-8, nothing for none.
 
     Raises:
@@ -28,6 +28,8 @@ def encode_metadata(metadata: dict[str, object] | None) -> bytes:
     """
     if metadata is None:
         return b""
+    if isinstance(metadata, bytes):
+        return metadata
     try:
         return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:

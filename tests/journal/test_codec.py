@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record
+from rear.core.records import Abort, Append, Beat, Close, File, MergedRecord, Open, Part, Record, unpacked
 from rear.core.storage import Storage
 from rear.errors import FutureVersionError, JournalError
 from rear.journal import reader as journals
@@ -42,7 +42,8 @@ class OneByteAtATime(Storage):
 
 
 def decoded(line: bytes) -> Record | None:
-    return decode_record(decode_line(line))
+    record = decode_record(decode_line(line))
+    return record._replace(metadata=unpacked(record.metadata)) if isinstance(record, Append) else record
 
 
 def of(path: Path, data: bytes) -> journals.Journal:

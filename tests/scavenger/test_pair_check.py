@@ -44,7 +44,7 @@ from rear.zip.codecs import crc32
 def test_a_record_with_half_a_character_harms_its_own_pair_alone(
     tmp_path: Path, close: str | None, kind: str, forged: dict[str, object]
 ) -> None:
-    temp, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50)}, close=close)
+    _, journal = write_pair(tmp_path, 0, {1: ("a", b"a" * 50)}, close=close)
     write_pair(tmp_path, 1, {2: ("b", b"b" * 50)}, close="exit")
     lines = []
     for line in journal.read_bytes().splitlines():
@@ -55,15 +55,12 @@ def test_a_record_with_half_a_character_harms_its_own_pair_alone(
             line = b"%08x %b" % (crc32(data), data)
         lines.append(line + b"\n")
     journal.write_bytes(b"".join(lines))
-    before = temp.read_bytes()
     events = scavenge(tmp_path)
     assert members(tmp_path)["b"] == b"b" * 50
     if "metadata" in forged:
-        # Its header cannot be written anew either.
-        (refused,) = of_kind(events, Refused)
-        assert "its metadata is no text" in refused.reason
-        assert (temp.read_bytes(), journal.read_bytes()) == (before, b"".join(lines))
-        assert members(tmp_path) == {"b": b"b" * 50}
+        # No header could hold that: the record is damage, and the member is placed by its own header.
+        assert of_kind(events, Refused) == []
+        assert members(tmp_path) == {"a": b"a" * 50, "b": b"b" * 50}
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b"a" * 50 in data for data in kept)
 

@@ -32,6 +32,7 @@ from programs import in_threads, run_code, start_code
 import rear
 from rear import rear_fs, rear_open, rear_pickup
 from rear.core.layout import Layout
+from rear.core.records import unpacked
 from rear.core.storage import Storage, StrPath
 from rear.errors import BaseError, NoContextError, NotArchivedError, PathError, RearError, SourceError, UsageError
 from rear.index.index import Index
@@ -402,7 +403,7 @@ def test_metadata_arrives_everywhere(base: Path) -> None:
         fs.open("ar.zip/b", metadata={}).close()
         fs.open("ar.zip/c").close()
     (journal,) = journals(base)
-    assert [append.metadata for append in journal.pending()] == [given, {}, None]
+    assert [unpacked(append.metadata) for append in journal.pending()] == [given, {}, None]
     (temp_archive,) = (base / ".rear").glob("inbox/*/*.zip")
     assert origin_metadata(temp_archive) == {"a": given, "b": {}, "c": None}
     scavenge(base)

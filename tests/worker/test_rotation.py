@@ -21,7 +21,7 @@ from rear.core.storage import Storage
 from rear.events import LeftAlone
 from rear.journal.reader import Journal, read_journal
 from rear.worker import fs as fs_module
-from rear.worker import worker
+from rear.worker import pair_writer, worker
 from rear.worker.fs import RearFs
 
 
@@ -142,12 +142,22 @@ def test_a_new_temp_archive_when_one_is_full(base: Path) -> None:
 
 
 def test_a_new_temp_archive_when_the_directory_grows_large(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "DIRECTORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(pair_writer, "DIRECTORY_LIMIT_BYTES", 1000)
     with rear_fs(base) as fs:
         for number in range(100):
             write(fs, str(number), b"")
     assert 5 < len(journals(base)) < 12
     assert len(merged_names(base)) == 100
+
+
+def test_a_new_temp_archive_when_the_journal_grows_large(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_writer, "JOURNAL_LIMIT_BYTES", 10_000)
+    with rear_fs(base) as fs:
+        for number in range(20):
+            with fs.open(f"ar.zip/{number}", "wb", metadata={"text": "x" * 1_000}) as file:
+                file.write(b"x")
+    assert 2 <= len(journals(base)) <= 4
+    assert len(merged_names(base)) == 20
 
 
 def test_thousands_of_rotations_leave_nothing_behind(base: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from rear.cli.exit import report
 from rear.cli.listing.member_lines import mode_of
+from rear.core.records import unpacked
 from rear.errors import MemberNotFoundError, RearError, ZipFormatError
 from rear.read.archive_tree import ArchiveTree
 from rear.read.patterns import Patterns
@@ -87,7 +88,7 @@ def metadata_of(archive: Archive, entry: CentralEntry) -> dict[str, object] | No
         origin = archive.origin(entry)
     except ZipFormatError:
         return None
-    return None if origin is None else origin.metadata
+    return None if origin is None else unpacked(origin.metadata)
 
 
 def about_of(archive: Archive, entry: CentralEntry) -> str:
