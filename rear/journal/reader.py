@@ -88,8 +88,7 @@ def _read_many_lines(descriptor: int, storage: Storage, start: int) -> Iterator[
                 yield _Lines(position, [], False, hole_bytes=beyond - position)
                 pending, offset, position = b"", beyond, beyond
                 continue
-        end = data.rfind(b"\n") + 1
-        if end:
+        if end := data.rfind(b"\n") + 1:
             block, pending = pending + data[:end], data[end:]
             yield _Lines(offset, block[:-1].split(b"\n"), True, not block.isascii() or b"\\" in block)
             offset += len(block)

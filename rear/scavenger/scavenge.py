@@ -327,7 +327,7 @@ class Scavenge:
             if batch and is_full:
                 yield from self._round(batch)
                 batch, members, size_bytes = [], 0, 0
-            if in_files >= MEMBERS_A_ROUND:
+            if in_files >= MEMBERS_IN_MEMORY:
                 yield from self._round(files)
                 files, in_files = [], 0
         if batch or files:
